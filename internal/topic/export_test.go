@@ -1,0 +1,6 @@
+package topic
+
+// Unused reports whether the index holds no node, edge or value.
+func (x *Index[T]) Unused() bool {
+	return x.root.empty() && x.edges == nil && x.size == 0
+}
