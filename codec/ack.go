@@ -1,0 +1,82 @@
+package codec
+
+// ack is what PUBACK, PUBREC, PUBREL and PUBCOMP have in common: everything. Their types convert to it.
+type ack struct {
+	PacketID       uint16
+	Code           ReasonCode
+	ReasonString   string
+	UserProperties UserProperties
+}
+
+// ackCodeRule are the statements about the reason codes of the four packets.
+var ackCodeRule = [...]string{
+	PUBACK: "MQTT-3.4.2-1", PUBREC: "MQTT-3.5.2-1", PUBREL: "MQTT-3.6.2-1", PUBCOMP: "MQTT-3.7.2-1",
+}
+
+// The statements about the packet identifier of the four packets.
+const (
+	ackIDRule     = "MQTT-2.2.1-5"
+	ackIDRuleV311 = "MQTT-2.3.1-6"
+)
+
+// append appends the short form, which has neither code nor properties, if it will do.
+func (a *ack) append(dst []byte, t Type, v Version) ([]byte, error) {
+	if a.PacketID == 0 || a.Code != Success || a.ReasonString != "" || len(a.UserProperties) > 0 {
+		return a.appendLong(dst, t, v)
+	}
+	return append(dst, byte(t)<<4|flagsOf[t&0x0F], 2, byte(a.PacketID>>8), byte(a.PacketID)), nil
+}
+
+func (a *ack) appendLong(dst []byte, t Type, v Version) ([]byte, error) {
+	w := newWriter(dst, t, v)
+	w.packetID(a.PacketID, ackIDRule, ackIDRuleV311)
+	w.reasonCode(a.Code, ackCodeRule[t])
+	if a.ReasonString != "" || len(a.UserProperties) > 0 {
+		w.properties()
+		w.textProperty(propReasonString, a.ReasonString)
+		w.userProperties(a.UserProperties)
+		w.endProperties()
+	}
+	return w.end()
+}
+
+func (a *ack) decode(t Type, h Header, body []byte, v Version) error {
+	r := newReader(t, h, body, v)
+	*a = ack{UserProperties: a.UserProperties[:0]}
+	a.PacketID = r.packetID(ackIDRule, ackIDRuleV311)
+	if v == V5 && len(r.b) > 0 {
+		a.Code = r.reasonCode(ackCodeRule[t])
+	}
+	if v == V5 && len(r.b) > 0 {
+		r.properties(1 << t)
+		for r.next() {
+			switch r.id {
+			case propReasonString:
+				a.ReasonString = string(r.data)
+			case propUserProperty:
+				a.UserProperties = r.userProperty(a.UserProperties)
+			}
+		}
+	}
+	return r.end()
+}
+
+// reasonCode reads a reason code of MQTT 5.0 from the packet's table.
+func (r *reader) reasonCode(rule string) ReasonCode {
+	c := ReasonCode(r.byte())
+	if !c.in(1 << r.packet) {
+		r.stop(ProtocolError, rule, "", "reason code that the packet does not have")
+	}
+	return c
+}
+
+// reasonCode writes a reason code of MQTT 5.0 from the packet's table.
+func (w *writer) reasonCode(c ReasonCode, rule string) {
+	if w.v != V5 && c != Success {
+		w.fail(MalformedPacket, "", "2.2", "reason codes do not exist in MQTT 3.1.1")
+	}
+	if !c.in(1 << w.packet) {
+		w.fail(ProtocolError, rule, "", "reason code that the packet does not have")
+	}
+	w.byte(byte(c))
+}

@@ -1,0 +1,82 @@
+package codec
+
+// PublishView is a PUBLISH split in place, for readers that want to allocate nothing: its slices alias the body it was split from.
+type PublishView struct {
+	Dup, Retain bool
+	QoS         byte
+	PacketID    uint16 // 0 at QoS 0
+	Topic       []byte // not checked; see CheckTopic
+	Properties  []byte // the property block without its length, not checked; see DecodePublishProperties
+	Payload     []byte
+}
+
+// Split finds the parts of a PUBLISH, whose body is the bytes behind the fixed header, and overwrites every field. It checks the header, that the
+// parts fit the body, and the packet identifier. Errors are of type [*Error], and the fields mean nothing after one.
+func (p *PublishView) Split(h Header, body []byte, v Version) error {
+	if !h.fits(PUBLISH, len(body), v) || len(body) < 2 {
+		return splitError(h, body, v)
+	}
+	p.Dup = h.Flags&flagDup != 0
+	p.Retain = h.Flags&flagRetain != 0
+	p.QoS = h.Flags & flagQoS >> 1
+	at := 2 + (int(body[0])<<8 | int(body[1]))
+	rest := at
+	p.PacketID = 0
+	if p.QoS > 0 {
+		rest += 2
+	}
+	if rest > len(body) {
+		return splitError(h, body, v)
+	}
+	p.Topic = body[2:at:at]
+	if p.QoS > 0 {
+		p.PacketID = uint16(body[at])<<8 | uint16(body[at+1])
+		if p.PacketID == 0 {
+			return splitError(h, body, v)
+		}
+	}
+	p.Properties = nil
+	if v == V5 {
+		n, size := varint(body[rest:])
+		rest += size
+		if size <= 0 || int(n) > len(body)-rest {
+			return splitError(h, body, v)
+		}
+		p.Properties = body[rest : rest+int(n) : rest+int(n)]
+		rest += int(n)
+	}
+	p.Payload = body[rest:]
+	return nil
+}
+
+// splitError reads the body again, with a reader that says what is wrong.
+//
+//go:noinline
+func splitError(h Header, body []byte, v Version) error {
+	r := newReader(PUBLISH, h, body, v)
+	r.binary()
+	if h.Flags&flagQoS != 0 {
+		r.packetID("MQTT-2.2.1-3", "MQTT-2.3.1-1")
+	}
+	r.properties(inPublish)
+	return r.err
+}
+
+// CheckTopic checks the characters of the topic: UTF-8, U+0000, wildcards. An empty topic passes: it is legal in MQTT 5.0, together with a topic
+// alias that is known, which is for the caller to see. MQTT 3.1.1 has no empty topics.
+func (p *PublishView) CheckTopic() error {
+	if len(p.Topic) == 0 {
+		return nil
+	}
+	return p.checkTopic(V5)
+}
+
+func (p *PublishView) checkTopic(v Version) error {
+	f := topicFlaw(p.Topic)
+	if f == sound || f == empty {
+		return nil
+	}
+	l := latch{packet: PUBLISH, v: v}
+	l.failTopic(f)
+	return l.err
+}
