@@ -110,7 +110,10 @@ func normalise(u *url.URL) (*url.URL, error) {
 		return nil, fmt.Errorf("a URL of scheme %s must not have a path", n.Scheme)
 	}
 	if !s.path {
-		n.Path, n.RawPath = "", ""
+		n.Path = ""
+	}
+	if n.RawPath != n.EscapedPath() {
+		n.RawPath = "" // it says nothing that Path does not
 	}
 	return &n, normaliseHost(&n)
 }
@@ -153,12 +156,13 @@ func normalisePath(u *url.URL) error {
 		if err != nil {
 			return errors.New("the path has an invalid escape sequence")
 		}
-		u.Path, u.Opaque, u.OmitHost = path, "", true
+		u.Path, u.Opaque = path, ""
 	}
 	if u.Path == "" {
 		return errors.New("the path is missing")
 	}
 	u.RawPath = ""
+	u.OmitHost = u.Path[0] != '/' // else String would make a host of the first part of a relative path
 	return nil
 }
 
