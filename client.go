@@ -1,0 +1,306 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/link"
+	"github.com/petrel-mqtt/mqtt/internal/session"
+)
+
+// Lifecycle is what every client has, whatever its version. Methods may be added to this interface and to those below:
+// embed them in fakes.
+type Lifecycle interface {
+	// ClientID returns the client identifier in force: given, generated, or assigned by the server.
+	ClientID() string
+	// State returns what the client is doing.
+	State() State
+	// SessionPresent reports whether the server resumed a session at the latest connect.
+	SessionPresent() bool
+	// Stats returns a snapshot of the client's counters.
+	Stats() Stats
+	// Ping measures a round trip to the server. ctx bounds the wait; the answer to a Ping whose ctx has ended is
+	// ignored when it comes.
+	Ping(ctx context.Context) (time.Duration, error)
+	// Unsubscribe removes filters that an earlier client left in the session; it refuses those of subscriptions that
+	// live. It waits for UNSUBACK until ctx ends. The error is a *SubscribeError if the server refused.
+	Unsubscribe(ctx context.Context, filters ...string) error
+	// Done is closed when the client has ended for good.
+	Done() <-chan struct{}
+	// Err returns nil while the client lives, then why it ended: ErrClosed after Disconnect and Close.
+	Err() error
+	// Close ends the client now: a last DISCONNECT, for which it takes a second at most, without waiting for what is
+	// in flight. The server does not publish the will. Close waits for the client's goroutines. It returns nil, also
+	// when the client had ended before.
+	Close() error
+}
+
+// Client is what both versions can do. A ClientV311 is one; Common makes one of a ClientV5.
+type Client interface {
+	Lifecycle
+	// Publish sends a message. At QoS 1 and 2 it waits for PUBACK or PUBCOMP, and nil says that the server took the
+	// message; at QoS 0, the default, it returns once the message is handed to the connection.
+	//
+	// If ctx ends before a message at QoS 1 or 2 was sent, it is withdrawn: SafeToRetry reports true. After that it
+	// stays in flight, and the error is an ErrOutcomeUnknown. A refusal is a *PublishError, a bad topic a *TopicError.
+	//
+	// The payload, at most 268,435,455 bytes with topic and properties, may be used again when Publish has returned.
+	// Messages of one goroutine leave in the order of its calls, those at QoS 0 among themselves and those at QoS 1
+	// and 2 among themselves.
+	Publish(ctx context.Context, topic string, payload []byte, opts ...PublishOption) error
+	// PublishAsync sends or queues a message and returns without waiting for an acknowledgement. It waits for room in
+	// the queue until ctx ends; ctx has no say after it has returned. The payload is the client's until the Delivery
+	// is done.
+	PublishAsync(ctx context.Context, topic string, payload []byte, opts ...PublishOption) *Delivery
+	// Subscribe waits for SUBACK until ctx ends. The subscription lives until Unsubscribe or the client's end. If the
+	// server refuses one of the filters the error is a *SubscribeError, and no filter stays subscribed.
+	Subscribe(ctx context.Context, filter string, opts ...SubscribeOption) (*Subscription, error)
+	// Disconnect refuses new publishes, waits until all messages in flight are acknowledged, or ctx ends, and then
+	// does what Close does. It returns ctx's error if that ended first.
+	Disconnect(ctx context.Context) error
+}
+
+// ClientV311 is an MQTT 3.1.1 client.
+type ClientV311 interface {
+	Client
+}
+
+// ClientV5 is an MQTT 5 client.
+type ClientV5 interface {
+	Lifecycle
+	// Publish, see Client.
+	Publish(ctx context.Context, topic string, payload []byte, opts ...PublishOptionV5) error
+	// PublishAsync, see Client.
+	PublishAsync(ctx context.Context, topic string, payload []byte, opts ...PublishOptionV5) *Delivery
+	// Subscribe, see Client.
+	Subscribe(ctx context.Context, filter string, opts ...SubscribeOptionV5) (*Subscription, error)
+	// Disconnect, see Client. Without options it says reason code 0x00, and a session expiry interval that was not
+	// asked for becomes 0.
+	Disconnect(ctx context.Context, opts ...DisconnectOption) error
+	// ConnAck returns what the server said at the latest connect, defaults filled in.
+	ConnAck() ConnAck
+}
+
+// State is what a client is doing.
+type State uint8
+
+const (
+	StateConnecting    State = iota // dialling, or waiting for CONNACK
+	StateConnected                  // CONNACK has come
+	StateDisconnecting              // waiting for what is in flight, before it disconnects
+	StateClosed                     // ended; see Err
+)
+
+func (s State) String() string {
+	switch s {
+	case StateConnecting:
+		return "connecting"
+	case StateConnected:
+		return "connected"
+	case StateDisconnecting:
+		return "disconnecting"
+	}
+	return "closed"
+}
+
+// Stats are totals since the client was made, and gauges of the moment.
+type Stats struct {
+	BytesIn, BytesOut uint64
+	Published         uint64 // messages acknowledged or, at QoS 0, handed to the connection
+	Received          uint64 // messages that arrived
+	Dropped           uint64 // QoS 0 messages, all subscriptions
+	Unmatched         uint64 // messages at QoS 1 and 2 that no subscription claimed
+	Oversized         uint64 // messages thrown away for their size, see WithMaximumPacketSize
+	LateAcks          uint64 // acknowledgements with a packet identifier that is not in use
+	Expired           uint64
+
+	InFlight, Queued, QueueBytes int // gauges, outgoing
+	Unacknowledged               int // gauge, incoming at QoS 1 and 2
+}
+
+// client is a client of either version.
+type client struct {
+	config  *config
+	version codec.Version
+	began   time.Time // what Expires of a message counts from
+
+	ctx        context.Context // ends when the client is to end
+	cancel     context.CancelFunc
+	goroutines sync.WaitGroup // the supervisor, and senders of subscriptions
+	done       chan struct{}  // closed with the client's end
+
+	// mu guards the fields below and those of session, link and subscriptions that say so. It is never held over I/O,
+	// over a send that can block, or over the application's code.
+	mu       sync.Mutex
+	state    State
+	err      error // why the client ended
+	session  *session.Session
+	link     *link.Link // nil: not connected
+	connAck  ConnAck
+	router   router
+	stats    Stats
+	room     waitlist      // publishes at QoS 0 that wait for room in the write buffer
+	queue    waitlist      // publishes at QoS 1 and 2 that wait for room in the queue
+	drained  chan struct{} // closed when nothing is queued or in flight; nil: nobody waits for that
+	subs     map[*Subscription]struct{}
+	farewell codec.Disconnect // what the last DISCONNECT says
+}
+
+func newClient(ctx context.Context, cfg *config) (*client, error) {
+	c := &client{
+		config:  cfg,
+		version: cfg.version,
+		began:   time.Now(),
+		done:    make(chan struct{}),
+		session: session.New(cfg.version, cfg.limits),
+		subs:    make(map[*Subscription]struct{}),
+		connAck: ConnAck{ClientID: cfg.clientID},
+	}
+	c.router.init(cfg.filterPrefixes)
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	connected := make(chan error, 1)
+	c.goroutines.Go(func() { c.supervise(ctx, connected) })
+	if err := <-connected; err != nil {
+		c.goroutines.Wait()
+		return nil, err
+	}
+	return c, nil
+}
+
+// now is the time on the clock of the session.
+func (c *client) now() time.Duration { return time.Since(c.began) }
+
+func (c *client) ClientID() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.connAck.ClientID
+}
+
+func (c *client) State() State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state
+}
+
+func (c *client) SessionPresent() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.connAck.SessionPresent
+}
+
+func (c *client) Done() <-chan struct{} { return c.done }
+
+func (c *client) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+func (c *client) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.stats
+	if c.link != nil {
+		s.BytesIn, s.BytesOut = c.link.Bytes()
+	}
+	s.InFlight = c.session.InFlight()
+	s.Queued, s.QueueBytes = c.session.Queued()
+	s.Unacknowledged = c.session.Unacknowledged()
+	return s
+}
+
+func (c *client) Ping(ctx context.Context) (time.Duration, error) {
+	c.mu.Lock()
+	l := c.link
+	if l == nil {
+		defer c.mu.Unlock()
+		return 0, c.notConnected()
+	}
+	answered := make(chan struct{})
+	start := time.Now()
+	l.Ping(answered)
+	c.mu.Unlock()
+	select {
+	case <-answered:
+		return time.Since(start), nil
+	case <-ctx.Done():
+		return 0, fmt.Errorf("mqtt: waiting for PINGRESP: %w", ctx.Err())
+	case <-l.Ended():
+		return 0, fmt.Errorf("mqtt: waiting for PINGRESP: %w", c.lost())
+	}
+}
+
+// notConnected is the error of a call that finds no connection; mu is held.
+func (c *client) notConnected() error {
+	switch {
+	case c.err != nil:
+		return &notSent{c.err}
+	case c.state == StateDisconnecting:
+		return &notSent{ErrClosed}
+	}
+	return &notSent{ErrNotConnected}
+}
+
+// lost is the error of a call whose connection ended under it.
+func (c *client) lost() error {
+	if c.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return ErrConnectionLost
+}
+
+func (c *client) Close() error {
+	c.cancel()
+	c.goroutines.Wait()
+	return nil
+}
+
+// disconnect waits for what is in flight and closes.
+func (c *client) disconnect(ctx context.Context, farewell codec.Disconnect) error {
+	c.mu.Lock()
+	if c.state == StateClosed {
+		defer c.mu.Unlock()
+		return c.err
+	}
+	c.state = StateDisconnecting
+	c.farewell = farewell
+	if c.drained == nil {
+		c.drained = make(chan struct{})
+	}
+	drained := c.drained
+	c.checkDrained()
+	c.mu.Unlock()
+
+	var err error
+	select {
+	case <-drained:
+	case <-c.done:
+	case <-ctx.Done():
+		err = fmt.Errorf("mqtt: waiting for acknowledgements: %w", ctx.Err())
+	}
+	c.cancel()
+	c.goroutines.Wait()
+	if err == nil && !errors.Is(c.Err(), ErrClosed) {
+		err = c.Err()
+	}
+	return err
+}
+
+// checkDrained tells a waiting Disconnect when nothing is left to wait for; mu is held.
+func (c *client) checkDrained() {
+	if c.drained == nil || c.session.InFlight() > 0 {
+		return
+	}
+	if queued, _ := c.session.Queued(); queued > 0 {
+		return
+	}
+	select {
+	case <-c.drained:
+	default:
+		close(c.drained)
+	}
+}

@@ -1,0 +1,185 @@
+package mqtt
+
+import (
+	"runtime"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/session"
+)
+
+// This file is the way of a message from the connection's reader into a subscription's channel. The reader never waits
+// for a consumer, but with Block. What finds no room waits in the subscription's line, and while something is in line
+// a goroutine, the pump, carries it into the channel.
+
+// yields is how often the reader gives a consumer whose channel is full the chance to empty it, before the message goes
+// in line: the detour costs more than twice as much.
+const yields = 4
+
+// try puts m into the subscription's channel if there is room and nothing waits before it. It may release the mutex in
+// between.
+func (r *receiver) try(s *Subscription, m Message) bool {
+	for i := 0; !s.ended && !s.sending; i++ {
+		select {
+		case s.channel <- m:
+			return true
+		default:
+		}
+		if i == yields {
+			break
+		}
+		r.client.mu.Unlock()
+		runtime.Gosched()
+		r.client.mu.Lock()
+	}
+	return false
+}
+
+// hold lets a message at QoS 1 or 2 wait for its acknowledgement: in line, until there is room in the channel, or with
+// ManualAck in the application's hands.
+func (r *receiver) hold(s *Subscription, m Message, receipt *session.Receipt) {
+	if s.options.ack == ManualAck {
+		m.origin = &origin{client: r.client, receipt: receipt, ids: m.origin.identifiers()}
+		if r.try(s, m) {
+			return
+		}
+	}
+	if s.ended {
+		r.link.Commit(r.client.session.Settle(r.link.Buffer(), receipt, codec.Success, ""))
+		return
+	}
+	s.held.Push(s.inLine(waiting{message: m, receipt: receipt}))
+	s.startPump()
+}
+
+// offer hands over a message at QoS 0, or drops one.
+func (r *receiver) offer(s *Subscription, m Message) {
+	if r.try(s, m) || s.ended {
+		return
+	}
+	switch {
+	case s.options.overflow == Block:
+		r.block(s, m)
+		return
+	case s.loose.Len() < s.options.buffer:
+	case s.options.overflow == DropNewest:
+		s.drop()
+		return
+	default:
+		s.loose.Pop()
+		s.drop()
+	}
+	s.loose.Push(s.inLine(waiting{message: m}))
+	s.startPump()
+}
+
+// block waits until the consumer takes m, or nobody will. The mutex is free meanwhile.
+func (r *receiver) block(s *Subscription, m Message) {
+	mu := &r.client.mu
+	if s.sending { // messages at QoS 1 or 2 are in line before it
+		pumped := s.pumped
+		mu.Unlock()
+		select {
+		case <-pumped:
+		case <-r.link.Ended():
+		}
+		mu.Lock()
+		if s.ended || s.sending {
+			s.drop()
+			return
+		}
+	}
+	s.sending = true
+	mu.Unlock()
+	sent := false
+	select {
+	case s.channel <- m:
+		sent = true
+	case <-s.done:
+	case <-r.link.Ended():
+	}
+	mu.Lock()
+	s.sending = false
+	if !sent {
+		s.drop()
+	}
+	if s.ended {
+		close(s.channel)
+	}
+}
+
+// waiting is a message in line.
+type waiting struct {
+	message Message
+	place   uint64           // in the subscription's line
+	receipt *session.Receipt // settled when the message enters the channel, but with ManualAck; nil at QoS 0
+}
+
+func (s *Subscription) inLine(w waiting) waiting {
+	s.place++
+	w.place = s.place
+	return w
+}
+
+// next takes the first message out of line.
+func (s *Subscription) next() (waiting, bool) {
+	switch loose, held := s.loose.Len() > 0, s.held.Len() > 0; {
+	case loose && (!held || s.loose.At(0).place < s.held.At(0).place):
+		return s.loose.Pop(), true
+	case held:
+		return s.held.Pop(), true
+	}
+	return waiting{}, false
+}
+
+func (s *Subscription) drop() {
+	s.dropped++
+	s.client.stats.Dropped++
+}
+
+func (s *Subscription) startPump() {
+	if s.sending {
+		return
+	}
+	s.sending = true
+	s.pumped = make(chan struct{})
+	s.client.goroutines.Go(s.pump)
+}
+
+// pump carries what is in line into the channel, until the line is empty or the subscription has ended.
+func (s *Subscription) pump() {
+	mu := &s.client.mu
+	mu.Lock()
+	defer mu.Unlock()
+	for !s.ended {
+		w, ok := s.next()
+		if !ok {
+			break
+		}
+		mu.Unlock()
+		sent := false
+		select {
+		case s.channel <- w.message:
+			sent = true
+		case <-s.done:
+		}
+		mu.Lock()
+		if !sent {
+			s.giveUp(w)
+			break
+		}
+		if s.options.ack == AutoAck {
+			s.client.settle(w.receipt, codec.Success, "")
+		}
+	}
+	s.sending = false
+	close(s.pumped)
+	if s.ended {
+		close(s.channel)
+	}
+}
+
+// giveUp acknowledges a message that nobody will take any more, and counts it as dropped.
+func (s *Subscription) giveUp(w waiting) {
+	s.drop()
+	s.client.settle(w.receipt, codec.Success, "")
+}

@@ -1,0 +1,126 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// Delivery is the fate of one PublishAsync. Its methods may be called concurrently.
+type Delivery struct {
+	client *client       // nil: made by NewDelivery, or refused at once
+	signal chan struct{} // of a Publish, which reuses its Delivery: capacity 1, gets a value instead of done being closed
+
+	// Guarded by client.mu until settled.
+	done    chan struct{} // made when somebody asks for it
+	ticket  uint64        // while it waits in the session's queue
+	id      uint16        // once it was sent
+	sent    bool
+	settled bool
+	reason  ReasonCode
+	err     error
+}
+
+// closed is the done channel of everything that is done when it is asked for.
+var closed = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// waiters are the Deliveries that Publish waits with.
+var waiters = sync.Pool{New: func() any { return &Delivery{signal: make(chan struct{}, 1)} }}
+
+// NewDelivery returns a Delivery that is done, for fakes of the client in tests.
+func NewDelivery(reason ReasonCode, err error) *Delivery {
+	return &Delivery{settled: true, reason: reason, err: err}
+}
+
+// Done is closed when the message's fate is known.
+func (d *Delivery) Done() <-chan struct{} {
+	d.lock()
+	defer d.unlock()
+	if d.done == nil {
+		if d.settled {
+			return closed
+		}
+		d.done = make(chan struct{})
+	}
+	return d.done
+}
+
+// Wait waits until the message's fate is known or ctx ends, and returns Err or ctx's error. The end of ctx changes
+// nothing for the message.
+func (d *Delivery) Wait(ctx context.Context) error {
+	select {
+	case <-d.Done():
+		return d.Err()
+	case <-ctx.Done():
+		return fmt.Errorf("mqtt: waiting for a delivery: %w", ctx.Err())
+	}
+}
+
+// Err returns nil while the message's fate is not known and when the server took it, or what Publish would have
+// returned.
+func (d *Delivery) Err() error {
+	d.lock()
+	defer d.unlock()
+	return d.err
+}
+
+// Reason returns the reason code of the acknowledgement: Success, NoMatchingSubscribers, or the server's refusal. It is
+// Success while there is none.
+func (d *Delivery) Reason() ReasonCode {
+	d.lock()
+	defer d.unlock()
+	return d.reason
+}
+
+// errWithdrawn is the fate of a message that Withdraw took back.
+var errWithdrawn = errors.New("mqtt: message withdrawn")
+
+// Withdraw takes back a message that was not sent. It reports whether it did: then the Delivery is done, with an error
+// that is SafeToRetry.
+func (d *Delivery) Withdraw() bool {
+	d.lock()
+	if d.client == nil || d.settled || d.sent || !d.client.session.Withdraw(d.ticket) {
+		d.unlock()
+		return false
+	}
+	told := d.settle(nil, Success, &notSent{errWithdrawn})
+	d.client.queueChanged()
+	d.unlock()
+	wake(told)
+	return true
+}
+
+func (d *Delivery) lock() {
+	if d.client != nil {
+		d.client.mu.Lock()
+	}
+}
+
+func (d *Delivery) unlock() {
+	if d.client != nil {
+		d.client.mu.Unlock()
+	}
+}
+
+// settle decides the message's fate, with client.mu held, and adds d to those who are to be told when it is not.
+func (d *Delivery) settle(told []*Delivery, reason ReasonCode, err error) []*Delivery {
+	d.settled, d.reason, d.err = true, reason, err
+	return append(told, d)
+}
+
+// wake tells those whose fate was decided. A mutex that they will want next must not be held.
+func wake(told []*Delivery) {
+	for _, d := range told {
+		switch {
+		case d.signal != nil:
+			d.signal <- struct{}{}
+		case d.done != nil:
+			close(d.done)
+		}
+	}
+}

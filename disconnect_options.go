@@ -1,0 +1,67 @@
+package mqtt
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// DisconnectOption is an option of Disconnect in MQTT 5: ReasonCode, KeepSession, *DisconnectProperties.
+type DisconnectOption interface {
+	disconnectV5(*codec.Disconnect) error
+}
+
+type keepSession time.Duration
+
+// KeepSession sets the Session Expiry Interval from the disconnect on (section 3.14.2.2.2), in whole seconds; 0 ends the
+// session. It cannot prolong one whose interval has been 0 since CONNECT.
+func KeepSession(d time.Duration) DisconnectOption { return keepSession(d) }
+
+func (k keepSession) disconnectV5(p *codec.Disconnect) error {
+	if err := wholeSeconds("KeepSession", time.Duration(k), math.MaxUint32); err != nil {
+		return err
+	}
+	seconds := uint32(time.Duration(k) / time.Second)
+	p.SessionExpiry = &seconds
+	return nil
+}
+
+// disconnectV5 takes the reason codes that a client may give: 0x00, 0x04, with which the server publishes the will, and
+// some that say that something failed.
+func (r ReasonCode) disconnectV5(p *codec.Disconnect) error {
+	switch r {
+	case NormalDisconnection, DisconnectWithWill, UnspecifiedError, MalformedPacket, ProtocolError,
+		ImplementationSpecificError, TopicNameInvalid, ReceiveMaximumExceeded, TopicAliasInvalid, PacketTooLarge,
+		MessageRateTooHigh, QuotaExceeded, AdministrativeAction, PayloadFormatInvalid:
+		p.Code = codec.ReasonCode(r)
+		return nil
+	}
+	return fmt.Errorf("mqtt: Disconnect: a client cannot say %v", r) // [MQTT-3.14.2-1]
+}
+
+func (d *DisconnectProperties) disconnectV5(p *codec.Disconnect) error {
+	if d != nil {
+		p.ReasonString, p.UserProperties = d.ReasonString, d.UserProperties
+	}
+	return nil
+}
+
+// farewell is the DISCONNECT that options ask for.
+func (c *config) farewell(opts []DisconnectOption) (codec.Disconnect, error) {
+	var p codec.Disconnect
+	for _, opt := range opts {
+		if err := opt.disconnectV5(&p); err != nil {
+			return p, err
+		}
+	}
+	if p.SessionExpiry != nil && *p.SessionExpiry > 0 && c.sessionExpiry == 0 {
+		return p, errors.New("mqtt: KeepSession: the session was to end with the connection") // 3.14.2.2.2
+	}
+	if _, err := p.Append(nil, c.version); err != nil {
+		return p, fmt.Errorf("mqtt: Disconnect: %w", err)
+	}
+	return p, nil
+}

@@ -1,0 +1,43 @@
+// Package fifo has the one queue that Petrel waits in line with.
+package fifo
+
+// keep is the capacity below which an emptied queue holds on to its memory.
+const keep = 64
+
+// Queue is a first-in, first-out queue. The zero value is empty and holds no memory. It is not safe for concurrent
+// use.
+type Queue[T any] struct {
+	items []T // items[head:] are in the queue
+	head  int
+}
+
+// Len returns the number of items.
+func (q *Queue[T]) Len() int { return len(q.items) - q.head }
+
+// Push adds v at the end.
+func (q *Queue[T]) Push(v T) {
+	if len(q.items) == cap(q.items) && q.head > len(q.items)/2 {
+		n := copy(q.items, q.items[q.head:])
+		clear(q.items[n:])
+		q.items, q.head = q.items[:n], 0
+	}
+	q.items = append(q.items, v)
+}
+
+// At returns the item with i others before it. The pointer is good until the next Push or Pop.
+func (q *Queue[T]) At(i int) *T { return &q.items[q.head+i] }
+
+// Pop removes the first item and returns it. The queue must not be empty.
+func (q *Queue[T]) Pop() T {
+	v := q.items[q.head]
+	clear(q.items[q.head : q.head+1]) // it may hold a payload
+	q.head++
+	if q.head == len(q.items) {
+		q.head = 0
+		q.items = q.items[:0]
+		if cap(q.items) > keep {
+			q.items = nil
+		}
+	}
+	return v
+}

@@ -1,0 +1,161 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// batch is how many packets are handled in one critical section, so that publishers are not kept waiting for long.
+const batch = 64
+
+// oversizedStart is enough of a PUBLISH to hold its topic name and packet identifier.
+const oversizedStart = 2 + 65_535 + 2
+
+// ReadPacket reads one packet, before Start. body is good until the next call.
+func (l *Link) ReadPacket() (codec.Header, []byte, error) {
+	for {
+		h, body, ok, err := l.next()
+		if err == nil && !ok {
+			if err = l.fill(); err == nil {
+				continue
+			}
+		}
+		return h, body, err
+	}
+}
+
+// read is the reader. It waits for nothing but the connection and the mutex.
+func (l *Link) read() {
+	err := l.receive()
+	if l.refuse(err) {
+		for err = nil; err == nil; { // until the server closes, or Wait's patience ends
+			l.in.from = l.in.to
+			err = l.fill()
+		}
+	}
+	l.in.release()
+	l.Close(err)
+}
+
+func (l *Link) receive() error {
+	for {
+		more, err := l.dispatch()
+		if err == nil && !more {
+			err = l.fill()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// refuse answers a packet that breaks the specification with a DISCONNECT that says why [MQTT-4.13.1-1]. Only MQTT 5
+// can; elsewhere, and after other errors, it reports false.
+func (l *Link) refuse(err error) bool {
+	var broken *codec.Error
+	if l.config.Version < codec.V5 || !errors.As(err, &broken) {
+		return false
+	}
+	packet, encodeErr := (&codec.Disconnect{Code: broken.Code}).Append(nil, l.config.Version)
+	if encodeErr != nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.Finish(err, packet)
+	return true
+}
+
+// dispatch hands a batch of the packets that have come to the handler and reports whether there may be more.
+func (l *Link) dispatch() (more bool, err error) {
+	l.mu.Lock()
+	more = true
+	for n := 0; n < batch && more && err == nil; n++ {
+		var h codec.Header
+		var body []byte
+		if h, body, more, err = l.next(); more && err == nil {
+			err = l.packet(h, body)
+		}
+	}
+	l.mu.Unlock()
+	l.handler.Flush()
+	return more, err
+}
+
+// packet takes one packet, with the mutex held. After Finish none is of interest any more.
+func (l *Link) packet(h codec.Header, body []byte) error {
+	switch {
+	case l.last:
+		return nil
+	case h.Type == codec.PINGRESP:
+		return l.pingresp(h, body)
+	}
+	return l.handler.Packet(h, body)
+}
+
+// next returns the next packet of the read buffer; ok is false if it has not come completely.
+func (l *Link) next() (h codec.Header, body []byte, ok bool, err error) {
+	if l.skip > 0 {
+		n := min(l.skip, len(l.in.unread()))
+		l.in.from += n
+		l.skip -= n
+	}
+	b := l.in.unread()
+	h, n, err := codec.ParseHeader(b, l.config.Version)
+	l.need = 0
+	if n == 0 || err != nil {
+		return h, nil, false, err
+	}
+	total := n + h.Length
+	if limit := l.config.MaximumPacketSize; limit > 0 && total > limit {
+		return h, nil, false, l.oversized(h, n)
+	}
+	if total > len(b) {
+		l.need = total
+		return h, nil, false, nil
+	}
+	l.in.from += total
+	return h, b[n:total], true, nil
+}
+
+// oversized refuses a packet that exceeds what we announced [MQTT-3.1.2-24]. MQTT 3.1.1 can announce nothing: there a
+// PUBLISH is skipped piece by piece, and its start shown to the handler once it has come.
+func (l *Link) oversized(h codec.Header, n int) error {
+	if l.config.Version >= codec.V5 || h.Type != codec.PUBLISH || l.handler == nil {
+		return &codec.Error{
+			Packet: h.Type, Code: codec.PacketTooLarge, Rule: "MQTT-3.1.2-24",
+			Detail: fmt.Sprintf("%d bytes are more than this client's Maximum Packet Size of %d", n+h.Length, l.config.MaximumPacketSize),
+		}
+	}
+	start := n + min(h.Length, oversizedStart)
+	b := l.in.unread()
+	if start > len(b) {
+		l.need = start
+		return nil
+	}
+	l.in.from += start
+	l.skip = n + h.Length - start
+	return l.handler.Oversized(h, b[n:start])
+}
+
+// fill reads once from the connection.
+func (l *Link) fill() error {
+	space := l.in.space(l.need)
+	l.reading.Store(true)
+	n, err := l.conn.Read(space)
+	l.reading.Store(false)
+	if n == 0 && err != nil {
+		if errors.Is(err, io.EOF) {
+			return ErrServerClosed
+		}
+		return err
+	}
+	l.in.took(n, len(space))
+	l.bytesIn.Add(uint64(n))
+	l.lastRead.Store(int64(time.Since(l.began)))
+	return nil
+}

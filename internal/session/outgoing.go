@@ -1,0 +1,239 @@
+package session
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// stage is how far an outgoing packet has come.
+type stage uint8
+
+const (
+	stagePublish stage = iota + 1 // PUBLISH sent; PUBACK or PUBREC to come
+	stageRelease                  // PUBREL sent; PUBCOMP to come
+	stageRequest                  // SUBSCRIBE or UNSUBSCRIBE sent; SUBACK or UNSUBACK to come
+)
+
+type outgoing struct {
+	message Message // of a request only Owner
+	seq     uint64  // order of the first send; identifiers wrap around
+	stage   stage
+}
+
+// ErrNoIdentifier means that all 65,535 packet identifiers are taken.
+var ErrNoIdentifier = errors.New("mqtt: no packet identifier is free")
+
+// nextID returns an identifier that is not in use [MQTT-2.2.1-3]. Identifiers are handed out cyclically, never lowest
+// first, so that a late acknowledgement finds no new packet under its number. One whose slot is crowded is passed
+// over while the ring is sparse; then the ring grows.
+func (s *Session) nextID() (uint16, error) {
+	if s.sent.used >= maxID {
+		return 0, ErrNoIdentifier
+	}
+	for {
+		s.lastID++
+		if s.lastID == 0 || s.sent.get(s.lastID) != nil {
+			continue
+		}
+		if !s.sent.crowded(s.lastID) || 2*s.sent.used >= len(s.sent.slots) {
+			return s.lastID, nil
+		}
+	}
+}
+
+// Ready reports whether a new message at QoS 1 or 2 may be sent at once: the window has room and none waits.
+func (s *Session) Ready() bool {
+	return s.inFlight < s.window && s.queue.length == 0
+}
+
+// Send appends m, at QoS 1 or 2, to dst and keeps it in flight. Ready must have said yes. On an error nothing has
+// changed.
+func (s *Session) Send(dst []byte, m Message, now time.Duration) ([]byte, uint16, error) {
+	id, err := s.nextID()
+	if err != nil {
+		return dst, 0, err
+	}
+	dst, err = AppendPublish(dst, s.version, &m, id, false, now)
+	if err != nil {
+		return dst, 0, err
+	}
+	s.put(id, m, stagePublish)
+	s.inFlight++
+	return dst, id, nil
+}
+
+func (s *Session) put(id uint16, m Message, st stage) {
+	s.seq++
+	s.sent.put(id, outgoing{message: m, seq: s.seq, stage: st})
+}
+
+// AppendPublish appends m as a PUBLISH packet. Of a message that expires it says how long it still has, in seconds,
+// at least one: whoever sends it has decided that it goes out.
+func AppendPublish(dst []byte, v codec.Version, m *Message, id uint16, dup bool, now time.Duration) ([]byte, error) {
+	p := codec.Publish{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain, PacketID: id, Dup: dup}
+	if m.Properties != nil {
+		p.Properties = *m.Properties
+		if m.Expires != 0 {
+			p.Properties.MessageExpiry = max(m.Expires-now, time.Second)
+		}
+	}
+	return p.Append(dst, v)
+}
+
+// CanQueue reports whether the queue takes one more message of size bytes. A message larger than the whole queue is
+// taken when it is empty.
+func (s *Session) CanQueue(size int) bool {
+	if s.queue.length == 0 {
+		return s.limits.QueueMessages > 0
+	}
+	return s.queue.length < s.limits.QueueMessages && s.queue.bytes+size <= s.limits.QueueBytes
+}
+
+// Queue lets m wait to be sent. CanQueue must have said yes. The ticket finds it again while it waits.
+func (s *Session) Queue(m Message) (ticket uint64) { return s.queue.push(m) }
+
+// Front returns the message to be sent next, or nil if none waits or the window is full. It belongs to the queue and
+// is good until the next call.
+func (s *Session) Front() *Message {
+	if s.inFlight >= s.window {
+		return nil
+	}
+	return s.queue.front()
+}
+
+// SendFront sends the message that Front returned. On an error it is still in the queue.
+func (s *Session) SendFront(dst []byte, now time.Duration) ([]byte, uint16, error) {
+	dst, id, err := s.Send(dst, *s.queue.front(), now)
+	if err == nil {
+		s.queue.pop()
+	}
+	return dst, id, err
+}
+
+// DropFront takes the message that Front returned out of the queue, unsent.
+func (s *Session) DropFront() Message { return s.queue.pop() }
+
+// Withdraw takes a message out of the queue. It reports false if the message was sent or withdrawn already.
+func (s *Session) Withdraw(ticket uint64) bool {
+	return s.queue.remove(ticket)
+}
+
+// Keep makes the message in flight under id independent of its publisher, who stops waiting: it copies what the
+// publisher owns and forgets the owner.
+func (s *Session) Keep(id uint16) {
+	if o := s.sent.get(id); o != nil {
+		o.message.keep()
+	}
+}
+
+func (m *Message) keep() {
+	m.Owner = nil
+	m.Payload = slices.Clone(m.Payload)
+	if m.Properties != nil {
+		p := *m.Properties
+		p.CorrelationData = slices.Clone(p.CorrelationData)
+		p.UserProperties = slices.Clone(p.UserProperties)
+		m.Properties = &p
+	}
+}
+
+// Puback takes a PUBACK. It returns the message that is complete now; ok is false for an unknown identifier, which is
+// to be ignored.
+func (s *Session) Puback(id uint16) (m Message, ok bool) {
+	o := s.sent.get(id)
+	if o == nil || o.stage != stagePublish || o.message.QoS != 1 {
+		return Message{}, false
+	}
+	return s.complete(id, o), true
+}
+
+// Pubrec takes a PUBREC and appends the PUBREL that answers it. After a reason code of 0x80 or more the message is
+// complete: done is true and m the message. PUBREL is never followed by the PUBLISH again [MQTT-4.3.3-6], so what the
+// publisher owned is let go here. An unknown identifier is answered as well, and ok is false.
+func (s *Session) Pubrec(dst []byte, id uint16, code codec.ReasonCode) (_ []byte, m Message, done, ok bool) {
+	o := s.sent.get(id)
+	switch {
+	case o == nil || o.message.QoS != 2:
+		if code.Failed() {
+			return dst, Message{}, false, false
+		}
+		return s.pubrel(dst, id, codec.PacketIdentifierNotFound), Message{}, false, false // [MQTT-4.3.3-4]
+	case code.Failed() && o.stage == stagePublish:
+		return dst, s.complete(id, o), true, true
+	}
+	o.stage = stageRelease
+	o.message = Message{Topic: o.message.Topic, QoS: 2, Owner: o.message.Owner}
+	return s.pubrel(dst, id, codec.Success), Message{}, false, true
+}
+
+func (s *Session) pubrel(dst []byte, id uint16, code codec.ReasonCode) []byte {
+	if s.version < codec.V5 {
+		code = codec.Success
+	}
+	return must((&codec.Pubrel{PacketID: id, Code: code}).Append(dst, s.version))
+}
+
+// Pubcomp takes a PUBCOMP. It returns the message that is complete now; ok is false for an unknown identifier.
+func (s *Session) Pubcomp(id uint16) (m Message, ok bool) {
+	o := s.sent.get(id)
+	if o == nil || o.stage != stageRelease {
+		return Message{}, false
+	}
+	return s.complete(id, o), true
+}
+
+func (s *Session) complete(id uint16, o *outgoing) Message {
+	m := o.message
+	s.sent.delete(id)
+	s.inFlight--
+	return m
+}
+
+// Request reserves an identifier for a SUBSCRIBE or UNSUBSCRIBE of owner.
+func (s *Session) Request(owner any) (uint16, error) {
+	id, err := s.nextID()
+	if err == nil {
+		s.put(id, Message{Owner: owner}, stageRequest)
+	}
+	return id, err
+}
+
+// Answer takes the identifier of a SUBACK or UNSUBACK and returns the owner of the request; ok is false for one that
+// was not made.
+func (s *Session) Answer(id uint16) (owner any, ok bool) {
+	o := s.sent.get(id)
+	if o == nil || o.stage != stageRequest {
+		return nil, false
+	}
+	owner = o.message.Owner
+	s.sent.delete(id)
+	return owner, true
+}
+
+// Discard empties the session and returns what was in it: the requests' owners and the messages that were sent, then
+// those that were not, each in the order of the calls.
+func (s *Session) Discard() (sent, unsent []Message) {
+	var all []*outgoing
+	s.sent.all(func(_ uint16, o *outgoing) { all = append(all, o) })
+	slices.SortFunc(all, func(a, b *outgoing) int { return cmp.Compare(a.seq, b.seq) })
+	for _, o := range all {
+		sent = append(sent, o.message)
+	}
+	for m := s.queue.front(); m != nil; m = s.queue.front() {
+		unsent = append(unsent, s.queue.pop())
+	}
+	s.sent, s.inFlight, s.window = ring[outgoing]{}, 0, 0
+	return sent, unsent
+}
+
+// must is for packets whose content the session made itself: encoding those cannot fail.
+func must(b []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return b
+}

@@ -1,0 +1,89 @@
+// Package session holds what a client's session is made of, and what outlives a connection: packet identifiers, the
+// messages in flight and queued, the QoS 1 and 2 handshakes in both directions, flow control and the order of
+// acknowledgements.
+//
+// It is a state machine and nothing else. It does no I/O, starts no goroutine, reads no clock and takes no lock: its
+// owner does, and calls one method at a time. A transition that has something to send appends the packet to the
+// buffer it is given and returns it, so that a change of state and its packet can never come apart.
+package session
+
+import (
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// MaxInFlight is how many PUBLISH packets may be in flight, whatever the server allows: the packet identifiers beyond
+// it are there for SUBSCRIBE and UNSUBSCRIBE, which then always find one.
+const MaxInFlight = 65_519
+
+// Message is an application message on its way to the server. Its slices and properties are the publisher's until
+// its fate is known or Keep has copied them.
+type Message struct {
+	Topic      string
+	Payload    []byte
+	Properties *codec.PublishProperties // nil: none
+	Expires    time.Duration            // on the owner's clock; 0: never
+	QoS        byte
+	Retain     bool
+	Owner      any // handed back with the message's fate
+}
+
+func (m *Message) size() int { return len(m.Topic) + len(m.Payload) }
+
+// Limits bound what waits and what is in flight.
+type Limits struct {
+	InFlight       int // PUBLISH packets in flight, at most MaxInFlight
+	QueueMessages  int
+	QueueBytes     int // topics and payloads
+	ReceiveMaximum int // QoS 1 and 2 messages from the server that are not acknowledged; 0: no bound but packet identifiers
+}
+
+// Session is one client's state. Its methods may not be called concurrently.
+type Session struct {
+	version codec.Version
+	limits  Limits
+
+	// Outgoing. Everything that has a packet identifier of ours is in sent.
+	sent     ring[outgoing]
+	lastID   uint16
+	seq      uint64 // of the latest entry in sent
+	window   int    // how many PUBLISHes this connection allows in flight
+	inFlight int    // PUBLISHes that count against window
+	queue    queue
+
+	// Incoming.
+	received  ring[struct{}] // QoS 2 messages with PUBREC sent, PUBREL to come
+	held      ring[*Receipt] // QoS 2 messages with PUBREC to come
+	pubacks   order
+	pubrecs   order
+	unsettled int // QoS 1 and 2 messages that occupy our Receive Maximum
+}
+
+// New returns an empty session.
+func New(v codec.Version, limits Limits) *Session {
+	limits.InFlight = min(limits.InFlight, MaxInFlight)
+	return &Session{version: v, limits: limits}
+}
+
+// Connected begins a connection on a new session. receiveMaximum is the server's; it bounds what is in flight
+// together with our own limit [MQTT-3.3.4-7].
+func (s *Session) Connected(receiveMaximum int) {
+	s.window = min(s.limits.InFlight, receiveMaximum)
+}
+
+// InFlight returns the number of messages sent and not completed.
+func (s *Session) InFlight() int { return s.inFlight }
+
+// Queued returns the number of messages that wait to be sent, and the bytes of their topics and payloads.
+func (s *Session) Queued() (messages, bytes int) { return s.queue.length, s.queue.bytes }
+
+// Unacknowledged returns the number of messages from the server that are not completely acknowledged.
+func (s *Session) Unacknowledged() int { return s.unsettled }
+
+// Shrink gives back the memory that a burst left behind. It is for a quiet moment.
+func (s *Session) Shrink() {
+	s.sent.shrink()
+	s.received.shrink()
+	s.held.shrink()
+}

@@ -1,0 +1,99 @@
+package mqtt
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/session"
+)
+
+// Message is a message received, passed by value (152 bytes); copies share one acknowledgement.
+type Message struct {
+	Topic      string
+	Payload    []byte            // the receiver's, which no other subscription sees
+	QoS        QoS               // the lower of the message's own and the one granted to the subscription
+	Retain     bool              // kept by the server from before the subscribe; see also RetainAsPublished
+	Duplicate  bool              // the server sends it again; it need not have arrived before
+	Properties PublishProperties // zero on 3.1.1; &m.Properties hands them on
+
+	origin *origin // nil: nothing to acknowledge, no subscription identifiers
+}
+
+// origin is what the copies of a message share.
+type origin struct {
+	client  *client
+	ids     []uint32         // subscription identifiers
+	receipt *session.Receipt // nil: nothing to acknowledge
+	settled bool             // guarded by client.mu
+}
+
+func (o *origin) identifiers() []uint32 {
+	if o == nil {
+		return nil
+	}
+	return o.ids
+}
+
+// Ack acknowledges a message of a subscription with ManualAck. Acknowledgements leave in the order in which their
+// messages came, whatever the order of the calls [MQTT-4.6.0-2]: a message that is never acknowledged holds up those
+// behind it, on all subscriptions.
+//
+// Only the first of Ack and Reject counts, for all copies of the message. At QoS 0, and without ManualAck, there is
+// nothing to do. The error is why the client ended, if it has.
+func (m Message) Ack() error { return m.settle(codec.Success, "") }
+
+// Reject refuses a message of a subscription with ManualAck, with a reason code of 0x80 or more and a reason for
+// people, which may be empty. Every other subscription that got the message must refuse it too, or the server is told
+// that it was accepted. MQTT 3.1.1 cannot say no: there it is Ack. The codes that the specification allows are
+// UnspecifiedError, ImplementationSpecificError, NotAuthorized, TopicNameInvalid, PacketIdentifierInUse, QuotaExceeded
+// and PayloadFormatInvalid. See Ack.
+func (m Message) Reject(code ReasonCode, reason string) error {
+	switch code {
+	case UnspecifiedError, ImplementationSpecificError, NotAuthorized, TopicNameInvalid, PacketIdentifierInUse,
+		QuotaExceeded, PayloadFormatInvalid:
+	default:
+		return fmt.Errorf("mqtt: Reject: %v cannot refuse a message", code) // [MQTT-3.4.2-1]
+	}
+	if !codec.ValidString(reason) {
+		return fmt.Errorf("mqtt: Reject: the reason is no text that a packet can hold")
+	}
+	return m.settle(codec.ReasonCode(code), reason)
+}
+
+func (m Message) settle(code codec.ReasonCode, reason string) error {
+	o := m.origin
+	if o == nil || o.receipt == nil {
+		return nil
+	}
+	o.client.mu.Lock()
+	defer o.client.mu.Unlock()
+	switch {
+	case o.settled:
+		return nil
+	case o.client.err != nil:
+		return o.client.err
+	}
+	o.settled = true
+	o.client.settle(o.receipt, code, reason)
+	return nil
+}
+
+// SubscriptionIdentifiers returns those that the server sent with the message (section 3.3.2.3.8), of all subscriptions
+// of this client that it was for.
+func (m Message) SubscriptionIdentifiers() []uint32 { return slices.Clone(m.origin.identifiers()) }
+
+// settle settles a receipt and sends the acknowledgements that may go out now; mu is held.
+func (c *client) settle(r *session.Receipt, code codec.ReasonCode, reason string) {
+	l := c.live()
+	if l == nil || r == nil {
+		return
+	}
+	if c.tooLarge(ackSize + len(reason)) {
+		reason = "" // [MQTT-3.4.2-2] [MQTT-3.5.2-2]
+	}
+	l.Commit(c.session.Settle(l.Buffer(), r, code, reason))
+}
+
+// ackSize is the length of a PUBACK or PUBREC with a reason string, without that string, at most.
+const ackSize = 4 + 2 + 1 + 4 + 3

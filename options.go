@@ -1,0 +1,374 @@
+package mqtt
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"net/url"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/session"
+	"github.com/petrel-mqtt/mqtt/internal/topic"
+	"github.com/petrel-mqtt/mqtt/transport"
+)
+
+// OptionV5 configures an MQTT 5 client.
+type OptionV5 interface {
+	clientV5(*config) error
+}
+
+// Option configures a client of either version.
+type Option interface {
+	OptionV5
+	clientV311()
+}
+
+// Options is a slice of options that is itself one option.
+type Options []Option
+
+func (o Options) clientV311() {}
+func (o Options) clientV5(c *config) error {
+	for _, opt := range o {
+		if err := opt.clientV5(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// option and optionV5 are the client options of this package. An error they return has the option's name in front
+// already.
+type (
+	option   func(*config) error
+	optionV5 func(*config) error
+)
+
+func (o option) clientV311()                {}
+func (o option) clientV5(c *config) error   { return o(c) }
+func (o optionV5) clientV5(c *config) error { return o(c) }
+
+// Defaults.
+const (
+	defaultKeepAlive      = 60 * time.Second
+	defaultPingTimeout    = 10 * time.Second
+	defaultConnectTimeout = 30 * time.Second
+	defaultSessionExpiry  = 5 * time.Minute
+	defaultReceiveMaximum = 1024
+	defaultMaxInFlight    = 1024
+	defaultQueueMessages  = 10_000
+	defaultQueueBytes     = 64 << 20
+)
+
+// config is what the options say. It does not change once the client is made.
+type config struct {
+	version codec.Version
+	server  *url.URL
+	dialer  transport.Dialer
+	logger  *slog.Logger
+
+	clientID       string
+	cleanStart     bool
+	keepAlive      time.Duration
+	pingTimeout    time.Duration
+	connectTimeout time.Duration
+
+	hasUsername, hasPassword bool
+	username, password       string
+
+	will           *codec.Will
+	willProperties *WillProperties
+	userProperties UserProperties
+
+	sessionExpiry     time.Duration
+	keepsSession      bool // the application asked for this expiry, so it survives Disconnect and Close
+	receiveMaximum    int
+	maximumPacketSize int
+	limits            session.Limits
+
+	topicDefaults  []topicDefault // in the order given; a later one wins
+	filterPrefixes []string
+}
+
+type topicDefault struct {
+	filter  string
+	options publishOptions
+}
+
+func newConfig(v codec.Version, host string) (*config, error) {
+	server, err := transport.ParseURL(host)
+	if err != nil {
+		return nil, fmt.Errorf("mqtt: %w", err)
+	}
+	c := &config{
+		version:        v,
+		server:         server,
+		logger:         slog.New(slog.DiscardHandler),
+		clientID:       "petrel-" + rand.Text(),
+		cleanStart:     true,
+		keepAlive:      defaultKeepAlive,
+		pingTimeout:    defaultPingTimeout,
+		connectTimeout: defaultConnectTimeout,
+		receiveMaximum: defaultReceiveMaximum,
+		limits: session.Limits{
+			InFlight:      defaultMaxInFlight,
+			QueueMessages: defaultQueueMessages,
+			QueueBytes:    defaultQueueBytes,
+		},
+		filterPrefixes: []string{"$queue/", "$exclusive/"},
+	}
+	if v >= codec.V5 {
+		c.sessionExpiry = defaultSessionExpiry
+	}
+	if u := server.User; u != nil {
+		c.hasUsername, c.username = true, u.Username()
+		c.password, c.hasPassword = u.Password()
+	}
+	return c, nil
+}
+
+// finish checks what only all options together can tell.
+func (c *config) finish() error {
+	switch {
+	case c.clientID == "" && !c.cleanStart && c.version < codec.V5:
+		return errors.New("mqtt: an empty client identifier needs a clean session [MQTT-3.1.3-7]")
+	case c.willProperties != nil && c.will == nil:
+		return errors.New("mqtt: WithWillProperties: there is no will")
+	case c.hasPassword && !c.hasUsername && c.version < codec.V5:
+		return errors.New("mqtt: MQTT 3.1.1 has no password without a user name [MQTT-3.1.2-22]")
+	}
+	if c.willProperties != nil {
+		c.will.Properties = codec.WillProperties(*c.willProperties)
+	}
+	// A CONNECT that cannot be encoded is a mistake in the options, and found before anything is dialled.
+	_, err := c.connectPacket(c.clientID).Append(nil, c.version)
+	if err != nil {
+		return fmt.Errorf("mqtt: %w", err)
+	}
+	return nil
+}
+
+// WithClientID sets the client identifier (section 3.1.3.1). Without it the client makes one up, at random, and keeps
+// it for its life. With "" the server assigns one.
+func WithClientID(id string) Option {
+	return option(func(c *config) error {
+		c.clientID = id
+		return nil
+	})
+}
+
+// WithCleanStart says whether the first connect begins a new session (section 3.1.2.4), which is the default. With
+// false it asks for the session of an earlier client with the same client identifier; the application vouches for
+// having its state.
+func WithCleanStart(clean bool) Option {
+	return option(func(c *config) error {
+		c.cleanStart = clean
+		return nil
+	})
+}
+
+// WithKeepAlive sets the Keep Alive interval (section 3.1.2.10), in whole seconds from 0 to 65,535; 0 switches it off.
+// The default is 60 s. A server may ask for another. A PINGREQ is sent when nothing was sent, or nothing received, for
+// that long.
+func WithKeepAlive(d time.Duration) Option {
+	return option(func(c *config) error {
+		c.keepAlive = d
+		return wholeSeconds("WithKeepAlive", d, math.MaxUint16)
+	})
+}
+
+// WithPingTimeout sets how long the server may take to answer a PINGREQ, or to accept any byte of what is written to
+// it, before the connection counts as lost. The default is 10 s.
+func WithPingTimeout(d time.Duration) Option {
+	return option(func(c *config) error {
+		c.pingTimeout = d
+		return positive("WithPingTimeout", d)
+	})
+}
+
+// WithConnectTimeout bounds one attempt to connect: name look-up, dial and CONNACK together. The default is 30 s.
+func WithConnectTimeout(d time.Duration) Option {
+	return option(func(c *config) error {
+		c.connectTimeout = d
+		return positive("WithConnectTimeout", d)
+	})
+}
+
+// WithCredentials sets user name and password (sections 3.1.3.5 and 3.1.3.6). The password is at most 65,535 bytes of
+// any content; "" is sent as an empty password. They replace those of the URL.
+func WithCredentials(username, password string) Option {
+	return option(func(c *config) error {
+		c.hasUsername, c.username = true, username
+		c.hasPassword, c.password = true, password
+		return nil
+	})
+}
+
+// WithDialer replaces net.Dialer.DialContext, whose arguments it gets: network is "tcp" or "unix". ctx bounds the dial
+// alone.
+func WithDialer(dial func(ctx context.Context, network, address string) (net.Conn, error)) Option {
+	return option(func(c *config) error {
+		c.dialer.NetDial = dial
+		return nil
+	})
+}
+
+// WithWill sets the message that the server publishes when the connection ends without a DISCONNECT (section 3.1.2.5).
+// Of the options QoS and RetainFlag count; properties are set by WithWillProperties.
+func WithWill(topicName string, payload []byte, opts ...PublishOption) Option {
+	return option(func(c *config) error {
+		var o publishOptions
+		addOptions(&o, opts)
+		switch {
+		case o.qos > ExactlyOnce:
+			return fmt.Errorf("mqtt: WithWill: %v", o.qos)
+		case o.properties != nil:
+			return errors.New("mqtt: WithWill: properties are set by WithWillProperties")
+		}
+		c.will = &codec.Will{Topic: topicName, Payload: payload, QoS: byte(o.qos), Retain: o.retain}
+		return topicError(topicName, false, topic.CheckName(topicName)) // [MQTT-3.1.3-11]
+	})
+}
+
+// WithTopicDefaults sets options for all publishes to topics that match filter. Options of the publish itself win, also
+// an explicit QoS 0 and NoRetain; of several defaults that match, the one given last.
+func WithTopicDefaults(filter string, opts ...PublishOption) Option {
+	return option(func(c *config) error {
+		d := topicDefault{filter: filter}
+		addOptions(&d.options, opts)
+		if d.options.qos > ExactlyOnce {
+			return fmt.Errorf("mqtt: WithTopicDefaults: %v", d.options.qos)
+		}
+		c.topicDefaults = append(c.topicDefaults, d)
+		return topicError(filter, true, topic.CheckFilter(filter))
+	})
+}
+
+// WithFilterPrefixes sets the prefixes of topic filters that the server strips before it matches, each ending in "/".
+// The default is "$queue/" and "$exclusive/"; the "$share/{name}/" of shared subscriptions is always known.
+func WithFilterPrefixes(prefixes ...string) Option {
+	return option(func(c *config) error {
+		for _, p := range prefixes {
+			if len(p) < 2 || p[len(p)-1] != '/' {
+				return fmt.Errorf("mqtt: WithFilterPrefixes: %q does not end in a level's separator", p)
+			}
+		}
+		c.filterPrefixes = prefixes
+		return nil
+	})
+}
+
+// WithQueue bounds the queue in which messages at QoS 1 and 2 wait to be sent, in messages and in bytes of their topics
+// and payloads. The default is 10,000 messages and 64 MiB. An empty queue takes a message of any size. With 0 messages
+// there is no queue: a publish waits itself.
+func WithQueue(messages, bytes int) Option {
+	return option(func(c *config) error {
+		c.limits.QueueMessages, c.limits.QueueBytes = messages, bytes
+		if messages < 0 || bytes < 0 {
+			return errors.New("mqtt: WithQueue: negative")
+		}
+		return nil
+	})
+}
+
+// WithMaxInFlight bounds the messages at QoS 1 and 2 that are sent and not acknowledged, 1 to 65,519. The default is
+// 1,024. The server's Receive Maximum may bound them further.
+func WithMaxInFlight(n int) Option {
+	return option(func(c *config) error {
+		c.limits.InFlight = n
+		return between("WithMaxInFlight", n, 1, session.MaxInFlight)
+	})
+}
+
+// WithMaximumPacketSize bounds the packets that the server may send, in bytes from 1 to 268,435,460. The default is no
+// bound: buffers grow with the bytes that come, never by what a length field says.
+//
+// On MQTT 5 the bound is announced (section 3.1.2.11.4). A server then silently discards larger messages, after it has
+// told their publishers that all is well; one that sends them all the same is disconnected with reason code 0x95. On
+// MQTT 3.1.1 nothing can be announced: a larger PUBLISH is thrown away as it comes, acknowledged, counted and logged.
+func WithMaximumPacketSize(bytes int) Option {
+	return option(func(c *config) error {
+		c.maximumPacketSize = bytes
+		return between("WithMaximumPacketSize", bytes, 1, codec.MaxRemainingLength+5)
+	})
+}
+
+// WithLogger sets where the client reports what no call can return. The default is nowhere.
+func WithLogger(l *slog.Logger) Option {
+	return option(func(c *config) error {
+		if l == nil {
+			return errors.New("mqtt: WithLogger: nil")
+		}
+		c.logger = l
+		return nil
+	})
+}
+
+// SessionNeverExpires is the longest session expiry interval.
+const SessionNeverExpires = math.MaxUint32 * time.Second
+
+// WithSessionExpiry sets the Session Expiry Interval (section 3.1.2.11.2), in whole seconds; SessionNeverExpires is the
+// longest. It stays in force when the client disconnects. The default is 5 minutes while the client lives, and that
+// ends with it.
+func WithSessionExpiry(d time.Duration) OptionV5 {
+	return optionV5(func(c *config) error {
+		c.sessionExpiry, c.keepsSession = d, true
+		return wholeSeconds("WithSessionExpiry", d, math.MaxUint32)
+	})
+}
+
+// WithWillProperties sets the properties of the will.
+func WithWillProperties(p *WillProperties) OptionV5 {
+	return optionV5(func(c *config) error {
+		c.willProperties = p
+		if p == nil {
+			return nil
+		}
+		return wholeSeconds("WithWillProperties: WillDelay", p.WillDelay, math.MaxUint32)
+	})
+}
+
+// WithUserProperties sets the user properties of CONNECT (section 3.1.2.11.8).
+func WithUserProperties(u ...UserProperty) OptionV5 {
+	return optionV5(func(c *config) error {
+		c.userProperties = u
+		return nil
+	})
+}
+
+// WithReceiveMaximum bounds the messages at QoS 1 and 2 that the server may send before they are acknowledged, 1 to
+// 65,535 (section 3.1.2.11.3). A server that sends more is disconnected with reason code 0x93.
+//
+// Without this option the client announces 1,024 and puts up with more: Mosquitto 2.0.11 stops counting once a slow
+// consumer has acknowledged its first message (seen), and to disconnect it then would help nobody.
+func WithReceiveMaximum(n int) OptionV5 {
+	return optionV5(func(c *config) error {
+		c.receiveMaximum, c.limits.ReceiveMaximum = n, n
+		return between("WithReceiveMaximum", n, 1, math.MaxUint16)
+	})
+}
+
+func wholeSeconds(name string, d time.Duration, most int64) error {
+	if d < 0 || d%time.Second != 0 || int64(d/time.Second) > most {
+		return fmt.Errorf("mqtt: %s: %v is not a whole number of seconds from 0 to %d", name, d, most)
+	}
+	return nil
+}
+
+func positive(name string, d time.Duration) error {
+	if d <= 0 {
+		return fmt.Errorf("mqtt: %s: %v is not positive", name, d)
+	}
+	return nil
+}
+
+func between(name string, n, least, most int) error {
+	if n < least || n > most {
+		return fmt.Errorf("mqtt: %s: %d is not between %d and %d", name, n, least, most)
+	}
+	return nil
+}

@@ -1,0 +1,76 @@
+package mqtt
+
+import (
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// UserProperty is a name-value pair.
+type UserProperty = codec.UserProperty
+
+// UserProperties keep order and repeats; Get returns the first of a name.
+type UserProperties = codec.UserProperties
+
+// PublishProperties are the MQTT 5 properties of a message (section 3.3.2.3). A pointer to one is a publish option; nil
+// is none. The client may read the slices until Publish has returned, or the Delivery is done.
+//
+// Topic alias and subscription identifiers are not among them: the client handles those itself, so the properties of a
+// message received can be handed on with another.
+type PublishProperties struct {
+	// UTF8Payload says that the payload is UTF-8 text (Payload Format Indicator). It is not checked.
+	UTF8Payload bool
+	// MessageExpiry is how long the message is of use, from the publish on; it counts down while the message waits. 0
+	// is for ever. It is rounded up to whole seconds, at most 4,294,967,295; what is negative or below 1 ms has expired
+	// already.
+	MessageExpiry time.Duration
+	ContentType   string // "": none
+	ResponseTopic string // "": none
+	// CorrelationData is at most 65,535 bytes; nil: none.
+	CorrelationData []byte
+	UserProperties  UserProperties
+}
+
+// WillProperties are the MQTT 5 properties of a will (section 3.1.3.2), see PublishProperties.
+type WillProperties struct {
+	// WillDelay is how long the server waits before it publishes the will, in whole seconds.
+	WillDelay       time.Duration
+	UTF8Payload     bool
+	MessageExpiry   time.Duration
+	ContentType     string
+	ResponseTopic   string
+	CorrelationData []byte
+	UserProperties  UserProperties
+}
+
+// SubscribeProperties is a subscribe option of MQTT 5 (section 3.8.2.1).
+type SubscribeProperties struct{ UserProperties UserProperties }
+
+// DisconnectProperties is an option of Disconnect (section 3.14.2.2).
+type DisconnectProperties struct {
+	ReasonString   string
+	UserProperties UserProperties
+}
+
+// ConnAck is what holds on a connection: the server's CONNACK (section 3.2) with the specification's defaults filled
+// in.
+type ConnAck struct {
+	SessionPresent          bool
+	ClientID                string        // given, or assigned by the server
+	KeepAlive               time.Duration // 0: off
+	SessionExpiry           time.Duration
+	ReceiveMaximum          uint16 // of the server
+	MaximumQoS              QoS
+	MaximumPacketSize       uint32 // bytes; 0: no limit
+	TopicAliasMaximum       uint16
+	RetainAvailable         bool
+	WildcardSubscriptions   bool
+	SubscriptionIdentifiers bool
+	SharedSubscriptions     bool
+	ResponseInformation     string
+	ServerReference         string
+	ReasonString            string
+	AuthenticationMethod    string
+	AuthenticationData      []byte
+	UserProperties          UserProperties
+}

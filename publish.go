@@ -1,0 +1,295 @@
+package mqtt
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/link"
+	"github.com/petrel-mqtt/mqtt/internal/session"
+	"github.com/petrel-mqtt/mqtt/internal/topic"
+)
+
+// publish sends a message and waits for its fate.
+func (c *client) publish(ctx context.Context, topicName string, payload []byte, o *publishOptions) error {
+	m, err := c.message(topicName, payload, o)
+	if err != nil {
+		return err
+	}
+	if m.QoS == 0 {
+		return c.publishQoS0(ctx, m)
+	}
+	d := waiters.Get().(*Delivery)
+	d.client = c
+	defer d.reuse()
+	m.Owner = d
+	if err := c.submit(ctx, d, m); err != nil {
+		return err
+	}
+	select {
+	case <-d.signal:
+		return d.err
+	case <-ctx.Done():
+		return c.giveUp(ctx, d)
+	}
+}
+
+// reuse gives a Delivery that nobody refers to any more back for another Publish.
+func (d *Delivery) reuse() {
+	*d = Delivery{signal: d.signal}
+	waiters.Put(d)
+}
+
+// giveUp ends the waiting of a Publish whose ctx has ended.
+func (c *client) giveUp(ctx context.Context, d *Delivery) error {
+	c.mu.Lock()
+	switch {
+	case d.settled:
+		c.mu.Unlock()
+		<-d.signal
+		return d.err
+	case !d.sent:
+		c.session.Withdraw(d.ticket)
+		c.queueChanged()
+		c.mu.Unlock()
+		return &notSent{fmt.Errorf("mqtt: waiting to publish: %w", ctx.Err())}
+	}
+	c.session.Keep(d.id)
+	c.mu.Unlock()
+	return fmt.Errorf("%w: waiting for an acknowledgement: %w", ErrOutcomeUnknown, ctx.Err())
+}
+
+// publishAsync sends or queues a message.
+func (c *client) publishAsync(ctx context.Context, topicName string, payload []byte, o *publishOptions) *Delivery {
+	m, err := c.message(topicName, payload, o)
+	if err != nil {
+		return NewDelivery(Success, err)
+	}
+	if m.QoS == 0 {
+		return NewDelivery(Success, c.publishQoS0(ctx, m))
+	}
+	if m.Properties != nil {
+		p := *m.Properties // the caller may fill the same struct for the next message
+		m.Properties = &p
+	}
+	d := &Delivery{client: c}
+	m.Owner = d
+	if err := c.submit(ctx, d, m); err != nil {
+		return NewDelivery(Success, err)
+	}
+	return d
+}
+
+// message makes and checks a message, as far as that is possible without a connection.
+func (c *client) message(topicName string, payload []byte, o *publishOptions) (session.Message, error) {
+	if err := topic.CheckName(topicName); err != nil {
+		return session.Message{}, topicError(topicName, false, err)
+	}
+	for i := len(c.config.topicDefaults) - 1; i >= 0; i-- {
+		if d := &c.config.topicDefaults[i]; topic.Match(d.filter, topicName) {
+			o.defaults(&d.options)
+		}
+	}
+	m := session.Message{
+		Topic: topicName, Payload: payload, QoS: byte(o.qos), Retain: o.retain,
+		Properties: (*codec.PublishProperties)(o.properties),
+	}
+	if o.qos > ExactlyOnce {
+		return m, &notSent{fmt.Errorf("mqtt: publishing to %q: %v does not exist", topicName, o.qos)} // [MQTT-3.3.1-4]
+	}
+	if m.Properties != nil || len(payload) > codec.MaxRemainingLength/2 {
+		return m, c.checkContent(&m)
+	}
+	return m, nil
+}
+
+// checkContent checks properties and size of a message, and notes when it expires.
+func (c *client) checkContent(m *session.Message) error {
+	if p := m.Properties; p != nil {
+		// What the codec would refuse must be found before the message waits in a queue.
+		var scratch [512]byte
+		probe := codec.Publish{Topic: m.Topic, Properties: *p}
+		if _, err := probe.Append(scratch[:0], c.version); err != nil {
+			return &notSent{fmt.Errorf("mqtt: publishing to %q: %w", m.Topic, err)}
+		}
+		if p.MessageExpiry != 0 {
+			if p.MessageExpiry < time.Millisecond {
+				return &notSent{ErrExpired}
+			}
+			m.Expires = c.now() + p.MessageExpiry
+		}
+	}
+	if size := packetSize(m, c.version); size > codec.MaxRemainingLength {
+		return &notSent{fmt.Errorf("mqtt: publishing to %q: %d bytes are too many for a packet", m.Topic, size)}
+	}
+	return nil
+}
+
+// packetSize returns the length of the PUBLISH packet that m becomes.
+func packetSize(m *session.Message, v codec.Version) int {
+	p := codec.Publish{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, PacketID: 1}
+	if m.Properties != nil {
+		p.Properties = *m.Properties
+	}
+	return p.Size(v)
+}
+
+// forbidden checks m against what the server announced; mu is held.
+func (c *client) forbidden(m *session.Message) error {
+	a := &c.connAck
+	var code ReasonCode
+	switch {
+	case QoS(m.QoS) > a.MaximumQoS:
+		code = QoSNotSupported // [MQTT-3.2.2-11]
+	case m.Retain && !a.RetainAvailable:
+		code = RetainNotSupported // [MQTT-3.2.2-14]
+	case a.MaximumPacketSize != 0 && c.tooLarge(packetSize(m, c.version)):
+		code = PacketTooLarge // [MQTT-3.2.2-15]
+	default:
+		return nil
+	}
+	return &notSent{&PublishError{Topic: m.Topic, Local: true, Refusal: Refusal{Code: code}}}
+}
+
+// tooLarge reports whether the server takes no packet of that size; mu is held.
+func (c *client) tooLarge(size int) bool {
+	most := c.connAck.MaximumPacketSize
+	return most != 0 && size > int(most)
+}
+
+// live returns the link if packets that are appended to it go out, or nil; mu is held.
+func (c *client) live() *link.Link {
+	if c.link == nil || c.link.Finishing() {
+		return nil
+	}
+	return c.link
+}
+
+// publishQoS0 hands a message to the connection; it waits for room in the write buffer.
+func (c *client) publishQoS0(ctx context.Context, m session.Message) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	woken := false
+	for {
+		l := c.live()
+		if l == nil || c.state == StateDisconnecting {
+			return c.notConnected()
+		}
+		if !l.Full() && (woken || c.room.empty()) {
+			return c.writeQoS0(l, &m)
+		}
+		if err := c.room.wait(ctx, &c.mu); err != nil {
+			return &notSent{fmt.Errorf("mqtt: waiting to publish: %w", err)}
+		}
+		woken = true
+	}
+}
+
+func (c *client) writeQoS0(l *link.Link, m *session.Message) error {
+	err := c.forbidden(m)
+	if err == nil {
+		var b []byte
+		b, err = session.AppendPublish(l.Buffer(), c.version, m, 0, false, 0)
+		l.Commit(b)
+	}
+	if !c.room.empty() && !l.Full() {
+		c.room.wake()
+	}
+	if err != nil {
+		return err
+	}
+	c.stats.Published++
+	return nil
+}
+
+// submit sends a message at QoS 1 or 2 or puts it in the queue. When there is no room in either it waits for some, as
+// long as the client is connected.
+func (c *client) submit(ctx context.Context, d *Delivery, m session.Message) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	woken := false
+	for {
+		if c.err != nil || c.state == StateDisconnecting {
+			return c.notConnected()
+		}
+		if woken || c.queue.empty() {
+			if placed, err := c.place(d, m); placed || err != nil {
+				c.queueChanged()
+				return err
+			}
+		}
+		if c.live() == nil {
+			return &notSent{ErrQueueFull}
+		}
+		if err := c.queue.wait(ctx, &c.mu); err != nil {
+			return &notSent{fmt.Errorf("mqtt: waiting to publish: %w", err)}
+		}
+		woken = true
+	}
+}
+
+// place sends m if its turn is now, or queues it if there is room; mu is held.
+func (c *client) place(d *Delivery, m session.Message) (placed bool, err error) {
+	if err := c.forbidden(&m); err != nil {
+		return false, err
+	}
+	if l := c.live(); l != nil && c.session.Ready() && !l.Full() {
+		b, id, err := c.session.Send(l.Buffer(), m, c.now())
+		if err != nil {
+			return false, &notSent{err}
+		}
+		l.Commit(b)
+		d.sent, d.id = true, id
+		return true, nil
+	}
+	if !c.session.CanQueue(len(m.Topic) + len(m.Payload)) {
+		return false, nil
+	}
+	d.ticket = c.session.Queue(m)
+	return true, nil
+}
+
+// sendQueued sends what waits in the queue, as far as the window and the write buffer have room; mu is held. Messages
+// that cannot be sent any more are settled and added to told.
+func (c *client) sendQueued(told []*Delivery) []*Delivery {
+	l := c.live()
+	for l != nil && !l.Full() {
+		m := c.session.Front()
+		if m == nil {
+			break
+		}
+		d := m.Owner.(*Delivery)
+		err := c.stale(m)
+		if err == nil {
+			var b []byte
+			b, d.id, err = c.session.SendFront(l.Buffer(), c.now())
+			l.Commit(b)
+		}
+		if err != nil {
+			c.session.DropFront()
+			told = d.settle(told, Success, err)
+			continue
+		}
+		d.sent = true
+	}
+	c.queueChanged()
+	return told
+}
+
+// stale says why a message that has waited must not be sent any more; mu is held.
+func (c *client) stale(m *session.Message) error {
+	if m.Expires != 0 && m.Expires <= c.now() {
+		c.stats.Expired++
+		return &notSent{ErrExpired}
+	}
+	return c.forbidden(m)
+}
+
+// queueChanged lets the next publish try that waits for room, and a waiting Disconnect; mu is held.
+func (c *client) queueChanged() {
+	if !c.queue.empty() && (c.session.Ready() || c.session.CanQueue(0)) {
+		c.queue.wake()
+	}
+	c.checkDrained()
+}

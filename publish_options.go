@@ -1,0 +1,82 @@
+package mqtt
+
+import "fmt"
+
+// QoS is a quality of service level (section 4.3). It is a publish option and a subscribe option.
+type QoS uint8
+
+// The levels of the specification.
+const (
+	AtMostOnce QoS = iota
+	AtLeastOnce
+	ExactlyOnce
+)
+
+func (q QoS) String() string { return fmt.Sprintf("QoS %d", uint8(q)) }
+
+// PublishOptionV5 is an option of one MQTT 5 publish: every PublishOption, and *PublishProperties.
+type PublishOptionV5 interface {
+	publishV5()
+}
+
+// PublishOption is an option of one publish, in either version: QoS, RetainFlag, PublishOptions.
+type PublishOption interface {
+	PublishOptionV5
+	publishV311()
+}
+
+// PublishOptions is a slice of options that is itself one option, so that shared code can hand options on to a client of
+// either version.
+type PublishOptions []PublishOption
+
+// RetainFlag is a publish option (section 3.3.1.3).
+type RetainFlag bool
+
+// Retain asks the server to keep the message for later subscribers; NoRetain overrides a topic default.
+const (
+	Retain   RetainFlag = true
+	NoRetain RetainFlag = false
+)
+
+func (QoS) publishV5()                {}
+func (QoS) publishV311()              {}
+func (RetainFlag) publishV5()         {}
+func (RetainFlag) publishV311()       {}
+func (PublishOptions) publishV5()     {}
+func (PublishOptions) publishV311()   {}
+func (*PublishProperties) publishV5() {}
+
+// publishOptions is what the options of one publish say.
+type publishOptions struct {
+	qos        QoS
+	retain     bool
+	qosSet     bool
+	retainSet  bool
+	properties *PublishProperties
+}
+
+// addOptions reads options into o. The type switch, instead of a method of each option, keeps o on the caller's stack.
+func addOptions[O PublishOptionV5](o *publishOptions, opts []O) {
+	for _, opt := range opts {
+		switch v := any(opt).(type) {
+		case QoS:
+			o.qos, o.qosSet = v, true
+		case RetainFlag:
+			o.retain, o.retainSet = bool(v), true
+		case *PublishProperties:
+			o.properties = v
+		case PublishOptions:
+			addOptions(o, v)
+		}
+	}
+}
+
+// defaults fills in what was not given.
+func (o *publishOptions) defaults(d *publishOptions) {
+	if !o.qosSet && d.qosSet {
+		o.qos = d.qos
+	}
+	if !o.retainSet && d.retainSet {
+		o.retain = d.retain
+	}
+}

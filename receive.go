@@ -1,0 +1,314 @@
+package mqtt
+
+import (
+	"bytes"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/link"
+	"github.com/petrel-mqtt/mqtt/internal/session"
+)
+
+// receiver takes the packets of one connection. Its fields belong to the link's reader; its methods run with the
+// client's mutex held unless they say otherwise.
+type receiver struct {
+	client *client
+	link   *link.Link
+	told   []*Delivery // to be woken when the mutex is free again
+
+	oversized []oversized // to be logged when the mutex is free again
+
+	topics     topicCache
+	view       codec.PublishView
+	properties codec.PublishProperties
+	ids        []uint32 // subscription identifiers of the PUBLISH at hand
+	targets    []target // where it goes
+}
+
+// target is a subscription that a message goes to.
+type target struct {
+	sub *Subscription
+	qos QoS // granted to the subscription; the message's own may be lower
+}
+
+// oversized is a message that was thrown away.
+type oversized struct {
+	topic string
+	size  int
+}
+
+func newReceiver(c *client, l *link.Link) *receiver { return &receiver{client: c, link: l} }
+
+// Flush tells publishers what became of their messages, and logs. The mutex is free.
+func (r *receiver) Flush() {
+	for _, o := range r.oversized {
+		r.client.config.logger.Warn("mqtt: a message larger than WithMaximumPacketSize was thrown away",
+			"topic", o.topic, "bytes", o.size)
+	}
+	r.oversized = nil
+	wake(r.told)
+	clear(r.told)
+	r.told = r.told[:0]
+}
+
+// Room lets those publish who waited for the writer.
+func (r *receiver) Room() {
+	r.client.room.wake()
+	wake(r.client.sendQueued(nil))
+}
+
+// Packet handles one packet from the server.
+func (r *receiver) Packet(h codec.Header, body []byte) error {
+	switch h.Type {
+	case codec.PUBLISH:
+		return r.publish(h, body)
+	case codec.PUBACK:
+		return r.puback(h, body)
+	case codec.PUBREC:
+		return r.pubrec(h, body)
+	case codec.PUBREL:
+		return r.pubrel(h, body)
+	case codec.PUBCOMP:
+		return r.pubcomp(h, body)
+	case codec.SUBACK:
+		return r.suback(h, body)
+	case codec.UNSUBACK:
+		return r.unsuback(h, body)
+	case codec.DISCONNECT:
+		return r.disconnect(h, body)
+	}
+	// [MQTT-3.2.0-2] for a second CONNACK, [MQTT-4.12.0-6] for AUTH; the others are for servers to receive.
+	return &codec.Error{
+		Packet: h.Type, Code: codec.ProtocolError, Rule: "4.13.1",
+		Detail: "a server must not send this packet now",
+	}
+}
+
+// puback completes a message at QoS 1. The late acknowledgement of an identifier that is not in use is counted and
+// ignored.
+func (r *receiver) puback(h codec.Header, body []byte) error {
+	var p codec.Puback
+	if err := p.Decode(h, body, r.client.version); err != nil {
+		return err
+	}
+	m, ok := r.client.session.Puback(p.PacketID)
+	r.complete(m, ok, p.Code, p.ReasonString, p.UserProperties)
+	return nil
+}
+
+func (r *receiver) pubrec(h codec.Header, body []byte) error {
+	var p codec.Pubrec
+	if err := p.Decode(h, body, r.client.version); err != nil {
+		return err
+	}
+	b, m, done, known := r.client.session.Pubrec(r.link.Buffer(), p.PacketID, p.Code)
+	r.link.Commit(b)
+	if done || !known {
+		r.complete(m, known, p.Code, p.ReasonString, p.UserProperties)
+	}
+	return nil
+}
+
+func (r *receiver) pubcomp(h codec.Header, body []byte) error {
+	var p codec.Pubcomp
+	if err := p.Decode(h, body, r.client.version); err != nil {
+		return err
+	}
+	m, ok := r.client.session.Pubcomp(p.PacketID)
+	r.complete(m, ok, p.Code, p.ReasonString, p.UserProperties)
+	return nil
+}
+
+// complete settles a message that has its last acknowledgement, and sends what waited for its place.
+func (r *receiver) complete(m session.Message, known bool, code codec.ReasonCode, reason string, u UserProperties) {
+	c := r.client
+	if !known {
+		c.stats.LateAcks++
+		return
+	}
+	var err error
+	if code.Failed() {
+		err = &PublishError{Topic: m.Topic, Refusal: Refusal{Code: ReasonCode(code), Reason: reason, UserProperties: u}}
+	} else {
+		c.stats.Published++
+	}
+	if d, ok := m.Owner.(*Delivery); ok {
+		r.told = d.settle(r.told, ReasonCode(code), err)
+	}
+	r.told = c.sendQueued(r.told)
+}
+
+func (r *receiver) pubrel(h codec.Header, body []byte) error {
+	var p codec.Pubrel
+	if err := p.Decode(h, body, r.client.version); err != nil {
+		return err
+	}
+	r.link.Commit(r.client.session.Pubrel(r.link.Buffer(), p.PacketID))
+	return nil
+}
+
+// disconnect takes the server's DISCONNECT: the connection ends, and nothing is sent any more (section 3.14.4).
+func (r *receiver) disconnect(h codec.Header, body []byte) error {
+	if r.client.version < codec.V5 {
+		return &codec.Error{
+			Packet: h.Type, Code: codec.ProtocolError, Rule: "3.14", Detail: "a server has no DISCONNECT in MQTT 3.1.1",
+		}
+	}
+	var p codec.Disconnect
+	if err := p.Decode(h, body, r.client.version); err != nil {
+		return err
+	}
+	if p.SessionExpiry != nil {
+		return &codec.Error{
+			Packet: h.Type, Code: codec.ProtocolError, Rule: "3.14.2.2.2",
+			Detail: "Session Expiry Interval in a server's DISCONNECT",
+		}
+	}
+	return &DisconnectError{
+		ByServer:        true,
+		ServerReference: p.ServerReference,
+		Refusal:         Refusal{Code: ReasonCode(p.Code), Reason: p.ReasonString, UserProperties: p.UserProperties},
+	}
+}
+
+// publish takes a message.
+func (r *receiver) publish(h codec.Header, body []byte) error {
+	c := r.client
+	p := &r.view
+	if err := p.Split(h, body, c.version); err != nil {
+		return err
+	}
+	if err := r.readProperties(p); err != nil {
+		return err
+	}
+	t, err := r.topic(p)
+	if err != nil {
+		return err
+	}
+	c.stats.Received++
+	if p.QoS > 0 {
+		b, verdict := c.session.Arrive(r.link.Buffer(), p.PacketID, p.QoS, p.Dup)
+		r.link.Commit(b)
+		switch verdict {
+		case session.Repeated:
+			c.stats.Received--
+			return nil
+		case session.Exceeded:
+			return &codec.Error{
+				Packet: h.Type, Code: codec.ReceiveMaximumExceeded, Rule: "MQTT-3.3.4-9",
+				Detail: "more messages without acknowledgement than this client's Receive Maximum",
+			}
+		}
+	}
+	r.targets = c.router.appendTargets(r.targets[:0], t, r.ids, p.Retain)
+	r.deliver(p, t.name)
+	clear(r.targets)
+	return nil
+}
+
+// topic resolves the topic name of a PUBLISH.
+func (r *receiver) topic(p *codec.PublishView) (*cachedTopic, error) {
+	if t := r.topics.get(p.Topic, r.client.router.generation); t != nil {
+		return t, nil
+	}
+	if len(p.Topic) == 0 {
+		return nil, &codec.Error{
+			Packet: codec.PUBLISH, Code: codec.ProtocolError, Rule: "MQTT-4.7.3-1", Detail: "no topic name, and no alias",
+		}
+	}
+	if err := p.CheckTopic(); err != nil {
+		return nil, err
+	}
+	return r.topics.put(r.client.router.lookup(string(p.Topic))), nil
+}
+
+// readProperties decodes what MQTT 5 says of a message.
+func (r *receiver) readProperties(p *codec.PublishView) error {
+	r.ids = r.ids[:0]
+	if len(p.Properties) == 0 {
+		return nil
+	}
+	alias, ids, err := codec.DecodePublishProperties(p.Properties, &r.properties, r.ids)
+	r.ids = ids
+	if err == nil && alias != 0 {
+		err = &codec.Error{
+			Packet: codec.PUBLISH, Code: codec.TopicAliasInvalid, Rule: "MQTT-3.1.2-26",
+			Detail: "a topic alias although this client takes none",
+		}
+	}
+	return err
+}
+
+// deliver hands the message to its targets and sees to its acknowledgement.
+func (r *receiver) deliver(p *codec.PublishView, name string) {
+	c := r.client
+	var receipt *session.Receipt
+	accepted := len(r.targets) == 0
+	if accepted && p.QoS > 0 {
+		c.stats.Unmatched++
+	}
+	for _, t := range r.targets {
+		m := r.message(p, name, t)
+		if m.QoS == 0 {
+			r.offer(t.sub, m)
+			continue
+		}
+		if t.sub.options.ack == AutoAck && r.try(t.sub, m) {
+			accepted = true
+			continue
+		}
+		if receipt == nil {
+			receipt = c.session.Hold(p.PacketID, p.QoS)
+		}
+		receipt.AddHolder()
+		r.hold(t.sub, m, receipt)
+	}
+	switch {
+	case p.QoS == 0:
+	case receipt != nil:
+		r.link.Commit(c.session.Release(r.link.Buffer(), receipt, accepted))
+	default: // accepted, or held by nobody at QoS 1 or 2, whom it would have to wait for
+		r.link.Commit(c.session.Accept(r.link.Buffer(), p.PacketID, p.QoS))
+	}
+}
+
+// message makes the copy of a message that belongs to one subscription.
+func (r *receiver) message(p *codec.PublishView, name string, t target) Message {
+	m := Message{
+		Topic:     name,
+		Payload:   bytes.Clone(p.Payload),
+		QoS:       min(QoS(p.QoS), t.qos),
+		Retain:    p.Retain,
+		Duplicate: p.Dup,
+	}
+	if len(p.Properties) > 0 {
+		m.Properties = PublishProperties(r.properties)
+		m.Properties.CorrelationData = bytes.Clone(r.properties.CorrelationData)
+	}
+	if len(r.ids) > 0 {
+		m.origin = t.sub.originOf(r.ids)
+	}
+	return m
+}
+
+// Oversized acknowledges a message that exceeds WithMaximumPacketSize, on MQTT 3.1.1: else the server would send it
+// again and again.
+func (r *receiver) Oversized(h codec.Header, start []byte) error {
+	c := r.client
+	p := &r.view
+	size := h.Length
+	h.Length = len(start)
+	if err := p.Split(h, start, c.version); err != nil {
+		return err
+	}
+	c.stats.Oversized++
+	r.oversized = append(r.oversized, oversized{string(p.Topic), size})
+	if p.QoS == 0 {
+		return nil
+	}
+	b, verdict := c.session.Arrive(r.link.Buffer(), p.PacketID, p.QoS, p.Dup)
+	if verdict == session.Deliver {
+		b = c.session.Accept(b, p.PacketID, p.QoS)
+	}
+	r.link.Commit(b)
+	return nil
+}

@@ -1,0 +1,234 @@
+package mqtt
+
+import (
+	"fmt"
+	"hash/maphash"
+	"slices"
+
+	"github.com/petrel-mqtt/mqtt/internal/topic"
+)
+
+// router knows which subscriptions a message is for. The client's mutex guards it, and all that it holds.
+type router struct {
+	prefixes   []string
+	routes     map[string]*route // by filter, as subscribed
+	index      topic.Index[*route]
+	identifier uint32   // the latest subscription identifier given out
+	retired    []uint32 // the latest identifiers of routes that are gone
+	generation uint64   // counts changes, so that caches of look-ups notice
+}
+
+// route is one topic filter that is subscribed at the server, once, however many subscriptions hold it: a second
+// SUBSCRIBE would replace the first.
+type route struct {
+	filter     string
+	inner      string // what topics are matched against
+	holders    []holder
+	qos        QoS           // the highest of all holders so far
+	asked      QoS           // of the server, by the latest SUBSCRIBE
+	granted    QoS           // by the latest SUBACK
+	confirmed  bool          // a SUBACK granted it, and no UNSUBSCRIBE was sent since
+	flags      SubscribeFlag // of all holders
+	subscribes []subscribe   // the latest SUBSCRIBEs of the filter, oldest first
+}
+
+// subscribe is one SUBSCRIBE for a route.
+type subscribe struct {
+	identifier uint32        // 0: none
+	retainTo   *Subscription // who alone gets the retained messages that it brings; nil: every holder
+}
+
+// holder is a subscription that holds a route.
+type holder struct {
+	sub *Subscription
+	qos QoS
+}
+
+// remembered bounds the SUBSCRIBEs and identifiers that are remembered for packets that were on their way when they
+// were replaced.
+const remembered = 32
+
+func (r *router) init(prefixes []string) {
+	r.prefixes = prefixes
+	r.routes = make(map[string]*route)
+}
+
+// join makes s a holder of a filter. What all holders of a filter must have in common is checked.
+func (r *router) join(s *Subscription, f filterRequest) (*route, error) {
+	rt := r.routes[f.filter]
+	if rt == nil {
+		rt = &route{filter: f.filter, inner: topic.Inner(f.filter, r.prefixes), flags: s.options.flags}
+		r.routes[f.filter] = rt
+		r.index.Add(rt.inner, rt)
+	}
+	if rt.flags != s.options.flags {
+		return nil, &notSent{fmt.Errorf(
+			"mqtt: filter %q is subscribed already with other options: No Local and Retain As Published hold for all of a client's subscriptions to it",
+			f.filter)}
+	}
+	rt.holders = append(rt.holders, holder{s, f.qos})
+	rt.qos = max(rt.qos, f.qos)
+	r.generation++
+	return rt, nil
+}
+
+// leave ends s's hold on a route, and the route with the last holder's.
+func (r *router) leave(s *Subscription, rt *route) {
+	rt.holders = slices.DeleteFunc(rt.holders, func(h holder) bool { return h.sub == s })
+	for i := range rt.subscribes {
+		if rt.subscribes[i].retainTo == s {
+			rt.subscribes[i].retainTo = nil
+		}
+	}
+	r.generation++
+	if len(rt.holders) > 0 || r.routes[rt.filter] != rt {
+		return
+	}
+	delete(r.routes, rt.filter)
+	r.index.Remove(rt.inner, rt)
+	for _, s := range rt.subscribes {
+		if s.identifier != 0 {
+			r.retired = remember(r.retired, s.identifier)
+		}
+	}
+}
+
+// nextIdentifier returns a subscription identifier for one more SUBSCRIBE.
+func (r *router) nextIdentifier() uint32 {
+	r.identifier++
+	if r.identifier > maxIdentifier {
+		r.identifier = 1
+	}
+	return r.identifier
+}
+
+// remember appends v to a list that keeps only its latest entries.
+func remember[T any](list []T, v T) []T {
+	if len(list) == remembered {
+		list = slices.Delete(list, 0, 1)
+	}
+	return append(list, v)
+}
+
+// find returns the SUBSCRIBE of the route that brought a message with these identifiers: the latest of those that fit.
+// A message without identifiers fits any.
+func (rt *route) find(ids []uint32) (s subscribe, ok bool) {
+	for i := len(rt.subscribes) - 1; i >= 0; i-- {
+		if len(ids) == 0 || slices.Contains(ids, rt.subscribes[i].identifier) {
+			return rt.subscribes[i], true
+		}
+	}
+	return subscribe{}, len(ids) == 0
+}
+
+// appendTargets appends the subscriptions that a message is for, each once.
+//
+// A server may send a message once for each matching filter, with the identifier of that one, or once with all
+// identifiers. Either way a subscription takes it for one of its filters only. A message without an identifier that we
+// know goes to everybody whose filter matches.
+func (r *router) appendTargets(dst []target, t *cachedTopic, ids []uint32, retain bool) []target {
+	known := false
+	for _, rt := range t.routes {
+		if s, ok := rt.find(ids); ok {
+			known = true
+			dst = rt.appendHolders(dst, t, s, len(ids) > 0, retain)
+		}
+	}
+	if known || len(t.routes) == 0 || r.isRetired(ids) {
+		return dst
+	}
+	return r.appendTargets(dst, t, nil, retain)
+}
+
+// isRetired reports whether these are identifiers of filters that we have unsubscribed.
+func (r *router) isRetired(ids []uint32) bool {
+	return slices.ContainsFunc(ids, func(id uint32) bool { return slices.Contains(r.retired, id) })
+}
+
+// appendHolders appends those who get a message that came because of the SUBSCRIBE s. exact says that the server tells
+// for which filter it sends it.
+func (rt *route) appendHolders(dst []target, t *cachedTopic, s subscribe, exact, retain bool) []target {
+	replay := retain && rt.flags&RetainAsPublished == 0
+	for _, h := range rt.holders {
+		switch {
+		case replay && s.retainTo != nil && s.retainTo != h.sub:
+		case exact && len(h.sub.routes) > 1 && h.sub.preferred(t.routes) != rt:
+		default:
+			dst = addTarget(dst, target{h.sub, h.qos})
+		}
+	}
+	return dst
+}
+
+// addTarget appends a target, or raises the QoS of the one that is there.
+func addTarget(dst []target, t target) []target {
+	for i := range dst {
+		if dst[i].sub == t.sub {
+			dst[i].qos = max(dst[i].qos, t.qos)
+			return dst
+		}
+	}
+	return append(dst, t)
+}
+
+// preferred returns the one of these routes for which the subscription takes messages that match several of its filters:
+// one that the server has confirmed, with the highest QoS.
+func (s *Subscription) preferred(routes []*route) *route {
+	var best *route
+	for _, rt := range routes {
+		if !slices.Contains(s.routes, rt) {
+			continue
+		}
+		if best == nil || rt.confirmed && !best.confirmed || rt.confirmed == best.confirmed && rt.qos > best.qos {
+			best = rt
+		}
+	}
+	return best
+}
+
+// cachedTopic is a topic name with the routes that match it.
+type cachedTopic struct {
+	name       string
+	routes     []*route
+	generation uint64
+}
+
+func (r *router) lookup(name string) *cachedTopic {
+	return &cachedTopic{name: name, routes: r.index.AppendMatches(nil, name), generation: r.generation}
+}
+
+// topicCache holds the topics seen last, so that a topic that comes again is neither checked nor copied nor looked up.
+// The zero value is empty.
+type topicCache struct {
+	places *[64]*cachedTopic // made when first needed
+	seed   maphash.Seed
+}
+
+// cachedLength bounds the topics that are kept, in bytes.
+const cachedLength = 256
+
+func (c *topicCache) place(name []byte) **cachedTopic {
+	return &c.places[maphash.Bytes(c.seed, name)%uint64(len(c.places))]
+}
+
+// get returns the topic if it is there and what is known of it still holds.
+func (c *topicCache) get(name []byte, generation uint64) *cachedTopic {
+	if c.places == nil {
+		return nil
+	}
+	if t := *c.place(name); t != nil && t.generation == generation && t.name == string(name) {
+		return t
+	}
+	return nil
+}
+
+func (c *topicCache) put(t *cachedTopic) *cachedTopic {
+	if len(t.name) > cachedLength {
+		return t
+	}
+	if c.places == nil {
+		c.places, c.seed = new([64]*cachedTopic), maphash.MakeSeed()
+	}
+	*c.place([]byte(t.name)) = t
+	return t
+}

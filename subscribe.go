@@ -1,0 +1,351 @@
+package mqtt
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/topic"
+)
+
+// packetFilters is how many filters one SUBSCRIBE or UNSUBSCRIBE carries: some servers take no more.
+const packetFilters = 8
+
+// request is one SUBSCRIBE or UNSUBSCRIBE that waits for its answer. The client's mutex guards it.
+type request struct {
+	call    *call // nil: nobody waits
+	filters []string
+	routes  []*route // of a SUBSCRIBE
+}
+
+// call is a Subscribe or Unsubscribe that waits for the answers to its requests. The client's mutex guards it.
+type call struct {
+	sub      *Subscription // of a Subscribe
+	pending  int           // requests without an answer
+	failures []FilterError
+	err      error
+	done     chan struct{} // closed when pending is 0, or with err
+}
+
+func newCall(s *Subscription) *call { return &call{sub: s, done: make(chan struct{})} }
+
+// fail ends the call because the client has ended.
+func (r *request) fail(err error) {
+	if r.call != nil {
+		r.call.finish(err)
+	}
+}
+
+func (k *call) finish(err error) {
+	select {
+	case <-k.done:
+	default:
+		k.err = err
+		close(k.done)
+	}
+}
+
+// answered notes the answer to one request of the call.
+func (k *call) answered() {
+	k.pending--
+	switch {
+	case k.pending > 0:
+	case len(k.failures) > 0:
+		k.finish(&SubscribeError{Failures: k.failures})
+	default:
+		k.finish(nil)
+	}
+}
+
+// subscribe makes a subscription and waits for SUBACK.
+func (c *client) subscribe(ctx context.Context, o subscribeOptions, filters []filterRequest) (*Subscription, error) {
+	s := newSubscription(c, o)
+	k, err := c.startSubscribe(s, filters)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-k.done:
+		err = k.err
+	case <-ctx.Done():
+		err = fmt.Errorf("mqtt: waiting for SUBACK: %w", ctx.Err())
+	}
+	if err == nil {
+		return s, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.abandon(s, err)
+	return nil, err
+}
+
+// abandon ends a subscription that did not come about. Filters that were granted and that nobody else holds are
+// unsubscribed; those whose SUBACK is still to come, when that has come. mu is held.
+func (c *client) abandon(s *Subscription, err error) {
+	var granted []string
+	for _, rt := range s.routes {
+		if rt.confirmed {
+			granted = append(granted, rt.filter)
+		}
+	}
+	alone := s.leave()
+	alone = slices.DeleteFunc(alone, func(f string) bool { return !slices.Contains(granted, f) })
+	c.sendUnsubscribe(nil, alone)
+	s.end(err)
+	c.discardLine(s)
+}
+
+// startSubscribe adds the subscription's routes, so that no message comes too early, and sends its SUBSCRIBEs.
+func (c *client) startSubscribe(s *Subscription, filters []filterRequest) (*call, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.live() == nil || c.state == StateDisconnecting {
+		return nil, c.notConnected()
+	}
+	if err := c.unavailable(&s.options, filters); err != nil {
+		return nil, err
+	}
+	for _, f := range filters {
+		rt, err := c.router.join(s, f)
+		if err != nil {
+			s.leave()
+			return nil, err
+		}
+		s.routes = append(s.routes, rt)
+		s.filters = append(s.filters, Filter{Filter: f.filter, QoS: f.qos})
+	}
+	c.subs[s] = struct{}{}
+	k := newCall(s)
+	if err := c.sendSubscribes(k); err != nil {
+		c.abandon(s, err)
+		return nil, err
+	}
+	return k, nil
+}
+
+// unavailable checks a subscription against what the server announced; mu is held.
+func (c *client) unavailable(o *subscribeOptions, filters []filterRequest) error {
+	a := &c.connAck
+	if o.identifier != nil && !a.SubscriptionIdentifiers {
+		return &notSent{&SubscribeError{[]FilterError{{Filter: filters[0].filter, Code: SubscriptionIdentifiersNotSupported}}}}
+	}
+	var failures []FilterError
+	for _, f := range filters {
+		switch {
+		case !a.SharedSubscriptions && topic.Shared(f.filter):
+			failures = append(failures, FilterError{Filter: f.filter, Code: SharedSubscriptionsNotSupported})
+		case !a.WildcardSubscriptions && strings.ContainsAny(f.filter, "+#"):
+			failures = append(failures, FilterError{Filter: f.filter, Code: WildcardSubscriptionsNotSupported})
+		}
+	}
+	if failures != nil {
+		return &notSent{&SubscribeError{failures}}
+	}
+	return nil
+}
+
+// sendSubscribes sends the SUBSCRIBEs that the call's subscription needs; mu is held.
+//
+// A filter that others hold is subscribed again only if that raises its QoS, if retained messages are wanted, or if it
+// is not certain that the server has it. Where the server knows subscription identifiers each filter has its own, and so
+// a packet of its own: then a message says which filter it is for.
+func (c *client) sendSubscribes(k *call) error {
+	s := k.sub
+	var needed []*route
+	for i, rt := range s.routes {
+		if !rt.confirmed || rt.qos > rt.asked || s.options.retain == SendRetained {
+			needed = append(needed, rt)
+		} else {
+			s.filters[i].Granted = min(s.filters[i].QoS, rt.granted)
+		}
+	}
+	atOnce := packetFilters
+	if c.connAck.SubscriptionIdentifiers && s.options.identifier == nil {
+		atOnce = 1
+	}
+	for routes := range slices.Chunk(needed, atOnce) {
+		if err := c.sendSubscribe(k, routes); err != nil {
+			return err
+		}
+	}
+	if k.pending == 0 {
+		k.finish(nil)
+	}
+	return nil
+}
+
+// sendSubscribe sends one SUBSCRIBE; mu is held.
+func (c *client) sendSubscribe(k *call, routes []*route) error {
+	s := k.sub
+	p := codec.Subscribe{
+		SubscriptionIdentifier: c.identifierFor(s),
+		UserProperties:         s.options.properties.UserProperties,
+	}
+	r := &request{call: k, routes: routes}
+	for _, rt := range routes {
+		r.filters = append(r.filters, rt.filter)
+		p.Filters = append(p.Filters, codec.SubscribeFilter{
+			Filter:            rt.filter,
+			QoS:               byte(rt.qos),
+			NoLocal:           rt.flags&NoLocal != 0,
+			RetainAsPublished: rt.flags&RetainAsPublished != 0,
+			RetainHandling:    byte(s.retainHandling(rt)),
+		})
+	}
+	err := c.sendRequest(r, func(b []byte, id uint16) ([]byte, error) {
+		p.PacketID = id
+		return p.Append(b, c.version)
+	})
+	if err != nil {
+		return err
+	}
+	for _, rt := range routes {
+		rt.asked = rt.qos
+		rt.subscribes = remember(rt.subscribes, subscribe{p.SubscriptionIdentifier, s})
+	}
+	return nil
+}
+
+// identifierFor returns the subscription identifier of one more SUBSCRIBE, or 0; mu is held.
+func (c *client) identifierFor(s *Subscription) uint32 {
+	switch {
+	case s.options.identifier != nil:
+		return uint32(*s.options.identifier)
+	case c.connAck.SubscriptionIdentifiers:
+		return c.router.nextIdentifier()
+	}
+	return 0
+}
+
+// retainHandling is as asked, but a SUBSCRIBE that only raises the QoS brings nobody retained messages.
+func (s *Subscription) retainHandling(rt *route) RetainHandling {
+	if rt.confirmed && s.options.retain != SendRetained {
+		return SkipRetained
+	}
+	return s.options.retain
+}
+
+// sendRequest appends the packet that encode makes, with an identifier of its own, and keeps r until the answer; mu is
+// held.
+func (c *client) sendRequest(r *request, encode func(b []byte, id uint16) ([]byte, error)) error {
+	l := c.live()
+	if l == nil {
+		return c.notConnected()
+	}
+	id, err := c.session.Request(r)
+	if err != nil {
+		return &notSent{err}
+	}
+	b := l.Buffer()
+	packet, err := encode(b, id)
+	switch {
+	case err != nil:
+		c.session.Answer(id)
+		return &notSent{fmt.Errorf("mqtt: %w", err)}
+	case c.tooLarge(len(packet) - len(b)):
+		c.session.Answer(id)
+		return &notSent{fmt.Errorf("mqtt: filters %q: %w", r.filters, PacketTooLarge)}
+	}
+	l.Commit(packet)
+	if r.call != nil {
+		r.call.pending++
+	}
+	return nil
+}
+
+// suback takes the answer to a SUBSCRIBE.
+func (r *receiver) suback(h codec.Header, body []byte) error {
+	var p codec.Suback
+	if err := p.Decode(h, body, r.client.version); err != nil {
+		return err
+	}
+	q, err := r.answer(h, p.PacketID, len(p.Codes), "MQTT-3.8.4-6")
+	if q == nil || err != nil {
+		return err
+	}
+	for i, rt := range q.routes {
+		if code := p.Codes[i]; code.Failed() {
+			q.refused(i, ReasonCode(code), p.ReasonString)
+		} else {
+			rt.granted, rt.confirmed = QoS(code), true
+			q.call.sub.grant(rt)
+		}
+	}
+	r.client.giveBack(q)
+	q.call.answered()
+	return nil
+}
+
+// giveBack unsubscribes the filters of a SUBSCRIBE that nobody holds any more, now that they are granted; mu is held.
+func (c *client) giveBack(q *request) {
+	var filters []string
+	for _, rt := range q.routes {
+		if rt.confirmed && c.router.routes[rt.filter] == nil {
+			filters = append(filters, rt.filter)
+		}
+	}
+	c.sendUnsubscribe(nil, filters)
+}
+
+// grant notes what the server granted; mu is held.
+func (s *Subscription) grant(rt *route) {
+	for i := range s.filters {
+		if f := &s.filters[i]; f.Filter == rt.filter {
+			f.Granted = min(f.QoS, rt.granted)
+		}
+	}
+}
+
+// unsuback takes the answer to an UNSUBSCRIBE.
+func (r *receiver) unsuback(h codec.Header, body []byte) error {
+	var p codec.Unsuback
+	if err := p.Decode(h, body, r.client.version); err != nil {
+		return err
+	}
+	codes := len(p.Codes)
+	if r.client.version < codec.V5 {
+		codes = -1 // an UNSUBACK of MQTT 3.1.1 says nothing more
+	}
+	q, err := r.answer(h, p.PacketID, codes, "MQTT-3.11.3-1")
+	if q == nil || err != nil {
+		return err
+	}
+	for i, code := range p.Codes {
+		if code.Failed() {
+			q.refused(i, ReasonCode(code), p.ReasonString)
+		}
+	}
+	if q.call != nil {
+		q.call.answered()
+	}
+	return nil
+}
+
+// answer finds the request that a SUBACK or UNSUBACK answers; nil if there is none. It must have one reason code for
+// each filter; -1 stands for packets without codes.
+func (r *receiver) answer(h codec.Header, id uint16, codes int, rule string) (*request, error) {
+	owner, ok := r.client.session.Answer(id)
+	if !ok {
+		r.client.stats.LateAcks++
+		return nil, nil
+	}
+	q := owner.(*request)
+	subscribe := h.Type == codec.SUBACK
+	if subscribe != (q.routes != nil) || codes >= 0 && codes != len(q.filters) {
+		q.fail(ErrConnectionLost)
+		return nil, &codec.Error{
+			Packet: h.Type, Code: codec.ProtocolError, Rule: rule,
+			Detail: fmt.Sprintf("%d reason codes do not answer the request for %d filters", codes, len(q.filters)),
+		}
+	}
+	return q, nil
+}
+
+// refused notes a filter that the server refused.
+func (q *request) refused(i int, code ReasonCode, reason string) {
+	if q.call != nil {
+		q.call.failures = append(q.call.failures, FilterError{Filter: q.filters[i], Code: code, Reason: reason})
+	}
+}

@@ -1,0 +1,187 @@
+package mqtt
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/petrel-mqtt/mqtt/internal/topic"
+)
+
+// SubscribeOptionV5 is an option of one MQTT 5 subscription: every SubscribeOption, SubscribeFlag, RetainHandling,
+// SubscriptionIdentifier and *SubscribeProperties.
+type SubscribeOptionV5 interface {
+	subscribeV5(*subscribeOptions)
+}
+
+// SubscribeOption is an option of one subscription, in either version: QoS, AckMode, Overflow, Also, Buffer,
+// SubscribeOptions.
+type SubscribeOption interface {
+	SubscribeOptionV5
+	subscribeV311()
+}
+
+// SubscribeOptions is a slice of options that is itself one option, so that shared code can hand options on to a client
+// of either version.
+type SubscribeOptions []SubscribeOption
+
+// AckMode is a subscribe option: when messages at QoS 1 and 2 are acknowledged.
+type AckMode uint8
+
+const (
+	AutoAck   AckMode = iota // when the message enters the subscription's channel
+	ManualAck                // by Message.Ack alone
+)
+
+// Overflow is a subscribe option: what happens to QoS 0 messages that find the buffer full.
+type Overflow uint8
+
+const (
+	DropOldest Overflow = iota // the oldest that waits makes room
+	DropNewest                 // the new one is dropped
+	Block                      // the whole connection waits, acknowledgements and other subscriptions included
+)
+
+// SubscribeFlag is a subscribe option of MQTT 5 (section 3.8.3.1), for all filters of the subscription.
+type SubscribeFlag uint8
+
+const (
+	NoLocal           SubscribeFlag = 1 << iota // leave out what this client publishes itself
+	RetainAsPublished                           // keep the RETAIN flag of messages
+)
+
+// RetainHandling is a subscribe option of MQTT 5, with the values of the specification (section 3.8.3.1): whether the
+// server sends retained messages at the subscribe.
+type RetainHandling uint8
+
+const (
+	SendRetained      RetainHandling = iota // always
+	SendRetainedIfNew                       // unless the subscription exists
+	SkipRetained                            // never
+)
+
+// SubscriptionIdentifier is a subscribe option of MQTT 5: this identifier, 1 to 268,435,455, instead of those that the
+// client picks (section 3.8.2.1.2).
+type SubscriptionIdentifier uint32
+
+type (
+	also   filterRequest
+	buffer int
+)
+
+// filterRequest is one filter of a subscription, as asked for.
+type filterRequest struct {
+	filter string
+	qos    QoS
+}
+
+// Also adds filters with a QoS of their own to a subscription.
+func Also(qos QoS, filters ...string) SubscribeOption {
+	opts := make(SubscribeOptions, len(filters))
+	for i, f := range filters {
+		opts[i] = also{f, qos}
+	}
+	return opts
+}
+
+// Buffer sets how many QoS 0 messages may wait for the consumer, 1 or more; the default is 1,000. The subscription's
+// channel has that capacity, up to 64; a line behind it exists while it is needed. Messages at QoS 1 and 2 wait in the
+// same line, not counted: those are bounded by the Receive Maximum.
+func Buffer(n int) SubscribeOption { return buffer(n) }
+
+// maxIdentifier is the largest subscription identifier.
+const maxIdentifier = 268_435_455
+
+const (
+	defaultBuffer   = 1000
+	channelCapacity = 64 // a larger one makes nothing faster, and each place takes 152 bytes
+)
+
+// subscribeOptions is what the options of one subscription say.
+type subscribeOptions struct {
+	qos        QoS
+	also       []filterRequest
+	ack        AckMode
+	overflow   Overflow
+	buffer     int
+	flags      SubscribeFlag
+	retain     RetainHandling
+	identifier *SubscriptionIdentifier // nil: the client picks
+	properties SubscribeProperties
+}
+
+func (o SubscribeOptions) subscribeV5(s *subscribeOptions) {
+	for _, opt := range o {
+		opt.subscribeV5(s)
+	}
+}
+func (q QoS) subscribeV5(s *subscribeOptions)                    { s.qos = q }
+func (a also) subscribeV5(s *subscribeOptions)                   { s.also = append(s.also, filterRequest(a)) }
+func (m AckMode) subscribeV5(s *subscribeOptions)                { s.ack = m }
+func (p Overflow) subscribeV5(s *subscribeOptions)               { s.overflow = p }
+func (n buffer) subscribeV5(s *subscribeOptions)                 { s.buffer = int(n) }
+func (f SubscribeFlag) subscribeV5(s *subscribeOptions)          { s.flags |= f }
+func (h RetainHandling) subscribeV5(s *subscribeOptions)         { s.retain = h }
+func (i SubscriptionIdentifier) subscribeV5(s *subscribeOptions) { s.identifier = &i }
+func (p *SubscribeProperties) subscribeV5(s *subscribeOptions) {
+	if p != nil {
+		s.properties = *p
+	}
+}
+
+func (SubscribeOptions) subscribeV311() {}
+func (QoS) subscribeV311()              {}
+func (also) subscribeV311()             {}
+func (AckMode) subscribeV311()          {}
+func (Overflow) subscribeV311()         {}
+func (buffer) subscribeV311()           {}
+
+// parseSubscribe reads and checks the options of a subscription to filter and returns its filters.
+func parseSubscribe[O SubscribeOptionV5](filter string, opts []O) (o subscribeOptions, filters []filterRequest, err error) {
+	o.buffer = defaultBuffer
+	for _, opt := range opts {
+		opt.subscribeV5(&o)
+	}
+	filters = append([]filterRequest{{filter, o.qos}}, o.also...)
+	return o, filters, o.check(filters)
+}
+
+func (o *subscribeOptions) check(filters []filterRequest) error {
+	switch {
+	case o.buffer < 1:
+		return errors.New("mqtt: Buffer: less than 1")
+	case o.ack > ManualAck:
+		return fmt.Errorf("mqtt: AckMode %d does not exist", o.ack)
+	case o.overflow > Block:
+		return fmt.Errorf("mqtt: Overflow %d does not exist", o.overflow)
+	case o.flags&^(NoLocal|RetainAsPublished) != 0:
+		return fmt.Errorf("mqtt: SubscribeFlag %#x does not exist", uint8(o.flags))
+	case o.retain > SkipRetained:
+		return fmt.Errorf("mqtt: RetainHandling %d does not exist", o.retain)
+	case o.identifier != nil && (*o.identifier < 1 || *o.identifier > maxIdentifier):
+		return fmt.Errorf("mqtt: SubscriptionIdentifier: %d is not between 1 and %d", *o.identifier, maxIdentifier)
+	}
+	seen := make(map[string]bool, len(filters))
+	for _, f := range filters {
+		if err := o.checkFilter(f); err != nil {
+			return err
+		}
+		if seen[f.filter] {
+			return fmt.Errorf("mqtt: filter %q stands twice in one subscription", f.filter)
+		}
+		seen[f.filter] = true
+	}
+	return nil
+}
+
+func (o *subscribeOptions) checkFilter(f filterRequest) error {
+	if err := topic.CheckFilter(f.filter); err != nil {
+		return topicError(f.filter, true, err)
+	}
+	if f.qos > ExactlyOnce {
+		return fmt.Errorf("mqtt: filter %q: %v does not exist", f.filter, f.qos) // [MQTT-3.8.3-5]
+	}
+	if o.flags&NoLocal != 0 && topic.Shared(f.filter) {
+		return fmt.Errorf("mqtt: filter %q: a shared subscription has no No Local [MQTT-3.8.3-4]", f.filter)
+	}
+	return nil
+}

@@ -1,0 +1,183 @@
+package mqtt
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/petrel-mqtt/mqtt/internal/fifo"
+)
+
+// Subscription delivers the messages of its filters, in the order in which they came. Its methods may be called
+// concurrently.
+//
+// A slow consumer holds up no other subscription's QoS 0 and no acknowledgement of a publish. Its messages at QoS 1 and
+// 2 wait without acknowledgement; once as many as the Receive Maximum do, the server pauses QoS 1 and 2 for the whole
+// client until the consumer moves. Servers bound what they keep meanwhile, and some drop the rest silently after they
+// have told its publisher that all is well: Mosquitto does beyond 1,000 messages (max_queued_messages).
+type Subscription struct {
+	client   *client // nil: made by NewSubscription
+	options  subscribeOptions
+	messages <-chan Message
+	channel  chan Message // messages, for those who send; closed by the last of them
+	done     chan struct{}
+	fake     sync.Once // closes done of one made by NewSubscription
+
+	// Guarded by client.mu.
+	leaving *call // set by the first Unsubscribe
+	routes  []*route
+	filters []Filter // as routes
+	origin  *origin  // of messages that have nothing but the one identifier that came last
+	ended   bool
+	err     error
+	dropped uint64
+	sending bool                // somebody sends without holding the mutex: the pump, or the reader with Block
+	pumped  chan struct{}       // closed when the pump ends
+	place   uint64              // of the latest message in line
+	loose   fifo.Queue[waiting] // in line at QoS 0
+	held    fifo.Queue[waiting] // in line at QoS 1 and 2
+}
+
+// Filter is one topic filter of a subscription.
+type Filter struct {
+	Filter  string
+	QoS     QoS // asked for
+	Granted QoS // by the server
+}
+
+// NewSubscription returns a subscription that delivers what is sent to messages, for fakes of the client in tests.
+// Unsubscribe ends it; closing messages is the sender's business.
+func NewSubscription(filter string, messages <-chan Message) *Subscription {
+	return &Subscription{
+		messages: messages,
+		done:     make(chan struct{}),
+		filters:  []Filter{{Filter: filter}},
+	}
+}
+
+func newSubscription(c *client, o subscribeOptions) *Subscription {
+	ch := make(chan Message, min(o.buffer, channelCapacity))
+	return &Subscription{client: c, options: o, messages: ch, channel: ch, done: make(chan struct{})}
+}
+
+// Messages returns the channel of messages. It is closed when the subscription ends; what is in it by then can still be
+// received. See Err for why it ended.
+func (s *Subscription) Messages() <-chan Message { return s.messages }
+
+// Next returns the next message. The error is ctx's, or why the subscription ended: ErrClosed after Unsubscribe.
+func (s *Subscription) Next(ctx context.Context) (Message, error) {
+	select {
+	case m, ok := <-s.messages:
+		if ok {
+			return m, nil
+		}
+	case <-ctx.Done():
+		return Message{}, fmt.Errorf("mqtt: waiting for a message: %w", ctx.Err())
+	}
+	if err := s.Err(); err != nil {
+		return Message{}, err
+	}
+	return Message{}, ErrClosed
+}
+
+// Handle calls f for each message, in up to workers goroutines at a time, until ctx or the subscription ends; with one
+// worker messages are handled in order. It returns when all calls of f have, with ctx's error or the subscription's
+// Err. Acknowledging is not its business: with ManualAck f must call Ack.
+func (s *Subscription) Handle(ctx context.Context, workers int, f func(Message)) error {
+	if workers < 1 {
+		return fmt.Errorf("mqtt: Handle: %d workers", workers)
+	}
+	var g errgroup.Group
+	for range workers {
+		g.Go(func() error { return s.work(ctx, f) })
+	}
+	return g.Wait()
+}
+
+func (s *Subscription) work(ctx context.Context, f func(Message)) error {
+	for ctx.Err() == nil {
+		select {
+		case m, ok := <-s.messages:
+			if !ok {
+				return s.Err()
+			}
+			f(m)
+		case <-ctx.Done():
+		}
+	}
+	return ctx.Err()
+}
+
+// Filters returns the subscription's filters, with what the server granted.
+func (s *Subscription) Filters() []Filter {
+	s.lock()
+	defer s.unlock()
+	return slices.Clone(s.filters)
+}
+
+// Dropped returns how many messages were dropped: at QoS 0 because the buffer was full, at any QoS because they waited
+// in line when an Unsubscribe ran out of time.
+func (s *Subscription) Dropped() uint64 {
+	s.lock()
+	defer s.unlock()
+	return s.dropped
+}
+
+// Done is closed when the subscription has ended.
+func (s *Subscription) Done() <-chan struct{} { return s.done }
+
+// Err returns nil while the subscription lives and after Unsubscribe, else why it ended.
+func (s *Subscription) Err() error {
+	s.lock()
+	defer s.unlock()
+	return s.err
+}
+
+func (s *Subscription) lock() {
+	if s.client != nil {
+		s.client.mu.Lock()
+	}
+}
+
+func (s *Subscription) unlock() {
+	if s.client != nil {
+		s.client.mu.Unlock()
+	}
+}
+
+// end ends the subscription: nothing goes into its channel any more. What is in line stays there, for the caller to
+// deal with; mu is held.
+func (s *Subscription) end(err error) {
+	if s.ended {
+		return
+	}
+	s.ended, s.err = true, err
+	delete(s.client.subs, s)
+	close(s.done)
+	if !s.sending {
+		close(s.channel)
+	}
+}
+
+// leave gives up the subscription's filters here, and returns those that no other subscription holds; mu is held.
+func (s *Subscription) leave() (alone []string) {
+	for _, rt := range s.routes {
+		s.client.router.leave(s, rt)
+		if len(rt.holders) == 0 {
+			alone = append(alone, rt.filter)
+		}
+	}
+	s.routes = nil
+	return alone
+}
+
+// originOf returns an origin with these identifiers. Most messages come with the same ones, and share it.
+func (s *Subscription) originOf(ids []uint32) *origin {
+	if s.origin == nil || !slices.Equal(s.origin.ids, ids) {
+		s.origin = &origin{ids: slices.Clone(ids)}
+	}
+	return s.origin
+}

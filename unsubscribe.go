@@ -1,0 +1,141 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/topic"
+)
+
+// Unsubscribe ends the subscription. Filters that no other subscription holds are unsubscribed at the server; after
+// UNSUBACK, messages that wait in line are still delivered, as far as the consumer takes them, and then the channel is
+// closed. When ctx ends first the channel is closed at once, and messages in line are acknowledged and counted as
+// dropped.
+//
+// The error is ctx's, a *SubscribeError if the server refused, or why the client ended. The subscription ends anyway.
+func (s *Subscription) Unsubscribe(ctx context.Context) error {
+	if s.client == nil {
+		s.fake.Do(func() { close(s.done) })
+		return nil
+	}
+	k := s.startUnsubscribe()
+	err := k.wait(ctx, "UNSUBACK")
+	if !s.drain(ctx) && err == nil {
+		err = fmt.Errorf("mqtt: waiting for a consumer: %w", ctx.Err())
+	}
+	return err
+}
+
+// startUnsubscribe sends the UNSUBSCRIBEs that are needed. Several calls wait for the same ones.
+func (s *Subscription) startUnsubscribe() *call {
+	c := s.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.leaving != nil {
+		return s.leaving
+	}
+	k := newCall(s)
+	s.leaving = k
+	var alone []string
+	for _, rt := range s.routes {
+		if len(rt.holders) == 1 {
+			rt.confirmed = false
+			alone = append(alone, rt.filter)
+		}
+	}
+	c.sendUnsubscribe(k, alone)
+	if k.pending == 0 {
+		k.finish(c.err)
+	}
+	return k
+}
+
+// wait waits for the answers to the call's requests.
+func (k *call) wait(ctx context.Context, packet string) error {
+	select {
+	case <-k.done:
+		return k.err
+	case <-ctx.Done():
+		return fmt.Errorf("mqtt: waiting for %s: %w", packet, ctx.Err())
+	}
+}
+
+// drain ends the subscription when its line is empty or ctx ends. It reports whether the line was empty.
+func (s *Subscription) drain(ctx context.Context) bool {
+	mu := &s.client.mu
+	mu.Lock()
+	defer mu.Unlock()
+	s.leave()
+	if s.sending && s.pumped != nil && !s.ended {
+		pumped := s.pumped
+		mu.Unlock()
+		select {
+		case <-pumped:
+		case <-ctx.Done():
+		}
+		mu.Lock()
+	}
+	s.end(nil)
+	return s.client.discardLine(s) == 0
+}
+
+// discardLine acknowledges what waits in the line of a subscription that has ended, and returns how much that was; mu is
+// held.
+func (c *client) discardLine(s *Subscription) (n int) {
+	for w, ok := s.next(); ok; w, ok = s.next() {
+		s.giveUp(w)
+		n++
+	}
+	return n
+}
+
+// sendUnsubscribe sends UNSUBSCRIBEs for the filters; nobody waits if k is nil. Without a connection there is nothing to
+// be done. mu is held.
+func (c *client) sendUnsubscribe(k *call, filters []string) {
+	for some := range slices.Chunk(filters, packetFilters) {
+		p := codec.Unsubscribe{Filters: some}
+		err := c.sendRequest(&request{call: k, filters: some}, func(b []byte, id uint16) ([]byte, error) {
+			p.PacketID = id
+			return p.Append(b, c.version)
+		})
+		if err != nil && k != nil {
+			k.finish(err)
+		}
+	}
+}
+
+// Unsubscribe removes filters that have no subscription.
+func (c *client) Unsubscribe(ctx context.Context, filters ...string) error {
+	if len(filters) == 0 {
+		return errors.New("mqtt: Unsubscribe: no filters") // [MQTT-3.10.3-2]
+	}
+	for _, f := range filters {
+		if err := topic.CheckFilter(f); err != nil {
+			return topicError(f, true, err)
+		}
+	}
+	k, err := c.startUnsubscribe(filters)
+	if err != nil {
+		return err
+	}
+	return k.wait(ctx, "UNSUBACK")
+}
+
+func (c *client) startUnsubscribe(filters []string) (*call, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.live() == nil {
+		return nil, c.notConnected()
+	}
+	for _, f := range filters {
+		if c.router.routes[f] != nil {
+			return nil, &notSent{fmt.Errorf("mqtt: filter %q belongs to a subscription: use its own Unsubscribe", f)}
+		}
+	}
+	k := newCall(nil)
+	c.sendUnsubscribe(k, filters)
+	return k, nil
+}
