@@ -41,6 +41,14 @@ func (a *ack) appendLong(dst []byte, t Type, v Version) ([]byte, error) {
 }
 
 func (a *ack) decode(t Type, h Header, body []byte, v Version) error {
+	if len(body) == 2 && h.fits(t, 2, v) && (body[0]|body[1]) != 0 {
+		*a = ack{PacketID: uint16(body[0])<<8 | uint16(body[1]), UserProperties: a.UserProperties[:0]}
+		return nil
+	}
+	return a.decodeLong(t, h, body, v)
+}
+
+func (a *ack) decodeLong(t Type, h Header, body []byte, v Version) error {
 	r := newReader(t, h, body, v)
 	*a = ack{UserProperties: a.UserProperties[:0]}
 	a.PacketID = r.packetID(ackIDRule, ackIDRuleV311)
@@ -73,7 +81,7 @@ func (r *reader) reasonCode(rule string) ReasonCode {
 // reasonCode writes a reason code of MQTT 5.0 from the packet's table.
 func (w *writer) reasonCode(c ReasonCode, rule string) {
 	if w.v != V5 && c != Success {
-		w.fail(MalformedPacket, "", "2.2", "reason codes do not exist in MQTT 3.1.1")
+		w.fail(MalformedPacket, "", "2.3", "reason codes do not exist in MQTT 3.1.1")
 	}
 	if !c.in(1 << w.packet) {
 		w.fail(ProtocolError, rule, "", "reason code that the packet does not have")

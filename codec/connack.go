@@ -69,10 +69,10 @@ func (p *ConnackProperties) append(w *writer) {
 	w.pointer32Property(propSessionExpiryInterval, p.SessionExpiry)
 	w.uint16Property(propReceiveMaximum, p.ReceiveMaximum)
 	if p.MaximumQoS != nil {
+		w.property(propMaximumQoS)
 		if *p.MaximumQoS > 1 {
 			w.fail(ProtocolError, "3.2.2.3.4", "", "Maximum QoS is neither 0 nor 1")
 		}
-		w.property(propMaximumQoS)
 		w.byte(*p.MaximumQoS)
 	}
 	w.flagProperty(propRetainAvailable, p.RetainAvailable)

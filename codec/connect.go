@@ -271,11 +271,7 @@ func (l *latch) checkAuthentication(method string, data []byte, rule string) {
 func (r *reader) will(flags byte) *Will {
 	w := &Will{QoS: flags & connectWillQoS >> 3, Retain: flags&connectWillRetain != 0}
 	w.Properties.decode(r)
-	topic := r.binary()
-	if f := topicFlaw(topic); f != sound {
-		r.failText(f)
-	}
-	w.Topic = string(topic)
+	w.Topic = string(r.topic())
 	w.Payload = r.binary()
 	return w
 }

@@ -35,7 +35,14 @@ func ParseHeader(b []byte, v Version) (h Header, n int, err error) {
 		h.Length = int(b[1])
 		return h, 2, nil
 	}
-	length, n := varint(b[1:])
+	return h.parseLength(b[1:], v)
+}
+
+// parseLength reads the Remaining Length behind the first byte.
+//
+//go:noinline
+func (h Header) parseLength(b []byte, v Version) (_ Header, n int, err error) {
+	length, n := varint(b)
 	if n < 0 {
 		return h, 0, lengthError(h.Type, v, n)
 	}
@@ -55,7 +62,9 @@ func (h Header) legal(v Version) bool {
 }
 
 // headerError says why h is not legal.
-func headerError(h Header, v Version) error {
+//
+//go:noinline
+func headerError(h Header, v Version) *Error {
 	switch {
 	case h.Type == 0 || h.Type > AUTH || h.Type == AUTH && v != V5:
 		return newError(h.Type, v, MalformedPacket, "2.1.2", "2.2.1", "no such Control Packet type")
@@ -76,6 +85,14 @@ const (
 // varint reads the variable byte integer at the start of b and returns the number of bytes it takes, 0 when b ends before it
 // does, or one of the constants above.
 func varint(b []byte) (value uint32, n int) {
+	if len(b) > 0 && b[0] < 0x80 {
+		return uint32(b[0]), 1
+	}
+	return longVarint(b)
+}
+
+//go:noinline
+func longVarint(b []byte) (value uint32, n int) {
 	for n < 4 {
 		if n == len(b) {
 			return 0, 0
@@ -94,7 +111,7 @@ func varint(b []byte) (value uint32, n int) {
 }
 
 //go:noinline
-func lengthError(t Type, v Version, n int) error {
+func lengthError(t Type, v Version, n int) *Error {
 	if n == varintNotMinimal {
 		return newError(t, v, MalformedPacket, "MQTT-1.5.5-1", "2.2.3", "Remaining Length in more bytes than it needs")
 	}

@@ -159,7 +159,7 @@ func (p *Publish) appendError(n int, v Version) error {
 	case len(p.Topic) > maxText:
 		l.failText(tooLong)
 	case v != V5 && p.hasProperties():
-		l.fail(MalformedPacket, "", "2.2", "properties do not exist in MQTT 3.1.1")
+		l.fail(MalformedPacket, "", "2.3", "properties do not exist in MQTT 3.1.1")
 	case p.Topic == "" && p.TopicAlias == 0:
 		l.fail(ProtocolError, "3.3.2.1", "MQTT-4.7.3-1", "neither topic name nor topic alias")
 	case n > MaxRemainingLength:
@@ -189,11 +189,11 @@ func (p *Publish) appendProperties(w *writer) {
 
 // subscriptionIdentifier writes one; the rule is the section about the packet.
 func (w *writer) subscriptionIdentifier(id uint32, rule string) {
+	w.property(propSubscriptionIdentifier)
 	if id == 0 || id > MaxRemainingLength {
 		w.fail(ProtocolError, rule, "", "Subscription Identifier is not 1 to 268,435,455")
 		return
 	}
-	w.property(propSubscriptionIdentifier)
 	w.b = appendVarint(w.b, id)
 }
 
@@ -222,11 +222,11 @@ func remainingLife(d time.Duration) time.Duration {
 }
 
 func (w *writer) responseTopic(topic string) {
+	w.property(propResponseTopic)
 	if f := topicFlaw(topic); f != sound {
 		w.failResponseTopic(f)
 		return
 	}
-	w.property(propResponseTopic)
 	w.rawText(topic)
 }
 
@@ -263,7 +263,9 @@ func topicMissing(v Version) error {
 // none, and ids with the subscription identifiers appended, in their order. Strings are copies; CorrelationData aliases block;
 // the UserProperties slice of into is reused. Errors are of type [*Error], and the results mean nothing after one.
 func DecodePublishProperties(block []byte, into *PublishProperties, ids []uint32) (alias uint16, identifiers []uint32, err error) {
-	*into = PublishProperties{UserProperties: into.UserProperties[:0]}
+	user := into.UserProperties[:0]
+	*into = PublishProperties{}
+	into.UserProperties = user
 	if len(block) == 0 {
 		return 0, ids, nil
 	}
@@ -294,7 +296,7 @@ func (p *PublishProperties) set(r *reader) {
 	case propContentType:
 		p.ContentType = string(r.data)
 	case propResponseTopic:
-		if f := topicFlaw(r.data); f != sound {
+		if f := nameFlaw(r.data); f != sound {
 			r.failResponseTopic(f)
 		}
 		p.ResponseTopic = string(r.data)

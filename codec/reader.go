@@ -36,7 +36,7 @@ func (r *reader) failHeader(h Header) {
 	case h.Type != r.packet:
 		r.stop(MalformedPacket, "2.1.2", "2.2.1", "header of another Control Packet type")
 	case !h.legal(r.v):
-		r.stop(MalformedPacket, "MQTT-2.1.3-1", "MQTT-2.2.2-2", "reserved flags in the fixed header")
+		r.err, r.b = headerError(h, r.v), nil
 	default:
 		r.stop(MalformedPacket, "2.1.4", "2.2.3", "body is not as long as the Remaining Length")
 	}
@@ -64,12 +64,17 @@ func (r *reader) end() error {
 // take returns the next n bytes.
 func (r *reader) take(n int) []byte {
 	if n > len(r.b) {
-		r.stop(MalformedPacket, "2.1.4", "2.2.3", "packet ends in the middle of a field")
+		r.stopShort()
 		return nil
 	}
 	b := r.b[:n:n]
 	r.b = r.b[n:]
 	return b
+}
+
+//go:noinline
+func (r *reader) stopShort() {
+	r.stop(MalformedPacket, "2.1.4", "2.2.3", "packet ends in the middle of a field")
 }
 
 func (r *reader) byte() byte {
@@ -96,18 +101,26 @@ func (r *reader) uint32() uint32 {
 // varint reads a variable byte integer of the body, which is always one of MQTT 5.0.
 func (r *reader) varint() uint32 {
 	value, n := varint(r.b)
+	if n <= 0 {
+		r.stopVarint(n)
+		return 0
+	}
+	r.b = r.b[n:]
+	return value
+}
+
+// stopVarint says why varint returned n.
+//
+//go:noinline
+func (r *reader) stopVarint(n int) {
 	switch n {
 	case varintTooLong:
 		r.stop(MalformedPacket, "1.5.5", "", "variable byte integer of more than four bytes")
-		return 0
 	case varintNotMinimal:
 		r.stop(MalformedPacket, "MQTT-1.5.5-1", "", "variable byte integer in more bytes than it needs")
-		return 0
-	case 0:
-		n = len(r.b) + 1
+	default:
+		r.stopShort()
 	}
-	r.take(n)
-	return value
 }
 
 // binary reads binary data, which aliases the body. It is not nil unless there is an error.
@@ -119,6 +132,15 @@ func (r *reader) text() []byte {
 	if f := textFlaw(b); f != sound {
 		r.failText(f)
 		r.b, r.after = nil, nil
+	}
+	return b
+}
+
+// topic reads a topic name, which aliases the body.
+func (r *reader) topic() []byte {
+	b := r.text()
+	if f := nameFlaw(b); f != sound && r.err == nil {
+		r.failText(f)
 	}
 	return b
 }

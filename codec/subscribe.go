@@ -123,7 +123,7 @@ func (p *Subscribe) Decode(h Header, body []byte, v Version) error {
 	if len(r.b) == 0 {
 		r.failNoFilters()
 	}
-	for len(r.b) > 0 {
+	for len(r.b) > 0 && r.err == nil {
 		p.Filters = append(p.Filters, r.subscribeFilter())
 	}
 	return r.end()

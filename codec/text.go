@@ -20,37 +20,58 @@ const (
 	hasWildcard
 )
 
+// What scan finds in a string.
+const (
+	markNull     = 0x01
+	markWildcard = 0x02
+	markNotASCII = 0x80
+)
+
+var marks = [256]byte{0: markNull, '+': markWildcard, '#': markWildcard}
+
+// scan returns the marks of all the bytes of s.
+func scan[T string | []byte](s T) (found byte) {
+	for i := range len(s) {
+		found |= marks[s[i]] | s[i]&markNotASCII
+	}
+	return found
+}
+
 // ValidString reports whether s may stand in a packet: well-formed UTF-8 without U+0000, at most 65,535 bytes, section 1.5.4.
 func ValidString(s string) bool { return textFlaw(s) == sound }
 
 // textFlaw says what keeps s from being a UTF-8 encoded string. Surrogates and overlong forms are not UTF-8.
 func textFlaw[T string | []byte](s T) flaw {
-	if len(s) > maxText {
+	found := scan(s)
+	switch {
+	case len(s) > maxText:
 		return tooLong
-	}
-	if !utf8.Valid([]byte(s)) { // [MQTT-1.5.4-1], 3.1.1 [MQTT-1.5.3-1]
+	case found&markNull != 0: // [MQTT-1.5.4-2], 3.1.1 [MQTT-1.5.3-2]
+		return hasNull
+	case found&markNotASCII != 0 && !utf8.Valid([]byte(s)): // [MQTT-1.5.4-1], 3.1.1 [MQTT-1.5.3-1]
 		return notUTF8
-	}
-	for i := range len(s) {
-		if s[i] == 0 { // [MQTT-1.5.4-2], 3.1.1 [MQTT-1.5.3-2]
-			return hasNull
-		}
 	}
 	return sound
 }
 
 // topicFlaw says what keeps s from being a topic name, section 4.7.
 func topicFlaw[T string | []byte](s T) flaw {
-	if len(s) == 0 { // [MQTT-4.7.3-1]
-		return empty
+	if len(s) > 0 && len(s) <= maxText && scan(s) == 0 {
+		return sound
 	}
 	if f := textFlaw(s); f != sound {
 		return f
 	}
-	for i := range len(s) {
-		if s[i] == '+' || s[i] == '#' { // [MQTT-4.7.0-1], 3.1.1 [MQTT-4.7.1-1]
-			return hasWildcard
-		}
+	return nameFlaw(s)
+}
+
+// nameFlaw says what keeps a valid string from being a topic name.
+func nameFlaw[T string | []byte](s T) flaw {
+	switch {
+	case len(s) == 0: // [MQTT-4.7.3-1]
+		return empty
+	case scan(s)&markWildcard != 0: // [MQTT-4.7.0-1], 3.1.1 [MQTT-4.7.1-1]
+		return hasWildcard
 	}
 	return sound
 }

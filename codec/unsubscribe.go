@@ -39,7 +39,7 @@ func (p *Unsubscribe) Decode(h Header, body []byte, v Version) error {
 	for r.next() {
 		p.UserProperties = r.userProperty(p.UserProperties)
 	}
-	for len(r.b) > 0 {
+	for len(r.b) > 0 && r.err == nil {
 		p.Filters = append(p.Filters, r.filter())
 	}
 	p.check(&r.latch)

@@ -104,7 +104,7 @@ func (w *writer) property(id byte) {
 
 //go:noinline
 func (w *writer) failProperty(id byte) {
-	w.fail(MalformedPacket, "", "2.2", propertyTable[id].name+" does not exist in MQTT 3.1.1")
+	w.fail(MalformedPacket, "", "2.3", propertyTable[id].name+" does not exist in MQTT 3.1.1")
 }
 
 func (w *writer) flagProperty(id byte, value *bool) {
@@ -171,6 +171,7 @@ func (w *writer) userProperties(u UserProperties) {
 
 // secondsProperty writes d rounded up to whole seconds.
 func (w *writer) secondsProperty(id byte, d time.Duration) {
+	w.property(id)
 	s := d / time.Second
 	if d%time.Second > 0 {
 		s++
@@ -179,6 +180,5 @@ func (w *writer) secondsProperty(id byte, d time.Duration) {
 		w.fail(MalformedPacket, propertyTable[id].section, "", propertyTable[id].name+" is negative or beyond 4,294,967,295 seconds")
 		return
 	}
-	w.property(id)
 	w.uint32(uint32(s))
 }
