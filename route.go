@@ -29,13 +29,14 @@ type route struct {
 	granted    QoS           // by the latest SUBACK
 	confirmed  bool          // a SUBACK granted it, and no UNSUBSCRIBE was sent since
 	flags      SubscribeFlag // of all holders
-	subscribes []subscribe   // the latest SUBSCRIBEs of the filter, oldest first
+	subscribes []*subscribe  // the latest SUBSCRIBEs of the filter, oldest first
 }
 
 // subscribe is one SUBSCRIBE for a route.
 type subscribe struct {
 	identifier uint32        // 0: none
 	retainTo   *Subscription // who alone gets the retained messages that it brings; nil: every holder
+	answered   bool          // SUBACK has come
 }
 
 // holder is a subscription that holds a route.
@@ -75,9 +76,9 @@ func (r *router) join(s *Subscription, f filterRequest) (*route, error) {
 // leave ends s's hold on a route, and the route with the last holder's.
 func (r *router) leave(s *Subscription, rt *route) {
 	rt.holders = slices.DeleteFunc(rt.holders, func(h holder) bool { return h.sub == s })
-	for i := range rt.subscribes {
-		if rt.subscribes[i].retainTo == s {
-			rt.subscribes[i].retainTo = nil
+	for _, sent := range rt.subscribes {
+		if sent.retainTo == s {
+			sent.retainTo = nil
 		}
 	}
 	r.generation++
@@ -110,15 +111,25 @@ func remember[T any](list []T, v T) []T {
 	return append(list, v)
 }
 
-// find returns the SUBSCRIBE of the route that brought a message with these identifiers: the latest of those that fit.
-// A message without identifiers fits any.
-func (rt *route) find(ids []uint32) (s subscribe, ok bool) {
-	for i := len(rt.subscribes) - 1; i >= 0; i-- {
-		if len(ids) == 0 || slices.Contains(ids, rt.subscribes[i].identifier) {
-			return rt.subscribes[i], true
+// find returns the SUBSCRIBE that brought a message with these identifiers, nil if the route has none such.
+func (rt *route) find(ids []uint32) *subscribe {
+	for _, s := range slices.Backward(rt.subscribes) {
+		if slices.Contains(ids, s.identifier) {
+			return s
 		}
 	}
-	return subscribe{}, len(ids) == 0
+	return nil
+}
+
+// guess returns the SUBSCRIBE that a message without identifiers is attributed to: the latest one answered, because
+// servers send retained messages after SUBACK. It is nil while there is none.
+func (rt *route) guess() *subscribe {
+	for _, s := range slices.Backward(rt.subscribes) {
+		if s.answered {
+			return s
+		}
+	}
+	return nil
 }
 
 // appendTargets appends the subscriptions that a message is for, each once.
@@ -129,15 +140,18 @@ func (rt *route) find(ids []uint32) (s subscribe, ok bool) {
 func (r *router) appendTargets(dst []target, t *cachedTopic, ids []uint32, retain bool) []target {
 	known := false
 	for _, rt := range t.routes {
-		if s, ok := rt.find(ids); ok {
+		if s := rt.find(ids); s != nil {
 			known = true
-			dst = rt.appendHolders(dst, t, s, len(ids) > 0, retain)
+			dst = rt.appendHolders(dst, t, s, true, retain)
 		}
 	}
-	if known || len(t.routes) == 0 || r.isRetired(ids) {
+	if known || r.isRetired(ids) {
 		return dst
 	}
-	return r.appendTargets(dst, t, nil, retain)
+	for _, rt := range t.routes {
+		dst = rt.appendHolders(dst, t, rt.guess(), false, retain)
+	}
+	return dst
 }
 
 // isRetired reports whether these are identifiers of filters that we have unsubscribed.
@@ -145,13 +159,17 @@ func (r *router) isRetired(ids []uint32) bool {
 	return slices.ContainsFunc(ids, func(id uint32) bool { return slices.Contains(r.retired, id) })
 }
 
-// appendHolders appends those who get a message that came because of the SUBSCRIBE s. exact says that the server tells
-// for which filter it sends it.
-func (rt *route) appendHolders(dst []target, t *cachedTopic, s subscribe, exact, retain bool) []target {
-	replay := retain && rt.flags&RetainAsPublished == 0
+// appendHolders appends those who get a message that came because of the SUBSCRIBE s, if that is known. exact says that
+// the server tells for which filter it sends it. With Retain As Published the RETAIN flag does not tell a message kept
+// from before from a new one: then everybody gets both, because none may be lost.
+func (rt *route) appendHolders(dst []target, t *cachedTopic, s *subscribe, exact, retain bool) []target {
+	var alone *Subscription
+	if retain && s != nil && rt.flags&RetainAsPublished == 0 {
+		alone = s.retainTo
+	}
 	for _, h := range rt.holders {
 		switch {
-		case replay && s.retainTo != nil && s.retainTo != h.sub:
+		case alone != nil && alone != h.sub:
 		case exact && len(h.sub.routes) > 1 && h.sub.preferred(t.routes) != rt:
 		default:
 			dst = addTarget(dst, target{h.sub, h.qos})

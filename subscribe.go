@@ -17,7 +17,8 @@ const packetFilters = 8
 type request struct {
 	call    *call // nil: nobody waits
 	filters []string
-	routes  []*route // of a SUBSCRIBE
+	routes  []*route     // of a SUBSCRIBE
+	sent    []*subscribe // of a SUBSCRIBE, as routes
 }
 
 // call is a Subscribe or Unsubscribe that waits for the answers to its requests. The client's mutex guards it.
@@ -202,8 +203,10 @@ func (c *client) sendSubscribe(k *call, routes []*route) error {
 		return err
 	}
 	for _, rt := range routes {
+		sent := &subscribe{identifier: p.SubscriptionIdentifier, retainTo: s}
 		rt.asked = rt.qos
-		rt.subscribes = remember(rt.subscribes, subscribe{p.SubscriptionIdentifier, s})
+		rt.subscribes = remember(rt.subscribes, sent)
+		r.sent = append(r.sent, sent)
 	}
 	return nil
 }
@@ -266,6 +269,7 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 		return err
 	}
 	for i, rt := range q.routes {
+		q.sent[i].answered = true
 		if code := p.Codes[i]; code.Failed() {
 			q.refused(i, ReasonCode(code), p.ReasonString)
 		} else {

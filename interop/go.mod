@@ -1,0 +1,7 @@
+module github.com/petrel-mqtt/mqtt/interop
+
+go 1.25.0
+
+require github.com/petrel-mqtt/mqtt v0.0.0
+
+replace github.com/petrel-mqtt/mqtt => ../
