@@ -73,7 +73,7 @@ func (a *ack) decodeLong(t Type, h Header, body []byte, v Version) error {
 func (r *reader) reasonCode(rule string) ReasonCode {
 	c := ReasonCode(r.byte())
 	if !c.in(1 << r.packet) {
-		r.stop(ProtocolError, rule, "", "reason code that the packet does not have")
+		r.fail(ProtocolError, rule, "", "reason code that the packet does not have")
 	}
 	return c
 }

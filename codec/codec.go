@@ -1,10 +1,10 @@
 // Package codec turns the Control Packets of MQTT 5.0 and 3.1.1 into bytes and back.
 //
-// The protocol version is a parameter of every call; there is one set of packet types for both. Encoders append to a slice
-// and allocate nothing but its growth. Decoders accept nothing that the specification calls malformed or a protocol error
-// for the packet by itself, and allocate nothing on the word of a length field alone: what they allocate is bounded by the bytes
-// they were given. What depends on the state of the connection (which end may send a packet, limits that were announced,
-// packet identifiers in use) is left to the caller, and so is the placing of wildcards in topic filters.
+// The protocol version is a parameter of every call; there is one set of packet types for both. Encoders append to a
+// slice and allocate nothing but its growth. Decoders accept nothing that the specification calls malformed or a protocol
+// error for the packet by itself, and allocate nothing on the word of a length field alone: what they allocate is bounded
+// by the bytes they were given. What depends on the state of the connection (which end may send a packet, limits that were
+// announced, packet identifiers in use) is left to the caller, and so is where wildcards stand in topic filters.
 //
 // The package does no I/O, except for [ReadPacket]. Packets hold no locks: one may not be used concurrently with a Decode
 // into it.
@@ -73,15 +73,15 @@ type Packet interface {
 	// Type returns the type of the packet.
 	Type() Type
 
-	// Append appends the whole packet, fixed header included, to dst. It allocates nothing but the growth of dst. A packet
-	// that the specification forbids is an [*Error], and then dst is returned as it was. What is set but does not exist in
-	// version v is such an error; nothing is dropped in silence.
+	// Append appends the whole packet, fixed header included, to dst. It allocates nothing but the growth of dst. A
+	// packet that the specification forbids is an [*Error], and then dst is returned as it was. What is set but does not
+	// exist in version v is such an error; nothing is dropped in silence.
 	Append(dst []byte, v Version) ([]byte, error)
 
-	// Decode reads the bytes behind the fixed header, exactly h.Length of them. Every field is overwritten; slices that the
-	// packet owns (user properties, filters, reason codes, subscription identifiers) are reused. Byte slices in
-	// the packet alias body, which stays the caller's; strings are copies. Errors are of type [*Error], and the packet's
-	// fields mean nothing after one.
+	// Decode reads the bytes behind the fixed header, exactly h.Length of them. Every field is overwritten; slices that
+	// the packet owns (user properties, filters, reason codes, subscription identifiers) are reused. Byte slices in the
+	// packet alias body, which stays the caller's; strings are copies. Errors are of type [*Error], and the packet's fields
+	// mean nothing after one.
 	Decode(h Header, body []byte, v Version) error
 }
 

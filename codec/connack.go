@@ -98,7 +98,7 @@ func (p *Connack) Decode(h Header, body []byte, v Version) error {
 	r := newReader(CONNACK, h, body, v)
 	flags := r.byte()
 	if flags > 1 {
-		r.stop(MalformedPacket, "MQTT-3.2.2-1", "3.2.2.1", "reserved connect acknowledge flags")
+		r.fail(MalformedPacket, "MQTT-3.2.2-1", "3.2.2.1", "reserved connect acknowledge flags")
 	}
 	*p = Connack{
 		SessionPresent: flags == 1,
@@ -118,7 +118,7 @@ func (p *Connack) Decode(h Header, body []byte, v Version) error {
 func (r *reader) returnCode() ReasonCode {
 	code := r.byte()
 	if int(code) >= len(returnCodes) {
-		r.stop(ProtocolError, "", "MQTT-3.2.2-6", "reserved return code")
+		r.fail(ProtocolError, "", "MQTT-3.2.2-6", "reserved return code")
 	}
 	return FromReturnCode(code)
 }

@@ -221,15 +221,15 @@ func (p *Connect) Decode(h Header, body []byte, v Version) error {
 
 func (r *reader) checkConnectFlags(flags byte) {
 	if flags&connectReserved != 0 {
-		r.stop(MalformedPacket, "MQTT-3.1.2-3", "MQTT-3.1.2-3", "reserved connect flag is 1")
+		r.fail(MalformedPacket, "MQTT-3.1.2-3", "MQTT-3.1.2-3", "reserved connect flag is 1")
 	}
 	switch {
 	case flags&connectWillQoS == connectWillQoS:
-		r.stop(MalformedPacket, "MQTT-3.1.2-12", "MQTT-3.1.2-14", "will at QoS 3")
-	case flags&(connectWill|connectWillQoS) != 0 && flags&connectWill == 0:
-		r.stop(ProtocolError, "MQTT-3.1.2-11", "MQTT-3.1.2-13", "will QoS without a will")
-	case flags&connectWillRetain != 0 && flags&connectWill == 0:
-		r.stop(ProtocolError, "MQTT-3.1.2-13", "MQTT-3.1.2-15", "will retain without a will")
+		r.fail(MalformedPacket, "MQTT-3.1.2-12", "MQTT-3.1.2-14", "will at QoS 3")
+	case flags&connectWill == 0 && flags&connectWillQoS != 0:
+		r.fail(ProtocolError, "MQTT-3.1.2-11", "MQTT-3.1.2-13", "will QoS without a will")
+	case flags&connectWill == 0 && flags&connectWillRetain != 0:
+		r.fail(ProtocolError, "MQTT-3.1.2-13", "MQTT-3.1.2-15", "will retain without a will")
 	}
 }
 

@@ -39,7 +39,7 @@ type latch struct {
 	err    *Error
 }
 
-// fail keeps an error with the rule of the packet's version: v5 or v311.
+// fail keeps an error with the rule of the packet's version, v5 or v311, unless there is one already.
 //
 //go:noinline
 func (l *latch) fail(code ReasonCode, v5, v311, detail string) {

@@ -20,9 +20,10 @@ const (
 	flagDup    = 0x08
 )
 
-// ParseHeader reads the fixed header at the start of b and returns the number of bytes it takes: 2 to 5, or 0 with a nil error when
-// b ends before the header does. It rejects a type that version v does not have, flags that the type does not allow, QoS 3, DUP at
-// QoS 0, and a Remaining Length of more than four bytes or more bytes than it needs. Errors are of type [*Error].
+// ParseHeader reads the fixed header at the start of b and returns the number of bytes it takes: 2 to 5, or 0 with a nil
+// error when b ends before the header does. It rejects a type that version v does not have, flags that the type does not
+// allow, QoS 3, DUP at QoS 0, and a Remaining Length of more than four bytes or of more bytes than it needs. Errors are of
+// type [*Error].
 func ParseHeader(b []byte, v Version) (h Header, n int, err error) {
 	if len(b) == 0 {
 		return h, 0, nil
@@ -82,8 +83,8 @@ const (
 	varintNotMinimal = -2
 )
 
-// varint reads the variable byte integer at the start of b and returns the number of bytes it takes, 0 when b ends before it
-// does, or one of the constants above.
+// varint reads the variable byte integer at the start of b and returns the number of bytes it takes, 0 when b ends before
+// it does, or one of the constants above.
 func varint(b []byte) (value uint32, n int) {
 	if len(b) > 0 && b[0] < 0x80 {
 		return uint32(b[0]), 1

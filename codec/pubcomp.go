@@ -1,6 +1,7 @@
 package codec
 
-// Pubcomp answers a PUBREL and ends the exchange at QoS 2, section 3.7. Only MQTT 5.0 has what goes beyond the packet identifier.
+// Pubcomp answers a PUBREL and ends the exchange at QoS 2, section 3.7. Only MQTT 5.0 has what goes beyond the packet
+// identifier.
 type Pubcomp struct {
 	PacketID       uint16 // not 0
 	Code           ReasonCode

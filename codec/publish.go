@@ -22,13 +22,14 @@ type Publish struct {
 	Payload    []byte
 }
 
-// PublishProperties are the properties that belong to the message and may be handed on with it, section 3.3.2.3; the topic alias and
-// the subscription identifiers belong to the packet. MQTT 3.1.1 has none of them.
+// PublishProperties are the properties that belong to the message and may be handed on with it, section 3.3.2.3; the
+// topic alias and the subscription identifiers belong to the packet. MQTT 3.1.1 has none of them.
 type PublishProperties struct {
 	UTF8Payload bool // Payload Format Indicator; not checked against the payload
 
-	// MessageExpiry is 0 for a message that does not expire. A positive one is rounded up to seconds, at most 4,294,967,295. Below
-	// 1 ms, or negative, the message has expired already: it is written as 0 seconds, and 0 seconds is read as 1 ns.
+	// MessageExpiry is 0 for a message that does not expire. A positive one is rounded up to seconds, at most
+	// 4,294,967,295. Below 1 ms, or negative, the message has expired already: that is written as 0 seconds, and 0 seconds
+	// is read as 1 ns.
 	MessageExpiry time.Duration
 
 	ContentType     string // "": absent
@@ -103,8 +104,8 @@ func (p *PublishProperties) size() int {
 	return n
 }
 
-// Append implements Packet. Lengths and ranges are checked, and so are the properties. That Topic is a topic name is not: whoever publishes to
-// it calls CheckTopicName once.
+// Append implements Packet. Lengths and ranges are checked, and so are the properties. The characters of Topic are not:
+// whoever publishes to it calls CheckTopicName before.
 func (p *Publish) Append(dst []byte, v Version) ([]byte, error) {
 	block := 0
 	if p.hasProperties() {
@@ -161,7 +162,7 @@ func (p *Publish) appendError(n int, v Version) error {
 	case v != V5 && p.hasProperties():
 		l.fail(MalformedPacket, "", "2.3", "properties do not exist in MQTT 3.1.1")
 	case p.Topic == "" && p.TopicAlias == 0:
-		l.fail(ProtocolError, "3.3.2.1", "MQTT-4.7.3-1", "neither topic name nor topic alias")
+		return topicMissing(v)
 	case n > MaxRemainingLength:
 		l.fail(PacketTooLarge, "2.1.4", "2.2.3", "packet longer than the Remaining Length can say")
 	}
@@ -236,7 +237,7 @@ func (p *Publish) Decode(h Header, body []byte, v Version) error {
 	if err := view.Split(h, body, v); err != nil {
 		return err
 	}
-	if err := view.checkTopic(v); err != nil {
+	if err := view.CheckTopic(); err != nil {
 		return err
 	}
 	alias, ids, err := DecodePublishProperties(view.Properties, &p.Properties, p.SubscriptionIdentifiers[:0])
@@ -255,13 +256,10 @@ func (p *Publish) Decode(h Header, body []byte, v Version) error {
 	return nil
 }
 
-func topicMissing(v Version) error {
-	return newError(PUBLISH, v, ProtocolError, "3.3.2.1", "MQTT-4.7.3-1", "neither topic name nor topic alias")
-}
-
-// DecodePublishProperties decodes a property block, the Properties of a PublishView, into every field of into. It returns the topic alias, 0 if there is
-// none, and ids with the subscription identifiers appended, in their order. Strings are copies; CorrelationData aliases block;
-// the UserProperties slice of into is reused. Errors are of type [*Error], and the results mean nothing after one.
+// DecodePublishProperties decodes a property block, the Properties of a PublishView, into every field of into. It returns
+// the topic alias, 0 if there is none, and ids with the subscription identifiers appended, in their order. Strings are
+// copies; CorrelationData aliases block; the UserProperties slice of into is reused. Errors are of type [*Error], and the
+// results mean nothing after one.
 func DecodePublishProperties(block []byte, into *PublishProperties, ids []uint32) (alias uint16, identifiers []uint32, err error) {
 	user := into.UserProperties[:0]
 	*into = PublishProperties{}

@@ -337,10 +337,8 @@ func viewPublish(h Header, body []byte, v Version) (*Publish, error) {
 	if err := view.Split(h, body, v); err != nil {
 		return nil, err
 	}
-	if err := view.CheckTopic(); v == V5 && err != nil {
+	if err := view.CheckTopic(); err != nil {
 		return nil, err
-	} else if err != nil {
-		return nil, view.checkTopic(v) // the rule of the other version
 	}
 	p := &Publish{Dup: view.Dup, QoS: view.QoS, Retain: view.Retain, PacketID: view.PacketID, Topic: string(view.Topic), Payload: view.Payload}
 	var err error

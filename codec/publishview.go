@@ -1,6 +1,7 @@
 package codec
 
-// PublishView is a PUBLISH split in place, for readers that want to allocate nothing: its slices alias the body it was split from.
+// PublishView is a PUBLISH split in place, for readers that want to allocate nothing: its slices alias the body it was
+// split from.
 type PublishView struct {
 	Dup, Retain bool
 	QoS         byte
@@ -8,10 +9,13 @@ type PublishView struct {
 	Topic       []byte // not checked; see CheckTopic
 	Properties  []byte // the property block without its length, not checked; see DecodePublishProperties
 	Payload     []byte
+
+	v Version // set by Split
 }
 
-// Split finds the parts of a PUBLISH, whose body is the bytes behind the fixed header, and overwrites every field. It checks the header, that the
-// parts fit the body, and the packet identifier. Errors are of type [*Error], and the fields mean nothing after one.
+// Split finds the parts of a PUBLISH, whose body is the bytes behind the fixed header, and overwrites every field. It
+// checks the header, that the parts fit the body, and the packet identifier. Errors are of type [*Error], and the fields
+// mean nothing after one.
 func (p *PublishView) Split(h Header, body []byte, v Version) error {
 	if !h.fits(PUBLISH, len(body), v) || len(body) < 2 {
 		return splitError(h, body, v)
@@ -48,6 +52,7 @@ func (p *PublishView) Split(h Header, body []byte, v Version) error {
 	p.Retain = h.Flags&flagRetain != 0
 	p.QoS = qos
 	p.PacketID = id
+	p.v = v
 	p.Topic = body[2:topicEnd:topicEnd]
 	p.Properties = body[block:at:at]
 	p.Payload = body[at:]
@@ -67,21 +72,22 @@ func splitError(h Header, body []byte, v Version) error {
 	return r.err
 }
 
-// CheckTopic checks the characters of the topic: UTF-8, U+0000, wildcards. An empty topic passes: it is legal in MQTT 5.0, together with a topic
-// alias that is known, which is for the caller to see. MQTT 3.1.1 has no empty topics.
+// CheckTopic checks the topic after Split: UTF-8, U+0000, wildcards. Without a topic there must be properties, which may
+// hold a topic alias: that they do, and that the alias is known, is for the caller to see. Errors are of type [*Error].
 func (p *PublishView) CheckTopic() error {
-	if len(p.Topic) == 0 {
-		return nil
-	}
-	return p.checkTopic(V5)
-}
-
-func (p *PublishView) checkTopic(v Version) error {
 	f := topicFlaw(p.Topic)
-	if f == sound || f == empty {
+	if f == sound || f == empty && len(p.Properties) > 0 {
 		return nil
 	}
-	l := latch{packet: PUBLISH, v: v}
+	if f == empty {
+		return topicMissing(p.v)
+	}
+	l := latch{packet: PUBLISH, v: p.v}
 	l.failTopic(f)
 	return l.err
+}
+
+// topicMissing is the error for a PUBLISH with neither a topic nor an alias.
+func topicMissing(v Version) error {
+	return newError(PUBLISH, v, ProtocolError, "3.3.2.1", "MQTT-4.7.3-1", "neither topic name nor topic alias")
 }

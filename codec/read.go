@@ -2,9 +2,10 @@ package codec
 
 import "io"
 
-// ReadPacket reads one packet, for tests and simple peers: a Read for each byte of the header. A packet of more than limit bytes,
-// header included, is an [*Error] with PacketTooLarge before its body is read; 0 is no limit. What is allocated grows with the bytes that come, whatever
-// the header says. At the end of r between packets the error is io.EOF, within one io.ErrUnexpectedEOF. The packet owns its bytes.
+// ReadPacket reads one packet, for tests and simple peers: it makes a Read for each byte of the header. A packet of more
+// than limit bytes, header included, is an [*Error] with PacketTooLarge before its body is read; 0 is no limit. What is
+// allocated grows with the bytes that come, whatever the header says. At the end of r the error is io.EOF between packets
+// and io.ErrUnexpectedEOF within one; other errors of r come back as they are. The packet owns its bytes.
 func ReadPacket(r io.Reader, v Version, limit int) (Packet, error) {
 	h, n, err := readHeader(r, v)
 	if err != nil {

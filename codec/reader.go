@@ -1,7 +1,8 @@
 package codec
 
-// reader reads the body of one packet. After its first error there is nothing left to read: every method returns zero values,
-// so that a decoder runs straight through and asks end once.
+// reader reads the body of one packet. It keeps the first error, so that a decoder runs straight through and asks end
+// once. A wrong value is kept with fail, and reading goes on; when the reader cannot know any more where it is, it stops:
+// then nothing is left, and every method returns zero values.
 type reader struct {
 	latch
 	b []byte // what is left, up to the end of the property block while in one
@@ -42,7 +43,7 @@ func (r *reader) failHeader(h Header) {
 	}
 }
 
-// stop keeps an error and leaves nothing to read.
+// stop is fail, and leaves nothing to read.
 //
 //go:noinline
 func (r *reader) stop(code ReasonCode, v5, v311, detail string) {
@@ -63,13 +64,13 @@ func (r *reader) end() error {
 
 // take returns the next n bytes.
 func (r *reader) take(n int) []byte {
-	if n > len(r.b) {
+	b := r.b
+	if n > len(b) {
 		r.stopShort()
 		return nil
 	}
-	b := r.b[:n:n]
-	r.b = r.b[n:]
-	return b
+	r.b = b[n:]
+	return b[:n:n]
 }
 
 //go:noinline
@@ -131,7 +132,6 @@ func (r *reader) text() []byte {
 	b := r.binary()
 	if f := textFlaw(b); f != sound {
 		r.failText(f)
-		r.b, r.after = nil, nil
 	}
 	return b
 }
@@ -139,7 +139,7 @@ func (r *reader) text() []byte {
 // topic reads a topic name, which aliases the body.
 func (r *reader) topic() []byte {
 	b := r.text()
-	if f := nameFlaw(b); f != sound && r.err == nil {
+	if f := nameFlaw(b); f != sound {
 		r.failText(f)
 	}
 	return b
@@ -149,12 +149,12 @@ func (r *reader) topic() []byte {
 func (r *reader) packetID(v5, v311 string) uint16 {
 	id := r.uint16()
 	if id == 0 {
-		r.stop(ProtocolError, v5, v311, "packet identifier 0")
+		r.fail(ProtocolError, v5, v311, "packet identifier 0")
 	}
 	return id
 }
 
-// properties begins the property block of a packet or will. In MQTT 3.1.1 there is none, and the first next returns false.
+// properties begins the property block of a packet or will. In MQTT 3.1.1 there is none, and next returns false.
 func (r *reader) properties(where packets) {
 	if r.v != V5 {
 		return
@@ -168,7 +168,8 @@ func (r *reader) properties(where packets) {
 	r.where, r.seen = where, 0
 }
 
-// next reads one property and checks it against the table. It returns false at the end of the block, which it leaves, and after an error.
+// next reads one property and checks it against the table. It returns false at the end of the block, which it leaves, and
+// after an error.
 func (r *reader) next() bool {
 	if r.where == 0 || r.err != nil {
 		return false
@@ -184,8 +185,7 @@ func (r *reader) next() bool {
 	}
 	row := &propertyTable[r.id]
 	if r.seen>>r.id&1 != 0 && row.repeats&r.where == 0 {
-		r.stop(ProtocolError, row.section, "", row.name+" twice")
-		return false
+		r.fail(ProtocolError, row.section, "", row.name+" twice")
 	}
 	r.seen |= 1 << r.id
 	r.value(row.kind)
@@ -199,7 +199,7 @@ func (r *reader) value(k kind) {
 		r.number = uint32(r.byte())
 		if r.number > 1 {
 			row := &propertyTable[r.id]
-			r.stop(ProtocolError, row.section, "", row.name+" is neither 0 nor 1")
+			r.fail(ProtocolError, row.section, "", row.name+" is neither 0 nor 1")
 		}
 	case kindUint16:
 		r.number = uint32(r.uint16())
@@ -220,7 +220,7 @@ func (r *reader) value(k kind) {
 // notZero returns the number, which must not be 0.
 func (r *reader) notZero(code ReasonCode, rule string) uint32 {
 	if r.number == 0 {
-		r.stop(code, rule, "", propertyTable[r.id].name+" is 0")
+		r.fail(code, rule, "", propertyTable[r.id].name+" is 0")
 	}
 	return r.number
 }

@@ -135,7 +135,8 @@ var returnCodes = [...]ReasonCode{
 // noReturnCode stands for a reason code that MQTT 3.1.1 cannot say.
 const noReturnCode = 0xFF
 
-// FromReturnCode translates a return code of CONNACK in MQTT 3.1.1. Codes above 5 are reserved: they become UnspecifiedError.
+// FromReturnCode translates a return code of CONNACK in MQTT 3.1.1. Codes above 5 are reserved: they become
+// UnspecifiedError.
 func FromReturnCode(code byte) ReasonCode {
 	if int(code) < len(returnCodes) {
 		return returnCodes[code]

@@ -66,7 +66,7 @@ func (w *writer) filter(s string) {
 // filter reads a topic filter.
 func (r *reader) filter() string {
 	b := r.text()
-	if len(b) == 0 && r.err == nil {
+	if len(b) == 0 {
 		r.failText(empty)
 	}
 	return string(b)

@@ -37,15 +37,17 @@ func scan[T string | []byte](s T) (found byte) {
 	return found
 }
 
-// ValidString reports whether s may stand in a packet: well-formed UTF-8 without U+0000, at most 65,535 bytes, section 1.5.4.
+// ValidString reports whether s may stand in a packet: well-formed UTF-8 without U+0000, at most 65,535 bytes, section
+// 1.5.4.
 func ValidString(s string) bool { return textFlaw(s) == sound }
 
 // textFlaw says what keeps s from being a UTF-8 encoded string. Surrogates and overlong forms are not UTF-8.
 func textFlaw[T string | []byte](s T) flaw {
+	if len(s) > maxText {
+		return tooLong
+	}
 	found := scan(s)
 	switch {
-	case len(s) > maxText:
-		return tooLong
 	case found&markNull != 0: // [MQTT-1.5.4-2], 3.1.1 [MQTT-1.5.3-2]
 		return hasNull
 	case found&markNotASCII != 0 && !utf8.Valid([]byte(s)): // [MQTT-1.5.4-1], 3.1.1 [MQTT-1.5.3-1]
@@ -92,7 +94,7 @@ func (l *latch) failText(f flaw) {
 	}
 }
 
-// failTopic is failText for the topic of a PUBLISH, where wildcards have a rule of their own.
+// failTopic is failText for the topic name of a PUBLISH, where wildcards have a rule of their own.
 func (l *latch) failTopic(f flaw) {
 	if f == hasWildcard {
 		l.fail(TopicNameInvalid, "MQTT-3.3.2-2", "MQTT-3.3.2-2", "wildcard in the topic name")
@@ -110,8 +112,8 @@ func (l *latch) failResponseTopic(f flaw) {
 	l.failText(f)
 }
 
-// CheckTopicName returns nil if topic may stand in a PUBLISH: a valid string, not empty, without wildcards, section 4.7. Otherwise the
-// error is an [*Error] with the rule's identifier in MQTT 5.0.
+// CheckTopicName returns nil if topic may stand in a PUBLISH: a valid string, not empty, without wildcards, section 4.7.
+// Otherwise the error is an [*Error] with the rule's identifier in MQTT 5.0.
 func CheckTopicName(topic string) error {
 	f := topicFlaw(topic)
 	if f == sound {
