@@ -68,23 +68,3 @@ func (a *ack) decodeLong(t Type, h Header, body []byte, v Version) error {
 	}
 	return r.end()
 }
-
-// reasonCode reads a reason code of MQTT 5.0 from the packet's table.
-func (r *reader) reasonCode(rule string) ReasonCode {
-	c := ReasonCode(r.byte())
-	if !c.in(1 << r.packet) {
-		r.fail(ProtocolError, rule, "", "reason code that the packet does not have")
-	}
-	return c
-}
-
-// reasonCode writes a reason code of MQTT 5.0 from the packet's table.
-func (w *writer) reasonCode(c ReasonCode, rule string) {
-	if w.v != V5 && c != Success {
-		w.fail(MalformedPacket, "", "2.3", "reason codes do not exist in MQTT 3.1.1")
-	}
-	if !c.in(1 << w.packet) {
-		w.fail(ProtocolError, rule, "", "reason code that the packet does not have")
-	}
-	w.byte(byte(c))
-}

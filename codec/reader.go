@@ -154,6 +154,15 @@ func (r *reader) packetID(v5, v311 string) uint16 {
 	return id
 }
 
+// reasonCode reads a reason code of MQTT 5.0 from the packet's table.
+func (r *reader) reasonCode(rule string) ReasonCode {
+	c := ReasonCode(r.byte())
+	if !c.in(1 << r.packet) {
+		r.fail(ProtocolError, rule, "", "reason code that the packet does not have")
+	}
+	return c
+}
+
 // properties begins the property block of a packet or will. In MQTT 3.1.1 there is none, and next returns false.
 func (r *reader) properties(where packets) {
 	if r.v != V5 {

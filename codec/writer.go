@@ -79,6 +79,17 @@ func (w *writer) packetID(id uint16, v5, v311 string) {
 	w.uint16(id)
 }
 
+// reasonCode writes a reason code of MQTT 5.0 from the packet's table.
+func (w *writer) reasonCode(c ReasonCode, rule string) {
+	if w.v != V5 && c != Success {
+		w.fail(MalformedPacket, "", "2.3", "reason codes do not exist in MQTT 3.1.1")
+	}
+	if !c.in(1 << w.packet) {
+		w.fail(ProtocolError, rule, "", "reason code that the packet does not have")
+	}
+	w.byte(byte(c))
+}
+
 // properties begins the property block. Without properties it stays one byte, 0 [MQTT-2.2.2-1]. MQTT 3.1.1 has none.
 func (w *writer) properties() {
 	if w.v == V5 {
