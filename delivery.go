@@ -29,6 +29,9 @@ var closed = func() chan struct{} {
 	return c
 }()
 
+// delivered is the Delivery of every message at QoS 0 that was handed to the connection.
+var delivered = NewDelivery(Success, nil)
+
 // waiters are the Deliveries that Publish waits with.
 var waiters = sync.Pool{New: func() any { return &Delivery{signal: make(chan struct{}, 1)} }}
 

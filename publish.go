@@ -67,7 +67,10 @@ func (c *client) publishAsync(ctx context.Context, topicName string, payload []b
 		return NewDelivery(Success, err)
 	}
 	if m.QoS == 0 {
-		return NewDelivery(Success, c.publishQoS0(ctx, m))
+		if err := c.publishQoS0(ctx, m); err != nil {
+			return NewDelivery(Success, err)
+		}
+		return delivered
 	}
 	if m.Properties != nil {
 		p := *m.Properties // the caller may fill the same struct for the next message
