@@ -21,13 +21,7 @@ type receiver struct {
 	view       codec.PublishView
 	properties codec.PublishProperties
 	ids        []uint32 // subscription identifiers of the PUBLISH at hand
-	targets    []target // where it goes
-}
-
-// target is a subscription that a message goes to.
-type target struct {
-	sub *Subscription
-	qos QoS // granted to the subscription; the message's own may be lower
+	targets    []holder // where it goes
 }
 
 // oversized is a message that was thrown away.
@@ -246,13 +240,13 @@ func (r *receiver) deliver(p *codec.PublishView, name string) {
 	if accepted && p.QoS > 0 {
 		c.stats.Unmatched++
 	}
-	for _, t := range r.targets {
-		m := r.message(p, name, t)
+	for _, to := range r.targets {
+		m := r.message(p, name, to)
 		if m.QoS == 0 {
-			r.offer(t.sub, m)
+			r.offer(to.sub, m)
 			continue
 		}
-		if t.sub.options.ack == AutoAck && r.try(t.sub, m) {
+		if to.sub.options.ack == AutoAck && r.try(to.sub, m) {
 			accepted = true
 			continue
 		}
@@ -260,7 +254,7 @@ func (r *receiver) deliver(p *codec.PublishView, name string) {
 			receipt = c.session.Hold(p.PacketID, p.QoS)
 		}
 		receipt.AddHolder()
-		r.hold(t.sub, m, receipt)
+		r.hold(to.sub, m, receipt)
 	}
 	switch {
 	case p.QoS == 0:
@@ -272,11 +266,11 @@ func (r *receiver) deliver(p *codec.PublishView, name string) {
 }
 
 // message makes the copy of a message that belongs to one subscription.
-func (r *receiver) message(p *codec.PublishView, name string, t target) Message {
+func (r *receiver) message(p *codec.PublishView, name string, to holder) Message {
 	m := Message{
 		Topic:     name,
 		Payload:   bytes.Clone(p.Payload),
-		QoS:       min(QoS(p.QoS), t.qos),
+		QoS:       min(QoS(p.QoS), to.qos),
 		Retain:    p.Retain,
 		Duplicate: p.Dup,
 	}
@@ -285,7 +279,7 @@ func (r *receiver) message(p *codec.PublishView, name string, t target) Message 
 		m.Properties.CorrelationData = bytes.Clone(r.properties.CorrelationData)
 	}
 	if len(r.ids) > 0 {
-		m.origin = t.sub.originOf(r.ids)
+		m.origin = to.sub.originOf(r.ids)
 	}
 	return m
 }

@@ -39,10 +39,10 @@ type subscribe struct {
 	answered   bool          // SUBACK has come
 }
 
-// holder is a subscription that holds a route.
+// holder is a subscription that holds a route, and that a message goes to.
 type holder struct {
 	sub *Subscription
-	qos QoS
+	qos QoS // asked for; a message's own may be lower
 }
 
 // remembered bounds the SUBSCRIBEs and identifiers that are remembered for packets that were on their way when they
@@ -137,7 +137,7 @@ func (rt *route) guess() *subscribe {
 // A server may send a message once for each matching filter, with the identifier of that one, or once with all
 // identifiers. Either way a subscription takes it for one of its filters only. A message without an identifier that we
 // know goes to everybody whose filter matches.
-func (r *router) appendTargets(dst []target, t *cachedTopic, ids []uint32, retain bool) []target {
+func (r *router) appendTargets(dst []holder, t *cachedTopic, ids []uint32, retain bool) []holder {
 	known := false
 	for _, rt := range t.routes {
 		if s := rt.find(ids); s != nil {
@@ -162,7 +162,7 @@ func (r *router) isRetired(ids []uint32) bool {
 // appendHolders appends those who get a message that came because of the SUBSCRIBE s, if that is known. exact says that
 // the server tells for which filter it sends it. With Retain As Published the RETAIN flag does not tell a message kept
 // from before from a new one: then everybody gets both, because none may be lost.
-func (rt *route) appendHolders(dst []target, t *cachedTopic, s *subscribe, exact, retain bool) []target {
+func (rt *route) appendHolders(dst []holder, t *cachedTopic, s *subscribe, exact, retain bool) []holder {
 	var alone *Subscription
 	if retain && s != nil && rt.flags&RetainAsPublished == 0 {
 		alone = s.retainTo
@@ -172,21 +172,21 @@ func (rt *route) appendHolders(dst []target, t *cachedTopic, s *subscribe, exact
 		case alone != nil && alone != h.sub:
 		case exact && len(h.sub.routes) > 1 && h.sub.preferred(t.routes) != rt:
 		default:
-			dst = addTarget(dst, target{h.sub, h.qos})
+			dst = addHolder(dst, h)
 		}
 	}
 	return dst
 }
 
-// addTarget appends a target, or raises the QoS of the one that is there.
-func addTarget(dst []target, t target) []target {
+// addHolder appends a holder, or raises the QoS of the one that is there.
+func addHolder(dst []holder, h holder) []holder {
 	for i := range dst {
-		if dst[i].sub == t.sub {
-			dst[i].qos = max(dst[i].qos, t.qos)
+		if dst[i].sub == h.sub {
+			dst[i].qos = max(dst[i].qos, h.qos)
 			return dst
 		}
 	}
-	return append(dst, t)
+	return append(dst, h)
 }
 
 // preferred returns the one of these routes for which the subscription takes messages that match several of its filters:

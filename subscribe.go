@@ -33,9 +33,9 @@ type call struct {
 func newCall(s *Subscription) *call { return &call{sub: s, done: make(chan struct{})} }
 
 // fail ends the call because the client has ended.
-func (r *request) fail(err error) {
-	if r.call != nil {
-		r.call.finish(err)
+func (q *request) fail(err error) {
+	if q.call != nil {
+		q.call.finish(err)
 	}
 }
 
