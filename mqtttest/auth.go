@@ -1,0 +1,98 @@
+package mqtttest
+
+import "github.com/petrel-mqtt/mqtt/codec"
+
+// AuthStep is the broker's side of an authentication method of MQTT 5.0. It gets what the client has sent, nil if nothing, and returns what to
+// answer with: codec.ContinueAuthentication, codec.Success, or the reason code of a refusal. Calls may be concurrent.
+type AuthStep func(clientID string, data []byte) (answer []byte, code codec.ReasonCode)
+
+// Authentication lets clients use an authentication method. Others are refused with 0x8C.
+func Authentication(method string, step AuthStep) Option {
+	return func(b *Broker) {
+		if b.settings.auth == nil {
+			b.settings.auth = make(map[string]AuthStep)
+		}
+		b.settings.auth[method] = step
+	}
+}
+
+// authentication is the state of one connection's authentication. The broker's lock guards it.
+type authentication struct {
+	method  string
+	step    AuthStep
+	waiting *codec.Connect // CONNECT that has not been answered; nil: it has
+	answer  []byte         // what the latest step returned
+	code    codec.ReasonCode
+}
+
+// consult asks the functions of the test about a packet, without the lock, and keeps what they say.
+func (c *conn) consult(p codec.Packet) {
+	switch p := p.(type) {
+	case *codec.Connect:
+		if authorize := c.b.settings.authorize; authorize != nil {
+			verdict := authorize(p)
+			c.b.mu.Lock()
+			c.verdict = verdict
+			c.b.mu.Unlock()
+		}
+		if step := c.b.settings.auth[p.Properties.AuthenticationMethod]; step != nil {
+			c.consultStep(&authentication{method: p.Properties.AuthenticationMethod, step: step}, p.Properties.AuthenticationData)
+		}
+	case *codec.Auth:
+		c.b.mu.Lock()
+		a := c.auth
+		c.b.mu.Unlock()
+		if a != nil {
+			c.consultStep(a, p.Data)
+		}
+	}
+}
+
+func (c *conn) consultStep(a *authentication, data []byte) {
+	answer, code := a.step(c.clientID, data)
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	a.answer, a.code = answer, code
+	c.auth = a
+}
+
+// authenticated begins the authentication that a CONNECT asks for, and reports whether that is all it takes.
+func (c *conn) authenticated(p *codec.Connect) bool {
+	switch {
+	case c.auth == nil:
+		c.refuse(codec.BadAuthenticationMethod)
+	case c.auth.code.Failed():
+		c.refuse(c.auth.code)
+	case c.auth.code == codec.ContinueAuthentication:
+		c.auth.waiting = p
+		c.sendAuth()
+	default:
+		return true
+	}
+	return false
+}
+
+// authenticate goes on with an AUTH of the client.
+func (c *conn) authenticate(*codec.Auth) {
+	connect := c.auth.waiting
+	if connect == nil {
+		c.reauthenticate()
+		return
+	}
+	if c.authenticated(connect) {
+		c.auth.waiting = nil
+		c.accept(connect)
+	}
+}
+
+func (c *conn) reauthenticate() {
+	if c.auth.code.Failed() {
+		c.end(c.auth.code)
+		return
+	}
+	c.sendAuth()
+}
+
+func (c *conn) sendAuth() {
+	c.send(&codec.Auth{Code: c.auth.code, Method: c.auth.method, Data: c.auth.answer})
+}

@@ -1,0 +1,225 @@
+package mqtttest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// Broker speaks MQTT 5.0 and 3.1.1 over an in-memory network, and over listeners and connections that it is given. It keeps
+// everything in memory and watches its clients: what a conformant client does not send is a violation. Its methods may be
+// called concurrently.
+//
+// A broker and its clients work in a testing/synctest bubble, where keep alive, session expiry, message expiry and will delay pass
+// in virtual time.
+type Broker struct {
+	tb       testing.TB // nil outside of tests
+	settings settings
+	wg       sync.WaitGroup // every goroutine of the broker; Add only under mu, while not closed
+
+	mu         sync.Mutex // guards what is below, and sessions and connections where they do not say otherwise
+	closed     bool
+	offline    bool
+	names      int // how many names have been made up
+	conns      map[*conn]bool
+	listeners  map[net.Listener]bool
+	sessions   map[string]*session // by client identifier
+	router     router
+	retained   map[string]*message // by topic name
+	messages   uint64              // how many messages there have been
+	refusal    refusal
+	record     record
+	hooks      hooks
+	violations []Violation
+}
+
+// New returns a broker that is ready to use, for programs that are not tests. Close ends it.
+func New(opts ...Option) *Broker {
+	b := &Broker{
+		settings:  defaults(),
+		conns:     make(map[*conn]bool),
+		listeners: make(map[net.Listener]bool),
+		sessions:  make(map[string]*session),
+		retained:  make(map[string]*message),
+		router:    newRouter(),
+	}
+	for _, opt := range opts {
+		opt(b)
+	}
+	b.record.limit = b.settings.record
+	return b
+}
+
+// NewBroker returns a broker for a test. It is closed when the test ends. Violations of the protocol by its clients fail the test.
+func NewBroker(tb testing.TB, opts ...Option) *Broker {
+	b := New(opts...)
+	b.tb = tb
+	tb.Cleanup(b.Close)
+	return b
+}
+
+// Close ends the broker: its connections and listeners are closed, and it waits for all its goroutines. Calling it again does nothing.
+func (b *Broker) Close() {
+	for _, c := range b.stop() {
+		_ = c.Close()
+	}
+	b.wg.Wait()
+}
+
+// stop ends everything but the goroutines, and returns what to close so that those end.
+func (b *Broker) stop() []io.Closer {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	var open []io.Closer
+	for _, c := range b.leaveAll() {
+		open = append(open, c.nc)
+	}
+	for _, s := range b.sessions {
+		s.stopAlarms()
+	}
+	for l := range b.listeners {
+		open = append(open, l)
+	}
+	return open
+}
+
+// leaveAll takes all connections out of their sessions and returns them. What they still had to send is thrown away.
+func (b *Broker) leaveAll() []*conn {
+	var conns []*conn
+	for c := range b.conns {
+		c.abandon()
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+// DialContext connects a client to the broker through memory. Network and address do not matter. It fits the dialer option of clients. The error
+// is connection refused (syscall.ECONNREFUSED) while the broker is offline or closed, or ctx's error.
+func (b *Broker) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, dialError(err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed || b.offline {
+		return nil, dialError(syscall.ECONNREFUSED)
+	}
+	b.names++
+	client, server := newConnection(addr(fmt.Sprintf("client:%d", b.names)), "broker:1883", b.settings.fragment)
+	c := b.newConn(server)
+	go c.serve()
+	return client, nil
+}
+
+func dialError(err error) error {
+	return &net.OpError{Op: "dial", Net: networkName, Err: os.NewSyscallError("connect", err)}
+}
+
+// Serve accepts connections from l until Close, and then returns nil, or until accepting fails. It closes l. While the broker is offline,
+// connections are closed at once.
+func (b *Broker) Serve(l net.Listener) error {
+	defer l.Close()
+	if !b.addListener(l) {
+		return nil
+	}
+	defer b.removeListener(l)
+	for {
+		nc, err := l.Accept()
+		if err != nil && b.isClosed() {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if c := b.admit(nc); c != nil {
+			go c.serve()
+		}
+	}
+}
+
+func (b *Broker) addListener(l net.Listener) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return false
+	}
+	b.listeners[l] = true
+	b.wg.Add(1)
+	return true
+}
+
+func (b *Broker) removeListener(l net.Listener) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.listeners, l)
+	b.wg.Done()
+}
+
+func (b *Broker) isClosed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed
+}
+
+// ServeConn serves a client on nc until the connection has ended, and closes nc.
+func (b *Broker) ServeConn(nc net.Conn) {
+	if c := b.admit(nc); c != nil {
+		c.serve()
+	}
+}
+
+// admit returns nil, and closes nc, if the broker takes no connections.
+func (b *Broker) admit(nc net.Conn) *conn {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed || b.offline {
+		_ = nc.Close()
+		return nil
+	}
+	return b.newConn(nc)
+}
+
+// Violation is something that a conformant client does not do.
+type Violation struct {
+	ClientID string // "" before CONNECT
+	Rule     string // the statement, "MQTT-3.1.0-2", or the section where none is numbered, "3.3.2.3.4"
+	Detail   string
+	code     codec.ReasonCode // to end the connection with
+}
+
+// String says it in a line.
+func (v Violation) String() string {
+	return fmt.Sprintf("client %q: %s [%s]", v.ClientID, v.Detail, v.Rule)
+}
+
+// Violations returns what clients have done that the specification forbids, in order.
+func (b *Broker) Violations() []Violation {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]Violation(nil), b.violations...)
+}
+
+// report keeps a violation and fails the test.
+func (b *Broker) report(v Violation) {
+	b.mu.Lock()
+	b.violations = append(b.violations, v)
+	b.mu.Unlock()
+	if b.tb != nil {
+		b.tb.Errorf("mqtttest: %s", v)
+	}
+}
+
+// complain fails the test because of a mistake in it.
+func (b *Broker) complain(format string, args ...any) {
+	if b.tb != nil {
+		b.tb.Errorf("mqtttest: "+format, args...)
+	}
+}

@@ -1,0 +1,216 @@
+package mqtttest
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// neverExpires is the session expiry interval of a session that does not expire.
+const neverExpires = math.MaxUint32
+
+// refusal refuses CONNECTs to come.
+type refusal struct {
+	left int // how many; negative: all
+	code codec.ReasonCode
+}
+
+// next returns the reason to refuse the next CONNECT, or Success.
+func (r *refusal) next() codec.ReasonCode {
+	if r.left == 0 {
+		return codec.Success
+	}
+	if r.left > 0 {
+		r.left--
+	}
+	return r.code
+}
+
+// greet notes who a connection is before anything looks at its CONNECT.
+func (c *conn) greet(p *codec.Connect) {
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	if c.greeted {
+		return // a second CONNECT, for the referee
+	}
+	c.greeted = true
+	c.version = p.Version
+	c.clientID = p.ClientID
+}
+
+// connect answers a CONNECT.
+func (c *conn) connect(p *codec.Connect) {
+	if code := c.judge(p); code != codec.Success {
+		c.refuse(code)
+		return
+	}
+	if p.Properties.AuthenticationMethod != "" && !c.authenticated(p) {
+		return
+	}
+	c.accept(p)
+}
+
+// judge says why a CONNECT is refused.
+func (c *conn) judge(p *codec.Connect) codec.ReasonCode {
+	set := &c.b.settings
+	if code := c.b.refusal.next(); code != codec.Success {
+		return code
+	}
+	switch {
+	case c.verdict.Failed():
+		return c.verdict
+	case p.Will != nil && p.Will.QoS > set.maximumQoS && c.version == codec.V5: // [MQTT-3.2.2-12]
+		return codec.QoSNotSupported
+	case p.Will != nil && p.Will.Retain && set.noRetain && c.version == codec.V5: // [MQTT-3.2.2-13]
+		return codec.RetainNotSupported
+	}
+	return codec.Success
+}
+
+// refuse answers CONNECT with a reason code and ends the connection. In MQTT 3.1.1, a reason that has no return code becomes "server unavailable".
+func (c *conn) refuse(code codec.ReasonCode) {
+	if c.version != codec.V5 && code.ReturnCode() == 0xFF {
+		code = codec.ServerUnavailable
+	}
+	c.send(&codec.Connack{Code: code})
+	c.finish()
+}
+
+// refuseOrEnd ends the connection because of a violation.
+func (c *conn) refuseOrEnd(code codec.ReasonCode) {
+	switch {
+	case c.sess != nil && sayable(&codec.Disconnect{Code: code}, c.version):
+		c.end(code)
+	case c.sess != nil:
+		c.end(codec.ProtocolError)
+	case c.greeted && sayable(&codec.Connack{Code: code}, c.version):
+		c.refuse(code)
+	default:
+		c.finish()
+	}
+}
+
+// sayable reports whether a packet exists in version v.
+func sayable(p codec.Packet, v codec.Version) bool {
+	_, err := p.Append(nil, v)
+	return err == nil
+}
+
+// accept begins or resumes the session and sends CONNACK.
+func (c *conn) accept(p *codec.Connect) {
+	b := c.b
+	if c.clientID == "" {
+		b.names++
+		c.clientID = fmt.Sprintf("assigned-%d", b.names)
+	}
+	c.client = termsOf(p)
+	if p.Will != nil {
+		c.will = b.newWill(c.clientID, p.Will)
+	}
+	s, present := b.enter(c, p.CleanStart)
+	s.expiry = b.expiryOf(p)
+	c.referee.begin(s, present)
+	c.send(c.connack(p, present))
+	c.startKeepAlive(p.KeepAlive)
+	s.resume()
+}
+
+// termsOf fills in what a CONNECT leaves out.
+func termsOf(p *codec.Connect) terms {
+	t := terms{
+		receiveMaximum:    int(p.Properties.ReceiveMaximum),
+		maximumPacketSize: int(p.Properties.MaximumPacketSize),
+		topicAliasMaximum: p.Properties.TopicAliasMaximum,
+		expirySet:         p.Properties.SessionExpiry != nil && *p.Properties.SessionExpiry != 0,
+	}
+	if t.receiveMaximum == 0 {
+		t.receiveMaximum = math.MaxUint16
+	}
+	return t
+}
+
+// expiryOf returns the session expiry interval that a client gets.
+func (b *Broker) expiryOf(p *codec.Connect) uint32 {
+	switch {
+	case p.Version != codec.V5 && p.CleanStart:
+		return 0
+	case p.Version != codec.V5:
+		return neverExpires
+	case p.Properties.SessionExpiry == nil:
+		return 0
+	}
+	return b.limitExpiry(*p.Properties.SessionExpiry)
+}
+
+func (b *Broker) limitExpiry(seconds uint32) uint32 {
+	if limit := b.settings.sessionExpiry; limit != nil {
+		return min(seconds, *limit)
+	}
+	return seconds
+}
+
+// connack says what was granted.
+func (c *conn) connack(p *codec.Connect, present bool) *codec.Connack {
+	ack := &codec.Connack{SessionPresent: present}
+	if c.version != codec.V5 {
+		return ack
+	}
+	set := &c.b.settings
+	ack.Properties = codec.ConnackProperties{
+		ReceiveMaximum:                   set.receiveMaximum,
+		MaximumPacketSize:                set.maximumPacketSize,
+		TopicAliasMaximum:                set.topicAliasMaximum,
+		RetainAvailable:                  unless(set.noRetain),
+		WildcardSubscriptionAvailable:    unless(set.noWildcards),
+		SharedSubscriptionAvailable:      unless(set.noShared),
+		SubscriptionIdentifiersAvailable: unless(set.noIdentifiers),
+		ServerKeepAlive:                  set.keepAlive,
+	}
+	if set.maximumQoS < 2 {
+		ack.Properties.MaximumQoS = &set.maximumQoS
+	}
+	if p.ClientID == "" {
+		ack.Properties.AssignedClientID = c.clientID
+	}
+	if asked := p.Properties.SessionExpiry; asked != nil && *asked != c.sess.expiry {
+		granted := c.sess.expiry
+		ack.Properties.SessionExpiry = &granted
+	}
+	if asked := p.Properties.RequestResponseInformation; asked != nil && *asked {
+		ack.Properties.ResponseInformation = set.responseInfo
+	}
+	if c.auth != nil {
+		ack.Properties.AuthenticationMethod, ack.Properties.AuthenticationData = c.auth.method, c.auth.answer
+	}
+	return ack
+}
+
+// unless is a property that says false, or nothing where true is meant anyway.
+func unless(missing bool) *bool {
+	if !missing {
+		return nil
+	}
+	return new(bool)
+}
+
+// startKeepAlive watches the client, for one and a half times its keep alive.
+func (c *conn) startKeepAlive(seconds uint16) {
+	if c.version == codec.V5 && c.b.settings.keepAlive != nil {
+		seconds = *c.b.settings.keepAlive
+	}
+	if seconds > 0 {
+		c.watch(time.Duration(seconds) * time.Second * 3 / 2)
+	}
+}
+
+// watch ends the connection once nothing has been heard for so long [MQTT-3.1.2-22].
+func (c *conn) watch(limit time.Duration) {
+	left := limit - time.Since(c.heard)
+	if left <= 0 {
+		c.end(codec.KeepAliveTimeout)
+		return
+	}
+	c.keepAlive.set(c.b, left, func() { c.watch(limit) })
+}

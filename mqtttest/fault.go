@@ -1,0 +1,219 @@
+package mqtttest
+
+import (
+	"slices"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// Fault says what to do to which packets. Zero fields match everything and do nothing. A packet that several faults match suffers
+// all of them.
+type Fault struct {
+	ClientID string
+	Packet   string // its type, "PUBACK", "PUBLISH" …
+	Outbound bool   // from the broker to the client
+	Skip     int    // how many matching packets to leave alone first
+	Times    int    // how many to treat then; 0: every one
+
+	// Drop loses the packet.
+	Drop bool
+	// Delay holds the packet back, and no other: those behind it overtake it.
+	Delay time.Duration
+	// Reason is a reason code of 0x80 and above. A packet of the client is not acted on but answered with it, and one of the broker
+	// that has a reason code gets it instead. Where MQTT 3.1.1 cannot say so, the connection is cut.
+	Reason byte
+	// Cut drops the connection, without a DISCONNECT: after a packet of the broker has been sent, or one of the client has been acted on
+	// and before it is answered.
+	Cut bool
+}
+
+// matches looks at everything but the counts.
+func (f *Fault) matches(clientID string, p codec.Packet, outbound bool) bool {
+	return f.Outbound == outbound && (f.ClientID == "" || f.ClientID == clientID) &&
+		(f.Packet == "" || f.Packet == p.Type().String())
+}
+
+// hooks are the faults and intercepts in force. The broker's lock guards them.
+type hooks struct {
+	faults     []*activeFault
+	intercepts intercepts // never changed in place: connections use it without the lock
+}
+
+type activeFault struct {
+	Fault
+	seen int // packets that matched
+}
+
+// match counts a packet and returns what its faults do together.
+func (h *hooks) match(clientID string, p codec.Packet, outbound bool) (effect Fault) {
+	for _, f := range h.faults {
+		if !f.matches(clientID, p, outbound) {
+			continue
+		}
+		f.seen++
+		if f.seen <= f.Skip || f.Times > 0 && f.seen > f.Skip+f.Times {
+			continue
+		}
+		effect.Drop = effect.Drop || f.Drop
+		effect.Cut = effect.Cut || f.Cut
+		effect.Delay += f.Delay
+		if f.Reason != 0 {
+			effect.Reason = f.Reason
+		}
+	}
+	return effect
+}
+
+// Fault lets packets suffer f from now on, until remove is called.
+func (b *Broker) Fault(f Fault) (remove func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	active := &activeFault{Fault: f}
+	b.hooks.faults = append(b.hooks.faults, active)
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.hooks.faults = slices.DeleteFunc(b.hooks.faults, func(other *activeFault) bool { return other == active })
+	}
+}
+
+type intercept struct {
+	keep func(clientID string, outbound bool, p codec.Packet) bool
+}
+
+type intercepts []*intercept
+
+// keep asks one after the other, until one loses the packet.
+func (list intercepts) keep(clientID string, outbound bool, p codec.Packet) bool {
+	for _, i := range list {
+		if !i.keep(clientID, outbound, p) {
+			return false
+		}
+	}
+	return true
+}
+
+// Intercept shows every packet to f from now on, until remove is called: those of clients before the broker acts on them, and those of the
+// broker before they are sent, each before faults. f may change the packet, but not write into its byte slices, and keep it; a packet is lost unless f returns
+// true. Calls for one connection and direction come in order; others are concurrent.
+func (b *Broker) Intercept(f func(clientID string, outbound bool, p codec.Packet) (keep bool)) (remove func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	active := &intercept{keep: f}
+	b.hooks.intercepts = append(slices.Clone(b.hooks.intercepts), active)
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.hooks.intercepts = slices.DeleteFunc(slices.Clone(b.hooks.intercepts), func(other *intercept) bool { return other == active })
+	}
+}
+
+// intercepts returns the hooks in force and the connection's client identifier.
+func (b *Broker) intercepts(c *conn) (intercepts, string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.hooks.intercepts, c.clientID
+}
+
+// setReason replaces the reason code of a packet of the broker, and reports whether the packet can say it.
+func setReason(p codec.Packet, v codec.Version, code codec.ReasonCode) bool {
+	switch p := p.(type) {
+	case *codec.Connack:
+		*p = codec.Connack{Code: code}
+		return v == codec.V5 || code.ReturnCode() != 0xFF
+	case *codec.Suback:
+		if v != codec.V5 {
+			code = codec.UnspecifiedError
+		}
+		for i := range p.Codes {
+			p.Codes[i] = code
+		}
+		return true
+	case *codec.Unsuback:
+		for i := range p.Codes {
+			p.Codes[i] = code
+		}
+	case *codec.Puback:
+		p.Code = code
+	case *codec.Pubrec:
+		p.Code = code
+	case *codec.Pubrel:
+		p.Code = code
+	case *codec.Pubcomp:
+		p.Code = code
+	case *codec.Disconnect:
+		p.Code = code
+	}
+	return v == codec.V5
+}
+
+// answer returns what a broker answers a packet of a client with that it refuses; nil if there is no answer that has a reason code.
+func answer(p codec.Packet) codec.Packet {
+	switch p := p.(type) {
+	case *codec.Connect:
+		return &codec.Connack{}
+	case *codec.Publish:
+		switch p.QoS {
+		case 1:
+			return &codec.Puback{PacketID: p.PacketID}
+		case 2:
+			return &codec.Pubrec{PacketID: p.PacketID}
+		}
+	case *codec.Pubrel:
+		return &codec.Pubcomp{PacketID: p.PacketID}
+	case *codec.Subscribe:
+		return &codec.Suback{PacketID: p.PacketID, Codes: make([]codec.ReasonCode, len(p.Filters))}
+	case *codec.Unsubscribe:
+		return &codec.Unsuback{PacketID: p.PacketID, Codes: make([]codec.ReasonCode, len(p.Filters))}
+	}
+	return nil
+}
+
+// late are the packets of a connection that faults hold back. The broker's lock guards it.
+type late struct {
+	packets []latePacket // the earliest due first
+	alarm   alarm
+}
+
+type latePacket struct {
+	due      time.Time
+	packet   codec.Packet
+	outbound bool
+}
+
+// delay holds a packet back.
+func (c *conn) delay(d time.Duration, p codec.Packet, outbound bool) {
+	due := time.Now().Add(d)
+	i := len(c.late.packets)
+	for i > 0 && c.late.packets[i-1].due.After(due) {
+		i--
+	}
+	c.late.packets = slices.Insert(c.late.packets, i, latePacket{due, p, outbound})
+	c.awaitLate()
+}
+
+func (c *conn) awaitLate() {
+	c.late.alarm.set(c.b, time.Until(c.late.packets[0].due), c.deliverLate)
+}
+
+// deliverLate lets go the packets that are due.
+func (c *conn) deliverLate() {
+	now := time.Now()
+	for len(c.late.packets) > 0 && !c.late.packets[0].due.After(now) {
+		p := c.late.packets[0]
+		c.late.packets = c.late.packets[1:]
+		switch {
+		case c.ended:
+			return
+		case p.outbound:
+			c.out = append(c.out, parcel{packet: p.packet, settled: true})
+			c.changed.Broadcast()
+		default:
+			c.handle(p.packet)
+		}
+	}
+	if len(c.late.packets) > 0 {
+		c.awaitLate()
+	}
+}

@@ -1,0 +1,109 @@
+package mqtttest
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/topic"
+)
+
+// message is an application message. It does not change.
+type message struct {
+	number  uint64 // in the order of arrival
+	from    string // client identifier of the publisher, "" for the test's own
+	topic   string
+	payload []byte
+	qos     byte
+	retain  bool
+	dup     bool
+	props   codec.PublishProperties
+	expires time.Time // zero: never
+}
+
+// newMessage takes the contents of a PUBLISH. Its payload is shared.
+func (b *Broker) newMessage(from string, p *codec.Publish) *message {
+	b.messages++
+	m := &message{
+		number: b.messages, from: from, topic: p.Topic, payload: p.Payload, qos: p.QoS, retain: p.Retain, dup: p.Dup, props: p.Properties,
+	}
+	if p.Properties.MessageExpiry != 0 {
+		m.expires = time.Now().Add(p.Properties.MessageExpiry)
+	}
+	return m
+}
+
+// expired reports whether the message must not be delivered any more [MQTT-3.3.2-5].
+func (m *message) expired() bool {
+	return !m.expires.IsZero() && !time.Now().Before(m.expires)
+}
+
+// publish handles a PUBLISH.
+func (c *conn) publish(p *codec.Publish) {
+	if c.b.settings.noRetain {
+		p.Retain = false
+	}
+	matched := true
+	if p.QoS < 2 || !c.sess.received[p.PacketID] { // [MQTT-4.3.3-10]
+		matched = c.b.take(c.b.newMessage(c.clientID, p))
+	}
+	code := codec.Success
+	if !matched && c.version == codec.V5 {
+		code = codec.NoMatchingSubscribers
+	}
+	switch p.QoS {
+	case 1:
+		c.send(&codec.Puback{PacketID: p.PacketID, Code: code})
+	case 2:
+		c.sess.received[p.PacketID] = true
+		c.send(&codec.Pubrec{PacketID: p.PacketID, Code: code})
+	}
+}
+
+// forgetReceived makes a packet identifier of a client stand for a new message.
+func (b *Broker) forgetReceived(clientID string, id uint16) {
+	if s := b.sessions[clientID]; s != nil {
+		delete(s.received, id)
+	}
+}
+
+// pubrel handles a PUBREL: from now on the packet identifier stands for a new message [MQTT-4.3.3-12].
+func (c *conn) pubrel(id uint16) {
+	ack := &codec.Pubcomp{PacketID: id}
+	if !c.sess.received[id] && c.version == codec.V5 {
+		ack.Code = codec.PacketIdentifierNotFound
+	}
+	delete(c.sess.received, id)
+	c.send(ack)
+}
+
+// take accepts the message of a client or a will, and reports whether it matches a subscription.
+func (b *Broker) take(m *message) (matched bool) {
+	b.record.add(Message{
+		Topic: m.topic, ClientID: m.from, Payload: m.payload, QoS: m.qos, Retain: m.retain, Dup: m.dup, Properties: m.props,
+	})
+	return b.distribute(m)
+}
+
+func (b *Broker) distribute(m *message) (matched bool) {
+	if m.retain {
+		b.keepRetained(m)
+	}
+	return b.route(m)
+}
+
+// Publish gives m to the clients that have subscribed to its topic. It waits for nobody. It panics if the topic or the QoS is invalid.
+func (b *Broker) Publish(m Message) {
+	if err := topic.CheckName(m.Topic); err != nil {
+		panic("mqtttest: " + err.Error())
+	}
+	if m.QoS > 2 {
+		panic(fmt.Sprintf("mqtttest: QoS %d", m.QoS))
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.distribute(b.newMessage("", &codec.Publish{
+		Topic: m.Topic, Payload: bytes.Clone(m.Payload), QoS: m.QoS, Retain: m.Retain, Properties: m.Properties,
+	}))
+}

@@ -1,0 +1,86 @@
+package mqtttest
+
+import (
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// session is what the broker keeps of a client between connections. The broker's lock guards it.
+type session struct {
+	b      *Broker
+	id     string // client identifier
+	conn   *conn  // nil: the client is not connected
+	expiry uint32 // seconds, 0: ends with the connection
+	end    alarm  // while not connected
+	will   *will  // waits for its delay
+	willAt alarm
+
+	subs     map[string]*subscription // by topic filter, as in SUBSCRIBE
+	received map[uint16]bool          // QoS 2 messages of the client whose PUBREL has not come
+	outgoing
+	ledger ledger
+}
+
+// enter puts a connection in the session of its client identifier, which is a new one if the client wants that or there is none. The client's
+// former connection ends.
+func (b *Broker) enter(c *conn, clean bool) (s *session, present bool) {
+	if s = b.sessions[c.clientID]; s != nil && s.conn != nil {
+		s.conn.end(codec.SessionTakenOver) // [MQTT-3.1.4-3]
+		s = b.sessions[c.clientID]
+	}
+	if s != nil && clean {
+		b.endSession(s)
+		s = nil
+	}
+	present = s != nil
+	if !present {
+		s = &session{
+			b:        b,
+			id:       c.clientID,
+			subs:     make(map[string]*subscription),
+			received: make(map[uint16]bool),
+			outgoing: newOutgoing(),
+			ledger:   newLedger(),
+		}
+		b.sessions[s.id] = s
+	}
+	s.stopAlarms()
+	s.will = nil // [MQTT-3.1.3-9]
+	s.conn, c.sess = c, s
+	return s, present
+}
+
+// leave takes a connection out of its session.
+func (c *conn) leave() {
+	c.keepAlive.stop()
+	c.late.alarm.stop()
+	s := c.sess
+	if s == nil {
+		return
+	}
+	c.sess, s.conn = nil, nil
+	s.leaveWill(c.will)
+	switch s.expiry {
+	case 0:
+		s.b.endSession(s)
+	case neverExpires:
+	default:
+		s.end.set(s.b, time.Duration(s.expiry)*time.Second, func() { s.b.endSession(s) })
+	}
+}
+
+func (s *session) stopAlarms() {
+	s.end.stop()
+	s.willAt.stop()
+}
+
+// endSession forgets a session that is not connected.
+func (b *Broker) endSession(s *session) {
+	s.stopAlarms()
+	for _, sub := range s.subs {
+		b.router.remove(sub)
+	}
+	delete(b.sessions, s.id)
+	s.publishWill()
+}

@@ -1,0 +1,101 @@
+package mqtttest
+
+import (
+	"strings"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/topic"
+)
+
+// subscription is one topic filter of a session.
+type subscription struct {
+	session *session
+	options codec.SubscribeFilter // QoS is the one granted
+	inner   string                // the filter without $share/{name}/
+	id      uint32                // subscription identifier; 0: none
+	shared  *share                // nil: not shared
+}
+
+// delivery returns what the subscription gets of a message.
+func (sub *subscription) delivery(m *message, retained bool) delivery {
+	d := delivery{
+		message: m,
+		qos:     min(m.qos, sub.options.QoS),
+		retain:  retained || m.retain && sub.options.RetainAsPublished, // [MQTT-3.3.1-12, MQTT-3.3.1-13]
+	}
+	if sub.id != 0 {
+		d.ids = []uint32{sub.id}
+	}
+	return d
+}
+
+// subscribe handles a SUBSCRIBE.
+func (c *conn) subscribe(p *codec.Subscribe) {
+	ack := &codec.Suback{PacketID: p.PacketID}
+	var retained []*subscription
+	for _, f := range p.Filters {
+		code := c.b.grant(&f, c.version)
+		ack.Codes = append(ack.Codes, code)
+		if code.Failed() {
+			continue
+		}
+		sub, isNew := c.sess.subscribe(f, p.SubscriptionIdentifier)
+		if sub.shared == nil && (f.RetainHandling == 0 || f.RetainHandling == 1 && isNew) { // [MQTT-3.3.1-9, MQTT-3.3.1-10]
+			retained = append(retained, sub)
+		}
+	}
+	c.send(ack)
+	for _, sub := range retained {
+		c.b.sendRetained(sub)
+	}
+}
+
+// grant returns the reason code for a filter, and lowers its QoS to what is granted.
+func (b *Broker) grant(f *codec.SubscribeFilter, v codec.Version) codec.ReasonCode {
+	code := codec.Success
+	switch {
+	case topic.CheckFilter(f.Filter) != nil:
+		code = codec.TopicFilterInvalid
+	case b.settings.noWildcards && strings.ContainsAny(f.Filter, "+#"):
+		code = codec.WildcardSubscriptionsNotSupported
+	case b.settings.noShared && topic.Shared(f.Filter):
+		code = codec.SharedSubscriptionsNotSupported
+	}
+	if code.Failed() && v != codec.V5 {
+		return codec.UnspecifiedError
+	}
+	if code.Failed() {
+		return code
+	}
+	f.QoS = min(f.QoS, b.settings.maximumQoS)
+	return codec.ReasonCode(f.QoS)
+}
+
+// subscribe makes a subscription, or replaces that of the same filter [MQTT-3.8.4-3].
+func (s *session) subscribe(f codec.SubscribeFilter, id uint32) (sub *subscription, isNew bool) {
+	if sub = s.subs[f.Filter]; sub != nil {
+		sub.options, sub.id = f, id
+		return sub, false
+	}
+	sub = &subscription{session: s, options: f, inner: topic.Inner(f.Filter, nil), id: id}
+	s.subs[f.Filter] = sub
+	s.b.router.add(sub)
+	return sub, true
+}
+
+// unsubscribe handles an UNSUBSCRIBE.
+func (c *conn) unsubscribe(p *codec.Unsubscribe) {
+	ack := &codec.Unsuback{PacketID: p.PacketID}
+	for _, filter := range p.Filters {
+		code := codec.NoSubscriptionExisted
+		if sub := c.sess.subs[filter]; sub != nil {
+			code = codec.Success
+			delete(c.sess.subs, filter)
+			c.b.router.remove(sub)
+		}
+		if c.version == codec.V5 {
+			ack.Codes = append(ack.Codes, code)
+		}
+	}
+	c.send(ack)
+}
