@@ -1,60 +1,78 @@
 package session
 
-import "github.com/petrel-mqtt/mqtt/internal/fifo"
+import (
+	"sort"
+
+	"github.com/petrel-mqtt/mqtt/internal/fifo"
+)
 
 // queue holds the messages that wait to be sent for the first time, in the order in which they were published.
-// Each has a ticket by which it is found again at once: tickets count up from the first message ever queued. A message
-// that was withdrawn leaves an empty place, without a topic, until that comes to the front.
+// Each has a ticket by which it can be withdrawn. That leaves an empty place, without a topic, until the place comes to
+// the front or most places are empty.
 type queue struct {
-	entries fifo.Queue[Message]
-	ticket  uint64 // of the first entry
+	entries fifo.Queue[entry]
+	ticket  uint64 // of the latest entry
 	length  int    // entries that were not withdrawn
 	bytes   int    // of their topics and payloads
 }
 
+type entry struct {
+	ticket  uint64 // greater than those before it
+	message Message
+}
+
+// spareEntries is how many empty places may stand in a queue that is otherwise empty.
+const spareEntries = 16
+
 func (q *queue) push(m Message) (ticket uint64) {
-	q.entries.Push(m)
+	q.ticket++
+	q.entries.Push(entry{q.ticket, m})
 	q.length++
 	q.bytes += m.size()
-	return q.ticket + uint64(q.entries.Len()) - 1
+	return q.ticket
 }
 
 // front returns the first message that was not withdrawn, or nil. The pointer is good until the next change.
 func (q *queue) front() *Message {
 	for q.entries.Len() > 0 {
-		if m := q.entries.At(0); m.Topic != "" {
+		if m := &q.entries.At(0).message; m.Topic != "" {
 			return m
 		}
-		q.advance()
+		q.entries.Pop()
 	}
 	return nil
 }
 
 // pop removes the message that front returned.
 func (q *queue) pop() Message {
-	m := q.advance()
+	m := q.entries.Pop().message
 	q.length--
 	q.bytes -= m.size()
 	return m
 }
 
-func (q *queue) advance() Message {
-	q.ticket++
-	return q.entries.Pop()
-}
-
 // remove takes the message with this ticket out. It reports false if it is not in the queue.
 func (q *queue) remove(ticket uint64) bool {
-	i := ticket - q.ticket // wraps around, to a large number, for what has left the queue
-	if i >= uint64(q.entries.Len()) {
+	n := q.entries.Len()
+	i := sort.Search(n, func(i int) bool { return q.entries.At(i).ticket >= ticket })
+	if i == n || q.entries.At(i).ticket != ticket || q.entries.At(i).message.Topic == "" {
 		return false
 	}
-	m := q.entries.At(int(i))
-	if m.Topic == "" {
-		return false
-	}
+	m := &q.entries.At(i).message
 	q.length--
 	q.bytes -= m.size()
 	*m = Message{}
+	if n > 2*q.length+spareEntries {
+		q.compact()
+	}
 	return true
+}
+
+// compact removes the empty places.
+func (q *queue) compact() {
+	for range q.entries.Len() {
+		if e := q.entries.Pop(); e.message.Topic != "" {
+			q.entries.Push(e)
+		}
+	}
 }
