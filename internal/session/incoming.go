@@ -49,12 +49,24 @@ func (s *Session) Arrive(dst []byte, id uint16, qos byte, dup bool) ([]byte, Ver
 			return s.pubrec(dst, id, codec.Success, ""), Repeated // [MQTT-4.3.3-10]
 		}
 	}
-	// Resends do not count: a server may resume with the window of an earlier connection.
-	if max := s.limits.ReceiveMaximum; max > 0 && s.unsettled >= max && !dup {
+	if s.exceeds(dup) {
 		return dst, Exceeded
 	}
 	s.unsettled++
 	return dst, Deliver
+}
+
+// exceeds reports whether one more message breaks our Receive Maximum. Resends do not count: a server may resume with
+// the window of an earlier connection, and then fills places in that window with new messages.
+func (s *Session) exceeds(dup bool) bool {
+	switch {
+	case s.unsettled < s.limits.ReceiveMaximum+s.excess:
+		return false
+	case !dup || s.unsettled >= maxID:
+		return true
+	}
+	s.excess++
+	return false
 }
 
 // Accept acknowledges a message that arrived just now: at once, or in its turn if earlier ones wait.
@@ -71,7 +83,7 @@ func (s *Session) Hold(id uint16, qos byte) *Receipt {
 	r := &Receipt{id: id, qos: qos, holders: 1}
 	s.order(qos).waiting.Push(r)
 	if qos == 2 && s.held.get(id) == nil {
-		s.held.put(id, r)
+		*s.held.put(id) = r
 	}
 	return r
 }
@@ -86,8 +98,9 @@ func (s *Session) Release(dst []byte, r *Receipt, accepted bool) []byte {
 	return s.settle(dst, r)
 }
 
-// Settle is one holder's word on a message: accepted, when code is Success, or refused. After the last holder's the
-// acknowledgement goes out, unless an earlier one waits; a refusal only if nobody accepted.
+// Settle is one holder's word on a message: accepted, when code is Success, or refused, with a code that PUBACK and
+// PUBREC have and a reason that is a string a packet can hold. After the last holder's the acknowledgement goes out,
+// unless an earlier one waits; a refusal only if nobody accepted.
 func (s *Session) Settle(dst []byte, r *Receipt, code codec.ReasonCode, reason string) []byte {
 	if code.Failed() {
 		r.code, r.reason = code, reason
@@ -139,7 +152,7 @@ func (s *Session) acknowledge(dst []byte, id uint16, qos byte, code codec.Reason
 	if code.Failed() {
 		s.unsettled-- // [MQTT-4.3.3-9]
 	} else {
-		s.received.put(id, struct{}{})
+		s.received.put(id)
 	}
 	return s.pubrec(dst, id, code, reason)
 }

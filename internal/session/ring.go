@@ -35,8 +35,9 @@ func (r *ring[T]) get(id uint16) *T {
 	return &s.value
 }
 
-// put stores v under id, which must not be 0 and not be in use.
-func (r *ring[T]) put(id uint16, v T) {
+// put makes room for a value under id, which must not be 0 and not be in use. The caller fills it in: the pointer is
+// good until the next put or delete.
+func (r *ring[T]) put(id uint16) *T {
 	if len(r.slots) == 0 {
 		r.slots = make([]slot[T], minSlots)
 	}
@@ -45,8 +46,8 @@ func (r *ring[T]) put(id uint16, v T) {
 	}
 	s := r.at(id)
 	s.id = id
-	s.value = v
 	r.used++
+	return &s.value
 }
 
 // crowded reports whether id's slot is taken, by id itself or by another identifier.
@@ -71,6 +72,13 @@ func (r *ring[T]) grow() {
 		if old[i].id != 0 {
 			*r.at(old[i].id) = old[i]
 		}
+	}
+}
+
+// widen doubles a ring that is half full or more, unless it has a slot for every identifier.
+func (r *ring[T]) widen() {
+	if 2*r.used >= len(r.slots) && len(r.slots) <= maxID {
+		r.grow()
 	}
 }
 

@@ -36,7 +36,7 @@ type Limits struct {
 	InFlight       int // PUBLISH packets in flight, at most MaxInFlight
 	QueueMessages  int
 	QueueBytes     int // topics and payloads
-	ReceiveMaximum int // QoS 1 and 2 messages from the server that are not acknowledged; 0: no bound but packet identifiers
+	ReceiveMaximum int // QoS 1 and 2 messages from the server that are not acknowledged; 0: as many as packet identifiers
 }
 
 // Session is one client's state. Its methods may not be called concurrently.
@@ -58,11 +58,15 @@ type Session struct {
 	pubacks   order
 	pubrecs   order
 	unsettled int // QoS 1 and 2 messages that occupy our Receive Maximum
+	excess    int // by how much the server's resends have exceeded it on this connection
 }
 
 // New returns an empty session.
 func New(v codec.Version, limits Limits) *Session {
 	limits.InFlight = min(limits.InFlight, MaxInFlight)
+	if limits.ReceiveMaximum == 0 {
+		limits.ReceiveMaximum = maxID
+	}
 	return &Session{version: v, limits: limits}
 }
 
@@ -70,6 +74,7 @@ func New(v codec.Version, limits Limits) *Session {
 // together with our own limit [MQTT-3.3.4-7].
 func (s *Session) Connected(receiveMaximum int) {
 	s.window = min(s.limits.InFlight, receiveMaximum)
+	s.excess = 0
 }
 
 // InFlight returns the number of messages sent and not completed.

@@ -1,0 +1,338 @@
+package session
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// arrive takes a new message that is to be delivered.
+func arrive(t *testing.T, s *Session, id uint16, qos byte) {
+	t.Helper()
+	if b, verdict := s.Arrive(nil, id, qos, false); verdict != Deliver || len(b) != 0 {
+		t.Fatalf("message %d at QoS %d: verdict %v, % X", id, qos, verdict, b)
+	}
+}
+
+// hold takes a new message that so many holders have to settle.
+func hold(t *testing.T, s *Session, id uint16, qos byte, holders int) *Receipt {
+	t.Helper()
+	arrive(t, s, id, qos)
+	r := s.Hold(id, qos)
+	for range holders {
+		r.AddHolder()
+	}
+	wantBytes(t, "while a message is held", s.Release(nil, r, false), "")
+	return r
+}
+
+// accept is an acknowledgement of a message, in hexadecimal digits.
+func accept(qos byte, id uint16) string {
+	if qos == 2 {
+		return fmt.Sprintf("5002%04X", id)
+	}
+	return fmt.Sprintf("4002%04X", id)
+}
+
+func TestAcceptAcknowledgesAtOnce(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		s := New(v, Limits{})
+		arrive(t, s, 1, 1)
+		wantBytes(t, "MQTT-4.3.2-4", s.Accept([]byte{0xEE}, 1, 1), "EE 4002 0001")
+		arrive(t, s, 2, 2)
+		wantBytes(t, "MQTT-4.3.3-8", s.Accept([]byte{0xEE}, 2, 2), "EE 5002 0002")
+		wantBytes(t, "MQTT-4.3.3-11", s.Pubrel([]byte{0xEE}, 2), "EE 7002 0002")
+		if s.Unacknowledged() != 0 {
+			t.Errorf("%d messages are unacknowledged", s.Unacknowledged())
+		}
+	})
+}
+
+func TestUnknownPubrel(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		s := New(v, Limits{})
+		want := perVersion(v, "7003 0009 92", "7002 0009")
+		wantBytes(t, "PROTOCOL 8 and MQTT-4.3.3-11", s.Pubrel(nil, 9), want)
+		arrive(t, s, 9, 2)
+		s.Accept(nil, 9, 2)
+		wantBytes(t, "the first PUBREL", s.Pubrel(nil, 9), "7002 0009")
+		wantBytes(t, "MQTT-4.3.3-12 the second PUBREL", s.Pubrel(nil, 9), want)
+		arrive(t, s, 9, 2)
+		r := s.Hold(9, 2)
+		wantBytes(t, "PUBREL before our PUBREC", s.Pubrel(nil, 9), want)
+		wantBytes(t, "PUBREC", s.Release(nil, r, true), "5002 0009")
+		if s.Unacknowledged() != 1 {
+			t.Errorf("%d messages are unacknowledged, want 1", s.Unacknowledged())
+		}
+	})
+}
+
+// permutations calls f with every order of 0 to n-1.
+func permutations(n int, f func(order []int)) {
+	var extend func(order []int, used int)
+	extend = func(order []int, used int) {
+		if len(order) == n {
+			f(order)
+			return
+		}
+		for i := range n {
+			if used&(1<<i) == 0 {
+				extend(append(order[:len(order):len(order)], i), used|1<<i)
+			}
+		}
+	}
+	extend(nil, 0)
+}
+
+// MQTT-4.6.0-2, MQTT-4.6.0-3 and PROTOCOL 9: acknowledgements of each kind leave in the order in which their messages
+// came, whatever the order in which they are settled.
+func TestAcknowledgementsKeepTheirOrder(t *testing.T) {
+	const messages = 5
+	for qos := byte(1); qos <= 2; qos++ {
+		t.Run(fmt.Sprintf("QoS %d", qos), func(t *testing.T) {
+			permutations(messages, func(order []int) {
+				s := New(codec.V5, Limits{})
+				var receipts []*Receipt
+				for i := range messages {
+					receipts = append(receipts, hold(t, s, uint16(9-i), qos, 1))
+				}
+				other := 3 - qos // is in no way held up
+				arrive(t, s, 3, other)
+				wantBytes(t, "the other QoS", s.Accept(nil, 3, other), accept(other, 3))
+
+				settled, acknowledged := map[int]bool{}, 0
+				for _, i := range order {
+					settled[i] = true
+					want := ""
+					for ; settled[acknowledged]; acknowledged++ {
+						want += accept(qos, uint16(9-acknowledged))
+					}
+					wantBytes(t, fmt.Sprint("settled ", order), s.Settle(nil, receipts[i], codec.Success, ""), want)
+				}
+			})
+		})
+	}
+}
+
+func TestAcceptWaitsItsTurn(t *testing.T) {
+	for qos := byte(1); qos <= 2; qos++ {
+		s := New(codec.V5, Limits{})
+		r := hold(t, s, 1, qos, 1)
+		arrive(t, s, 2, qos)
+		wantBytes(t, "accepted behind a message that waits", s.Accept(nil, 2, qos), "")
+		wantBytes(t, "after the first", s.Settle(nil, r, codec.Success, ""), accept(qos, 1)+accept(qos, 2))
+	}
+}
+
+// PROTOCOL 10: a message is acknowledged when its last holder has settled it, and refused only if nobody accepted.
+func TestHolders(t *testing.T) {
+	const refused = codec.QuotaExceeded
+	for _, c := range []struct {
+		name     string
+		verdicts []codec.ReasonCode // of the holders, in the order in which they settle
+		accepted bool               // by one that never held it
+		v5, v311 string             // for QoS 1; PUBREC differs in its first digit alone
+	}{
+		{"nobody holds it", nil, true, "4002 0001", "4002 0001"},
+		{"one accepts", []codec.ReasonCode{codec.Success}, false, "4002 0001", "4002 0001"},
+		{"three accept", []codec.ReasonCode{0, 0, 0}, false, "4002 0001", "4002 0001"},
+		{"one refuses", []codec.ReasonCode{refused}, false, "4008 0001 97 04 1F 0001 72", "4002 0001"},
+		{"the last of two refuses", []codec.ReasonCode{0, refused}, false, "4002 0001", "4002 0001"},
+		{"the first of two refuses", []codec.ReasonCode{refused, 0}, false, "4002 0001", "4002 0001"},
+		{"all refuse: the last one's word", []codec.ReasonCode{codec.NotAuthorized, refused}, false, "4008 0001 97 04 1F 0001 72", "4002 0001"},
+		{"refused, but accepted before", []codec.ReasonCode{refused}, true, "4002 0001", "4002 0001"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBothVersions(t, func(t *testing.T, v codec.Version) {
+				for qos := byte(1); qos <= 2; qos++ {
+					s := New(v, Limits{})
+					arrive(t, s, 1, qos)
+					r := s.Hold(1, qos)
+					for range c.verdicts {
+						r.AddHolder()
+					}
+					b := s.Release(nil, r, c.accepted)
+					for _, code := range c.verdicts {
+						wantBytes(t, "before the last holder", b, "")
+						b = s.Settle(b, r, code, map[bool]string{true: "r"}[code.Failed()])
+					}
+					want := perVersion(v, c.v5, c.v311)
+					if qos == 2 {
+						want = strings.Replace(want, "4", "5", 1)
+					}
+					wantBytes(t, fmt.Sprintf("QoS %d", qos), b, want)
+					checkOccupied(t, s, qos, len(b) > 4)
+				}
+			})
+		})
+	}
+}
+
+// checkOccupied checks that an acknowledged message with identifier 1 occupies our window exactly if it is an accepted
+// one at QoS 2, and that only that one is known to PUBREL.
+func checkOccupied(t *testing.T, s *Session, qos byte, refused bool) {
+	t.Helper()
+	want := 0
+	if qos == 2 && !refused {
+		want = 1
+	}
+	if s.Unacknowledged() != want {
+		t.Errorf("QoS %d: %d messages occupy our window, want %d", qos, s.Unacknowledged(), want)
+	}
+	if qos == 2 && refused { // [MQTT-4.3.3-9]
+		arrive(t, s, 1, 2)
+		wantBytes(t, "after the refusal the identifier is new", s.Accept(nil, 1, 2), "5002 0001")
+	}
+}
+
+// A holder may settle while the arrival is not over: the mutex is free in between.
+func TestSettleBeforeRelease(t *testing.T) {
+	s := New(codec.V5, Limits{})
+	arrive(t, s, 1, 1)
+	r := s.Hold(1, 1)
+	r.AddHolder()
+	wantBytes(t, "settled before the next holder is known", s.Settle(nil, r, codec.Success, ""), "")
+	r.AddHolder()
+	wantBytes(t, "released", s.Release(nil, r, false), "")
+	wantBytes(t, "settled by the second", s.Settle(nil, r, codec.QuotaExceeded, ""), "4002 0001")
+}
+
+func TestRepeatedMessages(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		s := New(v, Limits{})
+		wantVerdict := func(what string, qos byte, want Verdict, answer string) {
+			t.Helper()
+			b, verdict := s.Arrive([]byte{0xEE}, 1, qos, true)
+			if verdict != want {
+				t.Errorf("%s: verdict %v, want %v", what, verdict, want)
+			}
+			wantBytes(t, what, b, "EE"+answer)
+		}
+		wantVerdict("new", 2, Deliver, "")
+		r := s.Hold(1, 2)
+		wantVerdict("repeated before PUBREC", 2, Repeated, "")
+		if s.Unacknowledged() != 1 {
+			t.Error("a repeated message counts twice")
+		}
+		wantBytes(t, "one PUBREC for both", s.Release(nil, r, true), "5002 0001")
+		wantVerdict("MQTT-4.3.3-10 repeated after PUBREC", 2, Repeated, "5002 0001")
+		wantVerdict("and again", 2, Repeated, "5002 0001")
+		wantVerdict("QoS 1 with an identifier of QoS 2", 1, Deliver, "")
+		wantBytes(t, "its PUBACK", s.Accept(nil, 1, 1), "4002 0001")
+		wantBytes(t, "PUBREL", s.Pubrel(nil, 1), "7002 0001")
+		wantVerdict("MQTT-4.3.3-12 new after PUBCOMP", 2, Deliver, "")
+		s.Accept(nil, 1, 2)
+		wantVerdict("QoS 1", 1, Deliver, "")
+		s.Accept(nil, 1, 1)
+		wantVerdict("MQTT-4.3.2-5 new after PUBACK, whatever DUP says", 1, Deliver, "")
+	})
+}
+
+func TestReceiveMaximum(t *testing.T) {
+	s := New(codec.V5, Limits{ReceiveMaximum: 2})
+	want := func(what string, full bool) {
+		t.Helper()
+		if s.exceeds(false) != full {
+			t.Errorf("%s: %d messages occupy our window, full should be %v", what, s.Unacknowledged(), full)
+		}
+	}
+	one := hold(t, s, 1, 1, 1)
+	want("one waits", false)
+	arrive(t, s, 2, 2)
+	s.Accept(nil, 2, 2)
+	want("PROTOCOL 9: PUBREC empties no place", true)
+	for qos := byte(1); qos <= 2; qos++ {
+		if b, verdict := s.Arrive([]byte{0xEE}, 9, qos, false); verdict != Exceeded || len(b) != 1 { // [MQTT-3.3.4-9]
+			t.Errorf("a third message at QoS %d: verdict %v, % X", qos, verdict, b)
+		}
+	}
+	if _, verdict := s.Arrive(nil, 2, 2, true); verdict != Repeated {
+		t.Errorf("a repeated message with a full window: verdict %v", verdict)
+	}
+	s.Settle(nil, one, codec.Success, "")
+	want("PUBACK empties one", false)
+	three := hold(t, s, 3, 2, 1)
+	want("PUBREC of another is to come", true)
+	s.Pubrel(nil, 2)
+	want("PUBCOMP empties one", false)
+	s.Pubrel(nil, 2)
+	want("an unknown PUBREL empties none", false)
+	hold(t, s, 4, 1, 1)
+	want("two wait", true)
+	s.Settle(nil, three, codec.UnspecifiedError, "") // [MQTT-4.3.3-9]
+	want("PUBREC that refuses empties one", false)
+	if s.Unacknowledged() != 1 {
+		t.Errorf("%d messages are unacknowledged, want 1", s.Unacknowledged())
+	}
+}
+
+// PROTOCOL 9: resends do not count. A server that resumes with an older, larger window keeps to that window: what it
+// sends after an acknowledgement is new.
+func TestReceiveMaximumAndResends(t *testing.T) {
+	s := New(codec.V5, Limits{ReceiveMaximum: 2})
+	var receipts []*Receipt
+	for id := range uint16(5) {
+		if _, verdict := s.Arrive(nil, id+1, 1, true); verdict != Deliver {
+			t.Fatalf("resend %d: verdict %v", id+1, verdict)
+		}
+		r := s.Hold(id+1, 1)
+		r.AddHolder()
+		s.Release(nil, r, false)
+		receipts = append(receipts, r)
+	}
+	if _, verdict := s.Arrive(nil, 6, 1, false); verdict != Exceeded {
+		t.Errorf("a new message beyond the resends: verdict %v", verdict)
+	}
+	s.Settle(nil, receipts[0], codec.Success, "")
+	if _, verdict := s.Arrive(nil, 6, 1, false); verdict != Deliver {
+		t.Errorf("a new message in the place of a resend: verdict %v", verdict)
+	}
+	s.Accept(nil, 6, 1)
+	for _, r := range receipts[1:] {
+		s.Settle(nil, r, codec.Success, "")
+	}
+	s.Connected(65_535)
+	hold(t, s, 1, 1, 1)
+	hold(t, s, 2, 1, 1)
+	if _, verdict := s.Arrive(nil, 3, 1, false); verdict != Exceeded {
+		t.Errorf("the next connection keeps the larger window: verdict %v", verdict)
+	}
+}
+
+// Without a Receive Maximum, and with DUP on everything, there are still no more than 65,535 packet identifiers.
+func TestIdentifiersBoundWhatWaits(t *testing.T) {
+	for _, dup := range []bool{false, true} {
+		s := New(codec.V311, Limits{})
+		for range 65_535 {
+			if _, verdict := s.Arrive(nil, 1, 1, dup); verdict != Deliver {
+				t.Fatalf("DUP %v: verdict %v with %d waiting", dup, verdict, s.Unacknowledged())
+			}
+		}
+		if _, verdict := s.Arrive(nil, 1, 1, dup); verdict != Exceeded {
+			t.Errorf("DUP %v: verdict %v for one more than there are identifiers", dup, verdict)
+		}
+	}
+}
+
+func TestDiscardForgetsWhatCame(t *testing.T) {
+	s := New(codec.V5, Limits{ReceiveMaximum: 3})
+	old := hold(t, s, 1, 2, 1)
+	arrive(t, s, 2, 2)
+	s.Accept(nil, 2, 2)
+	hold(t, s, 3, 1, 1)
+	s.Discard()
+	if s.Unacknowledged() != 0 {
+		t.Fatalf("%d messages are unacknowledged", s.Unacknowledged())
+	}
+	wantBytes(t, "PROTOCOL 12: PUBREL of the old session", s.Pubrel(nil, 2), "7003 0002 92")
+	r := hold(t, s, 1, 2, 1)
+	arrive(t, s, 4, 1)
+	wantBytes(t, "PUBACK, which nothing precedes now", s.Accept(nil, 4, 1), "4002 0004")
+	wantBytes(t, "settling an old message", s.Settle(nil, old, codec.Success, ""), "")
+	wantBytes(t, "settling a new one", s.Settle(nil, r, codec.Success, ""), "5002 0001")
+	if s.Unacknowledged() != 1 {
+		t.Errorf("%d messages are unacknowledged, want 1", s.Unacknowledged())
+	}
+}

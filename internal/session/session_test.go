@@ -1,0 +1,61 @@
+package session
+
+import (
+	"encoding/hex"
+	"strings"
+	"testing"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// inBothVersions runs f for each version.
+func inBothVersions(t *testing.T, f func(t *testing.T, v codec.Version)) {
+	for _, v := range []codec.Version{codec.V5, codec.V311} {
+		t.Run(v.String(), func(t *testing.T) { f(t, v) })
+	}
+}
+
+// wantBytes compares with bytes in hexadecimal digits; blanks do not count.
+func wantBytes(t *testing.T, what string, got []byte, want string) {
+	t.Helper()
+	if w := strings.ReplaceAll(want, " ", ""); hex.EncodeToString(got) != strings.ToLower(w) {
+		t.Errorf("%s: % X, want %s", what, got, want)
+	}
+}
+
+// perVersion picks one of two texts.
+func perVersion(v codec.Version, v5, v311 string) string {
+	if v == codec.V5 {
+		return v5
+	}
+	return v311
+}
+
+// connected returns a session with a window of that many messages in flight.
+func connected(v codec.Version, window int) *Session {
+	s := New(v, Limits{InFlight: MaxInFlight, QueueMessages: 1000, QueueBytes: 1 << 20})
+	s.Connected(window)
+	return s
+}
+
+// send sends a message whose owner is its payload.
+func send(t *testing.T, s *Session, qos byte, payload string) (id uint16, packet []byte) {
+	t.Helper()
+	if !s.Ready() {
+		t.Fatalf("not ready to send %q", payload)
+	}
+	b, id, err := s.Send(nil, Message{Topic: "a", Payload: []byte(payload), QoS: qos, Owner: payload}, 0)
+	if err != nil {
+		t.Fatalf("sending %q: %v", payload, err)
+	}
+	return id, b
+}
+
+// owners returns the owners of messages, as send gives them.
+func owners(messages []Message) string {
+	var names []string
+	for i := range messages {
+		names = append(names, messages[i].Owner.(string))
+	}
+	return strings.Join(names, " ")
+}
