@@ -1,0 +1,259 @@
+package mqtttest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+func TestBrokerCut(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		one, two, three := connect(t, b, v, "1"), connect(t, b, v, "2"), connect(t, b, v, "3")
+		b.Cut("1", "nobody")
+		_, err := one.read()
+		wantError(t, "read after Cut", err, syscall.ECONNRESET)
+		two.barrier()
+		three.barrier()
+		if got := b.Clients(); fmt.Sprint(got) != "[2 3]" {
+			t.Errorf("Clients %v", got)
+		}
+		b.Cut()
+		for _, s := range []*Script{two, three} {
+			_, err := s.read()
+			wantError(t, "read after Cut of all", err, syscall.ECONNRESET)
+		}
+	})
+}
+
+func TestBrokerKick(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		s := connect(t, b, v, "c")
+		b.Kick("nobody", 0x98)
+		b.Kick("c", 0x98)
+		if v == codec.V5 {
+			s.Expect(&codec.Disconnect{Code: codec.AdministrativeAction})
+		}
+		s.ExpectEOF()
+		if got := b.Clients(); len(got) > 0 {
+			t.Errorf("Clients %v", got)
+		}
+	})
+}
+
+// Who does not close after the end is closed.
+func TestBrokerLingers(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		s := connect(t, b, v, "c")
+		b.Kick("c", 0x98)
+		time.Sleep(linger - 1)
+		s.Send(&codec.Pingreq{})
+		time.Sleep(1)
+		synctest.Wait()
+		_, err := s.end.Write([]byte{0xC0, 0})
+		wantError(t, "write", err, syscall.EPIPE)
+	})
+}
+
+func TestBrokerOffline(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		offline(t, b, v)
+		s := resume(t, b, v)
+		b.Offline()
+		_, err := s.read()
+		wantError(t, "read", err, syscall.ECONNRESET)
+		_, err = b.DialContext(t.Context(), "tcp", "x")
+		wantError(t, "DialContext", err, syscall.ECONNREFUSED)
+		b.Online()
+		resume(t, b, v)
+	})
+}
+
+func TestBrokerForget(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		offline(t, b, v)
+		b.Forget("nobody")
+		s := resume(t, b, v)
+		b.Forget("sub")
+		_, err := s.read()
+		wantError(t, "read", err, syscall.ECONNRESET)
+		for _, state := range []string{"connected", "away"} {
+			if _, ack := connectAs(t, b, v, persistent(v, "sub", false)); ack.SessionPresent {
+				t.Errorf("forgotten while %s, the session is still there", state)
+			}
+			b.Cut()
+			b.Forget("sub")
+		}
+	})
+}
+
+func TestBrokerHalfOpen(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		s, _ := connectAs(t, b, v, &codec.Connect{ClientID: "c", CleanStart: true, KeepAlive: 10})
+		other := connect(t, b, v, "other")
+		b.HalfOpen("c")
+		s.Send(&codec.Pingreq{})
+		s.ExpectSilence(time.Hour)
+		if got := b.Clients(); fmt.Sprint(got) != "[other]" {
+			t.Errorf("Clients %v after the keep alive", got)
+		}
+		other.barrier()
+	})
+}
+
+func TestBrokerAwait(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		s := connect(t, b, v, "c")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		go func() {
+			for i := range 5 {
+				time.Sleep(100 * time.Millisecond)
+				s.Send(&codec.Publish{Topic: fmt.Sprintf("%d/x", i%2)})
+			}
+		}()
+		start := time.Now()
+		if got := b.Await(ctx, "0/+", 2); len(got) != 2 || time.Since(start) != 300*time.Millisecond {
+			t.Errorf("%v after %v", got, time.Since(start))
+		}
+		if got := b.Await(ctx, "0/+", 2); len(got) != 2 {
+			t.Errorf("what has come is not returned: %v", got)
+		}
+		if got := b.Await(ctx, "0/+", 4); len(got) != 3 || ctx.Err() == nil {
+			t.Errorf("%v, want what came until ctx ended", got)
+		}
+		if got := b.Received("0/x", "1/x"); len(got) != 5 {
+			t.Errorf("Received %v", got)
+		}
+	})
+}
+
+func TestBrokerKeepReceived(t *testing.T) {
+	b := NewBroker(t, KeepReceived(3))
+	s := connect(t, b, codec.V5, "c")
+	for i := range 10 {
+		s.publish(&codec.Publish{Topic: fmt.Sprint(i), QoS: 1, PacketID: 1})
+	}
+	if got := b.Received(); len(got) != 3 || got[0].Topic != "7" || got[2].Topic != "9" {
+		t.Errorf("Received %v", got)
+	}
+}
+
+// Publish does not keep the caller's payload.
+func TestBrokerPublishCopies(t *testing.T) {
+	forV5(t, func(t *testing.T, b *Broker) {
+		offline(t, b, codec.V5)
+		payload := []byte("x")
+		b.Publish(Message{Topic: "a", Payload: payload, QoS: 1})
+		payload[0] = 'y'
+		resume(t, b, codec.V5).wantPublish("a=x q1")
+	})
+}
+
+func TestBrokerPanics(t *testing.T) {
+	b := NewBroker(t)
+	for name, f := range map[string]func(){
+		"Publish to a wildcard": func() { b.Publish(Message{Topic: "#"}) },
+		"Publish at QoS 3":      func() { b.Publish(Message{Topic: "a", QoS: 3}) },
+		"Received":              func() { b.Received("a#") },
+		"Await":                 func() { b.Await(t.Context(), "", 1) },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s does not panic", name)
+				}
+			}()
+			f()
+		}()
+	}
+}
+
+func TestBrokerServe(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := New()
+	served := make(chan error)
+	go func() { served <- b.Serve(l) }()
+	nc, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	hello, _ := (&codec.Connect{ClientID: "c", CleanStart: true}).Append(nil, codec.V5)
+	if _, err := nc.Write(hello); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := codec.ReadPacket(nc, codec.V5, 0); err != nil || p.Type() != codec.CONNACK {
+		t.Fatalf("%v, %v", p, err)
+	}
+	b.Kick("c", 0x98)
+	rest, err := io.ReadAll(nc)
+	if want := []byte{0xE0, 1, 0x98}; !bytes.Equal(rest, want) || err != nil {
+		t.Errorf("after Kick comes % x, %v", rest, err)
+	}
+	b.Close()
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+	if _, err := net.Dial("tcp", l.Addr().String()); err == nil {
+		t.Error("the listener is open after Close")
+	}
+}
+
+func TestBrokerServeConn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBroker(t)
+		client, server := net.Pipe()
+		go func() {
+			hello, _ := (&codec.Connect{ClientID: "c", CleanStart: true}).Append(nil, codec.V311)
+			client.Write(hello)
+			io.ReadFull(client, make([]byte, 4))
+			client.Close()
+		}()
+		b.ServeConn(server)
+		if _, err := server.Write([]byte{0}); err != io.ErrClosedPipe {
+			t.Errorf("the connection is not closed: %v", err)
+		}
+	})
+}
+
+// After Close nothing works, and Close may be called again.
+func TestBrokerClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBroker(t)
+		offline(t, b, codec.V5) // its session must not wait for its end
+		s := connect(t, b, codec.V5, "c")
+		start := time.Now()
+		b.Close()
+		b.Close()
+		s.ExpectEOF()
+		_, err := b.DialContext(t.Context(), "tcp", "x")
+		wantError(t, "DialContext", err, syscall.ECONNREFUSED)
+		client, server := net.Pipe()
+		b.ServeConn(server)
+		if _, err := client.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("ServeConn: %v", err)
+		}
+		if time.Since(start) != 0 {
+			t.Errorf("takes %v", time.Since(start))
+		}
+	})
+}
+
+func TestBrokerDialContext(t *testing.T) {
+	b := NewBroker(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := b.DialContext(ctx, "tcp", "x")
+	wantError(t, "DialContext", err, context.Canceled)
+}
