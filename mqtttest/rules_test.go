@@ -1,0 +1,560 @@
+package mqtttest
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// foul is something that a client does wrong.
+type foul struct {
+	name    string
+	v5, v3  string // the rule; "": the version has none, and the step is not run
+	code    codec.ReasonCode
+	opts    []Option
+	connect *codec.Connect // nil: "c" with a clean start
+	do      func(t *testing.T, b *Broker, s *Script)
+}
+
+// sends is what a foul does that is a packet or some.
+func sends(packets ...codec.Packet) func(*testing.T, *Broker, *Script) {
+	return func(_ *testing.T, _ *Broker, s *Script) { s.Send(packets...) }
+}
+
+func sendsBytes(b ...byte) func(*testing.T, *Broker, *Script) {
+	return func(_ *testing.T, _ *Broker, s *Script) { s.SendBytes(b...) }
+}
+
+// sent sends packets that are in order and waits until the broker has them.
+func (s *Script) sent(packets ...codec.Packet) {
+	s.Send(packets...)
+	s.Send(&codec.Pingreq{})
+	for s.Receive().Type() != codec.PINGRESP {
+	}
+}
+
+// given has the client receive n messages at a QoS and returns their packet identifiers.
+func given(t *testing.T, b *Broker, s *Script, qos byte, n int) []uint16 {
+	s.subscribe(at(qos, "given"))
+	var ids []uint16
+	for range n {
+		b.Publish(Message{Topic: "given", QoS: qos})
+		ids = append(ids, ReceiveAs[*codec.Publish](s).PacketID)
+	}
+	return ids
+}
+
+// holdBack is a fault that loses a broker's packet.
+func holdBack(b *Broker, packet codec.Type) {
+	b.Fault(Fault{Packet: packet.String(), Outbound: true, Drop: true})
+}
+
+// reconnect cuts the connection and resumes the session.
+func reconnect(t *testing.T, b *Broker, s *Script) *Script {
+	t.Helper()
+	b.Cut()
+	next, ack := connectAs(t, b, s.version, persistent(s.version, "c", false))
+	if !ack.SessionPresent {
+		t.Fatal("no session present")
+	}
+	s.end = next.end
+	return s
+}
+
+var (
+	v5Session  = persistent(codec.V5, "c", false)
+	twoFilters = []codec.SubscribeFilter{at(0, "a"), at(0, "b")}
+)
+
+var fouls = []foul{
+	{name: "second CONNECT", v5: "MQTT-3.1.0-2", v3: "MQTT-3.1.0-2", code: codec.ProtocolError, do: func(_ *testing.T, _ *Broker, s *Script) {
+		s.Send(&codec.Connect{ClientID: "c", CleanStart: true})
+	}},
+	{name: "server's packet", v5: "2.1.2", v3: "2.2.1", code: codec.ProtocolError, do: sends(&codec.Pingresp{})},
+	{name: "malformed packet", v5: "MQTT-2.1.3-1", v3: "MQTT-2.2.2-2", code: codec.MalformedPacket, do: sendsBytes(0xC1, 0)},
+	{name: "AUTH without a method", v5: "MQTT-4.12.0-6", code: codec.ProtocolError, do: sends(&codec.Auth{})},
+	{
+		name: "larger than Maximum Packet Size", v5: "MQTT-3.2.2-15", code: codec.PacketTooLarge, opts: []Option{MaximumPacketSize(20)},
+		do: sends(&codec.Publish{Topic: "a", Payload: make([]byte, 15)}),
+	},
+
+	// PUBLISH
+	{
+		name: "Subscription Identifier", v5: "MQTT-3.3.4-6", code: codec.ProtocolError,
+		do: sends(&codec.Publish{Topic: "a", SubscriptionIdentifiers: []uint32{1}}),
+	},
+	{name: "above Maximum QoS", v5: "MQTT-3.2.2-11", code: codec.QoSNotSupported, opts: []Option{MaximumQoS(1)}, do: sends(publishOf(2, "a"))},
+	{
+		name: "RETAIN not available", v5: "MQTT-3.2.2-14", code: codec.RetainNotSupported, opts: []Option{NoRetain()},
+		do: sends(&codec.Publish{Topic: "a", Retain: true}),
+	},
+	{name: "topic alias too high", v5: "MQTT-3.2.2-17", code: codec.TopicAliasInvalid, do: sends(&codec.Publish{Topic: "a", TopicAlias: 11})},
+	{
+		name: "no topic aliases", v5: "MQTT-3.2.2-17", code: codec.TopicAliasInvalid, opts: []Option{TopicAliasMaximum(0)},
+		do: sends(&codec.Publish{Topic: "a", TopicAlias: 1}),
+	},
+	{name: "unknown topic alias", v5: "MQTT-3.3.2-7", code: codec.ProtocolError, do: sends(&codec.Publish{TopicAlias: 1})},
+	{
+		name: "topic alias of an earlier connection", v5: "MQTT-3.3.2-7", code: codec.ProtocolError, connect: v5Session,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			s.sent(&codec.Publish{Topic: "a", TopicAlias: 1}, &codec.Publish{TopicAlias: 1})
+			reconnect(t, b, s).Send(&codec.Publish{TopicAlias: 1})
+		},
+	},
+	{
+		name: "more than Receive Maximum", v5: "MQTT-3.3.4-7", code: codec.ReceiveMaximumExceeded, opts: []Option{ReceiveMaximum(2)},
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBACK)
+			for id := range uint16(3) {
+				s.Send(&codec.Publish{Topic: "a", QoS: 1, PacketID: id + 1})
+			}
+		},
+	},
+	{
+		name: "more than Receive Maximum at QoS 2", v5: "MQTT-3.3.4-7", code: codec.ReceiveMaximumExceeded, opts: []Option{ReceiveMaximum(2)},
+		do: func(t *testing.T, b *Broker, s *Script) { // PUBREC frees nothing
+			for id := range uint16(2) {
+				s.sent(&codec.Publish{Topic: "a", QoS: 2, PacketID: id + 1})
+			}
+			s.Send(&codec.Publish{Topic: "a", QoS: 2, PacketID: 3})
+		},
+	},
+	{
+		name: "packet identifier in use", v5: "MQTT-2.2.1-3", v3: "MQTT-2.3.1-2", code: codec.ProtocolError,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBACK)
+			s.Send(publishOf(1, "a"), publishOf(1, "b"))
+		},
+	},
+	{
+		name: "packet identifier in use by a PUBREL", v5: "MQTT-2.2.1-3", v3: "MQTT-2.3.1-2", code: codec.ProtocolError,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBCOMP)
+			s.sent(publishOf(2, "a"))
+			s.Send(&codec.Pubrel{PacketID: 1}, publishOf(1, "a"))
+		},
+	},
+	{
+		name: "packet identifier in use by a SUBSCRIBE", v5: "MQTT-2.2.1-3", v3: "MQTT-2.3.1-2", code: codec.ProtocolError,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.SUBACK)
+			s.Send(&codec.Subscribe{PacketID: 1, Filters: twoFilters}, publishOf(1, "a"))
+		},
+	},
+	{
+		name: "packet identifier of another message in a resumed session", v5: "MQTT-2.2.1-3", code: codec.ProtocolError, connect: v5Session,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBACK)
+			s.sent(publishOf(1, "a"))
+			reconnect(t, b, s).Send(&codec.Publish{Topic: "b", QoS: 1, PacketID: 1})
+		},
+	},
+	{
+		name: "DUP in a new session", v5: "MQTT-3.3.1-3", code: codec.ProtocolError,
+		do: sends(&codec.Publish{Topic: "a", QoS: 1, PacketID: 1, Dup: true}),
+	},
+	{
+		name: "sent again on a live connection", v5: "MQTT-4.4.0-1", code: codec.ProtocolError,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBACK)
+			again := publishOf(1, "a")
+			again.Dup = true
+			s.Send(publishOf(1, "a"), again)
+		},
+	},
+	{
+		name: "sent again without DUP", v5: "MQTT-3.3.1-1", code: codec.ProtocolError, connect: v5Session,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBACK)
+			s.sent(publishOf(1, "a"))
+			reconnect(t, b, s).Send(publishOf(1, "a"))
+		},
+	},
+	{
+		name: "sent again in another order", v5: "MQTT-4.6.0-1", code: codec.ProtocolError, connect: v5Session,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBACK)
+			var again []codec.Packet
+			for _, id := range []uint16{7, 3} {
+				s.sent(&codec.Publish{Topic: "a", QoS: 1, PacketID: id})
+				again = append([]codec.Packet{&codec.Publish{Topic: "a", QoS: 1, PacketID: id, Dup: true}}, again...)
+			}
+			reconnect(t, b, s).Send(again...)
+		},
+	},
+	{
+		name: "PUBLISH after PUBREL", v5: "MQTT-4.3.3-6", code: codec.ProtocolError, connect: v5Session,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBCOMP)
+			s.sent(publishOf(2, "a"))
+			s.sent(&codec.Pubrel{PacketID: 1})
+			again := publishOf(2, "a")
+			again.Dup = true
+			reconnect(t, b, s).Send(again)
+		},
+	},
+
+	// PUBREL
+	{name: "PUBREL for nothing", v5: "MQTT-4.3.3-4", v3: "MQTT-4.3.3-1", code: codec.ProtocolError, do: sends(&codec.Pubrel{PacketID: 1})},
+	{
+		name: "PUBREL before PUBREC", v5: "MQTT-4.3.3-4", v3: "MQTT-4.3.3-1", code: codec.ProtocolError,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBREC)
+			s.Send(publishOf(2, "a"), &codec.Pubrel{PacketID: 1})
+		},
+	},
+	{
+		name: "PUBREL at QoS 1", v5: "MQTT-4.3.3-4", v3: "MQTT-4.3.3-1", code: codec.ProtocolError,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBACK)
+			s.Send(publishOf(1, "a"), &codec.Pubrel{PacketID: 1})
+		},
+	},
+	{
+		name: "PUBREL again on a live connection", v5: "MQTT-4.4.0-1", code: codec.ProtocolError,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBCOMP)
+			s.sent(publishOf(2, "a"))
+			s.Send(&codec.Pubrel{PacketID: 1}, &codec.Pubrel{PacketID: 1})
+		},
+	},
+	{
+		name: "PUBREL out of order", v5: "MQTT-4.6.0-4", v3: "MQTT-4.6.0-4", code: codec.ProtocolError,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			s.sent(&codec.Publish{Topic: "a", QoS: 2, PacketID: 1}, &codec.Publish{Topic: "a", QoS: 2, PacketID: 2})
+			s.Send(&codec.Pubrel{PacketID: 2})
+		},
+	},
+
+	// answers to messages
+	{
+		name: "PUBACK out of order", v5: "MQTT-4.6.0-2", v3: "MQTT-4.6.0-2", code: codec.ProtocolError,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			s.Send(&codec.Puback{PacketID: given(t, b, s, 1, 2)[1]})
+		},
+	},
+	{
+		name: "PUBREC out of order", v5: "MQTT-4.6.0-3", v3: "MQTT-4.6.0-3", code: codec.ProtocolError,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			s.Send(&codec.Pubrec{PacketID: given(t, b, s, 2, 2)[1]})
+		},
+	},
+	{name: "PUBACK for nothing", v5: "MQTT-2.2.1-5", v3: "MQTT-2.3.1-6", code: codec.ProtocolError, do: sends(&codec.Puback{PacketID: 1})},
+	{name: "PUBREC for nothing", v5: "MQTT-2.2.1-5", v3: "MQTT-2.3.1-6", code: codec.ProtocolError, do: sends(&codec.Pubrec{PacketID: 1})},
+	{name: "PUBCOMP for nothing", v5: "MQTT-2.2.1-5", v3: "MQTT-2.3.1-6", code: codec.ProtocolError, do: sends(&codec.Pubcomp{PacketID: 1})},
+	{
+		name: "PUBACK twice", v5: "MQTT-2.2.1-5", v3: "MQTT-2.3.1-6", code: codec.ProtocolError,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			id := given(t, b, s, 1, 1)[0]
+			s.Send(&codec.Puback{PacketID: id}, &codec.Puback{PacketID: id})
+		},
+	},
+	{
+		name: "PUBCOMP before PUBREL", v5: "MQTT-2.2.1-5", v3: "MQTT-2.3.1-6", code: codec.ProtocolError,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			s.Send(&codec.Pubcomp{PacketID: given(t, b, s, 2, 1)[0]})
+		},
+	},
+
+	// SUBSCRIBE and UNSUBSCRIBE
+	{
+		name: "# not last", v5: "MQTT-4.7.1-1", v3: "MQTT-4.7.1-2", code: codec.TopicFilterInvalid,
+		do: sends(&codec.Subscribe{PacketID: 1, Filters: []codec.SubscribeFilter{at(0, "a"), at(0, "#/a")}}),
+	},
+	{
+		name: "+ in a level", v5: "MQTT-4.7.1-2", v3: "MQTT-4.7.1-3", code: codec.TopicFilterInvalid,
+		do: sends(&codec.Unsubscribe{PacketID: 1, Filters: []string{"a", "a+"}}),
+	},
+	{
+		name: "share name", v5: "MQTT-4.8.2-2", code: codec.TopicFilterInvalid,
+		do: sends(&codec.Subscribe{PacketID: 1, Filters: []codec.SubscribeFilter{at(0, "$share/+/a")}}),
+	},
+	{
+		name: "wildcard not available", v5: "3.2.2.3.11", code: codec.WildcardSubscriptionsNotSupported, opts: []Option{NoWildcards()},
+		do: sends(&codec.Subscribe{PacketID: 1, Filters: []codec.SubscribeFilter{at(0, "+")}}),
+	},
+	{
+		name: "shared subscription not available", v5: "3.2.2.3.13", code: codec.SharedSubscriptionsNotSupported, opts: []Option{NoSharedSubscriptions()},
+		do: sends(&codec.Subscribe{PacketID: 1, Filters: []codec.SubscribeFilter{at(0, "$share/a/b")}}),
+	},
+	{
+		name: "subscription identifier not available", v5: "3.2.2.3.12", code: codec.SubscriptionIdentifiersNotSupported,
+		opts: []Option{NoSubscriptionIdentifiers()}, do: sends(&codec.Subscribe{PacketID: 1, SubscriptionIdentifier: 1, Filters: twoFilters}),
+	},
+	{
+		name: "SUBSCRIBE with a packet identifier in use", v5: "MQTT-2.2.1-3", v3: "MQTT-2.3.1-2", code: codec.ProtocolError,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.UNSUBACK)
+			s.Send(&codec.Unsubscribe{PacketID: 1, Filters: []string{"a"}}, &codec.Subscribe{PacketID: 1, Filters: twoFilters})
+		},
+	},
+	{
+		name: "UNSUBSCRIBE with a packet identifier in use", v5: "MQTT-2.2.1-3", v3: "MQTT-2.3.1-2", code: codec.ProtocolError,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBACK)
+			s.Send(publishOf(1, "a"), &codec.Unsubscribe{PacketID: 1, Filters: []string{"a"}})
+		},
+	},
+
+	// DISCONNECT
+	{name: "server's reason code", v5: "MQTT-3.14.2-1", code: codec.ProtocolError, do: sends(&codec.Disconnect{Code: codec.SessionTakenOver})},
+	{name: "Server Reference", v5: "3.14.2.2.5", code: codec.ProtocolError, do: sends(&codec.Disconnect{ServerReference: "x"})},
+	{name: "Session Expiry from 0", v5: "3.14.2.2.2", code: codec.ProtocolError, do: sends(&codec.Disconnect{SessionExpiry: ptr[uint32](1)})},
+}
+
+// What a conformant client does not send is a violation and ends the connection: in MQTT 5.0 with a DISCONNECT that says why
+// [MQTT-4.13.1-1], and in 3.1.1 without [MQTT-4.8.0-1].
+func TestViolations(t *testing.T) {
+	for _, f := range fouls {
+		for v, rule := range map[codec.Version]string{codec.V5: f.v5, codec.V311: f.v3} {
+			if rule == "" {
+				continue
+			}
+			t.Run(f.name+"/"+v.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { f.test(t, v, rule) })
+			})
+		}
+	}
+}
+
+func (f *foul) test(t *testing.T, v codec.Version, rule string) {
+	b := New(f.opts...)
+	defer b.Close()
+	p := f.connect
+	if p == nil {
+		p = &codec.Connect{ClientID: "c", CleanStart: true}
+	}
+	s, _ := connectAs(t, b, v, p)
+	f.do(t, b, s)
+	last := s.untilEnd()
+	if v == codec.V5 {
+		if d, ok := last.(*codec.Disconnect); !ok || d.Code != f.code {
+			t.Errorf("the connection ends with %+v, want %v", last, f.code)
+		}
+	}
+	s.Close()
+	synctest.Wait()
+	got := b.Violations()
+	if len(got) != 1 || got[0].Rule != rule || got[0].ClientID != "c" {
+		t.Errorf("violations %v, want %s", got, rule)
+	}
+}
+
+// untilEnd reads until the broker closes, and returns the last packet.
+func (s *Script) untilEnd() (last codec.Packet) {
+	s.tb.Helper()
+	for {
+		p, err := s.read()
+		if err != nil && err.Error() != "EOF" {
+			s.tb.Fatal(err)
+		}
+		if err != nil {
+			return last
+		}
+		last = p
+	}
+}
+
+func TestViolationDuringAuthentication(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		send codec.Packet
+		rule string
+	}{
+		{"PUBLISH", publishOf(0, "a"), "MQTT-3.1.2-30"},
+		{"other method", &codec.Auth{Code: codec.ContinueAuthentication, Method: "other"}, "MQTT-4.12.0-5"},
+		{"early re-authentication", &codec.Auth{Code: codec.ReAuthenticate, Method: "echo"}, "MQTT-3.15.2-1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := New(Authentication("echo", echo))
+			defer b.Close()
+			s := dial(t, b, codec.V5)
+			s.Send(&codec.Connect{ClientID: "c", Properties: codec.ConnectProperties{AuthenticationMethod: "echo"}})
+			ReceiveAs[*codec.Auth](s)
+			s.Send(c.send)
+			s.Expect(&codec.Connack{Code: codec.ProtocolError})
+			s.ExpectEOF()
+			s.Close()
+			b.Close()
+			if got := b.Violations(); len(got) != 1 || got[0].Rule != c.rule {
+				t.Errorf("violations %v, want %s", got, c.rule)
+			}
+		})
+	}
+}
+
+// A client may give up during authentication.
+func TestDisconnectDuringAuthentication(t *testing.T) {
+	forV5(t, func(t *testing.T, b *Broker) {
+		s := dial(t, b, codec.V5)
+		s.Send(&codec.Connect{ClientID: "c", Properties: codec.ConnectProperties{AuthenticationMethod: "echo"}})
+		ReceiveAs[*codec.Auth](s)
+		s.Send(&codec.Disconnect{})
+		s.ExpectEOF()
+		s.Close()
+	}, Authentication("echo", echo))
+}
+
+// After DISCONNECT a client sends nothing and closes.
+func TestViolationAfterDisconnect(t *testing.T) {
+	for v, rules := range map[codec.Version][]string{
+		codec.V5:   {"MQTT-3.14.4-1", "MQTT-3.14.4-2"},
+		codec.V311: {"MQTT-3.14.4-2", "MQTT-3.14.4-1"},
+	} {
+		for i, do := range []func(s *Script){
+			func(s *Script) {
+				s.Send(&codec.Disconnect{}, &codec.Pingreq{})
+				s.ExpectEOF()
+				s.Close()
+			},
+			func(s *Script) {
+				s.Send(&codec.Disconnect{})
+				time.Sleep(time.Minute)
+			},
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				b := New()
+				defer b.Close()
+				do(connect(t, b, v, "c"))
+				synctest.Wait()
+				if got := b.Violations(); len(got) != 1 || got[0].Rule != rules[i] {
+					t.Errorf("violations %v, want %s", got, rules[i])
+				}
+			})
+		}
+	}
+}
+
+// What a conformant client may do, however odd, is no violation.
+func TestNoViolation(t *testing.T) {
+	dup := func(qos byte) *codec.Publish {
+		p := publishOf(qos, "a")
+		p.Dup = true
+		return p
+	}
+	for name, do := range map[string]func(t *testing.T, b *Broker, s *Script){
+		"resend of what was lost on the way": func(t *testing.T, b *Broker, s *Script) {
+			reconnect(t, b, s).sent(dup(1))
+			s.sent(publishOf(1, "a"))
+		},
+		"resend after a lost PUBACK": func(t *testing.T, b *Broker, s *Script) {
+			b.Fault(Fault{Packet: "PUBACK", Outbound: true, Drop: true, Times: 1})
+			s.sent(publishOf(1, "a"))
+			reconnect(t, b, s).sent(dup(1))
+			s.sent(publishOf(1, "b"))
+		},
+		"resend of PUBREL after a lost PUBCOMP": func(t *testing.T, b *Broker, s *Script) {
+			b.Fault(Fault{Packet: "PUBCOMP", Outbound: true, Drop: true, Times: 1})
+			s.sent(publishOf(2, "a"))
+			s.sent(&codec.Pubrel{PacketID: 1})
+			reconnect(t, b, s).sent(&codec.Pubrel{PacketID: 1})
+			s.sent(publishOf(2, "b"))
+		},
+		"resend of PUBREL after a finished flow": func(t *testing.T, b *Broker, s *Script) {
+			s.sent(publishOf(2, "a"))
+			s.sent(&codec.Pubrel{PacketID: 1})
+			reconnect(t, b, s).sent(&codec.Pubrel{PacketID: 1})
+		},
+		"acknowledgement of a PUBLISH that a fault has lost before": func(t *testing.T, b *Broker, s *Script) {
+			b.Fault(Fault{Packet: "PUBLISH", Outbound: true, Drop: true, Times: 1})
+			s.subscribe(at(1, "given"))
+			b.Publish(Message{Topic: "given", QoS: 1})
+			b.Publish(Message{Topic: "given", QoS: 1})
+			s.sent(&codec.Puback{PacketID: ReceiveAs[*codec.Publish](s).PacketID})
+		},
+		"acknowledgements of messages that came in another order": func(t *testing.T, b *Broker, s *Script) {
+			b.Fault(Fault{Packet: "PUBLISH", Outbound: true, Delay: time.Second, Times: 1})
+			s.subscribe(at(1, "given"))
+			b.Publish(Message{Topic: "given", QoS: 1})
+			b.Publish(Message{Topic: "given", QoS: 1})
+			ids := []uint16{ReceiveAs[*codec.Publish](s).PacketID, ReceiveAs[*codec.Publish](s).PacketID}
+			s.sent(&codec.Puback{PacketID: ids[0]}, &codec.Puback{PacketID: ids[1]})
+		},
+		"acknowledgement that a fault loses": func(t *testing.T, b *Broker, s *Script) {
+			b.Fault(Fault{Packet: "PUBACK", Drop: true, Times: 1})
+			for _, id := range given(t, b, s, 1, 3) {
+				s.sent(&codec.Puback{PacketID: id})
+			}
+			again := ReceiveAs[*codec.Publish](reconnect(t, b, s))
+			s.sent(&codec.Puback{PacketID: again.PacketID})
+		},
+		"late acknowledgement in a resumed session": func(t *testing.T, b *Broker, s *Script) {
+			ids := given(t, b, s, 1, 2)
+			reconnect(t, b, s)
+			for _, id := range ids {
+				s.Send(&codec.Puback{PacketID: id})
+			}
+			for range 2 {
+				ReceiveAs[*codec.Publish](s)
+			}
+			s.barrier()
+		},
+		"same packet identifier in both directions": func(t *testing.T, b *Broker, s *Script) {
+			id := given(t, b, s, 2, 1)[0]
+			s.sent(&codec.Publish{Topic: "a", QoS: 2, PacketID: id})
+			s.sent(&codec.Pubrec{PacketID: id}, &codec.Pubrel{PacketID: id})
+			s.sent(&codec.Pubcomp{PacketID: id})
+		},
+		"PUBREL with 0x92 for a PUBREC nobody knows": func(t *testing.T, b *Broker, s *Script) {
+			rel := &codec.Pubrel{PacketID: 9}
+			if s.version == codec.V5 {
+				rel.Code = codec.PacketIdentifierNotFound
+			}
+			reconnect(t, b, s).sent(rel)
+		},
+		"second use of an identifier after a refusal": func(t *testing.T, b *Broker, s *Script) {
+			if s.version == codec.V5 {
+				b.Fault(Fault{Packet: "PUBLISH", Reason: 0x87, Times: 1})
+				s.sent(publishOf(2, "a"))
+				s.sent(publishOf(1, "b"))
+			}
+		},
+		"more than Receive Maximum over two connections": func(t *testing.T, b *Broker, s *Script) {
+			b.Fault(Fault{Packet: "PUBREC", Outbound: true, Drop: true, Times: 2})
+			for _, again := range []bool{false, true} {
+				for id := range uint16(2) {
+					s.sent(&codec.Publish{Topic: "a", QoS: 2, PacketID: id + 1, Dup: again})
+				}
+				reconnect(t, b, s)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+				s, _ := connectAs(t, b, v, persistent(v, "c", false))
+				do(t, b, s)
+				s.barrier()
+			}, ReceiveMaximum(2))
+		})
+	}
+}
+
+// MQTT 3.1.1 lets a client send a message again on the same connection.
+func TestNoViolationV311(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBroker(t)
+		holdBack(b, codec.PUBACK)
+		s := connect(t, b, codec.V311, "c")
+		again := publishOf(1, "a")
+		again.Dup = true
+		s.Send(publishOf(1, "a"), again)
+		s.barrier()
+	})
+}
+
+// NewBroker fails the test that it is for.
+func TestViolationFailsTest(t *testing.T) {
+	tb := &recorder{TB: t}
+	b := NewBroker(tb)
+	s := connect(t, b, codec.V5, "culprit")
+	s.Send(&codec.Pingresp{})
+	s.untilEnd()
+	s.Close()
+	b.Close()
+	if len(tb.failures) != 1 || !strings.Contains(tb.failures[0], `"culprit"`) || !strings.Contains(tb.failures[0], "[2.1.2]") {
+		t.Errorf("failures %q", tb.failures)
+	}
+}
