@@ -17,11 +17,21 @@ func (q *Queue[T]) Len() int { return len(q.items) - q.head }
 // Push adds v at the end.
 func (q *Queue[T]) Push(v T) {
 	if len(q.items) == cap(q.items) && q.head > len(q.items)/2 {
-		n := copy(q.items, q.items[q.head:])
-		clear(q.items[n:])
-		q.items, q.head = q.items[:n], 0
+		q.reuse()
 	}
 	q.items = append(q.items, v)
+}
+
+// reuse makes room without growing. Few items leave a large piece of memory for a small one.
+func (q *Queue[T]) reuse() {
+	live := q.items[q.head:]
+	if cap(q.items) > max(keep, 16*len(live)) {
+		q.items, q.head = append(make([]T, 0, 4*len(live)), live...), 0
+		return
+	}
+	n := copy(q.items, live)
+	clear(q.items[n:])
+	q.items, q.head = q.items[:n], 0
 }
 
 // At returns the item with i others before it. The pointer is good until the next Push or Pop.

@@ -62,3 +62,49 @@ func TestQueueGivesMemoryBack(t *testing.T) {
 		t.Errorf("an empty queue holds room for %d", cap(q.items))
 	}
 }
+
+func TestQueueGivesMemoryBackBeforeItIsEmpty(t *testing.T) {
+	var q Queue[int]
+	pushed, popped := 0, 0
+	push := func() {
+		q.Push(pushed)
+		pushed++
+	}
+	pop := func() {
+		if got := q.Pop(); got != popped {
+			t.Fatalf("Pop() = %d, want %d", got, popped)
+		}
+		popped++
+	}
+	for range 10_000 {
+		push()
+	}
+	for q.Len() > 10 {
+		pop()
+	}
+	for range 5_000 {
+		push()
+		pop()
+	}
+	if cap(q.items) > keep {
+		t.Errorf("10 waiting items hold room for %d", cap(q.items))
+	}
+}
+
+func BenchmarkQueue(b *testing.B) {
+	for name, length := range map[string]int{"10": 10, "1000": 1000} {
+		b.Run(name, func(b *testing.B) {
+			var q Queue[[10]int]
+			b.ReportAllocs()
+			for b.Loop() {
+				for range length {
+					q.Push([10]int{})
+				}
+				for range length {
+					q.Pop()
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*length), "ns/item")
+		})
+	}
+}
