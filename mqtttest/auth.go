@@ -36,20 +36,20 @@ func (c *conn) consult(p codec.Packet) {
 			c.b.mu.Unlock()
 		}
 		if step := c.b.settings.auth[p.Properties.AuthenticationMethod]; step != nil {
-			c.consultStep(&authentication{method: p.Properties.AuthenticationMethod, step: step}, p.Properties.AuthenticationData)
+			c.consultStep(&authentication{method: p.Properties.AuthenticationMethod, step: step}, p.ClientID, p.Properties.AuthenticationData)
 		}
 	case *codec.Auth:
 		c.b.mu.Lock()
-		a := c.auth
+		a, clientID := c.auth, c.clientID
 		c.b.mu.Unlock()
 		if a != nil {
-			c.consultStep(a, p.Data)
+			c.consultStep(a, clientID, p.Data)
 		}
 	}
 }
 
-func (c *conn) consultStep(a *authentication, data []byte) {
-	answer, code := a.step(c.clientID, data)
+func (c *conn) consultStep(a *authentication, clientID string, data []byte) {
+	answer, code := a.step(clientID, data)
 	c.b.mu.Lock()
 	defer c.b.mu.Unlock()
 	a.answer, a.code = answer, code

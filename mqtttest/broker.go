@@ -17,6 +17,10 @@ import (
 // everything in memory and watches its clients: what a conformant client does not send is a violation. Its methods may be
 // called concurrently.
 //
+// It is as liberal with memory as a test allows: it bounds what waits for a client that does not read or is not connected, a million messages at
+// QoS 1 and 2, and 64 MiB at QoS 0 while it is connected, and drops what comes then; and it keeps the latest messages for Received, see KeepReceived.
+// A message that nobody has subscribed to is acknowledged with 0x10 in MQTT 5.0.
+//
 // A broker and its clients work in a testing/synctest bubble, where keep alive, session expiry, message expiry and will delay pass
 // in virtual time.
 type Broker struct {

@@ -14,6 +14,8 @@ import (
 const (
 	// linger is how long the broker waits, after its last packet or the client's DISCONNECT, for the client to close.
 	linger = 5 * time.Second
+	// maxExtra is how many bytes the broker reads then, before it closes all the same.
+	maxExtra = 1 << 20
 	// maxWaiting is how many packets may wait for a client that does not read before the broker stops reading from it.
 	maxWaiting = 10_000
 	// maxWaitingBytes is how many bytes of messages may wait for such a client before those at QoS 0 are dropped.
@@ -166,7 +168,7 @@ func (c *conn) drain() {
 	for {
 		n, err := c.nc.Read(buffer)
 		extra += n
-		if err == nil {
+		if err == nil && extra < maxExtra {
 			continue
 		}
 		c.b.mu.Lock()

@@ -55,7 +55,7 @@ func TestBrokerLingers(t *testing.T) {
 		b.Kick("c", 0x98)
 		time.Sleep(linger - 1)
 		s.Send(&codec.Pingreq{})
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		_, err := s.end.Write([]byte{0xC0, 0})
 		wantError(t, "write", err, syscall.EPIPE)

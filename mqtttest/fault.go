@@ -24,7 +24,7 @@ type Fault struct {
 	// that has a reason code gets it instead. Where MQTT 3.1.1 cannot say so, the connection is cut.
 	Reason byte
 	// Cut drops the connection, without a DISCONNECT: after a packet of the broker has been sent, or one of the client has been acted on
-	// and before it is answered.
+	// and before it is answered. It does not wait for Delay.
 	Cut bool
 }
 

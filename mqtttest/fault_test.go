@@ -3,6 +3,7 @@ package mqtttest
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -197,6 +198,72 @@ func TestFaultReasonOutbound(t *testing.T) {
 		s.publish(publishOf(2, "b"))
 		if got := b.Received("b"); len(got) != 2 { // the packet identifier was new again [MQTT-4.3.3-9]
 			t.Errorf("Received %v", got)
+		}
+	})
+}
+
+// A CONNACK that refuses is the last packet [MQTT-3.2.2-7], 3.1.1 [MQTT-3.2.2-5].
+func TestFaultReasonConnack(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		b.Fault(Fault{Packet: "CONNACK", Outbound: true, Reason: 0x87, Times: 1})
+		s := dial(t, b, v)
+		s.Send(&codec.Connect{ClientID: "c", CleanStart: true})
+		s.Expect(&codec.Connack{Code: codec.NotAuthorized})
+		s.ExpectEOF()
+		connect(t, b, v, "c")
+	})
+}
+
+// Every packet of the broker that has a reason code can get another.
+func TestFaultReasonOfEach(t *testing.T) {
+	forV5(t, func(t *testing.T, b *Broker) {
+		s := connect(t, b, codec.V5, "c")
+		for _, c := range []struct {
+			send, want codec.Packet
+			reason     byte
+		}{
+			{&codec.Unsubscribe{PacketID: 1, Filters: []string{"a"}}, &codec.Unsuback{PacketID: 1, Codes: []codec.ReasonCode{0x87}}, 0x87},
+			{publishOf(1, "a"), &codec.Puback{PacketID: 1, Code: 0x97}, 0x97},
+			{&codec.Pubrec{PacketID: 9}, &codec.Pubrel{PacketID: 9, Code: 0x92}, 0x92},
+		} {
+			defer b.Fault(Fault{Packet: c.want.Type().String(), Outbound: true, Reason: c.reason})()
+			if c.want.Type() == codec.PUBREL {
+				s = reconnectV5(t, b)
+			}
+			s.Send(c.send)
+			s.Expect(c.want)
+		}
+		b.Fault(Fault{Packet: "DISCONNECT", Outbound: true, Reason: 0x8B})
+		b.Kick("c", 0x98)
+		s.Expect(&codec.Disconnect{Code: codec.ServerShuttingDown})
+	})
+}
+
+// reconnectV5 makes a session and resumes it, where an answer to a message of the past is no violation.
+func reconnectV5(t *testing.T, b *Broker) *Script {
+	t.Helper()
+	s, _ := connectAs(t, b, codec.V5, persistent(codec.V5, "c", false))
+	return reconnect(t, b, s)
+}
+
+// Packets that are delayed come when they are due, the same in the order in which they were delayed.
+func TestFaultDelayOrder(t *testing.T) {
+	forV5(t, func(t *testing.T, b *Broker) {
+		s := connect(t, b, codec.V5, "c")
+		s.subscribe(at(0, "a"))
+		for i, d := range []time.Duration{3, 1, 2, 1, 3, 2} {
+			defer b.Fault(Fault{Packet: "PUBLISH", Outbound: true, Delay: d * time.Second, Times: 1})()
+			b.Publish(Message{Topic: "a", Payload: fmt.Append(nil, i)})
+			s.barrier()
+		}
+		start := time.Now()
+		var got []string
+		for range 6 {
+			p := ReceiveAs[*codec.Publish](s)
+			got = append(got, fmt.Sprintf("%s at %v", p.Payload, time.Since(start)))
+		}
+		if want := []string{"1 at 1s", "3 at 1s", "2 at 2s", "5 at 2s", "0 at 3s", "4 at 3s"}; !slices.Equal(got, want) {
+			t.Errorf("%v, want %v", got, want)
 		}
 	})
 }

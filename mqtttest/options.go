@@ -110,7 +110,7 @@ func Fragment(n int) Option {
 
 // KeepReceived is how many of the latest messages Received and Await know, 100,000 by default.
 func KeepReceived(n int) Option {
-	return func(b *Broker) { b.settings.record = n }
+	return func(b *Broker) { b.settings.record = max(n, 0) }
 }
 
 // Authorize asks f about each CONNECT, whose fields f must not change. A reason code of 0x80 and above refuses it. Calls may be concurrent.

@@ -102,10 +102,8 @@ func (r *referee) pubrec(c *conn, p *codec.Pubrec) {
 		r.finished(c, p.PacketID)
 		return
 	}
-	if e := r.ledger.entries[p.PacketID]; e != nil {
+	if e := r.ledger.entries[p.PacketID]; e != nil && e.recorded != c {
 		e.recorded = c
-	}
-	if !slices.Contains(r.pubrels, p.PacketID) {
 		r.pubrels = append(r.pubrels, p.PacketID)
 	}
 }

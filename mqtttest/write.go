@@ -96,7 +96,8 @@ func (c *conn) suffer(p codec.Packet) (goes, cut bool) {
 	if effect.Delay > 0 && !effect.Drop {
 		c.delay(effect.Delay, p, true)
 	}
-	return !effect.Drop && effect.Delay == 0, effect.Cut
+	refused := effect.Reason != 0 && p.Type() == codec.CONNACK // [MQTT-3.2.2-7]
+	return !effect.Drop && effect.Delay == 0, effect.Cut || refused
 }
 
 // leaving notes that a packet is about to be written.

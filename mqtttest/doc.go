@@ -1,0 +1,19 @@
+// Package mqtttest has what tests of MQTT clients, and of programs that use one, need from the other end: a broker in memory and a scripted
+// server. Both run in a testing/synctest bubble, in virtual time, as well as outside of one. The package does not know any client: it
+// works with all that can be given a dialer.
+//
+// A [Broker] speaks MQTT 5.0 and 3.1.1. It tests a program as a whole, and what the program does when things go wrong:
+//
+//	broker := mqtttest.NewBroker(t)
+//	client, err := mqtt.NewClient(ctx, "mqtt://test", mqtt.WithDialer(broker.DialContext), mqtt.WithClientID("billing"))
+//	…
+//	broker.Publish(mqtttest.Message{Topic: "orders/1", Payload: []byte("2 owls"), QoS: 1})
+//	bills := broker.Await(ctx, "bills/+", 1)
+//	broker.Cut("billing")                                                      // pull the plug
+//	broker.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Drop: true}) // lose acknowledgements
+//
+// It holds clients to the specification: what a conformant client does not send fails the test, with the number of the
+// statement, and ends the connection.
+//
+// A [Server] leaves every packet to the test, wrong ones too, and is for tests of a client library itself.
+package mqtttest
