@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -166,13 +167,23 @@ func (c *client) sendSubscribes(k *call) error {
 	if c.connAck.SubscriptionIdentifiers && s.options.identifier == nil {
 		atOnce = 1
 	}
-	for routes := range slices.Chunk(needed, atOnce) {
-		if err := c.sendSubscribe(k, routes); err != nil {
+	err := inPackets(needed, atOnce, func(routes []*route) error { return c.sendSubscribe(k, routes) })
+	if err == nil && k.pending == 0 {
+		k.finish(nil)
+	}
+	return err
+}
+
+// inPackets sends packets that carry most of list each, or fewer where those would be larger than the server takes.
+func inPackets[T any](list []T, most int, send func([]T) error) error {
+	for some := range slices.Chunk(list, most) {
+		err := send(some)
+		if n := len(some); n > 1 && errors.Is(err, PacketTooLarge) {
+			err = inPackets(some, (n+1)/2, send)
+		}
+		if err != nil {
 			return err
 		}
-	}
-	if k.pending == 0 {
-		k.finish(nil)
 	}
 	return nil
 }

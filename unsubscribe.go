@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/topic"
@@ -95,15 +94,15 @@ func (c *client) discardLine(s *Subscription) (n int) {
 // sendUnsubscribe sends UNSUBSCRIBEs for the filters; nobody waits if k is nil. Without a connection there is nothing to
 // be done. mu is held.
 func (c *client) sendUnsubscribe(k *call, filters []string) {
-	for some := range slices.Chunk(filters, packetFilters) {
+	err := inPackets(filters, packetFilters, func(some []string) error {
 		p := codec.Unsubscribe{Filters: some}
-		err := c.sendRequest(&request{call: k, filters: some}, func(b []byte, id uint16) ([]byte, error) {
+		return c.sendRequest(&request{call: k, filters: some}, func(b []byte, id uint16) ([]byte, error) {
 			p.PacketID = id
 			return p.Append(b, c.version)
 		})
-		if err != nil && k != nil {
-			k.finish(err)
-		}
+	})
+	if err != nil && k != nil {
+		k.finish(err)
 	}
 }
 
