@@ -57,7 +57,7 @@ func (r *receiver) offer(s *Subscription, m Message) {
 		return
 	}
 	switch {
-	case s.options.overflow == Block:
+	case s.options.overflow == Block && s.leaving == nil:
 		r.block(s, m)
 		return
 	case s.loose.Len() < s.options.buffer:
@@ -72,39 +72,43 @@ func (r *receiver) offer(s *Subscription, m Message) {
 	s.startPump()
 }
 
-// block waits until the consumer takes m, or nobody will. The mutex is free meanwhile.
+// block waits until the consumer takes m, or the subscription or the connection ends. The mutex is free meanwhile. After
+// the first Unsubscribe it does not wait: the reader has to get to the UNSUBACK, and m goes in line.
 func (r *receiver) block(s *Subscription, m Message) {
-	mu := &r.client.mu
 	if s.sending { // messages at QoS 1 or 2 are in line before it
-		pumped := s.pumped
-		mu.Unlock()
+		stopped := s.stopped()
+		r.client.mu.Unlock()
 		select {
-		case <-pumped:
+		case <-stopped:
+		case <-s.left:
 		case <-r.link.Ended():
 		}
-		mu.Lock()
-		if s.ended || s.sending {
-			s.drop()
-			return
-		}
+		r.client.mu.Lock()
 	}
+	switch {
+	case !s.ended && !s.sending && r.sendBlocking(s, m):
+	case s.ended:
+		s.giveUp(waiting{message: m})
+	default:
+		s.loose.Push(s.inLine(waiting{message: m}))
+		s.startPump()
+	}
+}
+
+// sendBlocking is the wait of block. It reports whether the consumer took m.
+func (r *receiver) sendBlocking(s *Subscription, m Message) (sent bool) {
 	s.sending = true
-	mu.Unlock()
-	sent := false
+	r.client.mu.Unlock()
 	select {
 	case s.channel <- m:
 		sent = true
 	case <-s.done:
+	case <-s.left:
 	case <-r.link.Ended():
 	}
-	mu.Lock()
-	s.sending = false
-	if !sent {
-		s.drop()
-	}
-	if s.ended {
-		close(s.channel)
-	}
+	r.client.mu.Lock()
+	s.stopSending()
+	return sent
 }
 
 // waiting is a message in line.
@@ -141,7 +145,6 @@ func (s *Subscription) startPump() {
 		return
 	}
 	s.sending = true
-	s.pumped = make(chan struct{})
 	s.client.goroutines.Go(s.pump)
 }
 
@@ -171,15 +174,34 @@ func (s *Subscription) pump() {
 			s.client.settle(w.receipt, codec.Success, "")
 		}
 	}
+	s.stopSending()
+}
+
+// stopSending ends the time in which somebody sent without holding the mutex.
+func (s *Subscription) stopSending() {
 	s.sending = false
-	close(s.pumped)
+	if s.idle != nil {
+		close(s.idle)
+		s.idle = nil
+	}
 	if s.ended {
 		close(s.channel)
 	}
 }
 
-// giveUp acknowledges a message that nobody will take any more, and counts it as dropped.
+// stopped returns a channel that is closed when whoever sends now has stopped.
+func (s *Subscription) stopped() <-chan struct{} {
+	if s.idle == nil {
+		s.idle = make(chan struct{})
+	}
+	return s.idle
+}
+
+// giveUp acknowledges a message that nobody will take any more, and counts it as dropped, unless the client has ended.
 func (s *Subscription) giveUp(w waiting) {
+	if s.client.err != nil {
+		return
+	}
 	s.drop()
 	s.client.settle(w.receipt, codec.Success, "")
 }

@@ -24,7 +24,8 @@ type Subscription struct {
 	messages <-chan Message
 	channel  chan Message // messages, for those who send; closed by the last of them
 	done     chan struct{}
-	fake     sync.Once // closes done of one made by NewSubscription
+	left     chan struct{} // closed by the first Unsubscribe; nil without Block
+	fake     sync.Once     // closes done of one made by NewSubscription
 
 	// Guarded by client.mu.
 	leaving *call // set by the first Unsubscribe
@@ -35,7 +36,7 @@ type Subscription struct {
 	err     error
 	dropped uint64
 	sending bool                // somebody sends without holding the mutex: the pump, or the reader with Block
-	pumped  chan struct{}       // closed when the pump ends
+	idle    chan struct{}       // closed when nobody does; nil: nobody waits for that
 	place   uint64              // of the latest message in line
 	loose   fifo.Queue[waiting] // in line at QoS 0
 	held    fifo.Queue[waiting] // in line at QoS 1 and 2
@@ -60,7 +61,11 @@ func NewSubscription(filter string, messages <-chan Message) *Subscription {
 
 func newSubscription(c *client, o subscribeOptions) *Subscription {
 	ch := make(chan Message, min(o.buffer, channelCapacity))
-	return &Subscription{client: c, options: o, messages: ch, channel: ch, done: make(chan struct{})}
+	s := &Subscription{client: c, options: o, messages: ch, channel: ch, done: make(chan struct{})}
+	if o.overflow == Block {
+		s.left = make(chan struct{})
+	}
+	return s
 }
 
 // Messages returns the channel of messages. It is closed when the subscription ends; what is in it by then can still be

@@ -38,6 +38,9 @@ func (s *Subscription) startUnsubscribe() *call {
 	}
 	k := newCall(s)
 	s.leaving = k
+	if s.left != nil {
+		close(s.left)
+	}
 	var alone []string
 	for _, rt := range s.routes {
 		if len(rt.holders) == 1 {
@@ -64,31 +67,37 @@ func (k *call) wait(ctx context.Context, packet string) error {
 
 // drain ends the subscription when its line is empty or ctx ends. It reports whether the line was empty.
 func (s *Subscription) drain(ctx context.Context) bool {
-	mu := &s.client.mu
-	mu.Lock()
-	defer mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	s.leave()
-	if s.sending && s.pumped != nil && !s.ended {
-		pumped := s.pumped
-		mu.Unlock()
-		select {
-		case <-pumped:
-		case <-ctx.Done():
-		}
-		mu.Lock()
+	for s.sending && !s.ended && ctx.Err() == nil {
+		s.awaitStop(ctx.Done())
 	}
+	empty := !s.sending || s.ended
 	s.end(nil)
-	return s.client.discardLine(s) == 0
+	s.client.discardLine(s)
+	if s.sending {
+		s.awaitStop(nil)
+	}
+	return empty
 }
 
-// discardLine acknowledges what waits in the line of a subscription that has ended, and returns how much that was; mu is
-// held.
-func (c *client) discardLine(s *Subscription) (n int) {
+// awaitStop waits until whoever sends has stopped, or enough is closed; mu is held, but not meanwhile.
+func (s *Subscription) awaitStop(enough <-chan struct{}) {
+	stopped := s.stopped()
+	s.unlock()
+	select {
+	case <-stopped:
+	case <-enough:
+	}
+	s.lock()
+}
+
+// discardLine acknowledges what waits in the line of a subscription that has ended; mu is held.
+func (c *client) discardLine(s *Subscription) {
 	for w, ok := s.next(); ok; w, ok = s.next() {
 		s.giveUp(w)
-		n++
 	}
-	return n
 }
 
 // sendUnsubscribe sends UNSUBSCRIBEs for the filters; nobody waits if k is nil. Without a connection there is nothing to
