@@ -23,20 +23,23 @@ type router struct {
 type route struct {
 	filter     string
 	inner      string // what topics are matched against
+	shared     bool   // the server sends only some of the messages that match
 	holders    []holder
-	qos        QoS           // the highest of all holders so far
-	asked      QoS           // of the server, by the latest SUBSCRIBE
-	granted    QoS           // by the latest SUBACK
-	confirmed  bool          // a SUBACK granted it, and no UNSUBSCRIBE was sent since
+	qos        QoS           // to subscribe at: the highest that a holder asks for, and not less than before
+	granted    QoS           // to the latest SUBSCRIBE that was granted
+	confirmed  bool          // a SUBSCRIBE was granted, and no UNSUBSCRIBE was sent after it
 	flags      SubscribeFlag // of all holders
-	subscribes []*subscribe  // the latest SUBSCRIBEs of the filter, oldest first
+	subscribes []*subscribe  // the latest SUBSCRIBEs of the filter that were not refused, oldest first
 }
 
 // subscribe is one SUBSCRIBE for a route.
 type subscribe struct {
 	identifier uint32        // 0: none
-	retainTo   *Subscription // who alone gets the retained messages that it brings; nil: every holder
-	answered   bool          // SUBACK has come
+	qos        QoS           // asked for
+	retained   bool          // it may bring retained messages
+	retainTo   *Subscription // who alone gets them; nil: every holder
+	granted    bool          // SUBACK has come
+	undone     bool          // an UNSUBSCRIBE was sent after it
 }
 
 // holder is a subscription that holds a route, and that a message goes to.
@@ -58,7 +61,12 @@ func (r *router) init(prefixes []string) {
 func (r *router) join(s *Subscription, f filterRequest) (*route, error) {
 	rt := r.routes[f.filter]
 	if rt == nil {
-		rt = &route{filter: f.filter, inner: topic.Inner(f.filter, r.prefixes), flags: s.options.flags}
+		rt = &route{
+			filter: f.filter,
+			inner:  topic.Inner(f.filter, r.prefixes),
+			shared: topic.Shared(f.filter),
+			flags:  s.options.flags,
+		}
 		r.routes[f.filter] = rt
 		r.index.Add(rt.inner, rt)
 	}
@@ -80,6 +88,10 @@ func (r *router) leave(s *Subscription, rt *route) {
 		if sent.retainTo == s {
 			sent.retainTo = nil
 		}
+	}
+	rt.qos = rt.asked() // what s asked for counts only if the server was asked
+	for _, h := range rt.holders {
+		rt.qos = max(rt.qos, h.qos)
 	}
 	r.generation++
 	if len(rt.holders) > 0 || r.routes[rt.filter] != rt {
@@ -111,6 +123,51 @@ func remember[T any](list []T, v T) []T {
 	return append(list, v)
 }
 
+// asked is the QoS in the latest SUBSCRIBE.
+func (rt *route) asked() QoS {
+	if n := len(rt.subscribes); n > 0 {
+		return rt.subscribes[n-1].qos
+	}
+	return 0
+}
+
+// pending reports whether the server has yet to say what it makes of the latest SUBSCRIBE.
+func (rt *route) pending() bool {
+	n := len(rt.subscribes)
+	return n > 0 && !rt.subscribes[n-1].granted
+}
+
+// wanted reports whether somebody holds the route who is not about to leave it.
+func (rt *route) wanted() bool {
+	return slices.ContainsFunc(rt.holders, func(h holder) bool { return h.sub.leaving == nil })
+}
+
+// accepted notes that the server granted a SUBSCRIBE. SUBACKs may come in any order; what holds is what the latest
+// SUBSCRIBE got.
+func (rt *route) accepted(sent *subscribe, granted QoS) {
+	sent.granted = true
+	latest := slices.IndexFunc(rt.subscribes, func(s *subscribe) bool { return s == sent })
+	if !slices.ContainsFunc(rt.subscribes[latest+1:], func(s *subscribe) bool { return s.granted }) {
+		rt.granted = granted
+	}
+	if !sent.undone {
+		rt.confirmed = true
+	}
+}
+
+// refused notes that the server refused a SUBSCRIBE: what held before it holds on.
+func (rt *route) refused(sent *subscribe) {
+	rt.subscribes = slices.DeleteFunc(rt.subscribes, func(s *subscribe) bool { return s == sent })
+}
+
+// unsubscribed notes that an UNSUBSCRIBE goes out.
+func (rt *route) unsubscribed() {
+	rt.confirmed = false
+	for _, s := range rt.subscribes {
+		s.undone = true
+	}
+}
+
 // find returns the SUBSCRIBE that brought a message with these identifiers, nil if the route has none such.
 func (rt *route) find(ids []uint32) *subscribe {
 	for _, s := range slices.Backward(rt.subscribes) {
@@ -121,15 +178,20 @@ func (rt *route) find(ids []uint32) *subscribe {
 	return nil
 }
 
-// guess returns the SUBSCRIBE that a message without identifiers is attributed to: the latest one answered, because
-// servers send retained messages after SUBACK. It is nil while there is none.
+// guess returns the SUBSCRIBE that a retained message without identifiers is attributed to: the latest one granted that
+// brings any, because servers send them after SUBACK. It is nil while there is none.
 func (rt *route) guess() *subscribe {
 	for _, s := range slices.Backward(rt.subscribes) {
-		if s.answered {
+		if s.granted && s.retained {
 			return s
 		}
 	}
 	return nil
+}
+
+// bringsTo reports whether a SUBSCRIBE may bring s retained messages for this filter.
+func (rt *route) bringsTo(s *Subscription) bool {
+	return slices.ContainsFunc(rt.subscribes, func(sent *subscribe) bool { return sent.retained && sent.retainTo == s })
 }
 
 // appendTargets appends the subscriptions that a message is for, each once.
@@ -164,13 +226,14 @@ func (r *router) isRetired(ids []uint32) bool {
 // from before from a new one: then everybody gets both, because none may be lost.
 func (rt *route) appendHolders(dst []holder, t *cachedTopic, s *subscribe, exact, retain bool) []holder {
 	var alone *Subscription
-	if retain && s != nil && rt.flags&RetainAsPublished == 0 {
+	kept := retain && rt.flags&RetainAsPublished == 0
+	if kept && s != nil {
 		alone = s.retainTo
 	}
 	for _, h := range rt.holders {
 		switch {
 		case alone != nil && alone != h.sub:
-		case exact && len(h.sub.routes) > 1 && h.sub.preferred(t.routes) != rt:
+		case exact && len(h.sub.routes) > 1 && !h.sub.prefers(rt, t.routes, kept):
 		default:
 			dst = addHolder(dst, h)
 		}
@@ -189,19 +252,24 @@ func addHolder(dst []holder, h holder) []holder {
 	return append(dst, h)
 }
 
-// preferred returns the one of these routes for which the subscription takes messages that match several of its filters:
-// one that the server has confirmed, with the highest QoS.
-func (s *Subscription) preferred(routes []*route) *route {
+// prefers reports whether rt is the one of these routes for which the subscription takes a message that matches several
+// of its filters. That is one with the highest QoS that the subscription asked for, which does not change, so that the
+// copies of a message that come in between something else are not taken twice or not at all. A filter for which the
+// message need not come as well does not count: one that the server has not confirmed, a shared one, and for a retained
+// message one that brings this subscription none. If no filter counts, every copy is taken.
+func (s *Subscription) prefers(rt *route, routes []*route, kept bool) bool {
 	var best *route
-	for _, rt := range routes {
-		if !slices.Contains(s.routes, rt) {
+	var highest QoS
+	for _, other := range routes {
+		i := slices.Index(s.routes, other)
+		if i < 0 || other.shared || kept && !other.bringsTo(s) || !kept && !other.confirmed {
 			continue
 		}
-		if best == nil || rt.confirmed && !best.confirmed || rt.confirmed == best.confirmed && rt.qos > best.qos {
-			best = rt
+		if qos := s.filters[i].QoS; best == nil || qos > highest {
+			best, highest = other, qos
 		}
 	}
-	return best
+	return best == nil || best == rt
 }
 
 // cachedTopic is a topic name with the routes that match it.

@@ -86,15 +86,7 @@ func (c *client) subscribe(ctx context.Context, o subscribeOptions, filters []fi
 // abandon ends a subscription that did not come about. Filters that were granted and that nobody else holds are
 // unsubscribed; those whose SUBACK is still to come, when that has come. mu is held.
 func (c *client) abandon(s *Subscription, err error) {
-	var granted []string
-	for _, rt := range s.routes {
-		if rt.confirmed {
-			granted = append(granted, rt.filter)
-		}
-	}
-	alone := s.leave()
-	alone = slices.DeleteFunc(alone, func(f string) bool { return !slices.Contains(granted, f) })
-	c.sendUnsubscribe(nil, alone)
+	c.sendUnsubscribe(nil, s.leave())
 	s.end(err)
 	c.discardLine(s)
 }
@@ -157,7 +149,7 @@ func (c *client) sendSubscribes(k *call) error {
 	s := k.sub
 	var needed []*route
 	for i, rt := range s.routes {
-		if !rt.confirmed || rt.qos > rt.asked || s.options.retain == SendRetained {
+		if !rt.confirmed || rt.pending() || rt.qos > rt.asked() || s.options.retain == SendRetained {
 			needed = append(needed, rt)
 		} else {
 			s.filters[i].Granted = min(s.filters[i].QoS, rt.granted)
@@ -214,8 +206,12 @@ func (c *client) sendSubscribe(k *call, routes []*route) error {
 		return err
 	}
 	for _, rt := range routes {
-		sent := &subscribe{identifier: p.SubscriptionIdentifier, retainTo: s}
-		rt.asked = rt.qos
+		sent := &subscribe{
+			identifier: p.SubscriptionIdentifier,
+			qos:        rt.qos,
+			retained:   s.retainHandling(rt) != SkipRetained,
+			retainTo:   s,
+		}
 		rt.subscribes = remember(rt.subscribes, sent)
 		r.sent = append(r.sent, sent)
 	}
@@ -280,12 +276,12 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 		return err
 	}
 	for i, rt := range q.routes {
-		q.sent[i].answered = true
 		if code := p.Codes[i]; code.Failed() {
+			rt.refused(q.sent[i])
 			q.refused(i, ReasonCode(code), p.ReasonString)
 		} else {
-			rt.granted, rt.confirmed = QoS(code), true
-			q.call.sub.grant(rt)
+			rt.accepted(q.sent[i], QoS(code))
+			q.call.sub.grant(rt.filter, QoS(code))
 		}
 	}
 	r.client.giveBack(q)
@@ -298,6 +294,7 @@ func (c *client) giveBack(q *request) {
 	var filters []string
 	for _, rt := range q.routes {
 		if rt.confirmed && c.router.routes[rt.filter] == nil {
+			rt.unsubscribed()
 			filters = append(filters, rt.filter)
 		}
 	}
@@ -305,10 +302,10 @@ func (c *client) giveBack(q *request) {
 }
 
 // grant notes what the server granted; mu is held.
-func (s *Subscription) grant(rt *route) {
+func (s *Subscription) grant(filter string, granted QoS) {
 	for i := range s.filters {
-		if f := &s.filters[i]; f.Filter == rt.filter {
-			f.Granted = min(f.QoS, rt.granted)
+		if f := &s.filters[i]; f.Filter == filter {
+			f.Granted = min(f.QoS, granted)
 		}
 	}
 }

@@ -167,16 +167,18 @@ func (s *Subscription) end(err error) {
 	}
 }
 
-// leave gives up the subscription's filters here, and returns those that no other subscription holds; mu is held.
-func (s *Subscription) leave() (alone []string) {
+// leave gives up the subscription's filters here, and returns those that the server has although nobody wants them any
+// more, to be unsubscribed; mu is held.
+func (s *Subscription) leave() (unwanted []string) {
 	for _, rt := range s.routes {
 		s.client.router.leave(s, rt)
-		if len(rt.holders) == 0 {
-			alone = append(alone, rt.filter)
+		if rt.confirmed && !rt.wanted() {
+			rt.unsubscribed()
+			unwanted = append(unwanted, rt.filter)
 		}
 	}
 	s.routes = nil
-	return alone
+	return unwanted
 }
 
 // originOf returns an origin with these identifiers. Most messages come with the same ones, and share it.

@@ -41,14 +41,14 @@ func (s *Subscription) startUnsubscribe() *call {
 	if s.left != nil {
 		close(s.left)
 	}
-	var alone []string
+	var unwanted []string
 	for _, rt := range s.routes {
-		if len(rt.holders) == 1 {
-			rt.confirmed = false
-			alone = append(alone, rt.filter)
+		if !rt.wanted() {
+			rt.unsubscribed()
+			unwanted = append(unwanted, rt.filter)
 		}
 	}
-	c.sendUnsubscribe(k, alone)
+	c.sendUnsubscribe(k, unwanted)
 	if k.pending == 0 {
 		k.finish(c.err)
 	}
@@ -69,7 +69,7 @@ func (k *call) wait(ctx context.Context, packet string) error {
 func (s *Subscription) drain(ctx context.Context) bool {
 	s.lock()
 	defer s.unlock()
-	s.leave()
+	s.client.sendUnsubscribe(nil, s.leave())
 	for s.sending && !s.ended && ctx.Err() == nil {
 		s.awaitStop(ctx.Done())
 	}

@@ -1,0 +1,1101 @@
+package mqtt_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+)
+
+// PROTOCOL 11: a filter is subscribed once, at the highest QoS its holders ask for. Raising it sends SUBSCRIBE again
+// with Retain Handling 2, leaving never lowers it, and UNSUBSCRIBE goes out with the last holder.
+func TestSubscribeSameFilter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := dialV5(t, b.DialContext)
+		subscribes, unsubscribes := watchSubscribes(b), watchUnsubscribes(b)
+
+		first := subscribeV5(t, c, "a", mqtt.AtMostOnce)
+		subscribes.want(t, "a q0 rh0")
+		second := subscribeV5(t, c, "a", mqtt.AtMostOnce, mqtt.SkipRetained)
+		subscribes.want(t)
+		third := subscribeV5(t, c, "a", mqtt.ExactlyOnce, mqtt.SkipRetained)
+		subscribes.want(t, "a q2 rh2")
+		third.Unsubscribe(t.Context())
+		fourth := subscribeV5(t, c, "a", mqtt.AtLeastOnce, mqtt.SendRetainedIfNew)
+		subscribes.want(t)
+		fifth := subscribeV5(t, c, "a", mqtt.AtMostOnce)
+		subscribes.want(t, "a q2 rh0")
+
+		b.Publish(text("a", "x", 2))
+		wantArrived(t, first, "a=x q0")
+		wantArrived(t, second, "a=x q0")
+		wantArrived(t, fourth, "a=x q1")
+		wantArrived(t, fifth, "a=x q0")
+
+		for _, sub := range []*mqtt.Subscription{first, fourth, second} {
+			sub.Unsubscribe(t.Context())
+			unsubscribes.want(t)
+		}
+		fifth.Unsubscribe(t.Context())
+		unsubscribes.want(t, "[a]")
+	})
+}
+
+// PROTOCOL 11 on MQTT 3.1.1, where every SUBSCRIBE brings retained messages: a later holder sends one to get them, and
+// at the highest QoS, because it replaces the first.
+func TestSubscribeSameFilterV311(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, codec.V311, b.DialContext)
+		subscribes, unsubscribes := watchSubscribes(b), watchUnsubscribes(b)
+
+		first := subscribe(t, c, "a", mqtt.AtLeastOnce)
+		second := subscribe(t, c, "a", mqtt.AtMostOnce)
+		subscribes.want(t, "a q1 rh0", "a q1 rh0")
+		third := subscribe(t, c, "a", mqtt.ExactlyOnce)
+		subscribes.want(t, "a q2 rh0")
+		b.Publish(text("a", "x", 2))
+		wantArrived(t, first, "a=x q1")
+		wantArrived(t, second, "a=x q0")
+		wantArrived(t, third, "a=x q2")
+		third.Unsubscribe(t.Context())
+		first.Unsubscribe(t.Context())
+		unsubscribes.want(t)
+		second.Unsubscribe(t.Context())
+		unsubscribes.want(t, "[a]")
+	})
+}
+
+// PROTOCOL 11: the retained messages that a later holder's SUBSCRIBE brings go to it alone, by identifier, and without
+// identifiers because they come after its SUBACK.
+func TestSubscribeRetainedForLaterHolder(t *testing.T) {
+	test := func(t *testing.T, v codec.Version, opts ...mqtttest.Option) {
+		b := mqtttest.NewBroker(t, opts...)
+		b.Publish(retained("a/1", "old", 1))
+		c := dialAs(t, v, b.DialContext)
+		first := subscribe(t, c, "a/+", mqtt.AtLeastOnce)
+		wantArrived(t, first, "a/1=old q1 retain")
+		second := subscribe(t, c, "a/+", mqtt.AtLeastOnce)
+		wantArrived(t, first)
+		wantArrived(t, second, "a/1=old q1 retain")
+		b.Publish(text("a/1", "new", 1))
+		wantArrived(t, first, "a/1=new q1")
+		wantArrived(t, second, "a/1=new q1")
+	}
+	inBothVersions(t, func(t *testing.T, v codec.Version) { test(t, v) })
+	t.Run("5.0 without identifiers", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { test(t, codec.V5, mqtttest.NoSubscriptionIdentifiers()) })
+	})
+}
+
+// A later holder that wants no retained messages takes none away from those who do.
+func TestSubscribeSkipRetainedTakesNoneAway(t *testing.T) {
+	for _, identifiers := range []bool{true, false} {
+		t.Run(fmt.Sprint("identifiers ", identifiers), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, s := scriptedV5(t, codec.ConnackProperties{SubscriptionIdentifiersAvailable: &identifiers})
+				first, p := subscribed(t, mqtt.Common(c), s, "a")
+				raising := start(func() (*mqtt.Subscription, error) {
+					return c.Subscribe(t.Context(), "a", mqtt.AtLeastOnce, mqtt.SkipRetained)
+				})
+				q := mqtttest.ReceiveAs[*codec.Subscribe](s)
+				late := &codec.Publish{Topic: "a", Payload: []byte("old"), Retain: true} // of the first SUBSCRIBE
+				if identifiers {
+					late.SubscriptionIdentifiers = []uint32{p.SubscriptionIdentifier}
+				}
+				s.Send(granted(q), late)
+				second := raising.value(t)
+				wantArrived(t, first, "a=old q0 retain")
+				if identifiers {
+					wantArrived(t, second)
+				}
+			})
+		})
+	}
+}
+
+// SendRetainedIfNew and SkipRetained say what they do, also to a filter that overlaps one that is not new.
+func TestSubscribeRetainHandling(t *testing.T) {
+	for _, merge := range []bool{false, true} {
+		t.Run(fmt.Sprint("merge ", merge), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var opts []mqtttest.Option
+				if merge {
+					opts = append(opts, mqtttest.MergeOverlapping())
+				}
+				b := mqtttest.NewBroker(t, opts...)
+				b.Publish(retained("a/b", "old", 1))
+				c := dialV5(t, b.DialContext)
+				wantArrived(t, subscribeV5(t, c, "a/b", mqtt.AtLeastOnce, mqtt.SkipRetained))
+				wantArrived(t, subscribeV5(t, c, "a/b", mqtt.AtLeastOnce, mqtt.SendRetainedIfNew))
+				wantArrived(t, subscribeV5(t, c, "a/+", mqtt.AtLeastOnce, mqtt.SendRetainedIfNew), "a/b=old q1 retain")
+				both := subscribeV5(t, c, "a/#", mqtt.AtMostOnce, mqtt.Also(mqtt.AtLeastOnce, "a/b"), mqtt.SendRetainedIfNew)
+				wantArrived(t, both, "a/b=old q0 retain")
+				b.Publish(text("a/b", "new", 1))
+				wantArrived(t, both, "a/b=new q1")
+			})
+		})
+	}
+}
+
+// PROTOCOL 11: No Local and Retain As Published hold for all subscriptions to a filter; nothing is sent for one that
+// wants others.
+func TestSubscribeOtherFlags(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := dialV5(t, b.DialContext)
+		first := subscribeV5(t, c, "a", mqtt.NoLocal)
+		subscribes := watchSubscribes(b)
+		for _, flags := range []mqtt.SubscribeFlag{0, mqtt.RetainAsPublished, mqtt.NoLocal | mqtt.RetainAsPublished} {
+			sub, err := c.Subscribe(t.Context(), "b", mqtt.Also(mqtt.ExactlyOnce, "a"), flags)
+			if sub != nil || err == nil || !mqtt.SafeToRetry(err) || !strings.Contains(err.Error(), `"a"`) {
+				t.Errorf("flags %d: %v, %v", flags, sub, err)
+			}
+		}
+		subscribes.want(t)
+		if err := c.Publish(t.Context(), "a", nil, mqtt.AtLeastOnce); err != nil {
+			t.Error(err)
+		}
+		wantArrived(t, first)
+		// A failed subscription leaves nothing behind: neither its QoS, nor its filters.
+		subscribeV5(t, c, "a", mqtt.NoLocal, mqtt.AtMostOnce)
+		subscribeV5(t, c, "b", mqtt.NoLocal)
+		subscribes.want(t, "a q0 rh0", "b q0 rh0")
+	})
+}
+
+// DESIGN 4.2: each subscription receives each message once, also with overlapping filters, whether the server sends a
+// copy for each filter or one for all [MQTT-3.3.4-2].
+func TestSubscribeOverlapping(t *testing.T) {
+	for _, opts := range [][]mqtttest.Option{nil, {mqtttest.MergeOverlapping()}} {
+		t.Run(fmt.Sprint("merge ", len(opts) > 0), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := mqtttest.NewBroker(t, opts...)
+				c := dialV5(t, b.DialContext)
+				wide := subscribeV5(t, c, "a/#", mqtt.AtMostOnce)
+				both := subscribeV5(t, c, "a/#", mqtt.AtMostOnce, mqtt.Also(mqtt.AtLeastOnce, "a/+", "a/b"))
+				narrow := subscribeV5(t, c, "a/b", mqtt.ExactlyOnce)
+				b.Publish(text("a/b", "1", 2))
+				b.Publish(text("a/c", "2", 2))
+				b.Publish(text("a/b/c", "3", 2))
+				b.Publish(text("a", "4", 2))
+				wantArrived(t, wide, "a/b=1 q0", "a/c=2 q0", "a/b/c=3 q0", "a=4 q0")
+				wantArrived(t, both, "a/b=1 q1", "a/c=2 q1", "a/b/c=3 q0", "a=4 q0")
+				wantArrived(t, narrow, "a/b=1 q2")
+				if n := c.Stats().Unacknowledged; n != 0 {
+					t.Errorf("%d messages are not acknowledged", n)
+				}
+			})
+		})
+	}
+}
+
+// A subscription goes on taking messages for the same one of its filters when another one raises the QoS of a filter
+// they share: copies of one message may come before and after.
+func TestSubscribeOverlappingWhileRaised(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{})
+		both, wide := twoFilters(t, c, s, mqtt.AtLeastOnce, mqtt.AtMostOnce)
+		narrow := both[1]
+		// The copies of a message that was published before: that for the filter a/b, which is not wanted …
+		publish := func(id uint32, packetID uint16) {
+			s.Send(&codec.Publish{Topic: "a/b", Payload: []byte("x"), QoS: 1, PacketID: packetID, SubscriptionIdentifiers: []uint32{id}})
+			s.Expect(&codec.Puback{PacketID: packetID})
+		}
+		publish(narrow, 1)
+		raising := start(func() (*mqtt.Subscription, error) {
+			return c.Subscribe(t.Context(), "a/b", mqtt.ExactlyOnce, mqtt.SkipRetained)
+		})
+		s.Send(granted(mqtttest.ReceiveAs[*codec.Subscribe](s)))
+		raising.value(t)
+		publish(both[0], 2) // … and that for a/#
+		wantArrived(t, wide, "a/b=x q1")
+	})
+}
+
+// twoFilters subscribes to a/# and a/b at once and returns the two identifiers.
+func twoFilters(t *testing.T, c mqtt.ClientV5, s *mqtttest.Script, wide, narrow mqtt.QoS) ([2]uint32, *mqtt.Subscription) {
+	t.Helper()
+	sub := start(func() (*mqtt.Subscription, error) {
+		return c.Subscribe(t.Context(), "a/#", wide, mqtt.Also(narrow, "a/b"))
+	})
+	first := mqtttest.ReceiveAs[*codec.Subscribe](s)
+	second := mqtttest.ReceiveAs[*codec.Subscribe](s)
+	s.Send(granted(second), granted(first)) // in reverse order [MQTT-2.2.1-6]
+	return [2]uint32{first.SubscriptionIdentifier, second.SubscriptionIdentifier}, sub.value(t)
+}
+
+// A shared subscription gets only some of the messages that match it: a subscription that holds one beside an ordinary
+// filter must not rely on it (section 4.8.2).
+func TestSubscribeSharedOverlapping(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c, other := dialV5(t, b.DialContext), dialV5(t, b.DialContext)
+		mixed := subscribeV5(t, c, "$share/g/a/#", mqtt.ExactlyOnce, mqtt.Also(mqtt.AtLeastOnce, "a/b"))
+		shares := subscribeV5(t, c, "$share/g/a/#", mqtt.ExactlyOnce, mqtt.Also(mqtt.AtLeastOnce, "$share/h/a/b"))
+		group := subscribeV5(t, other, "$share/g/a/#", mqtt.ExactlyOnce)
+		otherGroup := subscribeV5(t, other, "$share/h/a/b", mqtt.ExactlyOnce)
+		for i := range 4 {
+			b.Publish(text("a/b", fmt.Sprint(i), 1))
+		}
+		wantArrived(t, mixed, "a/b=0 q1", "a/b=1 q1", "a/b=2 q1", "a/b=3 q1")
+		if n := len(arrived(shares)) + len(arrived(group)) + len(arrived(otherGroup)); n != 8 {
+			t.Errorf("two groups get %d copies of 4 messages", n)
+		}
+	})
+}
+
+// Shared subscriptions are routed by what follows $share/{name}/, in both versions, as are the filters of servers with
+// prefixes of their own. The filter is sent whole.
+func TestSubscribePrefixes(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v, mqtt.WithFilterPrefixes("$queue/", "$special/"))
+		for _, filter := range []string{"$share/g/a/+", "$queue/a/+", "$special/a/#", "$share/g/$queue/a/b"} {
+			sub, p := subscribed(t, c, s, filter)
+			if p.Filters[0].Filter != filter {
+				t.Errorf("SUBSCRIBE %q", p.Filters[0].Filter)
+			}
+			m := &codec.Publish{Topic: "a/b", Payload: []byte("x")}
+			if v == codec.V5 {
+				m.SubscriptionIdentifiers = []uint32{p.SubscriptionIdentifier}
+			}
+			s.Send(m)
+			wantArrived(t, sub, "a/b=x q0")
+			left := startErr(func() error { return sub.Unsubscribe(t.Context()) })
+			u := mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+			if u.Filters[0] != filter {
+				t.Errorf("UNSUBSCRIBE %q", u.Filters[0])
+			}
+			s.Send(unsubscribed(v, u))
+			left.value(t)
+		}
+	})
+}
+
+func unsubscribed(v codec.Version, p *codec.Unsubscribe) *codec.Unsuback {
+	ack := &codec.Unsuback{PacketID: p.PacketID}
+	if v == codec.V5 {
+		ack.Codes = make([]codec.ReasonCode, len(p.Filters))
+	}
+	return ack
+}
+
+// PROTOCOL 11: a message goes to every holder of a filter that carries one of its identifiers and matches its topic. One
+// of a replaced SUBSCRIBE still counts, one of a filter that was unsubscribed reaches nobody, and without one that is
+// known the topic decides.
+func TestSubscribeIdentifiers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{})
+		common := mqtt.Common(c)
+		wide, wideP := subscribed(t, common, s, "a/#")
+		narrow, narrowP := subscribed(t, common, s, "a/b")
+		elsewhere, elsewhereP := subscribed(t, common, s, "c")
+		later, laterP := subscribed(t, common, s, "a/b") // replaces narrow's
+		gone, goneP := subscribed(t, common, s, "a/+")
+		leaving := startErr(func() error { return gone.Unsubscribe(t.Context()) })
+		s.Send(unsubscribed(codec.V5, mqtttest.ReceiveAs[*codec.Unsubscribe](s)))
+		leaving.value(t)
+
+		ids := []uint32{wideP.SubscriptionIdentifier, narrowP.SubscriptionIdentifier, elsewhereP.SubscriptionIdentifier,
+			laterP.SubscriptionIdentifier, goneP.SubscriptionIdentifier}
+		const nobody = ""
+		for _, test := range []struct {
+			ids  []uint32
+			want string // who gets it
+		}{
+			{ids[0:1], "wide"},
+			{ids[1:2], "narrow later"},
+			{ids[3:4], "narrow later"},
+			{[]uint32{ids[0], ids[3]}, "wide narrow later"},
+			{[]uint32{ids[4], ids[0]}, "wide"},
+			{ids[4:5], nobody},
+			{ids[2:3], "wide narrow later"}, // that filter does not match
+			{[]uint32{99_999}, "wide narrow later"},
+			{nil, "wide narrow later"},
+		} {
+			s.Send(&codec.Publish{Topic: "a/b", SubscriptionIdentifiers: test.ids})
+			var got []string
+			for i, sub := range []*mqtt.Subscription{wide, narrow, later, elsewhere} {
+				for range arrived(sub) {
+					got = append(got, []string{"wide", "narrow", "later", "elsewhere"}[i])
+				}
+			}
+			if strings.Join(got, " ") != test.want {
+				t.Errorf("identifiers %v go to %q, want %q", test.ids, got, test.want)
+			}
+		}
+	})
+}
+
+// An identifier of the application's choice goes with all filters of the subscription, in one packet.
+func TestSubscribeIdentifierGiven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := dialV5(t, b.DialContext)
+		w := watch(b, func(p *codec.Subscribe) string { return fmt.Sprint(p.SubscriptionIdentifier, " ", len(p.Filters)) })
+		sub := subscribeV5(t, c, "a", mqtt.Also(0, "b", "c"), mqtt.SubscriptionIdentifier(268_435_455))
+		again := subscribeV5(t, c, "d", mqtt.SubscriptionIdentifier(268_435_455))
+		w.want(t, "268435455 3", "268435455 1")
+		for _, name := range []string{"a", "b", "c", "d"} {
+			b.Publish(text(name, "x", 0))
+		}
+		messages := wantArrived(t, sub, "a=x q0", "b=x q0", "c=x q0")
+		wantArrived(t, again, "d=x q0")
+		for _, m := range messages {
+			if got := m.SubscriptionIdentifiers(); !slices.Equal(got, []uint32{268_435_455}) {
+				t.Errorf("identifiers %v", got)
+			}
+		}
+	})
+}
+
+// PROTOCOL 20: a SUBSCRIBE carries at most 8 filters; with subscription identifiers each filter has a packet of its own.
+func TestSubscribeManyFilters(t *testing.T) {
+	filters := func(n int) (f []string) {
+		for i := range n {
+			f = append(f, fmt.Sprintf("f/%02d", i))
+		}
+		return f
+	}
+	test := func(t *testing.T, v codec.Version, want []int, opts ...mqtttest.Option) {
+		b := mqtttest.NewBroker(t, opts...)
+		c := dialAs(t, v, b.DialContext)
+		var packets []int
+		w := watch(b, func(p *codec.Subscribe) string { packets = append(packets, len(p.Filters)); return "" })
+		unsubscribes := watch(b, func(p *codec.Unsubscribe) string { return fmt.Sprint(len(p.Filters)) })
+		f := filters(19)
+		sub := subscribe(t, c, f[0], mqtt.AtLeastOnce, mqtt.Also(mqtt.ExactlyOnce, f[1:]...))
+		w.take()
+		if !slices.Equal(packets, want) {
+			t.Errorf("SUBSCRIBEs of %v filters, want %v", packets, want)
+		}
+		for i, got := range sub.Filters() {
+			qos := mqtt.ExactlyOnce
+			if i == 0 {
+				qos = mqtt.AtLeastOnce
+			}
+			if want := (mqtt.Filter{Filter: f[i], QoS: qos, Granted: qos}); got != want {
+				t.Errorf("filter %+v, want %+v", got, want)
+			}
+		}
+		if err := sub.Unsubscribe(t.Context()); err != nil {
+			t.Error(err)
+		}
+		unsubscribes.want(t, "8", "8", "3")
+	}
+	t.Run("3.1.1", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { test(t, codec.V311, []int{8, 8, 3}) })
+	})
+	t.Run("5.0", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { test(t, codec.V5, slices.Repeat([]int{1}, 19)) })
+	})
+	t.Run("5.0 without identifiers", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { test(t, codec.V5, []int{8, 8, 3}, mqtttest.NoSubscriptionIdentifiers()) })
+	})
+}
+
+// A message may come before SUBACK [MQTT-3.8.4-1], and none is lost then.
+func TestSubscribeMessageBeforeSuback(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		sub, p := subscribing(t, c, s, "a", mqtt.AtLeastOnce)
+		m := &codec.Publish{Topic: "a", Payload: []byte("early"), QoS: 1, PacketID: 7, Retain: true}
+		if v == codec.V5 {
+			m.SubscriptionIdentifiers = []uint32{p.SubscriptionIdentifier}
+		}
+		s.Send(m)
+		s.Expect(&codec.Puback{PacketID: 7})
+		s.Send(granted(p))
+		wantArrived(t, sub.value(t), "a=early q1 retain")
+	})
+}
+
+// SUBACKs are matched by packet identifier [MQTT-2.2.1-6], in whatever order they come; Granted is the lower of what was
+// asked for and what was granted.
+func TestSubscribeReverseSubacks(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		first, p1 := subscribing(t, c, s, "a", mqtt.AtLeastOnce)
+		second, p2 := subscribing(t, c, s, "b", mqtt.ExactlyOnce)
+		third, p3 := subscribing(t, c, s, "a", mqtt.ExactlyOnce) // raises the first
+		s.Send(granted(p3), &codec.Suback{PacketID: p2.PacketID, Codes: []codec.ReasonCode{1}})
+		if got := third.value(t).Filters()[0]; got != (mqtt.Filter{Filter: "a", QoS: 2, Granted: 2}) {
+			t.Errorf("%+v", got)
+		}
+		if got := second.value(t).Filters()[0]; got != (mqtt.Filter{Filter: "b", QoS: 2, Granted: 1}) {
+			t.Errorf("%+v", got)
+		}
+		first.pending(t, "its SUBACK has not come")
+		s.Send(granted(p1))
+		if got := first.value(t).Filters()[0]; got != (mqtt.Filter{Filter: "a", QoS: 1, Granted: 1}) {
+			t.Errorf("%+v", got)
+		}
+		if v != codec.V5 {
+			return
+		}
+		// What the server has is what the last SUBSCRIBE said, so a fourth one needs no more.
+		fourth := start(func() (*mqtt.Subscription, error) {
+			return c.Subscribe(t.Context(), "a", mqtt.ExactlyOnce)
+		})
+		s.Send(granted(mqtttest.ReceiveAs[*codec.Subscribe](s)))
+		if got := fourth.value(t).Filters()[0].Granted; got != 2 {
+			t.Errorf("granted %v", got)
+		}
+	})
+}
+
+// While a SUBSCRIBE that raises the QoS is on its way nobody knows what will be granted: whoever relies on it asks too.
+func TestSubscribeDuringRaise(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{})
+		subscribed(t, mqtt.Common(c), s, "a", mqtt.AtMostOnce)
+		raise := func() *running[*mqtt.Subscription] {
+			return start(func() (*mqtt.Subscription, error) {
+				return c.Subscribe(t.Context(), "a", mqtt.AtLeastOnce, mqtt.SkipRetained)
+			})
+		}
+		first := raise()
+		p1 := mqtttest.ReceiveAs[*codec.Subscribe](s)
+		second := raise()
+		second.pending(t, "nothing is granted yet")
+		p2 := mqtttest.ReceiveAs[*codec.Subscribe](s)
+		s.Send(granted(p1), granted(p2))
+		for _, r := range []*running[*mqtt.Subscription]{first, second} {
+			if got := r.value(t).Filters()[0].Granted; got != 1 {
+				t.Errorf("granted %v", got)
+			}
+		}
+	})
+}
+
+// A refusal to raise the QoS ends the subscription that asked for it, not those that are there, and the next one that
+// needs the higher QoS asks again.
+func TestSubscribeRaiseRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{})
+		first, p := subscribed(t, mqtt.Common(c), s, "a", mqtt.AtMostOnce)
+		for _, code := range []codec.ReasonCode{codec.QuotaExceeded, codec.GrantedQoS1} {
+			raising := start(func() (*mqtt.Subscription, error) {
+				return c.Subscribe(t.Context(), "a", mqtt.AtLeastOnce, mqtt.SkipRetained)
+			})
+			q := mqtttest.ReceiveAs[*codec.Subscribe](s)
+			s.Send(&codec.Suback{PacketID: q.PacketID, Codes: []codec.ReasonCode{code}})
+			if err := raising.wait(); (err != nil) != code.Failed() {
+				t.Errorf("SUBACK %v: %v", code, err)
+			}
+		}
+		s.Send(&codec.Publish{Topic: "a", Payload: []byte("x"), SubscriptionIdentifiers: []uint32{p.SubscriptionIdentifier}})
+		wantArrived(t, first, "a=x q0")
+	})
+}
+
+// PROTOCOL 18: one refused filter fails the whole subscription, and those granted are unsubscribed, unless others hold
+// them.
+func TestSubscribeRefused(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext)
+		kept := subscribe(t, c, "kept")
+		unsubscribes := watchUnsubscribes(b)
+		refuse := b.Intercept(func(_ string, outbound bool, p codec.Packet) bool {
+			if s, ok := p.(*codec.Suback); ok {
+				for i := range s.Codes {
+					if s.Codes[i] == codec.GrantedQoS2 {
+						s.Codes[i] = codec.UnspecifiedError
+						s.ReasonString = "not today"
+						if v != codec.V5 {
+							s.ReasonString = ""
+						}
+					}
+				}
+			}
+			return true
+		})
+		sub, err := c.Subscribe(t.Context(), "x", mqtt.AtLeastOnce, mqtt.Also(mqtt.ExactlyOnce, "y", "z"), mqtt.Also(0, "kept", "w"))
+		refuse()
+		var refusal *mqtt.SubscribeError
+		if sub != nil || !errors.As(err, &refusal) || !errors.Is(err, mqtt.UnspecifiedError) || mqtt.SafeToRetry(err) {
+			t.Fatalf("%v, %v", sub, err)
+		}
+		want := []mqtt.FilterError{{Filter: "y", Code: mqtt.UnspecifiedError}, {Filter: "z", Code: mqtt.UnspecifiedError}}
+		if v == codec.V5 {
+			want[0].Reason, want[1].Reason = "not today", "not today"
+		}
+		if !slices.Equal(refusal.Failures, want) {
+			t.Errorf("failures %+v, want %+v", refusal.Failures, want)
+		}
+		unsubscribes.want(t, "[x w]")
+		b.Publish(text("kept", "1", 0))
+		wantArrived(t, kept, "kept=1 q0")
+		// Nothing keeps the filters from being subscribed again.
+		again := subscribe(t, c, "x", mqtt.Also(mqtt.ExactlyOnce, "y"))
+		b.Publish(text("y", "1", 2))
+		wantArrived(t, again, "y=1 q2")
+	})
+}
+
+// PROTOCOL 18: when ctx ends before SUBACK the subscription is gone, its packet identifier is taken until SUBACK comes,
+// and what that grants and nobody else holds is unsubscribed.
+func TestSubscribeCancelled(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		ctx, cancel := context.WithCancel(t.Context())
+		abandoned := start(func() (*mqtt.Subscription, error) { return c.Subscribe(ctx, "a", mqtt.AtLeastOnce) })
+		p := mqtttest.ReceiveAs[*codec.Subscribe](s)
+		cancel()
+		if err := abandoned.wait(); !errors.Is(err, context.Canceled) || mqtt.SafeToRetry(err) {
+			t.Errorf("%v", err)
+		}
+		s.Send(&codec.Publish{Topic: "a", QoS: 1, PacketID: 1}) // nobody's: acknowledged and counted
+		s.Expect(&codec.Puback{PacketID: 1})
+		if n := c.Stats().Unmatched; n != 1 {
+			t.Errorf("%d messages unmatched", n)
+		}
+		other, _ := subscribed(t, c, s, "b")
+		_, q := subscribing(t, c, s, "c")
+		if q.PacketID == p.PacketID {
+			t.Error("the packet identifier is used again before SUBACK")
+		}
+		s.Send(granted(p))
+		u := mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+		if !slices.Equal(u.Filters, []string{"a"}) {
+			t.Errorf("UNSUBSCRIBE %v", u.Filters)
+		}
+		s.Send(unsubscribed(v, u))
+		s.Send(&codec.Publish{Topic: "b", Payload: []byte("x")})
+		wantArrived(t, other, "b=x q0")
+	})
+}
+
+// As before, but somebody else has come for the filter before the SUBACK: it stays.
+func TestSubscribeCancelledAndTakenOver(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		ctx, cancel := context.WithCancel(t.Context())
+		abandoned := start(func() (*mqtt.Subscription, error) { return c.Subscribe(ctx, "a") })
+		p := mqtttest.ReceiveAs[*codec.Subscribe](s)
+		cancel()
+		abandoned.wait()
+		second, q := subscribing(t, c, s, "a")
+		s.Send(granted(p), granted(q))
+		second.value(t)
+		s.ExpectSilence(time.Second)
+		s.Send(&codec.Publish{Topic: "a", Payload: []byte("x")})
+		wantArrived(t, second.value(t), "a=x q0")
+	})
+}
+
+// A SUBACK does not mean that the filter is subscribed if an UNSUBSCRIBE was sent after its SUBSCRIBE.
+func TestSubscribeAfterLateSuback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{})
+		first, _ := subscribed(t, mqtt.Common(c), s, "a")
+		ctx, cancel := context.WithCancel(t.Context())
+		second := start(func() (*mqtt.Subscription, error) { return c.Subscribe(ctx, "a") })
+		late := mqtttest.ReceiveAs[*codec.Subscribe](s)
+		cancel()
+		second.wait()
+		leaving := startErr(func() error { return first.Unsubscribe(t.Context()) })
+		u := mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+		s.Send(granted(late))
+		synctest.Wait()
+		third := start(func() (*mqtt.Subscription, error) { return c.Subscribe(t.Context(), "a", mqtt.SkipRetained) })
+		third.pending(t, "the filter is not subscribed")
+		q := mqtttest.ReceiveAs[*codec.Subscribe](s)
+		s.Send(unsubscribed(codec.V5, u), granted(q))
+		leaving.value(t)
+		third.value(t)
+		s.ExpectSilence(time.Second) // the third holds it
+	})
+}
+
+// PROTOCOL 18: what a cancelled Subscribe was granted is unsubscribed also if its only other holder leaves just then.
+func TestSubscribeCancelledWhileOtherLeaves(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		first, _ := subscribed(t, c, s, "a")
+		leaving := startErr(func() error { return first.Unsubscribe(t.Context()) })
+		u := mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+		ctx, cancel := context.WithCancel(t.Context())
+		second := start(func() (*mqtt.Subscription, error) { return c.Subscribe(ctx, "a") })
+		p := mqtttest.ReceiveAs[*codec.Subscribe](s)
+		cancel()
+		second.wait()
+		s.Send(unsubscribed(v, u), granted(p))
+		leaving.value(t)
+		u = mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+		s.Send(unsubscribed(v, u))
+		s.ExpectSilence(time.Second)
+	})
+}
+
+// The client's end fails a Subscribe that waits for SUBACK.
+func TestSubscribeAtTheEnd(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		sub, _ := subscribing(t, c, s, "a")
+		s.Cut()
+		if err := sub.wait(); !errors.Is(err, mqtt.ErrConnectionLost) || mqtt.SafeToRetry(err) {
+			t.Errorf("%v", err)
+		}
+		if _, err := c.Subscribe(t.Context(), "a"); !errors.Is(err, mqtt.ErrConnectionLost) || !mqtt.SafeToRetry(err) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// Features that the server announced not to have are errors here (sections 3.2.2.3.11 to 3.2.2.3.13).
+func TestSubscribeUnavailable(t *testing.T) {
+	no := false
+	for _, test := range []struct {
+		filter string
+		ack    codec.ConnackProperties
+		opt    mqtt.SubscribeOptionV5
+		want   mqtt.ReasonCode
+	}{
+		{"a/+", codec.ConnackProperties{WildcardSubscriptionAvailable: &no}, mqtt.AtLeastOnce, mqtt.WildcardSubscriptionsNotSupported},
+		{"#", codec.ConnackProperties{WildcardSubscriptionAvailable: &no}, mqtt.AtLeastOnce, mqtt.WildcardSubscriptionsNotSupported},
+		{"$share/g/a", codec.ConnackProperties{SharedSubscriptionAvailable: &no}, mqtt.AtLeastOnce, mqtt.SharedSubscriptionsNotSupported},
+		{"a", codec.ConnackProperties{SubscriptionIdentifiersAvailable: &no}, mqtt.SubscriptionIdentifier(5), mqtt.SubscriptionIdentifiersNotSupported},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c, s := scriptedV5(t, test.ack)
+			_, err := c.Subscribe(t.Context(), test.filter, test.opt)
+			var refusal *mqtt.SubscribeError
+			if !errors.As(err, &refusal) || !errors.Is(err, test.want) || !mqtt.SafeToRetry(err) {
+				t.Errorf("%q: %v", test.filter, err)
+			}
+			s.ExpectSilence(time.Second)
+			subscribed(t, mqtt.Common(c), s, "plain")
+		})
+	}
+}
+
+// [MQTT-3.2.2-15]: a SUBSCRIBE or UNSUBSCRIBE that the server would not take is not sent, but filters that fit in
+// several packets are not refused because they do not fit in one.
+func TestSubscribeMaximumPacketSize(t *testing.T) {
+	const limit = 50 // SUBSCRIBE: 2 + 2 + 1 + 2 for the identifier + 2 + filter + 1
+	long := strings.Repeat("x", limit-10)
+	for _, identifiers := range []bool{true, false} {
+		t.Run(fmt.Sprint("identifiers ", identifiers), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts := []mqtttest.Option{mqtttest.MaximumPacketSize(limit)}
+				if !identifiers {
+					opts = append(opts, mqtttest.NoSubscriptionIdentifiers())
+				}
+				b := mqtttest.NewBroker(t, opts...)
+				c := dialV5(t, b.DialContext)
+				packets := watch(b, func(p *codec.Subscribe) string { return fmt.Sprint(len(p.Filters)) })
+				unsubscribes := watch(b, func(p *codec.Unsubscribe) string { return fmt.Sprint(len(p.Filters)) })
+				_, err := c.Subscribe(t.Context(), long+"yyy")
+				if !errors.Is(err, mqtt.PacketTooLarge) || !mqtt.SafeToRetry(err) {
+					t.Errorf("%v", err)
+				}
+				packets.want(t)
+				sub := subscribeV5(t, c, long, mqtt.Also(0, "a/aaaaaaaaaaaaaa", "b/bbbbbbbbbbbbb", "c/cccccccccccccc", "d"))
+				b.Publish(text("d", "x", 0))
+				wantArrived(t, sub, "d=x q0")
+				if err := sub.Unsubscribe(t.Context()); err != nil {
+					t.Error(err)
+				}
+				if got := len(unsubscribes.take()); got < 2 || got > 4 {
+					t.Errorf("%d UNSUBSCRIBEs", got)
+				}
+				wantClosed(t, sub)
+			})
+		})
+	}
+}
+
+// What no packet can say is an error before anything is sent.
+func TestSubscribeOptions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{})
+		for _, test := range []struct {
+			filter string
+			opts   []mqtt.SubscribeOptionV5
+			topic  bool // the error is a *TopicError
+		}{
+			{"", nil, true},
+			{"a#", nil, true},
+			{"a/#/b", nil, true},
+			{"+a", nil, true},
+			{"a\x00", nil, true},
+			{"\xff", nil, true},
+			{strings.Repeat("x", 65_536), nil, true},
+			{"$share//a", nil, true},
+			{"$share/g", nil, true},
+			{"$share/g/", nil, true},
+			{"$share/+/a", nil, true},
+			{"a", []mqtt.SubscribeOptionV5{mqtt.Also(0, "b", "c+")}, true},
+			{"a", []mqtt.SubscribeOptionV5{mqtt.QoS(3)}, false}, // [MQTT-3.8.3-5]
+			{"a", []mqtt.SubscribeOptionV5{mqtt.Also(3, "b")}, false},
+			{"a", []mqtt.SubscribeOptionV5{mqtt.Also(0, "a")}, false},
+			{"a", []mqtt.SubscribeOptionV5{mqtt.Also(0, "b", "b")}, false},
+			{"a", []mqtt.SubscribeOptionV5{mqtt.Buffer(0)}, false},
+			{"a", []mqtt.SubscribeOptionV5{mqtt.Buffer(-1)}, false},
+			{"a", []mqtt.SubscribeOptionV5{mqtt.AckMode(2)}, false},
+			{"a", []mqtt.SubscribeOptionV5{mqtt.Overflow(3)}, false},
+			{"a", []mqtt.SubscribeOptionV5{mqtt.SubscribeFlag(4)}, false},
+			{"a", []mqtt.SubscribeOptionV5{mqtt.RetainHandling(3)}, false},
+			{"a", []mqtt.SubscribeOptionV5{mqtt.SubscriptionIdentifier(0)}, false},
+			{"a", []mqtt.SubscribeOptionV5{mqtt.SubscriptionIdentifier(268_435_456)}, false},
+			{"$share/g/a", []mqtt.SubscribeOptionV5{mqtt.NoLocal}, false}, // [MQTT-3.8.3-4]
+			{"a", []mqtt.SubscribeOptionV5{mqtt.Also(0, "$share/g/a"), mqtt.NoLocal}, false},
+			{"a", []mqtt.SubscribeOptionV5{&mqtt.SubscribeProperties{UserProperties: mqtt.UserProperties{{Key: "\xff"}}}}, false},
+		} {
+			sub, err := c.Subscribe(t.Context(), test.filter, test.opts...)
+			var topicError *mqtt.TopicError
+			if sub != nil || err == nil || errors.As(err, &topicError) != test.topic {
+				t.Errorf("%.20q %v: %v, %v", test.filter, test.opts, sub, err)
+			}
+		}
+		s.ExpectSilence(time.Second)
+	})
+}
+
+// The options are in the packet as they were given [MQTT-3.8.3-3], and SubscribeOptions is one of them.
+func TestSubscribePacket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{})
+		var none *mqtt.SubscribeProperties
+		start(func() (*mqtt.Subscription, error) {
+			return c.Subscribe(t.Context(), "a/+", mqtt.SubscribeOptions{mqtt.AtLeastOnce, mqtt.Buffer(5)}, mqtt.NoLocal, mqtt.RetainAsPublished,
+				mqtt.SendRetainedIfNew, mqtt.SubscriptionIdentifier(77), none,
+				&mqtt.SubscribeProperties{UserProperties: mqtt.UserProperties{{Key: "n", Value: "1"}, {Key: "n", Value: "2"}}})
+		})
+		s.Expect(&codec.Subscribe{
+			PacketID: 1, SubscriptionIdentifier: 77, UserProperties: codec.UserProperties{{Key: "n", Value: "1"}, {Key: "n", Value: "2"}},
+			Filters: []codec.SubscribeFilter{{Filter: "a/+", QoS: 1, NoLocal: true, RetainAsPublished: true, RetainHandling: 1}},
+		})
+		s.Send(&codec.Suback{PacketID: 1, Codes: []codec.ReasonCode{1}})
+	})
+}
+
+// With Retain As Published the RETAIN flag says nothing about why a message came: every holder gets it.
+func TestSubscribeRetainAsPublished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := dialV5(t, b.DialContext)
+		first := subscribeV5(t, c, "a", mqtt.RetainAsPublished)
+		second := subscribeV5(t, c, "a", mqtt.RetainAsPublished)
+		b.Publish(retained("a", "x", 0))
+		wantArrived(t, first, "a=x q0 retain")
+		wantArrived(t, second, "a=x q0 retain")
+	})
+}
+
+// A SUBACK or UNSUBACK that does not answer its request ends the connection: too few or too many codes [MQTT-3.9.3-1],
+// the wrong kind. One that answers nothing is ignored.
+func TestSubscribeWrongAnswers(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		for name, answer := range map[string]func(id uint16) codec.Packet{
+			"too few":  func(id uint16) codec.Packet { return &codec.Suback{PacketID: id, Codes: make([]codec.ReasonCode, 1)} },
+			"too many": func(id uint16) codec.Packet { return &codec.Suback{PacketID: id, Codes: make([]codec.ReasonCode, 3)} },
+			"UNSUBACK": func(id uint16) codec.Packet {
+				return unsubscribed(v, &codec.Unsubscribe{PacketID: id, Filters: []string{"a", "b"}})
+			},
+		} {
+			var c mqtt.Client
+			var s *mqtttest.Script
+			if v == codec.V5 {
+				no := false
+				var c5 mqtt.ClientV5
+				c5, s = scriptedV5(t, codec.ConnackProperties{SubscriptionIdentifiersAvailable: &no})
+				c = mqtt.Common(c5)
+			} else {
+				c, s = scripted(t, v)
+			}
+			s.Send(&codec.Suback{PacketID: 999, Codes: make([]codec.ReasonCode, 1)}, unsubscribed(v, &codec.Unsubscribe{PacketID: 998, Filters: []string{"a"}}))
+			sub, p := subscribing(t, c, s, "a", mqtt.Also(0, "b"))
+			sub.pending(t, "other requests were answered")
+			if n := c.Stats().LateAcks; n != 2 {
+				t.Errorf("%d late acknowledgements", n)
+			}
+			s.Send(answer(p.PacketID))
+			if err := sub.wait(); !errors.Is(err, mqtt.ErrConnectionLost) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if v == codec.V5 {
+				s.Expect(&codec.Disconnect{Code: codec.ProtocolError})
+			}
+			s.ExpectEOF()
+			s.Close()
+			<-c.Done()
+			var packet *mqtt.PacketError
+			if !errors.As(c.Err(), &packet) {
+				t.Errorf("%s: the client ends with %v", name, c.Err())
+			}
+		}
+	})
+}
+
+// PROTOCOL 19: Unsubscribe ends the channel after UNSUBACK. Messages may come until then and are delivered
+// [MQTT-3.10.4-2]; later ones belong to nobody, but are acknowledged.
+func TestUnsubscribe(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		sub, p := subscribed(t, c, s, "a", mqtt.AtLeastOnce)
+		publish := func(payload string, id uint16) {
+			m := &codec.Publish{Topic: "a", Payload: []byte(payload), QoS: 1, PacketID: id}
+			if v == codec.V5 {
+				m.SubscriptionIdentifiers = []uint32{p.SubscriptionIdentifier}
+			}
+			s.Send(m)
+			s.Expect(&codec.Puback{PacketID: id})
+		}
+		leaving := startErr(func() error { return sub.Unsubscribe(t.Context()) })
+		u := mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+		publish("between", 1)
+		leaving.pending(t, "UNSUBACK has not come")
+		wantArrived(t, sub, "a=between q1")
+		s.Send(unsubscribed(v, u))
+		leaving.value(t)
+		wantClosed(t, sub)
+		if err := sub.Err(); err != nil {
+			t.Errorf("Err: %v", err)
+		}
+		publish("after", 2)
+		if got := c.Stats().Unmatched; got != 1 {
+			t.Errorf("%d messages are unmatched", got)
+		}
+		if err := sub.Unsubscribe(t.Context()); err != nil {
+			t.Errorf("again: %v", err)
+		}
+		s.ExpectSilence(time.Second)
+	})
+}
+
+// PROTOCOL 19: messages that wait in line are delivered before the channel ends.
+func TestUnsubscribeDeliversFirst(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext)
+		sub := subscribe(t, c, "a", mqtt.ExactlyOnce, mqtt.Buffer(2))
+		var want []string
+		for i := range 20 {
+			b.Publish(text("a", fmt.Sprint(i), byte(1+i%2)))
+			want = append(want, fmt.Sprintf("a=%d q%d", i, 1+i%2))
+		}
+		leaving := startErr(func() error { return sub.Unsubscribe(t.Context()) })
+		leaving.pending(t, "messages wait")
+		wantArrived(t, sub, want...)
+		leaving.value(t)
+		wantClosed(t, sub)
+		if sub.Dropped() != 0 || c.Stats().Unacknowledged != 0 {
+			t.Errorf("%d dropped, %d unacknowledged", sub.Dropped(), c.Stats().Unacknowledged)
+		}
+	})
+}
+
+// PROTOCOL 19: when ctx ends, what waits is acknowledged and counted as dropped. What is in the channel can still be
+// received.
+func TestUnsubscribeOutOfTime(t *testing.T) {
+	for _, waiting := range []int{1, 2, 10} { // the first is in the pump's hands, the others in line
+		for _, ack := range []mqtt.AckMode{mqtt.AutoAck, mqtt.ManualAck} {
+			inBothVersions(t, func(t *testing.T, v codec.Version) {
+				b := mqtttest.NewBroker(t)
+				c := dialAs(t, v, b.DialContext)
+				sub := subscribe(t, c, "a", mqtt.ExactlyOnce, mqtt.Buffer(1), ack)
+				for i := range 1 + waiting {
+					b.Publish(text("a", fmt.Sprint(i), 1))
+				}
+				synctest.Wait()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if err := sub.Unsubscribe(ctx); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%v", err)
+				}
+				if got := sub.Dropped(); got != uint64(waiting) {
+					t.Errorf("%d dropped, want %d", got, waiting)
+				}
+				for _, m := range wantArrived(t, sub, "a=0 q1") {
+					m.Ack()
+				}
+				wantClosed(t, sub)
+				if n := c.Stats().Unacknowledged; n != 0 {
+					t.Errorf("%d are not acknowledged", n)
+				}
+			})
+		}
+	}
+}
+
+// A ctx that ends before UNSUBACK ends the subscription all the same.
+func TestUnsubscribeCancelled(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		sub, _ := subscribed(t, c, s, "a")
+		ctx, cancel := context.WithCancel(t.Context())
+		leaving := startErr(func() error { return sub.Unsubscribe(ctx) })
+		u := mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+		cancel()
+		if err := leaving.wait(); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+		wantClosed(t, sub)
+		again, q := subscribing(t, c, s, "a")
+		if q.PacketID == u.PacketID {
+			t.Error("the packet identifier is used again before UNSUBACK")
+		}
+		s.Send(unsubscribed(v, u), granted(q))
+		again.value(t)
+	})
+}
+
+// A Subscribe to a filter whose UNSUBSCRIBE is on its way sends SUBSCRIBE behind it.
+func TestUnsubscribeThenSubscribe(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		first, _ := subscribed(t, c, s, "a")
+		leaving := startErr(func() error { return first.Unsubscribe(t.Context()) })
+		u := mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+		second, p := subscribing(t, c, s, "a")
+		s.Send(unsubscribed(v, u), granted(p))
+		leaving.value(t)
+		wantClosed(t, first)
+		m := &codec.Publish{Topic: "a", Payload: []byte("x")}
+		if v == codec.V5 {
+			m.SubscriptionIdentifiers = []uint32{p.SubscriptionIdentifier}
+		}
+		s.Send(m)
+		wantArrived(t, second.value(t), "a=x q0")
+		leaving = startErr(func() error { return second.result.Unsubscribe(t.Context()) })
+		s.Send(unsubscribed(v, mqtttest.ReceiveAs[*codec.Unsubscribe](s)))
+		leaving.value(t)
+	})
+}
+
+// The last two holders of a filter may leave it at the same time: one UNSUBSCRIBE goes out. A filter that only such
+// holders have does not count as held.
+func TestUnsubscribeTogether(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext)
+		unsubscribes := watchUnsubscribes(b)
+		for range 50 {
+			var leaving []*running[struct{}]
+			subs := []*mqtt.Subscription{subscribe(t, c, "a"), subscribe(t, c, "a"), subscribe(t, c, "a")}
+			for range 150 {
+				b.Publish(text("a", "", 0)) // so that each takes its time
+			}
+			synctest.Wait()
+			for _, sub := range subs {
+				leaving = append(leaving, startErr(func() error { return sub.Unsubscribe(t.Context()) }))
+			}
+			for i, sub := range subs {
+				arrived(sub)
+				leaving[i].value(t)
+			}
+			unsubscribes.want(t, "[a]")
+		}
+	})
+}
+
+// Several calls of Unsubscribe wait for the same UNSUBACK.
+func TestUnsubscribeTwice(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		sub, _ := subscribed(t, c, s, "a")
+		one := startErr(func() error { return sub.Unsubscribe(t.Context()) })
+		two := startErr(func() error { return sub.Unsubscribe(t.Context()) })
+		u := mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+		one.pending(t, "UNSUBACK has not come")
+		two.pending(t, "UNSUBACK has not come")
+		s.Send(unsubscribed(v, u))
+		one.value(t)
+		two.value(t)
+		wantClosed(t, sub)
+		s.ExpectSilence(time.Second)
+	})
+}
+
+// A refused UNSUBSCRIBE is an error that names the filters [MQTT-3.11.3-1]; the subscription ends anyway.
+func TestUnsubscribeRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{})
+		sub, _ := subscribed(t, mqtt.Common(c), s, "a")
+		leaving := startErr(func() error { return sub.Unsubscribe(t.Context()) })
+		u := mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+		s.Send(&codec.Unsuback{PacketID: u.PacketID, Codes: []codec.ReasonCode{codec.NotAuthorized}, ReasonString: "stay"})
+		err := leaving.wait()
+		var refusal *mqtt.SubscribeError
+		if !errors.As(err, &refusal) || !errors.Is(err, mqtt.NotAuthorized) ||
+			!slices.Equal(refusal.Failures, []mqtt.FilterError{{Filter: "a", Code: mqtt.NotAuthorized, Reason: "stay"}}) {
+			t.Errorf("%v", err)
+		}
+		wantClosed(t, sub)
+	})
+}
+
+// The client's end fails an Unsubscribe that waits, and one that comes later.
+func TestUnsubscribeAtTheEnd(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		sub, _ := subscribed(t, c, s, "a")
+		late, _ := subscribed(t, c, s, "b")
+		leaving := startErr(func() error { return sub.Unsubscribe(t.Context()) })
+		mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+		s.Cut()
+		if err := leaving.wait(); !errors.Is(err, mqtt.ErrConnectionLost) {
+			t.Errorf("%v", err)
+		}
+		if err := late.Unsubscribe(t.Context()); !errors.Is(err, mqtt.ErrConnectionLost) {
+			t.Errorf("late: %v", err)
+		}
+		wantClosed(t, sub)
+		wantClosed(t, late)
+	})
+}
+
+// Client.Unsubscribe removes filters that have no subscription here, and no others.
+func TestUnsubscribeFilters(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext)
+		unsubscribes := watchUnsubscribes(b)
+		subscribe(t, c, "mine")
+		for _, filters := range [][]string{nil, {""}, {"ok", "a#"}, {"ok", "mine"}} {
+			if err := c.Unsubscribe(t.Context(), filters...); err == nil || len(filters) > 0 && !mqtt.SafeToRetry(err) {
+				t.Errorf("%q: %v", filters, err)
+			}
+		}
+		unsubscribes.want(t)
+		if err := c.Unsubscribe(t.Context(), "a", "b", "c", "d", "e", "f", "g", "h", "i"); err != nil {
+			t.Error(err)
+		}
+		unsubscribes.want(t, "[a b c d e f g h]", "[i]")
+		c.Close()
+		if err := c.Unsubscribe(t.Context(), "a"); !errors.Is(err, mqtt.ErrClosed) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// A ctx that ends before UNSUBACK ends only the waiting.
+func TestUnsubscribeFiltersCancelled(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		ctx, cancel := context.WithCancel(t.Context())
+		leaving := startErr(func() error { return c.Unsubscribe(ctx, "a") })
+		u := mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+		cancel()
+		if err := leaving.wait(); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+		s.Send(unsubscribed(v, u))
+		synctest.Wait()
+		if n := c.Stats().LateAcks; n != 0 {
+			t.Errorf("%d late acknowledgements", n)
+		}
+	})
+}
