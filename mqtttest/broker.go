@@ -22,7 +22,7 @@ import (
 // A message that nobody has subscribed to is acknowledged with 0x10 in MQTT 5.0.
 //
 // A broker and its clients work in a testing/synctest bubble, where keep alive, session expiry, message expiry and will delay pass
-// in virtual time.
+// in virtual time. It has to be made inside of the bubble.
 type Broker struct {
 	tb       testing.TB // nil outside of tests
 	settings settings

@@ -107,7 +107,7 @@ func (c *conn) accept(p *codec.Connect) {
 	}
 	c.client = termsOf(p)
 	if p.Will != nil {
-		c.will = b.newWill(c.clientID, p.Will)
+		c.will = newWill(c.clientID, p.Will)
 	}
 	s, present := b.enter(c, p.CleanStart)
 	s.expiry = b.expiryOf(p)

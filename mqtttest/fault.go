@@ -95,8 +95,8 @@ func (list intercepts) keep(clientID string, outbound bool, p codec.Packet) bool
 }
 
 // Intercept shows every packet to f from now on, until remove is called: those of clients before the broker acts on them, and those of the
-// broker before they are sent, each before faults. f may change the packet, but not write into its byte slices, and keep it; a packet is lost unless f returns
-// true. Calls for one connection and direction come in order; others are concurrent.
+// broker before they are sent, each before faults. A packet is lost unless f returns true. f may set the packet's fields, but not write into
+// its slices, which others share, and may keep the packet. Calls for one connection and direction come in order; others are concurrent.
 func (b *Broker) Intercept(f func(clientID string, outbound bool, p codec.Packet) (keep bool)) (remove func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -116,7 +116,7 @@ func (b *Broker) intercepts(c *conn) (intercepts, string) {
 	return b.hooks.intercepts, c.clientID
 }
 
-// setReason replaces the reason code of a packet of the broker, and reports whether the packet can say it.
+// setReason replaces the reason code of a packet of the broker, if it has one in MQTT 5.0, and reports whether version v can say it.
 func setReason(p codec.Packet, v codec.Version, code codec.ReasonCode) bool {
 	switch p := p.(type) {
 	case *codec.Connack:
@@ -144,6 +144,8 @@ func setReason(p codec.Packet, v codec.Version, code codec.ReasonCode) bool {
 		p.Code = code
 	case *codec.Disconnect:
 		p.Code = code
+	default:
+		return true
 	}
 	return v == codec.V5
 }

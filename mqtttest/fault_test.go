@@ -214,6 +214,19 @@ func TestFaultReasonConnack(t *testing.T) {
 	})
 }
 
+// A reason does nothing to packets of the broker that have none.
+func TestFaultReasonNone(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		b.Fault(Fault{Packet: "PUBLISH", Outbound: true, Reason: 0x87})
+		b.Fault(Fault{Packet: "PINGRESP", Outbound: true, Reason: 0x87})
+		s := connect(t, b, v, "c")
+		s.subscribe(at(0, "a"))
+		b.Publish(Message{Topic: "a", Payload: []byte("x")})
+		s.wantPublish("a=x q0")
+		s.barrier()
+	})
+}
+
 // Every packet of the broker that has a reason code can get another.
 func TestFaultReasonOfEach(t *testing.T) {
 	forV5(t, func(t *testing.T, b *Broker) {

@@ -26,7 +26,8 @@ type message struct {
 func (b *Broker) newMessage(from string, p *codec.Publish) *message {
 	b.messages++
 	m := &message{
-		number: b.messages, from: from, topic: p.Topic, payload: p.Payload, qos: p.QoS, retain: p.Retain, dup: p.Dup, props: p.Properties,
+		number: b.messages, from: from, topic: p.Topic, payload: p.Payload, qos: p.QoS,
+		retain: p.Retain && !b.settings.noRetain, dup: p.Dup, props: p.Properties,
 	}
 	if p.Properties.MessageExpiry != 0 {
 		m.expires = time.Now().Add(p.Properties.MessageExpiry)
@@ -41,9 +42,6 @@ func (m *message) expired() bool {
 
 // publish handles a PUBLISH.
 func (c *conn) publish(p *codec.Publish) {
-	if c.b.settings.noRetain {
-		p.Retain = false
-	}
 	matched := true
 	if p.QoS < 2 || !c.sess.received[p.PacketID] { // [MQTT-4.3.3-10]
 		matched = c.b.take(c.b.newMessage(c.clientID, p))

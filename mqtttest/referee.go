@@ -36,7 +36,9 @@ type ledger struct {
 
 // entry is a message of the client at QoS 1 or 2 that it has no reason to think finished.
 type entry struct {
-	publish  *codec.Publish
+	topic    string
+	payload  []byte
+	qos      byte
 	number   uint64 // in the order of first arrival
 	on       *conn  // where it last came
 	recorded *conn  // where PUBREC was last sent

@@ -76,11 +76,11 @@ func (r *referee) identifier(c *conn, p *codec.Publish) *Violation {
 		return r.resentTooSoon(c, e, p)
 	case e != nil:
 		return r.resent(c, e, p)
-	case p.Dup && r.fresh && c.version == codec.V5:
-		return c.foul(codec.ProtocolError, "MQTT-3.3.1-3", "", "DUP on a message that was not sent before in this session")
+	case p.Dup && r.fresh && (c.version == codec.V5 || r.ledger.numbers == 0): // later, 3.1.1 may send again what has been acknowledged
+		return c.foul(codec.ProtocolError, "MQTT-3.3.1-3", "MQTT-3.3.1-3", "DUP on a message that was not sent before in this session")
 	}
 	r.ledger.numbers++
-	r.ledger.entries[p.PacketID] = &entry{publish: p, number: r.ledger.numbers, on: c}
+	r.ledger.entries[p.PacketID] = &entry{topic: p.Topic, payload: p.Payload, qos: p.QoS, number: r.ledger.numbers, on: c}
 	r.open++
 	return nil
 }
@@ -120,7 +120,7 @@ func (r *referee) resent(c *conn, e *entry, p *codec.Publish) *Violation {
 
 // same reports whether p is the entry's message.
 func (e *entry) same(p *codec.Publish) bool {
-	return e.publish.QoS == p.QoS && e.publish.Topic == p.Topic && bytes.Equal(e.publish.Payload, p.Payload)
+	return e.qos == p.QoS && e.topic == p.Topic && bytes.Equal(e.payload, p.Payload)
 }
 
 func (r *referee) pubrel(c *conn, p *codec.Pubrel) *Violation {

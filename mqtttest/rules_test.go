@@ -153,7 +153,7 @@ var fouls = []foul{
 		},
 	},
 	{
-		name: "DUP in a new session", v5: "MQTT-3.3.1-3", code: codec.ProtocolError,
+		name: "DUP in a new session", v5: "MQTT-3.3.1-3", v3: "MQTT-3.3.1-3", code: codec.ProtocolError,
 		do: sends(&codec.Publish{Topic: "a", QoS: 1, PacketID: 1, Dup: true}),
 	},
 	{
@@ -445,6 +445,17 @@ func TestNoViolation(t *testing.T) {
 			s.sent(publishOf(1, "a"))
 			reconnect(t, b, s).sent(dup(1))
 			s.sent(publishOf(1, "b"))
+		},
+		"resend of what a hook has changed": func(t *testing.T, b *Broker, s *Script) {
+			b.Fault(Fault{Packet: "PUBACK", Outbound: true, Drop: true, Times: 1})
+			b.Intercept(func(_ string, _ bool, p codec.Packet) bool {
+				if p, ok := p.(*codec.Publish); ok {
+					p.Topic = "changed"
+				}
+				return true
+			})
+			s.sent(publishOf(1, "a"))
+			reconnect(t, b, s).sent(dup(1))
 		},
 		"resend of PUBREL after a lost PUBCOMP": func(t *testing.T, b *Broker, s *Script) {
 			b.Fault(Fault{Packet: "PUBCOMP", Outbound: true, Drop: true, Times: 1})

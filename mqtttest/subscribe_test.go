@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 )
@@ -179,6 +180,24 @@ func TestBrokerRetained(t *testing.T) {
 		late.subscribe(at(0, "a/2"), at(0, "$share/g/#"))
 		late.wantPublish("a/2=2 q0 retain")
 		late.barrier()
+	})
+}
+
+// Without retained messages none is kept; clients of 3.1.1, which are not told, lose nothing else.
+func TestBrokerNoRetain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBroker(t, NoRetain())
+		p := &codec.Connect{ClientID: "dying", CleanStart: true, Will: &codec.Will{Topic: "will", Retain: true, Payload: []byte("x")}}
+		s, _ := connectAs(t, b, codec.V311, p)
+		s.publish(&codec.Publish{Topic: "a", Retain: true, QoS: 1, PacketID: 1, Payload: []byte("x")})
+		b.Publish(Message{Topic: "b", Retain: true, Payload: []byte("x")})
+		b.Cut()
+		if got := b.Received(); len(got) != 2 || got[0].Retain || got[1].Retain {
+			t.Errorf("Received %v", got)
+		}
+		s = connect(t, b, codec.V311, "c")
+		s.subscribe(at(0, "#"))
+		s.barrier()
 	})
 }
 

@@ -13,7 +13,7 @@ type will struct {
 	delay   time.Duration
 }
 
-func (b *Broker) newWill(from string, w *codec.Will) *will {
+func newWill(from string, w *codec.Will) *will {
 	p := w.Properties
 	return &will{
 		from:  from,
@@ -22,7 +22,7 @@ func (b *Broker) newWill(from string, w *codec.Will) *will {
 			Topic:   w.Topic,
 			Payload: w.Payload,
 			QoS:     w.QoS,
-			Retain:  w.Retain && !b.settings.noRetain,
+			Retain:  w.Retain,
 			Properties: codec.PublishProperties{
 				UTF8Payload:     p.UTF8Payload,
 				MessageExpiry:   p.MessageExpiry,
