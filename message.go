@@ -89,11 +89,26 @@ func (c *client) settle(r *session.Receipt, code codec.ReasonCode, reason string
 	if l == nil || r == nil {
 		return
 	}
-	if c.tooLarge(ackSize + len(reason)) {
+	if c.tooLarge(ackSize(reason)) {
 		reason = "" // [MQTT-3.4.2-2] [MQTT-3.5.2-2]
 	}
 	l.Commit(c.session.Settle(l.Buffer(), r, code, reason))
 }
 
-// ackSize is the length of a PUBACK or PUBREC with a reason string, without that string, at most.
-const ackSize = 4 + 2 + 1 + 4 + 3
+// ackSize returns the length of a PUBACK or PUBREC with a reason string.
+func ackSize(reason string) int {
+	properties := 1 + 2 + len(reason)
+	body := 2 + 1 + lengthSize(properties) + properties
+	return 1 + lengthSize(body) + body
+}
+
+// lengthSize returns how many bytes a length field takes that says n, which is below 2,097,152.
+func lengthSize(n int) int {
+	switch {
+	case n < 128:
+		return 1
+	case n < 16_384:
+		return 2
+	}
+	return 3
+}
