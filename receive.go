@@ -277,6 +277,7 @@ func (r *receiver) message(p *codec.PublishView, name string, to holder) Message
 	if len(p.Properties) > 0 {
 		m.Properties = PublishProperties(r.properties)
 		m.Properties.CorrelationData = bytes.Clone(r.properties.CorrelationData)
+		m.Properties.UserProperties = append(UserProperties(nil), r.properties.UserProperties...)
 	}
 	if len(r.ids) > 0 {
 		m.origin = to.sub.originOf(r.ids)

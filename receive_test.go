@@ -1,0 +1,703 @@
+package mqtt_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+)
+
+// message is a PUBLISH of a scripted server; its payload is its packet identifier.
+func message(topic string, qos byte, id uint16) *codec.Publish {
+	return &codec.Publish{Topic: topic, QoS: qos, PacketID: id, Payload: fmt.Append(nil, id)}
+}
+
+// answers is what comes from a client until it is silent: "PUBACK 1", with the reason code where there is one.
+func answers(t *testing.T, s *mqtttest.Script) (got []string) {
+	t.Helper()
+	synctest.Wait()
+	// A PUBREL of an identifier that is not in use is answered at once, after all the rest.
+	const marker = 65_000
+	s.Send(&codec.Pubrel{PacketID: marker})
+	for {
+		switch p := s.Receive().(type) {
+		case *codec.Puback:
+			got = append(got, answer("PUBACK", p.PacketID, p.Code))
+		case *codec.Pubrec:
+			got = append(got, answer("PUBREC", p.PacketID, p.Code))
+		case *codec.Pubcomp:
+			if p.PacketID == marker {
+				return got
+			}
+			got = append(got, answer("PUBCOMP", p.PacketID, p.Code))
+		default:
+			t.Fatalf("%s comes", p.Type())
+		}
+	}
+}
+
+func answer(packet string, id uint16, code codec.ReasonCode) string {
+	if code != codec.Success {
+		return fmt.Sprintf("%s %d 0x%02X", packet, id, byte(code))
+	}
+	return fmt.Sprint(packet, " ", id)
+}
+
+func wantAnswers(t *testing.T, s *mqtttest.Script, want ...string) {
+	t.Helper()
+	if got := answers(t, s); !slices.Equal(got, want) {
+		t.Errorf("the client answers %q, want %q", got, want)
+	}
+}
+
+// byPayload are messages by their payloads.
+func byPayload(messages []mqtt.Message) map[string]mqtt.Message {
+	m := make(map[string]mqtt.Message)
+	for _, one := range messages {
+		m[string(one.Payload)] = one
+	}
+	return m
+}
+
+// PROTOCOL 9, [MQTT-4.6.0-2], [MQTT-4.6.0-3]: PUBACKs and PUBRECs leave in the order of their messages, each kind on its
+// own, whatever the order in which the application acknowledges.
+func TestReceiveAcknowledgementOrder(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		sub, _ := subscribed(t, c, s, "a", mqtt.ExactlyOnce, mqtt.ManualAck, mqtt.Buffer(3))
+		auto, _ := subscribed(t, c, s, "b", mqtt.ExactlyOnce)
+		for id := range uint16(6) {
+			s.Send(message("a", byte(1+id%2), id+1))
+		}
+		s.Send(message("b", 1, 7), message("b", 2, 8))
+		wantArrived(t, auto, "b=7 q1", "b=8 q2")
+		m := byPayload(arrived(sub))
+		ack := func(payload string) {
+			for range 2 { // once counts
+				if err := m[payload].Ack(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		wantAnswers(t, s)
+		ack("6")
+		ack("5")
+		ack("3")
+		wantAnswers(t, s)
+		ack("2")
+		wantAnswers(t, s, "PUBREC 2")
+		ack("4")
+		wantAnswers(t, s, "PUBREC 4", "PUBREC 6", "PUBREC 8")
+		ack("1")
+		wantAnswers(t, s, "PUBACK 1", "PUBACK 3", "PUBACK 5", "PUBACK 7")
+		if n := c.Stats().Unacknowledged; n != 4 {
+			t.Errorf("%d messages are not completely acknowledged", n)
+		}
+		s.Send(&codec.Pubrel{PacketID: 2}, &codec.Pubrel{PacketID: 4}, &codec.Pubrel{PacketID: 6}, &codec.Pubrel{PacketID: 8})
+		wantAnswers(t, s, "PUBCOMP 2", "PUBCOMP 4", "PUBCOMP 6", "PUBCOMP 8")
+		if n := c.Stats().Unacknowledged; n != 0 {
+			t.Errorf("%d messages are not completely acknowledged", n)
+		}
+	})
+}
+
+// PROTOCOL 9: a PUBREL is answered at once, whatever waits, and also when it belongs to nothing (PROTOCOL 8,
+// [MQTT-4.3.3-11]).
+func TestReceivePubrel(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		sub, _ := subscribed(t, c, s, "a", mqtt.ExactlyOnce, mqtt.ManualAck)
+		s.Send(message("a", 2, 1), message("a", 2, 2))
+		m := byPayload(arrived(sub))
+		m["1"].Ack()
+		wantAnswers(t, s, "PUBREC 1")
+		s.Send(&codec.Pubrel{PacketID: 1})
+		wantAnswers(t, s, "PUBCOMP 1")
+		want := "PUBCOMP 1"
+		if v == codec.V5 {
+			want += " 0x92"
+		}
+		s.Send(&codec.Pubrel{PacketID: 1})
+		wantAnswers(t, s, want)
+		m["2"].Ack()
+		wantAnswers(t, s, "PUBREC 2")
+	})
+}
+
+// QoS 2 messages that come again on the connection are not delivered again until PUBREL [MQTT-4.3.3-10], and are new
+// after it [MQTT-4.3.3-12].
+func TestReceiveExactlyOnce(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		sub, _ := subscribed(t, c, s, "a", mqtt.ExactlyOnce, mqtt.ManualAck)
+		first := message("a", 2, 1)
+		again := message("a", 2, 1)
+		again.Dup = true
+		s.Send(first, again)
+		messages := wantArrived(t, sub, "a=1 q2")
+		wantAnswers(t, s)
+		messages[0].Ack()
+		wantAnswers(t, s, "PUBREC 1")
+		s.Send(again)
+		wantArrived(t, sub)
+		wantAnswers(t, s, "PUBREC 1")
+		if got := c.Stats().Received; got != 1 {
+			t.Errorf("%d messages received", got)
+		}
+		s.Send(&codec.Pubrel{PacketID: 1}, first)
+		wantArrived(t, sub, "a=1 q2")
+		wantAnswers(t, s, "PUBCOMP 1")
+	})
+}
+
+// [MQTT-4.3.3-9]: after a PUBREC that refuses, the identifier is new. [MQTT-4.3.2-5]: so it is after a PUBACK, whatever
+// DUP says.
+func TestReceiveIdentifierAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scripted(t, codec.V5)
+		sub, _ := subscribed(t, c, s, "a", mqtt.ExactlyOnce, mqtt.ManualAck)
+		s.Send(message("a", 2, 1))
+		arrived(sub)[0].Reject(mqtt.QuotaExceeded, "full")
+		wantAnswers(t, s, "PUBREC 1 0x97")
+		again := message("a", 2, 1)
+		again.Dup = true
+		s.Send(again)
+		wantArrived(t, sub, "a=1 q2 dup")[0].Ack()
+		wantAnswers(t, s, "PUBREC 1")
+	})
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		sub, _ := subscribed(t, c, s, "a", mqtt.AtLeastOnce)
+		again := message("a", 1, 1)
+		again.Dup = true
+		s.Send(message("a", 1, 1))
+		wantAnswers(t, s, "PUBACK 1")
+		s.Send(again)
+		wantAnswers(t, s, "PUBACK 1")
+		wantArrived(t, sub, "a=1 q1", "a=1 q1 dup")
+	})
+}
+
+// PROTOCOL 9: with WithReceiveMaximum a server that sends more is disconnected [MQTT-3.3.4-9]. A message at QoS 2 counts
+// until PUBCOMP, and resends do not.
+func TestReceiveMaximum(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{}, mqtt.WithReceiveMaximum(2))
+		sub, _ := subscribed(t, mqtt.Common(c), s, "a", mqtt.ExactlyOnce, mqtt.ManualAck)
+		s.Send(message("a", 1, 1), message("a", 2, 2))
+		m := byPayload(arrived(sub))
+		m["1"].Ack()
+		wantAnswers(t, s, "PUBACK 1")
+		s.Send(message("a", 1, 3)) // in the place of 1
+		m["2"].Ack()
+		wantAnswers(t, s, "PUBREC 2")
+		resent := message("a", 1, 4)
+		resent.Dup = true
+		s.Send(resent, &codec.Pubrel{PacketID: 2})
+		wantAnswers(t, s, "PUBCOMP 2")
+		s.Send(message("a", 1, 5), message("a", 0, 0))
+		if n := len(arrived(sub)); n != 4 {
+			t.Errorf("%d messages", n)
+		}
+		wantAnswers(t, s)
+		s.Send(message("a", 1, 6))
+		s.Expect(&codec.Disconnect{Code: codec.ReceiveMaximumExceeded})
+		s.ExpectEOF()
+		s.Close()
+		<-c.Done()
+		if err := c.Err(); !errors.Is(err, mqtt.ReceiveMaximumExceeded) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// Without WithReceiveMaximum the client announces 1,024 and puts up with more: Mosquitto loses count.
+func TestReceiveMaximumDefault(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		server := mqtttest.NewServer(t, v)
+		connecting := start(func() (mqtt.Client, error) { return dialAs(t, v, server.DialContext), nil })
+		s := server.Accept()
+		if p := mqtttest.ReceiveAs[*codec.Connect](s); v == codec.V5 && p.Properties.ReceiveMaximum != 1024 {
+			t.Errorf("Receive Maximum %d", p.Properties.ReceiveMaximum)
+		}
+		s.Send(&codec.Connack{})
+		c := connecting.value(t)
+		sub, _ := subscribed(t, c, s, "a", mqtt.ExactlyOnce, mqtt.Buffer(1))
+		const n = 3000
+		var flood []codec.Packet
+		for id := range uint16(n) {
+			flood = append(flood, message("a", 1, id+1))
+		}
+		s.Send(flood...)
+		synctest.Wait()
+		if got := c.Stats().Unacknowledged; got < n-3 {
+			t.Errorf("%d are not acknowledged", got)
+		}
+		for i, m := range arrived(sub) {
+			if string(m.Payload) != fmt.Sprint(i+1) {
+				t.Fatalf("message %s in place %d", m.Payload, i)
+			}
+		}
+		if got := answers(t, s); len(got) != n || got[n-1] != fmt.Sprint("PUBACK ", n) {
+			t.Errorf("%d answers", len(got))
+		}
+	})
+}
+
+// PROTOCOL 10: a message is copied for each subscription, which sees the lower QoS of the message and its own, and
+// acknowledged when the last one at QoS 1 or 2 has accepted it. One at QoS 0 delays nothing.
+func TestReceiveSeveralHolders(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		var subs []*mqtt.Subscription
+		for _, opts := range [][]mqtt.SubscribeOption{
+			{mqtt.ExactlyOnce, mqtt.ManualAck}, {mqtt.AtLeastOnce, mqtt.ManualAck}, {mqtt.AtMostOnce, mqtt.ManualAck},
+			{mqtt.AtLeastOnce, mqtt.Buffer(1)}, {mqtt.AtMostOnce, mqtt.Buffer(1)},
+		} {
+			sub, _ := subscribed(t, c, s, "a", opts...)
+			subs = append(subs, sub)
+		}
+		two, one, none, full, stalled := subs[0], subs[1], subs[2], subs[3], subs[4]
+		for id := range uint16(4) { // fills the channels
+			s.Send(message("a", 0, 0))
+			if id > 0 {
+				s.Send(message("a", 2, id))
+			}
+		}
+		synctest.Wait()
+		messages := map[*mqtt.Subscription]map[string]mqtt.Message{}
+		for _, sub := range []*mqtt.Subscription{two, one, none} {
+			messages[sub] = byPayload(arrived(sub))
+		}
+		for sub, qos := range map[*mqtt.Subscription]mqtt.QoS{two: 2, one: 1, none: 0} {
+			if got := messages[sub]["1"].QoS; got != qos {
+				t.Errorf("%v instead of %v", got, qos)
+			}
+		}
+		messages[two]["1"].Payload[0] = 'X' // one's own memory
+		if got := messages[one]["1"].Payload; string(got) != "1" {
+			t.Errorf("the payload of another subscription has become %q", got)
+		}
+		messages[one]["1"].Ack()
+		messages[none]["1"].Ack() // nothing to acknowledge
+		wantAnswers(t, s)
+		messages[two]["1"].Ack()
+		wantAnswers(t, s) // it waits in line for full
+		arrived(full)
+		wantAnswers(t, s, "PUBREC 1")
+		for _, sub := range []*mqtt.Subscription{one, two} {
+			messages[sub]["3"].Ack()
+			messages[sub]["2"].Ack()
+		}
+		wantAnswers(t, s, "PUBREC 2", "PUBREC 3")
+		_ = stalled // which has accepted nothing
+	})
+}
+
+// PROTOCOL 10: a refusal goes out only if nobody accepted.
+func TestReceiveReject(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		code := func(s string) string {
+			if v == codec.V5 {
+				return s + " 0x97"
+			}
+			return s // 3.1.1 cannot refuse
+		}
+		c, s := scripted(t, v)
+		one, _ := subscribed(t, c, s, "a", mqtt.ExactlyOnce, mqtt.ManualAck)
+		two, _ := subscribed(t, c, s, "a", mqtt.ExactlyOnce, mqtt.ManualAck)
+		s.Send(message("a", 1, 1), message("a", 1, 2), message("a", 1, 3), message("a", 2, 4))
+		first, second := byPayload(arrived(one)), byPayload(arrived(two))
+		reject := func(m mqtt.Message) {
+			if err := m.Reject(mqtt.QuotaExceeded, "full"); err != nil {
+				t.Error(err)
+			}
+		}
+		reject(first["1"])
+		first["1"].Ack() // too late
+		wantAnswers(t, s)
+		reject(second["1"])
+		wantAnswers(t, s, code("PUBACK 1"))
+		reject(first["2"])
+		second["2"].Ack()
+		second["3"].Ack()
+		reject(first["3"])
+		wantAnswers(t, s, "PUBACK 2", "PUBACK 3")
+		reject(first["4"])
+		reject(second["4"])
+		wantAnswers(t, s, code("PUBREC 4"))
+
+		auto, _ := subscribed(t, c, s, "a", mqtt.AtLeastOnce)
+		s.Send(message("a", 1, 5))
+		reject(arrived(one)[0])
+		reject(arrived(two)[0])
+		wantArrived(t, auto, "a=5 q1")
+		wantAnswers(t, s, "PUBACK 5")
+	})
+}
+
+// The reason string goes along, unless the acknowledgement would be too large for the server [MQTT-3.4.2-2]
+// [MQTT-3.5.2-2]. Only what PUBACK and PUBREC may say is possible [MQTT-3.4.2-1] [MQTT-3.5.2-1].
+func TestReceiveRejectReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{MaximumPacketSize: 40})
+		sub, _ := subscribed(t, mqtt.Common(c), s, "a", mqtt.ExactlyOnce, mqtt.ManualAck)
+		s.Send(message("a", 1, 1), message("a", 2, 2), message("a", 2, 3), message("a", 1, 4))
+		m := byPayload(arrived(sub))
+		m["1"].Reject(mqtt.NotAuthorized, "no, thank you")
+		s.Expect(&codec.Puback{PacketID: 1, Code: codec.NotAuthorized, ReasonString: "no, thank you"})
+		m["2"].Reject(mqtt.NotAuthorized, strings.Repeat("x", 32)) // 41 bytes
+		s.Expect(&codec.Pubrec{PacketID: 2, Code: codec.NotAuthorized})
+		for code := range 256 {
+			err := m["3"].Reject(mqtt.ReasonCode(code), "")
+			if err != nil {
+				continue
+			}
+			if p := mqtttest.ReceiveAs[*codec.Pubrec](s); byte(p.Code) != byte(code) {
+				t.Errorf("PUBREC %v", p.Code)
+			}
+			s.Send(message("a", 2, 3))
+			m["3"] = arrived(sub)[0]
+		}
+		for _, reason := range []string{"\xff", "\x00", strings.Repeat("x", 65_536)} {
+			if err := m["4"].Reject(mqtt.NotAuthorized, reason); err == nil {
+				t.Errorf("%.10q is accepted", reason)
+			}
+		}
+		wantAnswers(t, s)
+		m["4"].Ack()
+		wantAnswers(t, s, "PUBACK 4")
+	})
+	want := []mqtt.ReasonCode{0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99}
+	for code := range 256 {
+		err := mqtt.Message{}.Reject(mqtt.ReasonCode(code), "")
+		if may := slices.Contains(want, mqtt.ReasonCode(code)); may != (err == nil) {
+			t.Errorf("0x%02X: %v", code, err)
+		}
+	}
+}
+
+// A server that wants little still gets a reason that fits.
+func TestReceiveRejectReasonThatFits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// 2 bytes fixed header, 2 packet identifier, 1 reason code, 1 length, 3 + 31 reason string
+		c, s := scriptedV5(t, codec.ConnackProperties{MaximumPacketSize: 40})
+		sub, _ := subscribed(t, mqtt.Common(c), s, "a", mqtt.AtLeastOnce, mqtt.ManualAck)
+		s.Send(message("a", 1, 1))
+		reason := strings.Repeat("x", 31)
+		arrived(sub)[0].Reject(mqtt.NotAuthorized, reason)
+		s.Expect(&codec.Puback{PacketID: 1, Code: codec.NotAuthorized, ReasonString: reason})
+	})
+}
+
+// A message that nobody wants is acknowledged and counted [MQTT-3.3.4-1]; parking is for persistent sessions.
+func TestReceiveUnmatched(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		s.Send(message("a", 0, 0), message("a", 1, 1), message("a", 2, 2), &codec.Pubrel{PacketID: 2})
+		wantAnswers(t, s, "PUBACK 1", "PUBREC 2", "PUBCOMP 2")
+		if got := c.Stats(); got.Unmatched != 2 || got.Received != 3 || got.Unacknowledged != 0 {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// PROTOCOL 16: on 3.1.1 a PUBLISH that is too large is thrown away as it comes, acknowledged, counted and logged. Others
+// are not touched.
+func TestReceiveOversized(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		c, s := scripted(t, codec.V311, mqtt.WithMaximumPacketSize(100), mqtt.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+		sub, _ := subscribed(t, c, s, "a/#", mqtt.ExactlyOnce)
+		large := func(qos byte, id uint16, size int) *codec.Publish {
+			return &codec.Publish{Topic: "a/large", QoS: qos, PacketID: id, Payload: make([]byte, size)}
+		}
+		exact := &codec.Publish{Topic: "a/x", Payload: bytes.Repeat([]byte("x"), 100-2-5)}
+		s.Send(exact, large(0, 0, 101), large(1, 1, 200_000), large(2, 2, 100_000), large(2, 2, 100_000), &codec.Pubrel{PacketID: 2})
+		s.Send(message("a/b", 1, 3))
+		wantAnswers(t, s, "PUBACK 1", "PUBREC 2", "PUBREC 2", "PUBCOMP 2", "PUBACK 3")
+		wantArrived(t, sub, "a/x="+string(exact.Payload)+" q0", "a/b=3 q1")
+		if got := c.Stats(); got.Oversized != 4 || got.Unacknowledged != 0 {
+			t.Errorf("%+v", got)
+		}
+		if n := strings.Count(log.String(), "topic=a/large bytes="); n != 4 {
+			t.Errorf("%d lines in the log:\n%s", n, &log)
+		}
+	})
+}
+
+// [MQTT-3.1.2-24]: on MQTT 5 the limit was announced, and who exceeds it is disconnected with 0x95.
+func TestReceiveOversizedV5(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{}, mqtt.WithMaximumPacketSize(100))
+		s.Send(&codec.Publish{Topic: "a", Payload: make([]byte, 100)})
+		s.Expect(&codec.Disconnect{Code: codec.PacketTooLarge})
+		s.Close()
+		<-c.Done()
+		if err := c.Err(); !errors.Is(err, mqtt.PacketTooLarge) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// Everything that a message can carry arrives, is the receiver's own, and can be published again as it is.
+func TestReceiveProperties(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := dialV5(t, b.DialContext)
+		sub := subscribeV5(t, c, "a/+", mqtt.AtLeastOnce)
+		other := subscribeV5(t, c, "a/+", mqtt.AtLeastOnce)
+		properties := func(i int) codec.PublishProperties {
+			return codec.PublishProperties{
+				UTF8Payload: true, MessageExpiry: 90 * time.Second, ContentType: fmt.Sprint("text/", i), ResponseTopic: fmt.Sprint("reply/", i),
+				CorrelationData: fmt.Append(nil, i), UserProperties: codec.UserProperties{{Key: "n", Value: fmt.Sprint(i)}, {Key: "n", Value: "again"}},
+			}
+		}
+		const n = 5
+		for i := range n {
+			m := text("a/b", "x", 1)
+			m.Properties = properties(i)
+			b.Publish(m)
+		}
+		empty := text("a/b", "", 1)
+		empty.Properties.CorrelationData = []byte{} // present, and empty
+		b.Publish(empty)
+		b.Publish(text("a/b", "plain", 1))
+		mine, theirs := arrived(sub), arrived(other)
+		for i := range mine[:n] {
+			if got, want := mine[i].Properties, mqtt.PublishProperties(properties(i)); !reflect.DeepEqual(got, want) {
+				t.Errorf("message %d: %+v, want %+v", i, got, want)
+			}
+			clear(mine[i].Properties.UserProperties)
+			clear(mine[i].Properties.CorrelationData)
+			if got, want := theirs[i].Properties, mqtt.PublishProperties(properties(i)); !reflect.DeepEqual(got, want) {
+				t.Errorf("message %d of the other subscription: %+v, want %+v", i, got, want)
+			}
+		}
+		if got := mine[n].Properties; got.CorrelationData == nil || len(got.CorrelationData) > 0 || got.UserProperties != nil {
+			t.Errorf("empty correlation data: %+v", got)
+		}
+		if got := mine[n+1].Properties; !reflect.DeepEqual(got, mqtt.PublishProperties{}) {
+			t.Errorf("no properties: %+v", got)
+		}
+		if err := c.Publish(t.Context(), "copy", theirs[3].Payload, &theirs[3].Properties); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := b.Received("copy"); !reflect.DeepEqual(got[0].Properties, properties(3)) {
+			t.Errorf("handed on: %+v", got[0].Properties)
+		}
+	})
+}
+
+// The subscription identifiers of a message are all those that the server sent with it, in their order [MQTT-3.3.4-3],
+// and each message's own.
+func TestReceiveSubscriptionIdentifiers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{})
+		for _, ack := range []mqtt.AckMode{mqtt.AutoAck, mqtt.ManualAck} {
+			sub, p := subscribed(t, mqtt.Common(c), s, fmt.Sprint("a/", ack), ack, mqtt.AtLeastOnce)
+			id := p.SubscriptionIdentifier
+			sets := [][]uint32{{id}, {id, 268_435_455, 7}, {id}, nil, {id, 7}}
+			for i, ids := range sets {
+				m := message(fmt.Sprint("a/", ack), 1, uint16(i+1))
+				m.SubscriptionIdentifiers = ids
+				s.Send(m)
+			}
+			messages := arrived(sub)
+			for i, m := range messages {
+				got := m.SubscriptionIdentifiers()
+				if !slices.Equal(got, sets[i]) {
+					t.Errorf("identifiers %v, want %v", got, sets[i])
+				}
+				clear(got)
+				if got := m.SubscriptionIdentifiers(); !slices.Equal(got, sets[i]) {
+					t.Errorf("identifiers %v after a change to a copy", got)
+				}
+				m.Ack()
+			}
+			answers(t, s)
+		}
+	})
+}
+
+// What a topic matches is looked up again after every change of the subscriptions, while messages of it keep coming.
+func TestReceiveWhileSubscriptionsChange(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext)
+		publish := func(payload string) {
+			b.Publish(text("a/b", payload, 0))
+			synctest.Wait()
+		}
+		publish("1")
+		first := subscribe(t, c, "a/b")
+		publish("2")
+		publish("3")
+		second := subscribe(t, c, "a/b")
+		publish("4")
+		first.Unsubscribe(t.Context())
+		publish("5")
+		second.Unsubscribe(t.Context())
+		publish("6")
+		third := subscribe(t, c, "a/+")
+		publish("7")
+		wantArrived(t, first, "a/b=2 q0", "a/b=3 q0", "a/b=4 q0")
+		wantArrived(t, second, "a/b=4 q0", "a/b=5 q0")
+		wantArrived(t, third, "a/b=7 q0")
+	})
+}
+
+// More topics than the cache holds, and longer ones; payloads of all sizes; and in every possible piece.
+func TestReceiveTopicsAndPayloads(t *testing.T) {
+	for _, fragment := range []int{0, 1, 7} {
+		inBothVersions(t, func(t *testing.T, v codec.Version) {
+			b := mqtttest.NewBroker(t, mqtttest.Fragment(fragment))
+			c := dialAs(t, v, b.DialContext)
+			sub := subscribe(t, c, "#", mqtt.AtLeastOnce)
+			var want []mqtttest.Message
+			for i := range 150 {
+				m := text(fmt.Sprintf("t/%d/é", i%130), "", byte(i%2))
+				m.Payload = bytes.Repeat([]byte{byte(i)}, i*i%300)
+				if i == 53 || i == 103 {
+					m.Topic = strings.Repeat("long/", 52+i)
+				}
+				want = append(want, m)
+				b.Publish(m)
+			}
+			got := arrived(sub)
+			if len(got) != len(want) {
+				t.Fatalf("%d messages, want %d", len(got), len(want))
+			}
+			for i, m := range got {
+				if m.Topic != want[i].Topic || !bytes.Equal(m.Payload, want[i].Payload) || byte(m.QoS) != want[i].QoS {
+					t.Errorf("message %d: %.40q, %d bytes, %v", i, m.Topic, len(m.Payload), m.QoS)
+				}
+			}
+		})
+	}
+}
+
+// A broken PUBLISH ends the connection, and on MQTT 5 with the code that says why [MQTT-4.13.1-1]. What came before it
+// is delivered.
+func TestReceiveBrokenPublish(t *testing.T) {
+	for name, test := range map[string]struct {
+		bytes [2][]byte // in MQTT 5 and 3.1.1; nil: not possible
+		code  codec.ReasonCode
+	}{
+		"QoS 3":         {[2][]byte{{0x36, 6, 0, 1, 'a', 0, 1, 0}, {0x36, 5, 0, 1, 'a', 0, 1}}, codec.MalformedPacket}, // [MQTT-3.3.1-4]
+		"DUP at QoS 0":  {[2][]byte{{0x38, 4, 0, 1, 'a', 0}, {0x38, 3, 0, 1, 'a'}}, codec.MalformedPacket},             // [MQTT-3.3.1-2]
+		"no identifier": {[2][]byte{{0x32, 6, 0, 1, 'a', 0, 0, 0}, {0x32, 5, 0, 1, 'a', 0, 0}}, codec.ProtocolError},   // [MQTT-2.2.1-3]
+		"wildcard":      {[2][]byte{{0x30, 4, 0, 1, '#', 0}, {0x30, 3, 0, 1, '#'}}, codec.TopicNameInvalid},            // [MQTT-3.3.2-2]
+		"no topic":      {[2][]byte{{0x30, 3, 0, 0, 0}, {0x30, 2, 0, 0}}, codec.ProtocolError},                         // [MQTT-4.7.3-1]
+		"not UTF-8":     {[2][]byte{{0x30, 4, 0, 1, 0xff, 0}, {0x30, 3, 0, 1, 0xff}}, codec.MalformedPacket},           // [MQTT-1.5.4-1]
+		"topic alias":   {[2][]byte{{0x30, 7, 0, 1, 'a', 3, 0x23, 0, 1}, nil}, codec.TopicAliasInvalid},                // [MQTT-3.1.2-26]
+		"alias alone":   {[2][]byte{{0x30, 6, 0, 0, 3, 0x23, 0, 1}, nil}, codec.TopicAliasInvalid},                     // [MQTT-3.1.2-26]
+		"identifier 0":  {[2][]byte{{0x30, 6, 0, 1, 'a', 2, 0x0b, 0}, nil}, codec.ProtocolError},                       // 3.3.2.3.8
+		"truncated":     {[2][]byte{{0x30, 4, 0, 9, 'a', 0}, {0x30, 3, 0, 9, 'a'}}, codec.MalformedPacket},             // 4.13.1
+		"properties":    {[2][]byte{{0x30, 5, 0, 1, 'a', 9, 0x01}, nil}, codec.MalformedPacket},                        // 2.2.2.2
+		"unknown":       {[2][]byte{{0x30, 6, 0, 1, 'a', 2, 0x7f, 0}, nil}, codec.MalformedPacket},                     // 2.2.2.2
+		"reply to +":    {[2][]byte{{0x30, 8, 0, 1, 'a', 4, 0x08, 0, 1, '+'}, nil}, codec.ProtocolError},               // [MQTT-3.3.2-14]
+		"twice":         {[2][]byte{{0x30, 8, 0, 1, 'a', 4, 0x01, 1, 0x01, 1}, nil}, codec.ProtocolError},              // 2.2.2.2
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBothVersions(t, func(t *testing.T, v codec.Version) {
+				raw := test.bytes[0]
+				if v == codec.V311 {
+					raw = test.bytes[1]
+				}
+				if raw == nil {
+					return
+				}
+				c, s := scripted(t, v)
+				sub, _ := subscribed(t, c, s, "#", mqtt.AtLeastOnce)
+				s.Send(message("a", 0, 0))
+				s.SendBytes(raw...)
+				if v == codec.V5 {
+					if got := mqtttest.ReceiveAs[*codec.Disconnect](s); got.Code != test.code {
+						t.Errorf("DISCONNECT %v, want %v", got.Code, test.code)
+					}
+				}
+				s.ExpectEOF()
+				s.Close()
+				<-c.Done()
+				wantArrived(t, sub, "a=0 q0")
+				wantClosed(t, sub)
+				var broken *mqtt.PacketError
+				if !errors.As(c.Err(), &broken) || broken.Packet != "PUBLISH" || sub.Err() == nil {
+					t.Errorf("%v, %v", c.Err(), sub.Err())
+				}
+			})
+		})
+	}
+}
+
+// Ack after the client's end says why it ended, and never blocks; a message without acknowledgement has nothing to say.
+func TestReceiveAckAfterTheEnd(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext)
+		sub := subscribe(t, c, "a", mqtt.AtLeastOnce, mqtt.ManualAck)
+		b.Publish(text("a", "1", 1))
+		b.Publish(text("a", "2", 0))
+		b.Publish(text("a", "3", 1))
+		messages := arrived(sub)
+		messages[0].Ack()
+		c.Close()
+		for i, want := range []error{nil, nil, mqtt.ErrClosed} {
+			if err := messages[i].Ack(); !errors.Is(err, want) {
+				t.Errorf("message %d: %v", i+1, err)
+			}
+		}
+		if err := messages[2].Reject(mqtt.NotAuthorized, ""); !errors.Is(err, mqtt.ErrClosed) {
+			t.Errorf("%v", err)
+		}
+		var zero mqtt.Message
+		if zero.Ack() != nil || zero.SubscriptionIdentifiers() != nil {
+			t.Error("the zero Message has something to acknowledge")
+		}
+	})
+}
+
+// Acknowledgements from many goroutines leave in the order of the messages; the broker looks.
+func TestReceiveAckConcurrently(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext)
+		sub := subscribe(t, c, "a", mqtt.ExactlyOnce, mqtt.ManualAck)
+		const n = 3000
+		for i := range n {
+			b.Publish(text("a", "", byte(1+i%2)))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		handled := make(chan struct{}, n)
+		done := startErr(func() error {
+			return sub.Handle(ctx, 8, func(m mqtt.Message) {
+				m.Ack()
+				handled <- struct{}{}
+			})
+		})
+		for range n {
+			<-handled
+		}
+		cancel()
+		if err := done.wait(); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if got := c.Stats().Unacknowledged; got != 0 {
+			t.Errorf("%d are not acknowledged", got)
+		}
+	})
+}
