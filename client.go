@@ -133,6 +133,10 @@ type client struct {
 	goroutines sync.WaitGroup // the supervisor, and senders of subscriptions
 	done       chan struct{}  // closed with the client's end
 
+	// waiters has the Deliveries that Publish waits with. It is not shared with other clients: a channel that was made
+	// in a testing/synctest bubble must not be used outside.
+	waiters sync.Pool
+
 	// mu guards the fields below and those of session, link and subscriptions that say so. It is never held over I/O,
 	// over a send that can block, or over the application's code.
 	mu       sync.Mutex

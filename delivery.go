@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 )
 
 // Delivery is the fate of one PublishAsync. Its methods may be called concurrently.
@@ -31,9 +30,6 @@ var closed = func() chan struct{} {
 
 // delivered is the Delivery of every message at QoS 0 that was handed to the connection.
 var delivered = NewDelivery(Success, nil)
-
-// waiters are the Deliveries that Publish waits with.
-var waiters = sync.Pool{New: func() any { return &Delivery{signal: make(chan struct{}, 1)} }}
 
 // NewDelivery returns a Delivery that is done, for fakes of the client in tests.
 func NewDelivery(reason ReasonCode, err error) *Delivery {

@@ -20,9 +20,8 @@ func (c *client) publish(ctx context.Context, topicName string, payload []byte, 
 	if m.QoS == 0 {
 		return c.publishQoS0(ctx, m)
 	}
-	d := waiters.Get().(*Delivery)
-	d.client = c
-	defer d.reuse()
+	d := c.waiter()
+	defer c.reuse(d)
 	m.Owner = d
 	if err := c.submit(ctx, d, m); err != nil {
 		return err
@@ -35,10 +34,18 @@ func (c *client) publish(ctx context.Context, topicName string, payload []byte, 
 	}
 }
 
+// waiter returns a Delivery for a Publish to wait with.
+func (c *client) waiter() *Delivery {
+	if d, ok := c.waiters.Get().(*Delivery); ok {
+		return d
+	}
+	return &Delivery{client: c, signal: make(chan struct{}, 1)}
+}
+
 // reuse gives a Delivery that nobody refers to any more back for another Publish.
-func (d *Delivery) reuse() {
-	*d = Delivery{signal: d.signal}
-	waiters.Put(d)
+func (c *client) reuse(d *Delivery) {
+	*d = Delivery{client: c, signal: d.signal}
+	c.waiters.Put(d)
 }
 
 // giveUp ends the waiting of a Publish whose ctx has ended.
