@@ -71,12 +71,12 @@ func addOptions[O PublishOptionV5](o *publishOptions, opts []O) {
 	}
 }
 
-// defaults fills in what was not given.
+// defaults fills in what was not given, here or by defaults before.
 func (o *publishOptions) defaults(d *publishOptions) {
 	if !o.qosSet && d.qosSet {
-		o.qos = d.qos
+		o.qos, o.qosSet = d.qos, true
 	}
 	if !o.retainSet && d.retainSet {
-		o.retain = d.retain
+		o.retain, o.retainSet = d.retain, true
 	}
 }
