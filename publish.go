@@ -197,10 +197,14 @@ func (c *client) publishQoS0(ctx context.Context, m session.Message) error {
 }
 
 func (c *client) writeQoS0(l *link.Link, m *session.Message) error {
-	err := c.forbidden(m)
+	err := c.stale(m)
 	if err == nil {
 		var b []byte
-		b, err = session.AppendPublish(l.Buffer(), c.version, m, 0, false, 0)
+		var now time.Duration
+		if m.Expires != 0 {
+			now = c.now()
+		}
+		b, err = session.AppendPublish(l.Buffer(), c.version, m, 0, false, now)
 		l.Commit(b)
 	}
 	if !c.room.empty() && !l.Full() {
@@ -241,7 +245,7 @@ func (c *client) submit(ctx context.Context, d *Delivery, m session.Message) err
 
 // place sends m if its turn is now, or queues it if there is room; mu is held.
 func (c *client) place(d *Delivery, m session.Message) (placed bool, err error) {
-	if err := c.forbidden(&m); err != nil {
+	if err := c.stale(&m); err != nil {
 		return false, err
 	}
 	if l := c.live(); l != nil && c.session.Ready() && !l.Full() {
@@ -287,7 +291,7 @@ func (c *client) sendQueued(told []*Delivery) []*Delivery {
 	return told
 }
 
-// stale says why a message that has waited must not be sent any more; mu is held.
+// stale says why a message, which may have waited, must not be sent or queued; mu is held.
 func (c *client) stale(m *session.Message) error {
 	if m.Expires != 0 && m.Expires <= c.now() {
 		c.stats.Expired++
