@@ -60,7 +60,7 @@ func (c *client) giveUp(ctx context.Context, d *Delivery) error {
 		c.session.Withdraw(d.ticket)
 		c.queueChanged()
 		c.mu.Unlock()
-		return &notSent{fmt.Errorf("mqtt: waiting to publish: %w", ctx.Err())}
+		return ended(ctx)
 	}
 	c.session.Keep(d.id)
 	c.mu.Unlock()
@@ -178,6 +178,9 @@ func (c *client) live() *link.Link {
 
 // publishQoS0 hands a message to the connection; it waits for room in the write buffer.
 func (c *client) publishQoS0(ctx context.Context, m session.Message) error {
+	if ctx.Err() != nil {
+		return ended(ctx)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	woken := false
@@ -189,8 +192,8 @@ func (c *client) publishQoS0(ctx context.Context, m session.Message) error {
 		if !l.Full() && (woken || c.room.empty()) {
 			return c.writeQoS0(l, &m)
 		}
-		if err := c.room.wait(ctx, &c.mu); err != nil {
-			return &notSent{fmt.Errorf("mqtt: waiting to publish: %w", err)}
+		if c.room.wait(ctx, &c.mu) != nil {
+			return ended(ctx)
 		}
 		woken = true
 	}
@@ -217,9 +220,17 @@ func (c *client) writeQoS0(l *link.Link, m *session.Message) error {
 	return nil
 }
 
+// ended is the error of a publish whose ctx has ended before it was sent.
+func ended(ctx context.Context) error {
+	return &notSent{fmt.Errorf("mqtt: waiting to publish: %w", ctx.Err())}
+}
+
 // submit sends a message at QoS 1 or 2 or puts it in the queue. When there is no room in either it waits for some, as
 // long as the client is connected.
 func (c *client) submit(ctx context.Context, d *Delivery, m session.Message) error {
+	if ctx.Err() != nil {
+		return ended(ctx)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	woken := false
@@ -236,8 +247,8 @@ func (c *client) submit(ctx context.Context, d *Delivery, m session.Message) err
 		if c.live() == nil {
 			return &notSent{ErrQueueFull}
 		}
-		if err := c.queue.wait(ctx, &c.mu); err != nil {
-			return &notSent{fmt.Errorf("mqtt: waiting to publish: %w", err)}
+		if c.queue.wait(ctx, &c.mu) != nil {
+			return ended(ctx)
 		}
 		woken = true
 	}
