@@ -212,6 +212,9 @@ func WithCredentials(username, password string) Option {
 // alone.
 func WithDialer(dial func(ctx context.Context, network, address string) (net.Conn, error)) Option {
 	return option(func(c *config) error {
+		if dial == nil {
+			return errors.New("mqtt: WithDialer: nil")
+		}
 		c.dialer.NetDial = dial
 		return nil
 	})
