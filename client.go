@@ -251,7 +251,12 @@ func (c *client) notConnected() error {
 
 // lost is the error of a call whose connection ended under it.
 func (c *client) lost() error {
-	if c.ctx.Err() != nil {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.err != nil:
+		return c.err
+	case c.ctx.Err() != nil:
 		return ErrClosed
 	}
 	return ErrConnectionLost

@@ -70,9 +70,9 @@ func (c *client) connectionError(cause error) error {
 
 // end ends the client: it tells everybody who waits.
 func (c *client) end(err error) {
-	c.cancel()
 	c.mu.Lock()
 	c.state, c.err = StateClosed, err
+	c.cancel() // after err is set, which lost relies on
 	if c.link != nil {
 		c.stats.BytesIn, c.stats.BytesOut = c.link.Bytes()
 	}
