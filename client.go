@@ -59,8 +59,9 @@ type Client interface {
 	// Subscribe waits for SUBACK until ctx ends. The subscription lives until Unsubscribe or the client's end. If the
 	// server refuses one of the filters the error is a *SubscribeError, and no filter stays subscribed.
 	Subscribe(ctx context.Context, filter string, opts ...SubscribeOption) (*Subscription, error)
-	// Disconnect refuses new publishes, waits until all messages in flight are acknowledged, or ctx ends, and then
-	// does what Close does. It returns ctx's error if that ended first.
+	// Disconnect refuses new publishes, also those that wait for room, waits until all messages queued and in flight are
+	// acknowledged, or ctx ends, and then does what Close does. It returns nil if all are acknowledged, else ctx's error or
+	// why the client ended first.
 	Disconnect(ctx context.Context) error
 }
 
@@ -243,7 +244,7 @@ func (c *client) notConnected() error {
 	switch {
 	case c.err != nil:
 		return &notSent{c.err}
-	case c.state == StateDisconnecting:
+	case c.state == StateDisconnecting, c.ctx.Err() != nil:
 		return &notSent{ErrClosed}
 	}
 	return &notSent{ErrNotConnected}
@@ -272,8 +273,9 @@ func (c *client) Close() error {
 func (c *client) disconnect(ctx context.Context, farewell codec.Disconnect) error {
 	c.mu.Lock()
 	if c.state == StateClosed {
-		defer c.mu.Unlock()
-		return c.err
+		c.mu.Unlock()
+		c.goroutines.Wait()
+		return c.Err()
 	}
 	c.state = StateDisconnecting
 	c.farewell = farewell
@@ -281,6 +283,8 @@ func (c *client) disconnect(ctx context.Context, farewell codec.Disconnect) erro
 		c.drained = make(chan struct{})
 	}
 	drained := c.drained
+	c.room.wakeAll() // to be refused
+	c.queue.wakeAll()
 	c.checkDrained()
 	c.mu.Unlock()
 
@@ -293,7 +297,14 @@ func (c *client) disconnect(ctx context.Context, farewell codec.Disconnect) erro
 	}
 	c.cancel()
 	c.goroutines.Wait()
-	if err == nil && !errors.Is(c.Err(), ErrClosed) {
+	select {
+	case <-drained:
+		if errors.Is(c.Err(), ErrClosed) {
+			return nil
+		}
+	default:
+	}
+	if err == nil {
 		err = c.Err()
 	}
 	return err
