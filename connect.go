@@ -41,16 +41,15 @@ func (c *client) sayGoodbye(l *link.Link) {
 	if c.version >= codec.V5 && c.connAck.SessionExpiry > 0 && !c.config.keepsSession && d.SessionExpiry == nil {
 		d.SessionExpiry = new(uint32)
 	}
-	packet, err := d.Append(nil, c.version)
-	if err != nil || c.tooLarge(len(packet)) {
-		d = codec.Disconnect{Code: d.Code, SessionExpiry: d.SessionExpiry} // [MQTT-3.14.2-3] [MQTT-3.14.2-4]
-		packet, err = d.Append(nil, c.version)
+	// What does not fit is left out, what is for people first [MQTT-3.14.2-3] [MQTT-3.14.2-4].
+	for _, d := range []codec.Disconnect{d, {Code: d.Code, SessionExpiry: d.SessionExpiry}, {Code: d.Code}} {
+		packet, err := d.Append(nil, c.version)
+		if err == nil && !c.tooLarge(len(packet)) {
+			l.Finish(ErrClosed, packet)
+			return
+		}
 	}
-	if err != nil {
-		l.Close(ErrClosed)
-		return
-	}
-	l.Finish(ErrClosed, packet)
+	l.Close(ErrClosed)
 }
 
 // connectionError makes the public error of what ended a connection.
