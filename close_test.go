@@ -1,0 +1,723 @@
+package mqtt_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+)
+
+// closing is a state in which a client may be closed.
+type closing struct {
+	name string
+	opts []mqtt.OptionV5
+	// enter brings the client there. It returns the calls that wait, and what they are to say.
+	enter func(t *testing.T, p *peer) []waiter
+}
+
+type waiter struct {
+	call   <-chan error
+	unsent bool // else it was sent, and nobody knows
+	other  bool // no publish
+}
+
+func publishing(p *peer, payload []byte, qos mqtt.QoS) <-chan error {
+	result := calling(func() error { return p.client.Publish(p.t.Context(), "t", payload, qos) })
+	synctest.Wait()
+	return result
+}
+
+// subscribed makes a subscription that nobody reads.
+func subscribed(p *peer, filter string, opts ...mqtt.SubscribeOption) *mqtt.Subscription {
+	p.t.Helper()
+	result := make(chan *mqtt.Subscription, 1)
+	go func() {
+		sub, _ := p.client.Subscribe(p.t.Context(), filter, opts...)
+		result <- sub
+	}()
+	packet := mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
+	p.Send(&codec.Suback{PacketID: packet.PacketID, Codes: []codec.ReasonCode{codec.ReasonCode(packet.Filters[0].QoS)}})
+	sub := <-result
+	if sub == nil {
+		p.t.Fatal("no subscription")
+	}
+	return sub
+}
+
+// fill publishes until nothing more goes in, and returns a publish that waits.
+func fill(p *peer) <-chan error {
+	payload := make([]byte, 100_000)
+	for p.client.Publish(endingIn(p.t, time.Millisecond), "fill", payload) == nil {
+	}
+	return publishing(p, payload, mqtt.AtMostOnce)
+}
+
+var closings = []closing{
+	{name: "idle", enter: func(t *testing.T, p *peer) []waiter { return nil }},
+	{name: "full window", opts: []mqtt.OptionV5{mqtt.WithMaxInFlight(2), mqtt.WithQueue(1, 1000)},
+		enter: func(t *testing.T, p *peer) (w []waiter) {
+			w = append(w, waiter{call: publishing(p, nil, mqtt.AtLeastOnce)}, waiter{call: publishing(p, nil, mqtt.ExactlyOnce)})
+			p.Expect(message(1, 1, ""))
+			p.Expect(message(2, 2, ""))
+			p.Send(&codec.Pubrec{PacketID: 2})
+			p.Expect(&codec.Pubrel{PacketID: 2})
+			for range 3 { // one in the queue, two before it
+				w = append(w, waiter{call: publishing(p, nil, mqtt.ExactlyOnce), unsent: true})
+			}
+			return w
+		}},
+	{name: "server does not read", opts: []mqtt.OptionV5{mqtt.WithPingTimeout(time.Hour)},
+		enter: func(t *testing.T, p *peer) []waiter {
+			return []waiter{{call: fill(p), unsent: true}, {call: publishing(p, nil, mqtt.AtLeastOnce), unsent: true}}
+		}},
+	{name: "half-open", enter: func(t *testing.T, p *peer) []waiter {
+		p.HalfOpen()
+		return []waiter{{call: publishing(p, nil, mqtt.AtLeastOnce)}}
+	}},
+	{name: "reader blocked", enter: func(t *testing.T, p *peer) []waiter {
+		subscribed(p, "in", mqtt.Block, mqtt.Buffer(1))
+		for range 5 {
+			p.Send(&codec.Publish{Topic: "in"})
+		}
+		synctest.Wait()
+		return []waiter{{call: publishing(p, nil, mqtt.AtLeastOnce)}}
+	}},
+	{name: "reader blocked behind a line", enter: func(t *testing.T, p *peer) []waiter {
+		subscribed(p, "in", mqtt.Block, mqtt.Buffer(1), mqtt.AtLeastOnce)
+		for i := range 5 {
+			p.Send(&codec.Publish{Topic: "in", QoS: 1, PacketID: uint16(i + 1)})
+		}
+		p.Expect(&codec.Puback{PacketID: 1})
+		p.Send(&codec.Publish{Topic: "in"})
+		synctest.Wait()
+		return nil
+	}},
+	{name: "slow consumer", enter: func(t *testing.T, p *peer) []waiter {
+		subscribed(p, "in", mqtt.Buffer(1), mqtt.ExactlyOnce)
+		for i := range 5 {
+			p.Send(&codec.Publish{Topic: "in", QoS: 1 + byte(i%2), PacketID: uint16(i + 1)}, &codec.Publish{Topic: "in"})
+		}
+		p.Expect(&codec.Puback{PacketID: 1})
+		synctest.Wait()
+		return nil
+	}},
+	{name: "manual acknowledgement", enter: func(t *testing.T, p *peer) []waiter {
+		subscribed(p, "in", mqtt.ManualAck, mqtt.ExactlyOnce)
+		p.Send(&codec.Publish{Topic: "in", QoS: 1, PacketID: 1}, &codec.Publish{Topic: "in", QoS: 2, PacketID: 2})
+		synctest.Wait()
+		return nil
+	}},
+	{name: "requests without answer", enter: func(t *testing.T, p *peer) []waiter {
+		ctx := t.Context()
+		sub := subscribed(p, "in")
+		w := []waiter{
+			{call: calling(func() error { _, err := p.client.Subscribe(ctx, "s"); return err }), other: true},
+			{call: calling(func() error { return p.client.Unsubscribe(ctx, "u") }), other: true},
+			{call: calling(func() error { return sub.Unsubscribe(ctx) }), other: true},
+			{call: calling(func() error { _, err := p.client.Ping(ctx); return err }), other: true},
+			{call: calling(func() error { _, err := sub.Next(ctx); return err }), other: true},
+		}
+		for range 4 {
+			p.Receive()
+		}
+		return w
+	}},
+	{name: "PINGREQ without answer", opts: []mqtt.OptionV5{mqtt.WithKeepAlive(2 * time.Second)},
+		enter: func(t *testing.T, p *peer) []waiter {
+			mqtttest.ReceiveAs[*codec.Pingreq](p.Script)
+			return nil
+		}},
+	{name: "half a packet has come", enter: func(t *testing.T, p *peer) []waiter {
+		p.SendBytes(0x30, 0xff, 0xff, 0xff, 0x7f, 0)
+		synctest.Wait()
+		return nil
+	}},
+}
+
+// PROTOCOL 29: Close returns within a second in every state, however often and from however many goroutines it is called,
+// and tells everybody who waits. (That no goroutine is left is for synctest to see.)
+func TestClose(t *testing.T) {
+	for _, c := range closings {
+		t.Run(c.name, func(t *testing.T) {
+			inBothVersions(t, func(t *testing.T, v codec.Version) {
+				p := startPeer(t, v, nil, c.opts...)
+				waiters := c.enter(t, p)
+				start := time.Now()
+				var all sync.WaitGroup
+				for range 3 {
+					all.Go(func() {
+						if err := p.client.Close(); err != nil {
+							t.Error(err)
+						}
+						if took := time.Since(start); took > time.Second {
+							t.Errorf("Close takes %v", took)
+						}
+					})
+				}
+				all.Wait()
+				checkClosed(t, p, waiters)
+			})
+		})
+	}
+}
+
+// The same with a Disconnect whose context ends.
+func TestDisconnectEnds(t *testing.T) {
+	for _, c := range closings {
+		t.Run(c.name, func(t *testing.T) {
+			inBothVersions(t, func(t *testing.T, v codec.Version) {
+				p := startPeer(t, v, nil, c.opts...)
+				waiters := c.enter(t, p)
+				s := p.client.Stats()
+				pending := s.InFlight+s.Queued > 0
+				start := time.Now()
+				err := p.client.Disconnect(endingIn(t, time.Second))
+				if took := time.Since(start); took > 2*time.Second {
+					t.Errorf("Disconnect takes %v", took)
+				}
+				if pending != errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("Disconnect says %v", err)
+				}
+				checkClosed(t, p, waiters)
+			})
+		})
+	}
+}
+
+// checkClosed checks what waiters were told, and that the client is closed for everybody.
+func checkClosed(t *testing.T, p *peer, waiters []waiter) {
+	t.Helper()
+	for i, w := range waiters {
+		err := outcome(t, w.call)
+		if !errors.Is(err, mqtt.ErrClosed) {
+			t.Errorf("waiter %d gets %v", i, err)
+		}
+		if !w.other && (mqtt.SafeToRetry(err) != w.unsent || errors.Is(err, mqtt.ErrOutcomeUnknown) == w.unsent) {
+			t.Errorf("waiter %d, unsent: %v, gets %v, safe to retry: %v", i, w.unsent, err, mqtt.SafeToRetry(err))
+		}
+	}
+	select {
+	case <-p.client.Done():
+	default:
+		t.Error("Done is not closed")
+	}
+	if !errors.Is(p.client.Err(), mqtt.ErrClosed) || p.client.State() != mqtt.StateClosed {
+		t.Error(p.client.Err(), p.client.State())
+	}
+	ctx := t.Context()
+	for qos := mqtt.AtMostOnce; qos <= mqtt.ExactlyOnce; qos++ {
+		wantErr(t, p.client.Publish(ctx, "t", nil, qos), mqtt.ErrClosed, true)
+		wantErr(t, p.client.PublishAsync(ctx, "t", nil, qos).Err(), mqtt.ErrClosed, true)
+	}
+	_, err := p.client.Subscribe(ctx, "s")
+	wantErr(t, err, mqtt.ErrClosed, true)
+	wantErr(t, p.client.Unsubscribe(ctx, "s"), mqtt.ErrClosed, true)
+	_, err = p.client.Ping(ctx)
+	wantErr(t, err, mqtt.ErrClosed, true)
+	wantErr(t, p.client.Disconnect(ctx), mqtt.ErrClosed, false)
+	noErr(t, p.client.Close())
+}
+
+// [MQTT-3.14.4-1] [MQTT-3.14.4-2]: what Close sends, byte by byte: what was appended before, DISCONNECT, the end of the
+// stream at once, and nothing after DISCONNECT.
+func TestCloseOnTheWire(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := startPeer(t, v, nil)
+		noErr(t, p.client.Publish(t.Context(), "t", []byte("last")))
+		start := time.Now()
+		closed := calling(p.client.Close)
+		p.Expect(message(0, 0, "last"))
+		if v == codec.V5 {
+			p.ExpectBytes(0xe0, 7, 0, 5, 0x11, 0, 0, 0, 0) // the session ends: nobody asked for its expiry
+		} else {
+			p.ExpectBytes(0xe0, 0)
+		}
+		p.ExpectEOF()
+		p.Send(&codec.Publish{Topic: "t", QoS: 1, PacketID: 1}, &codec.Pubrel{PacketID: 3}) // not answered any more
+		stillWaits(t, closed)
+		p.Close()
+		noErr(t, outcome(t, closed))
+		if took := time.Since(start); took > 0 {
+			t.Errorf("Close takes %v", took)
+		}
+	})
+}
+
+// [MQTT-3.14.4-1]: concurrent publishers cannot get anything in behind DISCONNECT, and nothing that came back as sent is
+// lost before it.
+func TestCloseUnderPublishers(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		broker := mqtttest.NewBroker(t) // complains about what comes after DISCONNECT
+		c, _, err := dialClient(t.Context(), v, broker.DialContext, mqtt.WithWill("will", nil))
+		noErr(t, err)
+		var all sync.WaitGroup
+		var sent [8]int
+		for i := range sent {
+			all.Go(func() {
+				for range 3000 {
+					err := c.Publish(t.Context(), "t", []byte{byte(i)}, mqtt.QoS(i%3))
+					switch {
+					case err == nil:
+						sent[i]++
+						continue
+					case errors.Is(err, mqtt.ErrOutcomeUnknown):
+					case !errors.Is(err, mqtt.ErrClosed) || !mqtt.SafeToRetry(err):
+						t.Errorf("a publisher gets %v", err)
+					}
+					return
+				}
+			})
+		}
+		broker.Await(t.Context(), "t", 100)
+		noErr(t, c.Close())
+		all.Wait()
+		synctest.Wait()
+		var came [8]int
+		for _, m := range broker.Received("t") {
+			came[m.Payload[0]]++
+		}
+		for i := range sent {
+			if came[i] < sent[i] {
+				t.Errorf("publisher %d: %d messages sent, %d came", i, sent[i], came[i])
+			}
+		}
+		if broker.Received("will") != nil { // PROTOCOL 29
+			t.Error("the server publishes the will after Close")
+		}
+	})
+}
+
+// PROTOCOL 29: the will comes when the connection is lost, or when Disconnect asks for it, and not else.
+func TestWill(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		end  func(b *mqtttest.Broker, c mqtt.Client, v5 mqtt.ClientV5) error
+		will bool
+		v5   bool
+	}{
+		{"Close", func(b *mqtttest.Broker, c mqtt.Client, _ mqtt.ClientV5) error { return c.Close() }, false, false},
+		{"Disconnect", func(b *mqtttest.Broker, c mqtt.Client, _ mqtt.ClientV5) error {
+			return c.Disconnect(context.Background())
+		}, false, false},
+		{"Cut", func(b *mqtttest.Broker, c mqtt.Client, _ mqtt.ClientV5) error { b.Cut(); <-c.Done(); return nil }, true, false},
+		{"0x04", func(b *mqtttest.Broker, _ mqtt.Client, c mqtt.ClientV5) error {
+			return c.Disconnect(context.Background(), mqtt.DisconnectWithWill)
+		}, true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBothVersions(t, func(t *testing.T, v codec.Version) {
+				if c.v5 && v != codec.V5 {
+					return
+				}
+				broker := mqtttest.NewBroker(t)
+				client, v5, err := dialClient(t.Context(), v, broker.DialContext, mqtt.WithWill("will", nil))
+				noErr(t, err)
+				defer client.Close()
+				noErr(t, c.end(broker, client, v5))
+				synctest.Wait()
+				if got := broker.Received("will") != nil; got != c.will {
+					t.Errorf("will: %v", got)
+				}
+			})
+		})
+	}
+}
+
+// PROTOCOL 29: Disconnect waits for what is queued and in flight, and refuses new publishes meanwhile.
+func TestDisconnectDrains(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := startPeer(t, v, nil, mqtt.WithMaxInFlight(1), mqtt.WithQueue(2, 1000))
+		ctx := t.Context()
+		var waiting []*mqtt.Delivery
+		for i := range 3 {
+			waiting = append(waiting, p.client.PublishAsync(ctx, "t", nil, mqtt.QoS(1+i%2)))
+		}
+		early := []<-chan error{publishing(p, nil, mqtt.AtLeastOnce), publishing(p, nil, mqtt.ExactlyOnce)}
+		start := time.Now()
+		disconnected := []<-chan error{}
+		for range 2 {
+			disconnected = append(disconnected, calling(func() error { return p.client.Disconnect(ctx) }))
+		}
+		synctest.Wait()
+		if p.client.State() != mqtt.StateDisconnecting {
+			t.Error(p.client.State())
+		}
+		for _, result := range early { // they wait for room, so they are new
+			wantErr(t, outcome(t, result), mqtt.ErrClosed, true)
+		}
+		for qos := mqtt.AtMostOnce; qos <= mqtt.ExactlyOnce; qos++ {
+			wantErr(t, p.client.Publish(ctx, "t", nil, qos), mqtt.ErrClosed, true)
+		}
+		_, err := p.client.Subscribe(ctx, "s")
+		wantErr(t, err, mqtt.ErrClosed, true)
+		if took := time.Since(start); took > 0 {
+			t.Errorf("they waited %v", took)
+		}
+		for i, d := range waiting {
+			id := uint16(i + 1)
+			p.Expect(message(byte(1+i%2), id, ""))
+			p.ExpectSilence(time.Second)
+			if i%2 == 0 {
+				p.Send(&codec.Puback{PacketID: id})
+			} else {
+				p.Send(&codec.Pubrec{PacketID: id})
+				p.Expect(&codec.Pubrel{PacketID: id})
+				p.ExpectSilence(time.Second)
+				p.Send(&codec.Pubcomp{PacketID: id})
+			}
+			noErr(t, d.Wait(ctx))
+		}
+		mqtttest.ReceiveAs[*codec.Disconnect](p.Script)
+		p.ExpectEOF()
+		p.Close()
+		for _, result := range disconnected {
+			noErr(t, outcome(t, result))
+		}
+	})
+}
+
+// Publishes that wait for room in the write buffer are new, too.
+func TestDisconnectRefusesWaiters(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := startPeer(t, v, nil, mqtt.WithPingTimeout(time.Hour))
+		p.client.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
+		early := []<-chan error{fill(p), publishing(p, nil, mqtt.AtMostOnce)}
+		disconnected := calling(func() error { return p.client.Disconnect(t.Context()) })
+		stillWaits(t, disconnected)
+		for _, result := range early {
+			select {
+			case err := <-result:
+				wantErr(t, err, mqtt.ErrClosed, true)
+			default:
+				t.Error("a publish still waits for room")
+			}
+		}
+		noErr(t, p.client.Close())
+		wantErr(t, outcome(t, disconnected), mqtt.ErrClosed, false)
+	})
+}
+
+// A Disconnect that did not get to wait for everything says so: it was cut short by Close, by another Disconnect or by
+// the connection's end.
+func TestDisconnectCutShort(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  func(p *peer)
+		want error
+	}{
+		"Close":              {func(p *peer) { p.client.Close() }, mqtt.ErrClosed},
+		"another Disconnect": {func(p *peer) { p.client.Disconnect(endingIn(p.t, time.Second)) }, mqtt.ErrClosed},
+		"loss":               {func(p *peer) { p.Cut() }, mqtt.ErrConnectionLost},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBothVersions(t, func(t *testing.T, v codec.Version) {
+				p := startPeer(t, v, nil)
+				d := p.client.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
+				disconnected := calling(func() error { return p.client.Disconnect(t.Context()) })
+				stillWaits(t, disconnected)
+				c.end(p)
+				wantErr(t, outcome(t, disconnected), c.want, false)
+				wantErr(t, d.Err(), mqtt.ErrOutcomeUnknown, false)
+			})
+		})
+	}
+}
+
+// After a loss Close and Disconnect have nothing to do, and say the same as Err.
+func TestCloseAfterLoss(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := startPeer(t, v, nil)
+		p.Cut()
+		wantErr(t, p.ends(time.Second), mqtt.ErrConnectionLost, false)
+		wantErr(t, p.client.Disconnect(t.Context()), mqtt.ErrConnectionLost, false)
+		noErr(t, p.client.Close())
+		wantErr(t, p.client.Err(), mqtt.ErrConnectionLost, false)
+		if p.client.State() != mqtt.StateClosed || p.client.State().String() != "closed" {
+			t.Error(p.client.State())
+		}
+	})
+}
+
+// [MQTT-3.14.2-1] [MQTT-3.14.2-3] [MQTT-3.14.2-4], 3.14.2.2.2 and PROTOCOL 21: what DISCONNECT says.
+func TestDisconnectOptions(t *testing.T) {
+	props := &mqtt.DisconnectProperties{ReasonString: "bye", UserProperties: mqtt.UserProperties{{Key: "k", Value: "v"}}}
+	said := codec.Disconnect{ReasonString: "bye", UserProperties: codec.UserProperties{{Key: "k", Value: "v"}}}
+	zero, day := ptr(uint32(0)), ptr(uint32(86_400))
+	hour := mqtt.WithSessionExpiry(time.Hour)
+	for _, c := range []struct {
+		name string
+		opts []mqtt.OptionV5
+		ack  codec.ConnackProperties
+		with []mqtt.DisconnectOption
+		want codec.Disconnect
+	}{
+		{name: "default", want: codec.Disconnect{SessionExpiry: zero}},
+		{name: "no session at the server", ack: codec.ConnackProperties{SessionExpiry: zero}},
+		{name: "expiry asked for", opts: []mqtt.OptionV5{hour}},
+		{name: "expiry asked for, changed by the server", opts: []mqtt.OptionV5{hour}, ack: codec.ConnackProperties{SessionExpiry: day}},
+		{name: "expiry 0 asked for", opts: []mqtt.OptionV5{mqtt.WithSessionExpiry(0)}},
+		{name: "KeepSession", with: []mqtt.DisconnectOption{mqtt.KeepSession(24 * time.Hour)}, want: codec.Disconnect{SessionExpiry: day}},
+		{name: "KeepSession, expiry asked for", opts: []mqtt.OptionV5{hour}, with: []mqtt.DisconnectOption{mqtt.KeepSession(24 * time.Hour)}, want: codec.Disconnect{SessionExpiry: day}},
+		{name: "KeepSession(0), expiry asked for", opts: []mqtt.OptionV5{hour}, with: []mqtt.DisconnectOption{mqtt.KeepSession(0)}, want: codec.Disconnect{SessionExpiry: zero}},
+		{name: "KeepSession(0), no session", opts: []mqtt.OptionV5{mqtt.WithSessionExpiry(0)}, with: []mqtt.DisconnectOption{mqtt.KeepSession(0)}, want: codec.Disconnect{SessionExpiry: zero}},
+		{name: "0x04", opts: []mqtt.OptionV5{hour}, with: []mqtt.DisconnectOption{mqtt.DisconnectWithWill}, want: codec.Disconnect{Code: codec.DisconnectWithWill}},
+		{name: "0x04, default", with: []mqtt.DisconnectOption{mqtt.DisconnectWithWill}, want: codec.Disconnect{Code: codec.DisconnectWithWill, SessionExpiry: zero}},
+		{name: "properties", opts: []mqtt.OptionV5{hour}, with: []mqtt.DisconnectOption{props, (*mqtt.DisconnectProperties)(nil)}, want: said},
+		{name: "properties that just fit", opts: []mqtt.OptionV5{hour}, ack: sizeLimit(17), with: []mqtt.DisconnectOption{props}, want: said},
+		{name: "properties that do not fit", opts: []mqtt.OptionV5{hour}, ack: sizeLimit(16), with: []mqtt.DisconnectOption{props, mqtt.QuotaExceeded},
+			want: codec.Disconnect{Code: codec.QuotaExceeded}},
+		{name: "properties that do not fit, with expiry", ack: sizeLimit(20), with: []mqtt.DisconnectOption{props}, want: codec.Disconnect{SessionExpiry: zero}},
+		{name: "expiry that does not fit", ack: sizeLimit(8), with: []mqtt.DisconnectOption{props, mqtt.QuotaExceeded}, want: codec.Disconnect{Code: codec.QuotaExceeded}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := startPeer(t, codec.V5, &codec.Connack{Properties: c.ack}, c.opts...)
+				disconnected := calling(func() error { return p.v5.Disconnect(t.Context(), c.with...) })
+				p.Expect(&c.want)
+				p.ExpectEOF()
+				p.Close()
+				noErr(t, outcome(t, disconnected))
+			})
+		})
+	}
+}
+
+// What a client must not say is refused, and the client lives on.
+func TestDisconnectOptionsAreChecked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := startPeer(t, codec.V5, nil, mqtt.WithSessionExpiry(0))
+		refused := []mqtt.DisconnectOption{
+			mqtt.KeepSession(time.Second), mqtt.KeepSession(-time.Second), mqtt.KeepSession(time.Millisecond),
+			mqtt.KeepSession((1 << 32) * time.Second),
+			&mqtt.DisconnectProperties{ReasonString: "\xff"}, &mqtt.DisconnectProperties{ReasonString: strings.Repeat("x", 65_536)},
+			&mqtt.DisconnectProperties{UserProperties: mqtt.UserProperties{{Key: "\x00"}}},
+		}
+		allowed := map[int]bool{0: true, 4: true, 0x80: true, 0x81: true, 0x82: true, 0x83: true, 0x90: true}
+		for code := 0x93; code <= 0x99; code++ {
+			allowed[code] = true
+		}
+		for code := range 256 {
+			if !allowed[code] {
+				refused = append(refused, mqtt.ReasonCode(code))
+			}
+		}
+		for _, opt := range refused {
+			if err := p.v5.Disconnect(t.Context(), opt); err == nil || errors.Is(err, mqtt.ErrClosed) {
+				t.Errorf("%v: error %v", opt, err)
+			}
+		}
+		if p.v5.State() != mqtt.StateConnected {
+			t.Error(p.v5.State())
+		}
+		p.ExpectSilence(time.Second)
+		for code := range allowed {
+			p := startPeer(t, codec.V5, nil, mqtt.WithSessionExpiry(0))
+			go p.v5.Disconnect(t.Context(), mqtt.ReasonCode(code))
+			p.Expect(&codec.Disconnect{Code: codec.ReasonCode(code)})
+			p.Close()
+		}
+	})
+}
+
+// [MQTT-3.1.2-20] [MQTT-3.2.2-21]: when PINGREQ goes out.
+func TestKeepAlive(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		ours   time.Duration
+		server *uint16
+		every  time.Duration // 0: never
+	}{
+		{"default", -1, nil, time.Minute},
+		{"ours", 7 * time.Second, nil, 7 * time.Second},
+		{"off", 0, nil, 0},
+		{"server's, shorter", 60 * time.Second, ptr(uint16(1)), time.Second},
+		{"server's, longer", time.Second, ptr(uint16(60)), time.Minute},
+		{"switched off by the server", time.Second, ptr(uint16(0)), 0},
+		{"switched on by the server", 0, ptr(uint16(9)), 9 * time.Second},
+		{"longest", 65_535 * time.Second, nil, 65_535 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBothVersions(t, func(t *testing.T, v codec.Version) {
+				if c.server != nil && v != codec.V5 {
+					return
+				}
+				var opts []mqtt.OptionV5
+				if c.ours >= 0 {
+					opts = append(opts, mqtt.WithKeepAlive(c.ours))
+				}
+				start := time.Now()
+				p := startPeer(t, v, &codec.Connack{Properties: codec.ConnackProperties{ServerKeepAlive: c.server}}, opts...)
+				if c.every == 0 {
+					p.ExpectSilence(24 * time.Hour)
+					return
+				}
+				p.Patience(24 * time.Hour)
+				for i := range 3 {
+					mqtttest.ReceiveAs[*codec.Pingreq](p.Script)
+					if at := time.Since(start); at != time.Duration(i+1)*c.every {
+						t.Errorf("PINGREQ %d after %v", i+1, at)
+					}
+					p.Send(&codec.Pingresp{})
+				}
+			})
+		})
+	}
+}
+
+// [MQTT-3.1.2-20]: what comes from the server does not put PINGREQ off; what is sent to it does.
+func TestKeepAliveTraffic(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := startPeer(t, v, nil, mqtt.WithKeepAlive(10*time.Second))
+		start := time.Now()
+		for range 9 {
+			p.ExpectSilence(time.Second)
+			p.Send(&codec.Publish{Topic: "t"})
+		}
+		mqtttest.ReceiveAs[*codec.Pingreq](p.Script)
+		if at := time.Since(start); at != 10*time.Second {
+			t.Errorf("PINGREQ after %v", at)
+		}
+		p.Send(&codec.Pingresp{})
+		for range 30 { // in both directions: no PINGREQ
+			time.Sleep(time.Second)
+			noErr(t, p.client.Publish(t.Context(), "t", nil))
+			p.Send(&codec.Publish{Topic: "t"})
+			p.Expect(message(0, 0, ""))
+		}
+	})
+}
+
+// PROTOCOL 28: a PINGREQ without answer ends the client after the ping timeout; a half-open connection is noticed also by
+// who only publishes.
+func TestServerSilent(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		opts := []mqtt.OptionV5{mqtt.WithKeepAlive(20 * time.Second), mqtt.WithPingTimeout(5 * time.Second)}
+		start := time.Now()
+		p := startPeer(t, v, nil, opts...)
+		waiting := p.client.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
+		err := p.ends(time.Minute)
+		wantErr(t, err, mqtt.ErrConnectionLost, false)
+		if took := time.Since(start); took != 25*time.Second || !strings.Contains(err.Error(), "silent") {
+			t.Errorf("after %v: %v", took, err)
+		}
+		wantErr(t, waiting.Err(), mqtt.ErrOutcomeUnknown, false)
+
+		start = time.Now()
+		p = startPeer(t, v, nil, opts...)
+		p.HalfOpen()
+		for p.client.Publish(t.Context(), "t", nil) == nil {
+			time.Sleep(time.Second)
+		}
+		p.ends(time.Second)
+		if took := time.Since(start); took > 26*time.Second {
+			t.Errorf("noticed after %v", took)
+		}
+
+		// A server that takes no byte of what is written is noticed too, without a PINGREQ.
+		start = time.Now()
+		p = startPeer(t, v, nil, mqtt.WithKeepAlive(0), mqtt.WithPingTimeout(5*time.Second))
+		stuck := fill(p)
+		wantErr(t, outcome(t, stuck), mqtt.ErrConnectionLost, true)
+		wantErr(t, p.ends(time.Second), mqtt.ErrConnectionLost, false)
+		if took := time.Since(start); took > 11*time.Second { // the last bytes that were taken may have been the first of a long write
+			t.Errorf("noticed after %v", took)
+		}
+	})
+}
+
+// [MQTT-3.1.2-22]: an application that does not take its messages does not hold up PINGREQ, whatever happens to them.
+func TestKeepAliveWithBlockedConsumer(t *testing.T) {
+	for name, opts := range map[string][]mqtt.SubscribeOption{
+		"dropped": {mqtt.Buffer(1)},
+		"held":    {mqtt.Buffer(1), mqtt.AtLeastOnce},
+		"manual":  {mqtt.Buffer(1), mqtt.AtLeastOnce, mqtt.ManualAck},
+		"blocked": {mqtt.Buffer(1), mqtt.Block},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBothVersions(t, func(t *testing.T, v codec.Version) {
+				p := startPeer(t, v, nil, mqtt.WithKeepAlive(10*time.Second))
+				sub := subscribed(p, "in", opts...)
+				start := time.Now()
+				for i := range 5 {
+					p.Send(&codec.Publish{Topic: "in", QoS: min(1, byte(len(opts)-1)) & byte(sub.Filters()[0].Granted), PacketID: uint16(i+1) * uint16(sub.Filters()[0].Granted)})
+				}
+				pings := 0
+				for time.Since(start) < 35*time.Second {
+					switch p.Receive().(type) {
+					case *codec.Pingreq:
+						pings++
+						p.Send(&codec.Pingresp{})
+					case *codec.Puback:
+					default:
+						t.Fatal("neither PINGREQ nor PUBACK")
+					}
+				}
+				if pings < 3 || p.client.State() != mqtt.StateConnected {
+					t.Errorf("%d PINGREQs in 35 s, %v", pings, p.client.State())
+				}
+				p.ExpectSilence(5 * time.Second)
+				for range 5 { // and the consumer finds what was kept for it
+					if sub.Dropped() > 0 {
+						break
+					}
+					_, err := sub.Next(endingIn(t, time.Second))
+					noErr(t, err)
+				}
+			})
+		})
+	}
+}
+
+func TestPing(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := startPeer(t, v, nil, mqtt.WithKeepAlive(0))
+		type answer struct {
+			rtt time.Duration
+			err error
+		}
+		ping := func(ctx context.Context) <-chan answer {
+			result := make(chan answer, 1)
+			go func() {
+				rtt, err := p.client.Ping(ctx)
+				result <- answer{rtt, err}
+			}()
+			mqtttest.ReceiveAs[*codec.Pingreq](p.Script)
+			return result
+		}
+		first := ping(t.Context())
+		time.Sleep(30 * time.Millisecond)
+		p.Send(&codec.Pingresp{})
+		if a := <-first; a.err != nil || a.rtt != 30*time.Millisecond {
+			t.Errorf("%+v", a)
+		}
+		// An answer that comes too late is nobody else's.
+		late := ping(endingIn(t, time.Second))
+		if a := <-late; !errors.Is(a.err, context.DeadlineExceeded) {
+			t.Errorf("%+v", a)
+		}
+		second := ping(t.Context())
+		time.Sleep(10 * time.Millisecond)
+		p.Send(&codec.Pingresp{})
+		synctest.Wait()
+		if len(second) > 0 {
+			t.Error("a Ping took the answer to another")
+		}
+		third := ping(t.Context())
+		time.Sleep(10 * time.Millisecond)
+		p.Send(&codec.Pingresp{}, &codec.Pingresp{})
+		if a, b := <-second, <-third; a.err != nil || b.err != nil || a.rtt != 20*time.Millisecond || b.rtt != 10*time.Millisecond {
+			t.Errorf("%+v, %+v", a, b)
+		}
+		fourth := ping(t.Context())
+		p.Cut()
+		if a := <-fourth; !errors.Is(a.err, mqtt.ErrConnectionLost) {
+			t.Errorf("%+v", a)
+		}
+	})
+}
