@@ -34,8 +34,8 @@ func publishing(p *peer, payload []byte, qos mqtt.QoS) <-chan error {
 	return result
 }
 
-// subscribed makes a subscription that nobody reads.
-func subscribed(p *peer, filter string, opts ...mqtt.SubscribeOption) *mqtt.Subscription {
+// unread makes a subscription that nobody reads.
+func unread(p *peer, filter string, opts ...mqtt.SubscribeOption) *mqtt.Subscription {
 	p.t.Helper()
 	result := make(chan *mqtt.Subscription, 1)
 	go func() {
@@ -64,8 +64,8 @@ var closings = []closing{
 	{name: "full window", opts: []mqtt.OptionV5{mqtt.WithMaxInFlight(2), mqtt.WithQueue(1, 1000)},
 		enter: func(t *testing.T, p *peer) (w []waiter) {
 			w = append(w, waiter{call: publishing(p, nil, mqtt.AtLeastOnce)}, waiter{call: publishing(p, nil, mqtt.ExactlyOnce)})
-			p.Expect(message(1, 1, ""))
-			p.Expect(message(2, 2, ""))
+			p.Expect(toT(1, 1, ""))
+			p.Expect(toT(2, 2, ""))
 			p.Send(&codec.Pubrec{PacketID: 2})
 			p.Expect(&codec.Pubrel{PacketID: 2})
 			for range 3 { // one in the queue, two before it
@@ -82,7 +82,7 @@ var closings = []closing{
 		return []waiter{{call: publishing(p, nil, mqtt.AtLeastOnce)}}
 	}},
 	{name: "reader blocked", enter: func(t *testing.T, p *peer) []waiter {
-		subscribed(p, "in", mqtt.Block, mqtt.Buffer(1))
+		unread(p, "in", mqtt.Block, mqtt.Buffer(1))
 		for range 5 {
 			p.Send(&codec.Publish{Topic: "in"})
 		}
@@ -90,7 +90,7 @@ var closings = []closing{
 		return []waiter{{call: publishing(p, nil, mqtt.AtLeastOnce)}}
 	}},
 	{name: "reader blocked behind a line", enter: func(t *testing.T, p *peer) []waiter {
-		subscribed(p, "in", mqtt.Block, mqtt.Buffer(1), mqtt.AtLeastOnce)
+		unread(p, "in", mqtt.Block, mqtt.Buffer(1), mqtt.AtLeastOnce)
 		for i := range 5 {
 			p.Send(&codec.Publish{Topic: "in", QoS: 1, PacketID: uint16(i + 1)})
 		}
@@ -100,7 +100,7 @@ var closings = []closing{
 		return nil
 	}},
 	{name: "slow consumer", enter: func(t *testing.T, p *peer) []waiter {
-		subscribed(p, "in", mqtt.Buffer(1), mqtt.ExactlyOnce)
+		unread(p, "in", mqtt.Buffer(1), mqtt.ExactlyOnce)
 		for i := range 5 {
 			p.Send(&codec.Publish{Topic: "in", QoS: 1 + byte(i%2), PacketID: uint16(i + 1)}, &codec.Publish{Topic: "in"})
 		}
@@ -109,14 +109,14 @@ var closings = []closing{
 		return nil
 	}},
 	{name: "manual acknowledgement", enter: func(t *testing.T, p *peer) []waiter {
-		subscribed(p, "in", mqtt.ManualAck, mqtt.ExactlyOnce)
+		unread(p, "in", mqtt.ManualAck, mqtt.ExactlyOnce)
 		p.Send(&codec.Publish{Topic: "in", QoS: 1, PacketID: 1}, &codec.Publish{Topic: "in", QoS: 2, PacketID: 2})
 		synctest.Wait()
 		return nil
 	}},
 	{name: "requests without answer", enter: func(t *testing.T, p *peer) []waiter {
 		ctx := t.Context()
-		sub := subscribed(p, "in")
+		sub := unread(p, "in")
 		w := []waiter{
 			{call: calling(func() error { _, err := p.client.Subscribe(ctx, "s"); return err }), other: true},
 			{call: calling(func() error { return p.client.Unsubscribe(ctx, "u") }), other: true},
@@ -233,7 +233,7 @@ func TestCloseOnTheWire(t *testing.T) {
 		noErr(t, p.client.Publish(t.Context(), "t", []byte("last")))
 		start := time.Now()
 		closed := calling(p.client.Close)
-		p.Expect(message(0, 0, "last"))
+		p.Expect(toT(0, 0, "last"))
 		if v == codec.V5 {
 			p.ExpectBytes(0xe0, 7, 0, 5, 0x11, 0, 0, 0, 0) // the session ends: nobody asked for its expiry
 		} else {
@@ -362,7 +362,7 @@ func TestDisconnectDrains(t *testing.T) {
 		}
 		for i, d := range waiting {
 			id := uint16(i + 1)
-			p.Expect(message(byte(1+i%2), id, ""))
+			p.Expect(toT(byte(1+i%2), id, ""))
 			p.ExpectSilence(time.Second)
 			if i%2 == 0 {
 				p.Send(&codec.Puback{PacketID: id})
@@ -588,7 +588,7 @@ func TestKeepAliveTraffic(t *testing.T) {
 			time.Sleep(time.Second)
 			noErr(t, p.client.Publish(t.Context(), "t", nil))
 			p.Send(&codec.Publish{Topic: "t"})
-			p.Expect(message(0, 0, ""))
+			p.Expect(toT(0, 0, ""))
 		}
 	})
 }
@@ -642,7 +642,7 @@ func TestKeepAliveWithBlockedConsumer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBothVersions(t, func(t *testing.T, v codec.Version) {
 				p := startPeer(t, v, nil, mqtt.WithKeepAlive(10*time.Second))
-				sub := subscribed(p, "in", opts...)
+				sub := unread(p, "in", opts...)
 				start := time.Now()
 				for i := range 5 {
 					p.Send(&codec.Publish{Topic: "in", QoS: min(1, byte(len(opts)-1)) & byte(sub.Filters()[0].Granted), PacketID: uint16(i+1) * uint16(sub.Filters()[0].Granted)})

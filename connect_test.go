@@ -521,7 +521,7 @@ func TestConnectResumes(t *testing.T) {
 			t.Error(p.client.State(), p.client.SessionPresent())
 		}
 		noErr(t, p.client.Publish(t.Context(), "t", nil))
-		p.Expect(message(0, 0, ""))
+		p.Expect(toT(0, 0, ""))
 	})
 }
 

@@ -133,8 +133,8 @@ func endingIn(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-// message is a PUBLISH as a test expects it.
-func message(qos byte, id uint16, payload string) *codec.Publish {
+// toT is a PUBLISH to the topic "t".
+func toT(qos byte, id uint16, payload string) *codec.Publish {
 	return &codec.Publish{Topic: "t", QoS: qos, PacketID: id, Payload: []byte(payload)}
 }
 

@@ -29,11 +29,11 @@ func TestPublishOrder(t *testing.T) {
 			waiting = append(waiting, p.client.PublishAsync(ctx, "t", fmt.Append(nil, i), qos))
 			noErr(t, p.client.Publish(ctx, "t", fmt.Append(nil, "zero ", i)))
 		}
-		p.Expect(message(1, 1, "0"))
-		p.Expect(message(0, 0, "zero 0"))
-		p.Expect(message(2, 2, "1"))
+		p.Expect(toT(1, 1, "0"))
+		p.Expect(toT(0, 0, "zero 0"))
+		p.Expect(toT(2, 2, "1"))
 		for i := 1; i < 6; i++ {
-			p.Expect(message(0, 0, fmt.Sprint("zero ", i)))
+			p.Expect(toT(0, 0, fmt.Sprint("zero ", i)))
 		}
 		p.ExpectSilence(time.Second)
 		finish := func(id uint16) {
@@ -47,7 +47,7 @@ func TestPublishOrder(t *testing.T) {
 		}
 		for i := 2; i < 6; i++ {
 			finish(uint16(i - 1))
-			p.Expect(message(byte(1+i%2), uint16(i+1), fmt.Sprint(i)))
+			p.Expect(toT(byte(1+i%2), uint16(i+1), fmt.Sprint(i)))
 		}
 		finish(5)
 		finish(6)
@@ -207,10 +207,10 @@ func TestPublishFullQueue(t *testing.T) {
 					context.DeadlineExceeded, true)
 				patient := calling(func() error { return p.client.Publish(ctx, "t", []byte("6"), mqtt.AtLeastOnce) })
 				stillWaits(t, patient)
-				p.Expect(message(1, 1, "1"))
+				p.Expect(toT(1, 1, "1"))
 				for i, payload := range []string{"2", "3", "6"} {
 					p.Send(&codec.Puback{PacketID: uint16(i + 1)})
-					p.Expect(message(1, uint16(i+2), payload))
+					p.Expect(toT(1, uint16(i+2), payload))
 				}
 				p.Send(&codec.Puback{PacketID: 4})
 				for _, d := range []*mqtt.Delivery{first, second, third} {
@@ -234,7 +234,7 @@ func TestPublishWithoutQueue(t *testing.T) {
 			synctest.Wait()
 		}
 		for i, result := range results {
-			p.Expect(message(1, uint16(i+1), fmt.Sprint(i)))
+			p.Expect(toT(1, uint16(i+1), fmt.Sprint(i)))
 			p.ExpectSilence(time.Second)
 			p.Send(&codec.Puback{PacketID: uint16(i + 1)})
 			noErr(t, outcome(t, result))
@@ -281,7 +281,7 @@ func TestPublishQuota(t *testing.T) {
 					p.client.PublishAsync(t.Context(), "t", nil, mqtt.ExactlyOnce)
 				}
 				for id := range quota {
-					p.Expect(message(2, id+1, ""))
+					p.Expect(toT(2, id+1, ""))
 				}
 				p.ExpectSilence(time.Second)
 				for id := range quota {
@@ -291,7 +291,7 @@ func TestPublishQuota(t *testing.T) {
 				p.ExpectSilence(time.Second)
 				for id := range quota {
 					p.Send(&codec.Pubcomp{PacketID: id + 1}, &codec.Pubcomp{PacketID: id + 1})
-					p.Expect(message(2, quota+id+1, ""))
+					p.Expect(toT(2, quota+id+1, ""))
 					p.ExpectSilence(time.Second)
 				}
 				if v < codec.V5 {
@@ -299,7 +299,7 @@ func TestPublishQuota(t *testing.T) {
 				}
 				// A refusal frees a place [MQTT-4.9.0-2].
 				p.Send(&codec.Pubrec{PacketID: quota + 1, Code: codec.QuotaExceeded})
-				p.Expect(message(2, 2*quota+1, ""))
+				p.Expect(toT(2, 2*quota+1, ""))
 				p.ExpectSilence(time.Second)
 			})
 		})
@@ -313,9 +313,9 @@ func TestFullWindowHoldsNothingElse(t *testing.T) {
 		ctx := t.Context()
 		p.client.PublishAsync(ctx, "t", nil, mqtt.AtLeastOnce)
 		p.client.PublishAsync(ctx, "t", nil, mqtt.AtLeastOnce)
-		p.Expect(message(1, 1, ""))
+		p.Expect(toT(1, 1, ""))
 		noErr(t, p.client.Publish(ctx, "t", []byte("zero")))
-		p.Expect(message(0, 0, "zero"))
+		p.Expect(toT(0, 0, "zero"))
 		go p.client.Ping(ctx)
 		mqtttest.ReceiveAs[*codec.Pingreq](p.Script)
 		p.Send(&codec.Pingresp{}, &codec.Publish{Topic: "in", QoS: 1, PacketID: 1}, &codec.Publish{Topic: "in", QoS: 2, PacketID: 2})
@@ -403,8 +403,8 @@ func TestLateAcknowledgements(t *testing.T) {
 		}
 		one := p.client.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
 		two := p.client.PublishAsync(t.Context(), "t", nil, mqtt.ExactlyOnce)
-		p.Expect(message(1, 1, ""))
-		p.Expect(message(2, 2, ""))
+		p.Expect(toT(1, 1, ""))
+		p.Expect(toT(2, 2, ""))
 
 		p.Send(&codec.Puback{PacketID: 7}, &codec.Pubcomp{PacketID: 7}, &codec.Suback{PacketID: 7, Codes: []codec.ReasonCode{0}})
 		p.Send(&codec.Pubrec{PacketID: 7})
@@ -444,9 +444,9 @@ func TestPublishReturns(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := startPeer(t, v, nil)
 		noErr(t, p.client.Publish(t.Context(), "t", []byte("0")))
-		p.Expect(message(0, 0, "0"))
+		p.Expect(toT(0, 0, "0"))
 		one := calling(func() error { return p.client.Publish(t.Context(), "t", []byte("1"), mqtt.AtLeastOnce, mqtt.Retain) })
-		want := message(1, 1, "1")
+		want := toT(1, 1, "1")
 		want.Retain = true
 		p.Expect(want)
 		p.Send(&codec.Puback{PacketID: 2})
@@ -454,7 +454,7 @@ func TestPublishReturns(t *testing.T) {
 		p.Send(&codec.Puback{PacketID: 1})
 		noErr(t, outcome(t, one))
 		two := calling(func() error { return p.client.Publish(t.Context(), "t", []byte("2"), mqtt.ExactlyOnce) })
-		p.Expect(message(2, 2, "2"))
+		p.Expect(toT(2, 2, "2"))
 		p.Send(&codec.Pubrec{PacketID: 2})
 		p.Expect(&codec.Pubrel{PacketID: 2})
 		stillWaits(t, two)
@@ -465,7 +465,7 @@ func TestPublishReturns(t *testing.T) {
 		}
 		// Nothing is sent again on a connection that lives [MQTT-4.4.0-1].
 		p.client.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
-		p.Expect(message(1, 3, ""))
+		p.Expect(toT(1, 3, ""))
 		p.Patience(2 * time.Minute)
 		for range 5 {
 			mqtttest.ReceiveAs[*codec.Pingreq](p.Script)
@@ -481,10 +481,10 @@ func TestPublishWithdrawn(t *testing.T) {
 		first := p.client.PublishAsync(t.Context(), "t", []byte("1"), mqtt.AtLeastOnce)
 		wantErr(t, p.client.Publish(endingIn(t, time.Second), "t", []byte("2"), mqtt.AtLeastOnce), context.DeadlineExceeded, true)
 		third := p.client.PublishAsync(t.Context(), "t", []byte("3"), mqtt.AtLeastOnce)
-		p.Expect(message(1, 1, "1"))
+		p.Expect(toT(1, 1, "1"))
 		p.Send(&codec.Puback{PacketID: 1})
 		noErr(t, first.Wait(t.Context()))
-		p.Expect(message(1, 2, "3"))
+		p.Expect(toT(1, 2, "3"))
 		p.Send(&codec.Puback{PacketID: 2})
 		noErr(t, third.Wait(t.Context()))
 	})
@@ -516,7 +516,7 @@ func TestPublishOutcomeUnknown(t *testing.T) {
 			wantErr(t, err, context.DeadlineExceeded, false)
 			wantErr(t, err, mqtt.ErrOutcomeUnknown, false)
 			copy(payload, "changed")
-			p.Expect(message(byte(qos), id, "payload"))
+			p.Expect(toT(byte(qos), id, "payload"))
 			if p.client.Stats().InFlight != 1 {
 				t.Error("the message is not in flight")
 			}
@@ -534,7 +534,7 @@ func TestPublishOutcomeUnknown(t *testing.T) {
 		}
 		// The next message takes over nothing from those that were given up.
 		next := calling(func() error { return p.client.Publish(t.Context(), "t", nil, mqtt.AtLeastOnce) })
-		p.Expect(message(1, 3, ""))
+		p.Expect(toT(1, 3, ""))
 		stillWaits(t, next)
 		p.Send(&codec.Puback{PacketID: 3})
 		noErr(t, outcome(t, next))
@@ -576,7 +576,7 @@ func TestPublishRefused(t *testing.T) {
 			for qos := mqtt.AtLeastOnce; qos <= mqtt.ExactlyOnce; qos++ {
 				id++
 				result := calling(func() error { return p.v5.Publish(t.Context(), "t", nil, qos) })
-				p.Expect(message(byte(qos), id, ""))
+				p.Expect(toT(byte(qos), id, ""))
 				if qos == mqtt.AtLeastOnce {
 					p.Send(&codec.Puback{PacketID: id, Code: code, ReasonString: "no", UserProperties: said})
 				} else {
@@ -597,7 +597,7 @@ func TestPublishRefused(t *testing.T) {
 		p.ExpectSilence(time.Second) // no PUBREL
 		id++
 		lost := p.v5.PublishAsync(t.Context(), "t", nil, mqtt.ExactlyOnce)
-		p.Expect(message(2, id, ""))
+		p.Expect(toT(2, id, ""))
 		p.Send(&codec.Pubrec{PacketID: id})
 		p.Expect(&codec.Pubrel{PacketID: id})
 		p.Send(&codec.Pubcomp{PacketID: id, Code: codec.PacketIdentifierNotFound})
@@ -607,7 +607,7 @@ func TestPublishRefused(t *testing.T) {
 		}
 		id++
 		nobody := p.v5.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
-		p.Expect(message(1, id, ""))
+		p.Expect(toT(1, id, ""))
 		p.Send(&codec.Puback{PacketID: id, Code: codec.NoMatchingSubscribers})
 		noErr(t, nobody.Wait(t.Context()))
 		if nobody.Reason() != mqtt.NoMatchingSubscribers {
@@ -665,10 +665,10 @@ func TestDelivery(t *testing.T) {
 		if n != 1 {
 			t.Errorf("a message was withdrawn %d times", n)
 		}
-		p.Expect(message(1, 1, "1"))
+		p.Expect(toT(1, 1, "1"))
 		p.Send(&codec.Puback{PacketID: 1})
 		<-sent.Done()
-		p.Expect(message(1, 2, "2"))
+		p.Expect(toT(1, 2, "2"))
 		p.Send(&codec.Puback{PacketID: 2})
 		noErr(t, queued.Wait(ctx))
 		if sent.Withdraw() || queued.Withdraw() || withdrawn.Withdraw() {
@@ -679,7 +679,7 @@ func TestDelivery(t *testing.T) {
 		if zero.Err() != nil || zero.Withdraw() {
 			t.Error("QoS 0:", zero.Err())
 		}
-		p.Expect(message(0, 0, ""))
+		p.Expect(toT(0, 0, ""))
 		p.ExpectSilence(time.Second)
 	})
 }
@@ -705,9 +705,9 @@ func TestWithdrawMakesRoom(t *testing.T) {
 			t.Fatal("not withdrawn")
 		}
 		noErr(t, outcome(t, waits))
-		p.Expect(message(1, 1, "1"))
+		p.Expect(toT(1, 1, "1"))
 		p.Send(&codec.Puback{PacketID: 1})
-		p.Expect(message(1, 2, "3"))
+		p.Expect(toT(1, 2, "3"))
 	})
 }
 
@@ -722,7 +722,7 @@ func TestPublishAsyncPropertiesReuse(t *testing.T) {
 		}
 		props = mqtt.PublishProperties{}
 		for i, kind := range []string{"one", "two", "three"} {
-			want := message(1, uint16(i+1), "")
+			want := toT(1, uint16(i+1), "")
 			want.Properties = codec.PublishProperties{ContentType: kind, CorrelationData: []byte(kind)}
 			p.Expect(want)
 			p.Send(&codec.Puback{PacketID: uint16(i + 1)})
@@ -740,12 +740,12 @@ func TestPublishProperties(t *testing.T) {
 		}
 		for qos := mqtt.AtMostOnce; qos <= mqtt.ExactlyOnce; qos++ {
 			p.v5.PublishAsync(t.Context(), "t", []byte("x"), qos, &props)
-			want := message(byte(qos), uint16(qos), "x")
+			want := toT(byte(qos), uint16(qos), "x")
 			want.Properties = codec.PublishProperties(props)
 			p.Expect(want)
 		}
 		noErr(t, p.v5.Publish(t.Context(), "t", nil, (*mqtt.PublishProperties)(nil)))
-		p.Expect(message(0, 0, ""))
+		p.Expect(toT(0, 0, ""))
 	})
 }
 
@@ -796,7 +796,7 @@ func TestMessageExpiry(t *testing.T) {
 		}
 		expect := func(qos byte, id uint16, left time.Duration) {
 			t.Helper()
-			want := message(qos, id, "")
+			want := toT(qos, id, "")
 			want.Properties.MessageExpiry = left
 			p.Expect(want)
 		}
@@ -840,7 +840,7 @@ func TestMessageExpiryWhileWaitingForRoom(t *testing.T) {
 			mqtt.WithQueue(0, 0))
 		ctx := t.Context()
 		p.v5.PublishAsync(ctx, "t", nil, mqtt.AtLeastOnce)
-		p.Expect(message(1, 1, ""))
+		p.Expect(toT(1, 1, ""))
 		short := calling(func() error {
 			return p.v5.Publish(ctx, "short", nil, mqtt.AtLeastOnce, &mqtt.PublishProperties{MessageExpiry: time.Second})
 		})
