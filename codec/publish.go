@@ -43,11 +43,7 @@ func (p *Publish) Type() Type { return PUBLISH }
 
 // Size returns the length of the whole packet in bytes, if the packet can be written in version v.
 func (p *Publish) Size(v Version) int {
-	block := 0
-	if v == V5 && p.hasProperties() {
-		block = p.blockSize()
-	}
-	n := p.remaining(block, v)
+	n := p.remaining(p.blockSize(), v)
 	return 1 + varintSize(uint32(n)) + n
 }
 
@@ -61,12 +57,6 @@ func (p *Publish) remaining(block int, v Version) int {
 		n += varintSize(uint32(block)) + block
 	}
 	return n
-}
-
-func (p *Publish) hasProperties() bool {
-	m := &p.Properties
-	return p.TopicAlias != 0 || len(p.SubscriptionIdentifiers) > 0 || m.UTF8Payload || m.MessageExpiry != 0 ||
-		m.ContentType != "" || m.ResponseTopic != "" || m.CorrelationData != nil || len(m.UserProperties) > 0
 }
 
 // blockSize returns the length of the property block. Every property takes one byte for its identifier.
@@ -107,13 +97,10 @@ func (p *PublishProperties) size() int {
 // Append implements Packet. Lengths and ranges are checked, and so are the properties. The characters of Topic are not:
 // whoever publishes to it calls CheckTopicName before.
 func (p *Publish) Append(dst []byte, v Version) ([]byte, error) {
-	block := 0
-	if p.hasProperties() {
-		block = p.blockSize()
-	}
+	block := p.blockSize()
 	n := p.remaining(block, v)
-	if !p.writable(n, v) {
-		return dst, p.appendError(n, v)
+	if !p.writable(n, block, v) {
+		return dst, p.appendError(block, v)
 	}
 	b := slices.Grow(dst, 5+n)
 	b = append(b, p.firstByte())
@@ -136,17 +123,18 @@ func (p *Publish) Append(dst []byte, v Version) ([]byte, error) {
 	return append(b, p.Payload...), nil
 }
 
-// writable reports whether the packet, properties aside, may be written. n is the Remaining Length.
-func (p *Publish) writable(n int, v Version) bool {
+// writable reports whether a packet with a Remaining Length of n and a property block of so many bytes may be written. What
+// is in the block is not looked at.
+func (p *Publish) writable(n, block int, v Version) bool {
 	return p.QoS <= 2 && (p.QoS > 0) == (p.PacketID > 0) && !(p.Dup && p.QoS == 0) &&
 		len(p.Topic) <= maxText && n <= MaxRemainingLength && (p.Topic != "" || p.TopicAlias != 0) &&
-		(v == V5 || !p.hasProperties())
+		(v == V5 || block == 0)
 }
 
 // appendError says why the packet is not writable.
 //
 //go:noinline
-func (p *Publish) appendError(n int, v Version) error {
+func (p *Publish) appendError(block int, v Version) error {
 	l := latch{packet: PUBLISH, v: v}
 	switch {
 	case p.QoS > 2:
@@ -159,11 +147,11 @@ func (p *Publish) appendError(n int, v Version) error {
 		l.fail(MalformedPacket, "MQTT-3.3.1-2", "MQTT-3.3.1-2", "DUP at QoS 0")
 	case len(p.Topic) > maxText:
 		l.failText(tooLong)
-	case v != V5 && p.hasProperties():
+	case v != V5 && block > 0:
 		l.fail(MalformedPacket, "", "2.3", "properties do not exist in MQTT 3.1.1")
 	case p.Topic == "" && p.TopicAlias == 0:
 		return topicMissing(v)
-	case n > MaxRemainingLength:
+	default:
 		l.fail(PacketTooLarge, "2.1.4", "2.2.3", "packet longer than the Remaining Length can say")
 	}
 	return l.err

@@ -168,11 +168,7 @@ func (r *reader) properties(where packets) {
 	if r.v != V5 {
 		return
 	}
-	n := r.varint()
-	block := r.take(int(n))
-	if r.err != nil {
-		return
-	}
+	block := r.take(int(r.varint()))
 	r.after, r.b = r.b, block
 	r.where, r.seen = where, 0
 }
