@@ -26,8 +26,8 @@ func TestBrokerTopicAliases(t *testing.T) {
 	}, TopicAliasMaximum(2))
 }
 
-// The broker uses no more aliases than the client allows [MQTT-3.1.2-26], none if it allows none [MQTT-3.1.2-27], and new ones on each
-// connection [MQTT-3.3.2-7].
+// The broker uses no more aliases than the client allows [MQTT-3.1.2-26], none if it allows none [MQTT-3.1.2-27], and new
+// ones on each connection [MQTT-3.3.2-7].
 func TestBrokerUsesTopicAliases(t *testing.T) {
 	for _, limit := range []uint16{0, 2} {
 		forV5(t, func(t *testing.T, b *Broker) {
@@ -59,7 +59,8 @@ func TestBrokerUsesTopicAliases(t *testing.T) {
 	}
 }
 
-// An alias is not used where the packet would become too large for the client, and one in a packet that a fault loses is not defined.
+// An alias is not used where the packet would become too large for the client, and one in a packet that a fault loses is not
+// defined.
 func TestBrokerTopicAliasNotDefined(t *testing.T) {
 	forV5(t, func(t *testing.T, b *Broker) {
 		s, _ := connectAs(t, b, codec.V5, &codec.Connect{

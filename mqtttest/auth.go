@@ -2,8 +2,9 @@ package mqtttest
 
 import "github.com/petrel-mqtt/mqtt/codec"
 
-// AuthStep is the broker's side of an authentication method of MQTT 5.0. It gets what the client has sent, nil if nothing, and returns what to
-// answer with: codec.ContinueAuthentication, codec.Success, or the reason code of a refusal. Calls may be concurrent.
+// AuthStep is the broker's side of an authentication method of MQTT 5.0. It gets what the client has sent, nil if nothing,
+// and returns what to answer with: codec.ContinueAuthentication, codec.Success, or the reason code of a refusal. Calls may
+// be concurrent.
 type AuthStep func(clientID string, data []byte) (answer []byte, code codec.ReasonCode)
 
 // Authentication lets clients use an authentication method. Others are refused with 0x8C.
@@ -35,8 +36,9 @@ func (c *conn) consult(p codec.Packet) {
 			c.verdict = verdict
 			c.b.mu.Unlock()
 		}
-		if step := c.b.settings.auth[p.Properties.AuthenticationMethod]; step != nil {
-			c.consultStep(&authentication{method: p.Properties.AuthenticationMethod, step: step}, p.ClientID, p.Properties.AuthenticationData)
+		method := p.Properties.AuthenticationMethod
+		if step := c.b.settings.auth[method]; step != nil {
+			c.consultStep(&authentication{method: method, step: step}, p.ClientID, p.Properties.AuthenticationData)
 		}
 	case *codec.Auth:
 		c.b.mu.Lock()

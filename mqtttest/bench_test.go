@@ -7,7 +7,8 @@ import (
 	"github.com/petrel-mqtt/mqtt/codec"
 )
 
-// BenchmarkPublish is what the broker costs per message that a client publishes and another receives, clients that do nothing else included.
+// BenchmarkPublish is what the broker costs per message that a client publishes and another receives, clients that do
+// nothing else included.
 func BenchmarkPublish(b *testing.B) {
 	for qos, name := range []string{"QoS0", "QoS1"} {
 		b.Run(name, func(b *testing.B) { benchmarkPublish(b, byte(qos)) })

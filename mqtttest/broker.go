@@ -17,12 +17,13 @@ import (
 // everything in memory and watches its clients: what a conformant client does not send is a violation. Its methods may be
 // called concurrently.
 //
-// It is as liberal with memory as a test allows: it bounds what waits for a client that does not read or is not connected, a million messages at
-// QoS 1 and 2, and 64 MiB at QoS 0 while it is connected, and drops what comes then; and it keeps the latest messages for Received, see KeepReceived.
-// A message that nobody has subscribed to is acknowledged with 0x10 in MQTT 5.0.
+// It is as liberal with memory as a test allows: it bounds what waits for a client that does not read or is not connected, a
+// million messages at QoS 1 and 2, and 64 MiB at QoS 0 while it is connected, and drops what comes then; and it keeps the
+// latest messages for Received, see KeepReceived. A message that nobody has subscribed to is acknowledged with 0x10 in MQTT
+// 5.0.
 //
-// A broker and its clients work in a testing/synctest bubble, where keep alive, session expiry, message expiry and will delay pass
-// in virtual time. It has to be made inside of the bubble.
+// A broker and its clients work in a testing/synctest bubble, where keep alive, session expiry, message expiry and will
+// delay pass in virtual time. It has to be made inside of the bubble.
 type Broker struct {
 	tb       testing.TB // nil outside of tests
 	settings settings
@@ -61,7 +62,8 @@ func New(opts ...Option) *Broker {
 	return b
 }
 
-// NewBroker returns a broker for a test. It is closed when the test ends. Violations of the protocol by its clients fail the test.
+// NewBroker returns a broker for a test. It is closed when the test ends. Violations of the protocol by its clients fail the
+// test.
 func NewBroker(tb testing.TB, opts ...Option) *Broker {
 	b := New(opts...)
 	b.tb = tb
@@ -69,7 +71,8 @@ func NewBroker(tb testing.TB, opts ...Option) *Broker {
 	return b
 }
 
-// Close ends the broker: its connections and listeners are closed, and it waits for all its goroutines. Calling it again does nothing.
+// Close ends the broker: its connections and listeners are closed, and it waits for all its goroutines. Calling it again
+// does nothing.
 func (b *Broker) Close() {
 	for _, c := range b.stop() {
 		_ = c.Close()
@@ -105,8 +108,8 @@ func (b *Broker) leaveAll() []*conn {
 	return conns
 }
 
-// DialContext connects a client to the broker through memory. Network and address do not matter. It fits the dialer option of clients. The error
-// is connection refused (syscall.ECONNREFUSED) while the broker is offline or closed, or ctx's error.
+// DialContext connects a client to the broker through memory. Network and address do not matter. It fits the dialer option
+// of clients. The error is connection refused (syscall.ECONNREFUSED) while the broker is offline or closed, or ctx's error.
 func (b *Broker) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, dialError(err)
@@ -127,8 +130,8 @@ func dialError(err error) error {
 	return &net.OpError{Op: "dial", Net: networkName, Err: os.NewSyscallError("connect", err)}
 }
 
-// Serve accepts connections from l until Close, and then returns nil, or until accepting fails. It closes l. While the broker is offline,
-// connections are closed at once.
+// Serve accepts connections from l until Close, and then returns nil, or until accepting fails. It closes l. While the
+// broker is offline, connections are closed at once.
 func (b *Broker) Serve(l net.Listener) error {
 	defer l.Close()
 	if !b.addListener(l) {

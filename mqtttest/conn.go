@@ -162,30 +162,38 @@ func (c *conn) fail(v Violation) {
 	}
 }
 
-// drain reads on until the client closes, or does not. After a DISCONNECT nothing may come.
+// drain reads on until the client closes, or does not.
 func (c *conn) drain() {
 	extra, buffer := c.frames.waiting(), make([]byte, 512)
 	for {
 		n, err := c.nc.Read(buffer)
 		extra += n
-		if err == nil && extra < maxExtra {
-			continue
+		if err != nil || extra >= maxExtra {
+			c.checkSilence(extra, err)
+			return
 		}
-		c.b.mu.Lock()
-		watch := c.silent && !c.b.closed
-		v := Violation{ClientID: c.clientID}
-		c.b.mu.Unlock()
-		var netErr net.Error
-		switch {
-		case watch && extra > 0:
-			v.Rule, v.Detail = c.rule("MQTT-3.14.4-1", "MQTT-3.14.4-2"), "sends after DISCONNECT"
-			c.b.report(v)
-		case watch && errors.As(err, &netErr) && netErr.Timeout():
-			v.Rule, v.Detail = c.rule("MQTT-3.14.4-2", "MQTT-3.14.4-1"), "does not close after DISCONNECT"
-			c.b.report(v)
-		}
+	}
+}
+
+// checkSilence reports a client that has sent extra bytes after its DISCONNECT, or has not closed. err is how the connection
+// ended.
+func (c *conn) checkSilence(extra int, err error) {
+	c.b.mu.Lock()
+	watch := c.silent && !c.b.closed
+	v := Violation{ClientID: c.clientID}
+	c.b.mu.Unlock()
+	var netErr net.Error
+	switch {
+	case !watch:
+		return
+	case extra > 0:
+		v.Rule, v.Detail = c.rule("MQTT-3.14.4-1", "MQTT-3.14.4-2"), "sends after DISCONNECT"
+	case errors.As(err, &netErr) && netErr.Timeout():
+		v.Rule, v.Detail = c.rule("MQTT-3.14.4-2", "MQTT-3.14.4-1"), "does not close after DISCONNECT"
+	default:
 		return
 	}
+	c.b.report(v)
 }
 
 // lose ends a connection that is broken or that the client has closed.
@@ -271,7 +279,7 @@ func (f *frames) next(v codec.Version, limit int) (codec.Header, []byte, error) 
 		}
 		size := n + h.Length
 		if n > 0 && limit > 0 && size > limit {
-			return h, nil, &codec.Error{Packet: h.Type, Code: codec.PacketTooLarge, Rule: "MQTT-3.2.2-15", Detail: "larger than the broker's Maximum Packet Size"}
+			return h, nil, tooLargeForBroker(h.Type)
 		}
 		if n > 0 && f.waiting() >= size {
 			body := f.buffer[f.start+n : f.start+size]
@@ -281,6 +289,12 @@ func (f *frames) next(v codec.Version, limit int) (codec.Header, []byte, error) 
 		if err := f.fill(); err != nil {
 			return h, nil, err
 		}
+	}
+}
+
+func tooLargeForBroker(t codec.Type) error {
+	return &codec.Error{
+		Packet: t, Code: codec.PacketTooLarge, Rule: "MQTT-3.2.2-15", Detail: "larger than the broker's Maximum Packet Size",
 	}
 }
 

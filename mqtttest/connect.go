@@ -69,7 +69,8 @@ func (c *conn) judge(p *codec.Connect) codec.ReasonCode {
 	return codec.Success
 }
 
-// refuse answers CONNECT with a reason code and ends the connection. In MQTT 3.1.1, a reason that has no return code becomes "server unavailable".
+// refuse answers CONNECT with a reason code and ends the connection. In MQTT 3.1.1, a reason that has no return code becomes
+// "server unavailable".
 func (c *conn) refuse(code codec.ReasonCode) {
 	if c.version != codec.V5 && code.ReturnCode() == 0xFF {
 		code = codec.ServerUnavailable

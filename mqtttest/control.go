@@ -20,8 +20,8 @@ func (b *Broker) Clients() []string {
 	return ids
 }
 
-// Cut breaks the connections of the clients, of all if none are named, as a pulled plug would: what is on its way in either direction is lost, and the
-// client gets an error. Wills are published.
+// Cut breaks the connections of the clients, of all if none are named, as a pulled plug would: what is on its way in either
+// direction is lost, and the client gets an error. Wills are published.
 func (b *Broker) Cut(clientIDs ...string) {
 	for _, c := range b.abandon(clientIDs) {
 		c.cut()
@@ -45,8 +45,8 @@ func (b *Broker) abandon(clientIDs []string) []*conn {
 	return conns
 }
 
-// HalfOpen makes the connections of the clients, of all if none are named, half-open: from now on what either side sends, and that it closes, does not
-// reach the other, and neither is told. Only connections made by DialContext can be so.
+// HalfOpen makes the connections of the clients, of all if none are named, half-open: from now on what either side sends,
+// and that it closes, does not reach the other, and neither is told. Only connections made by DialContext can be so.
 func (b *Broker) HalfOpen(clientIDs ...string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -66,8 +66,8 @@ func (b *Broker) Kick(clientID string, reason byte) {
 	}
 }
 
-// Refuse answers the next n CONNECTs with this reason code of MQTT 5.0; negative n is every one, 0 none any more. In MQTT 3.1.1 it becomes the
-// return code that means the same, or "server unavailable".
+// Refuse answers the next n CONNECTs with this reason code of MQTT 5.0; negative n is every one, 0 none any more. In MQTT
+// 3.1.1 it becomes the return code that means the same, or "server unavailable".
 func (b *Broker) Refuse(n int, reason byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

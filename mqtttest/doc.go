@@ -1,6 +1,6 @@
-// Package mqtttest has what tests of MQTT clients, and of programs that use one, need from the other end: a broker in memory and a scripted
-// server. Both run in a testing/synctest bubble, in virtual time, as well as outside of one. The package does not know any client: it
-// works with all that can be given a dialer.
+// Package mqtttest has what tests of MQTT clients, and of programs that use one, need from the other end: a broker in memory
+// and a scripted server. Both run in a testing/synctest bubble, in virtual time, as well as outside of one. The package does
+// not know any client: it works with all that can be given a dialer.
 //
 // A [Broker] speaks MQTT 5.0 and 3.1.1. It tests a program as a whole, and what the program does when things go wrong:
 //

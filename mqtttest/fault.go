@@ -20,11 +20,11 @@ type Fault struct {
 	Drop bool
 	// Delay holds the packet back, and no other: those behind it overtake it.
 	Delay time.Duration
-	// Reason is a reason code of 0x80 and above. A packet of the client is not acted on but answered with it, and one of the broker
-	// that has a reason code gets it instead. Where MQTT 3.1.1 cannot say so, the connection is cut.
+	// Reason is a reason code of 0x80 and above. A packet of the client is not acted on but answered with it, and one of the
+	// broker that has a reason code gets it instead. Where MQTT 3.1.1 cannot say so, the connection is cut.
 	Reason byte
-	// Cut drops the connection, without a DISCONNECT: after a packet of the broker has been sent, or one of the client has been acted on
-	// and before it is answered. It does not wait for Delay.
+	// Cut drops the connection, without a DISCONNECT: after a packet of the broker has been sent, or one of the client has
+	// been acted on and before it is answered. It does not wait for Delay.
 	Cut bool
 }
 
@@ -94,9 +94,10 @@ func (list intercepts) keep(clientID string, outbound bool, p codec.Packet) bool
 	return true
 }
 
-// Intercept shows every packet to f from now on, until remove is called: those of clients before the broker acts on them, and those of the
-// broker before they are sent, each before faults. A packet is lost unless f returns true. f may set the packet's fields, but not write into
-// its slices, which others share, and may keep the packet. Calls for one connection and direction come in order; others are concurrent.
+// Intercept shows every packet to f from now on, until remove is called: those of clients before the broker acts on them,
+// and those of the broker before they are sent, each before faults. A packet is lost unless f returns true. f may set the
+// packet's fields, but not write into its slices, which others share, and may keep the packet. Calls for one connection and
+// direction come in order; others are concurrent.
 func (b *Broker) Intercept(f func(clientID string, outbound bool, p codec.Packet) (keep bool)) (remove func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -105,7 +106,8 @@ func (b *Broker) Intercept(f func(clientID string, outbound bool, p codec.Packet
 	return func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.hooks.intercepts = slices.DeleteFunc(slices.Clone(b.hooks.intercepts), func(other *intercept) bool { return other == active })
+		others := slices.Clone(b.hooks.intercepts)
+		b.hooks.intercepts = slices.DeleteFunc(others, func(other *intercept) bool { return other == active })
 	}
 }
 
@@ -116,7 +118,8 @@ func (b *Broker) intercepts(c *conn) (intercepts, string) {
 	return b.hooks.intercepts, c.clientID
 }
 
-// setReason replaces the reason code of a packet of the broker, if it has one in MQTT 5.0, and reports whether version v can say it.
+// setReason replaces the reason code of a packet of the broker, if it has one in MQTT 5.0, and reports whether version v can
+// say it.
 func setReason(p codec.Packet, v codec.Version, code codec.ReasonCode) bool {
 	switch p := p.(type) {
 	case *codec.Connack:
@@ -150,7 +153,8 @@ func setReason(p codec.Packet, v codec.Version, code codec.ReasonCode) bool {
 	return v == codec.V5
 }
 
-// answer returns what a broker answers a packet of a client with that it refuses; nil if there is no answer that has a reason code.
+// answer returns what a broker answers a packet of a client with that it refuses; nil if there is no answer that has a
+// reason code.
 func answer(p codec.Packet) codec.Packet {
 	switch p := p.(type) {
 	case *codec.Connect:

@@ -39,13 +39,14 @@ func ReceiveMaximum(n uint16) Option {
 	return func(b *Broker) { b.settings.receiveMaximum = n }
 }
 
-// MaximumPacketSize announces to clients of MQTT 5.0 the largest packet that the broker takes, in bytes. There is no limit by default.
+// MaximumPacketSize announces to clients of MQTT 5.0 the largest packet that the broker takes, in bytes. There is no limit
+// by default.
 func MaximumPacketSize(bytes uint32) Option {
 	return func(b *Broker) { b.settings.maximumPacketSize = bytes }
 }
 
-// MaximumQoS announces to clients of MQTT 5.0 that publishing above qos, 0 or 1, is not possible. Subscriptions of both versions are
-// granted no more.
+// MaximumQoS announces to clients of MQTT 5.0 that publishing above qos, 0 or 1, is not possible. Subscriptions of both
+// versions are granted no more.
 func MaximumQoS(qos byte) Option {
 	return func(b *Broker) { b.settings.maximumQoS = min(qos, 2) }
 }
@@ -55,7 +56,8 @@ func TopicAliasMaximum(n uint16) Option {
 	return func(b *Broker) { b.settings.topicAliasMaximum = n }
 }
 
-// NoRetain announces to clients of MQTT 5.0 that retained messages are not available. Those of MQTT 3.1.1 are treated as not retained.
+// NoRetain announces to clients of MQTT 5.0 that retained messages are not available. Those of MQTT 3.1.1 are treated as not
+// retained.
 func NoRetain() Option {
 	return func(b *Broker) { b.settings.noRetain = true }
 }
@@ -75,13 +77,15 @@ func NoSubscriptionIdentifiers() Option {
 	return func(b *Broker) { b.settings.noIdentifiers = true }
 }
 
-// ServerKeepAlive makes clients of MQTT 5.0 use this keep alive, whole seconds up to 65,535, instead of their own; 0 switches it off.
+// ServerKeepAlive makes clients of MQTT 5.0 use this keep alive, whole seconds up to 65,535, instead of their own; 0
+// switches it off.
 func ServerKeepAlive(d time.Duration) Option {
 	seconds := uint16(d / time.Second)
 	return func(b *Broker) { b.settings.keepAlive = &seconds }
 }
 
-// SessionExpiryLimit is the longest session expiry interval that a client of MQTT 5.0 gets, in whole seconds. There is no limit by default.
+// SessionExpiryLimit is the longest session expiry interval that a client of MQTT 5.0 gets, in whole seconds. There is no
+// limit by default.
 func SessionExpiryLimit(d time.Duration) Option {
 	seconds := uint32(d / time.Second)
 	return func(b *Broker) { b.settings.sessionExpiry = &seconds }
@@ -92,8 +96,8 @@ func ResponseInformation(s string) Option {
 	return func(b *Broker) { b.settings.responseInfo = s }
 }
 
-// MergeOverlapping sends a client one copy of a message that matches several of its subscriptions, at the highest QoS and with all
-// the subscription identifiers. By default each subscription gets a copy.
+// MergeOverlapping sends a client one copy of a message that matches several of its subscriptions, at the highest QoS and
+// with all the subscription identifiers. By default each subscription gets a copy.
 func MergeOverlapping() Option {
 	return func(b *Broker) { b.settings.merge = true }
 }
@@ -113,7 +117,8 @@ func KeepReceived(n int) Option {
 	return func(b *Broker) { b.settings.record = max(n, 0) }
 }
 
-// Authorize asks f about each CONNECT, whose fields f must not change. A reason code of 0x80 and above refuses it. Calls may be concurrent.
+// Authorize asks f about each CONNECT, whose fields f must not change. A reason code of 0x80 and above refuses it. Calls may
+// be concurrent.
 func Authorize(f func(c *codec.Connect) codec.ReasonCode) Option {
 	return func(b *Broker) { b.settings.authorize = f }
 }

@@ -91,7 +91,8 @@ func (b *Broker) distribute(m *message) (matched bool) {
 	return b.route(m)
 }
 
-// Publish gives m to the clients that have subscribed to its topic. It waits for nobody. It panics if the topic or the QoS is invalid.
+// Publish gives m to the clients that have subscribed to its topic. It waits for nobody. It panics if the topic or the QoS
+// is invalid.
 func (b *Broker) Publish(m Message) {
 	if err := topic.CheckName(m.Topic); err != nil {
 		panic("mqtttest: " + err.Error())

@@ -8,8 +8,8 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
-// Message is what the broker took or gives. QoS is a plain number because this package does not import mqtt. Payload and properties are
-// shared: do not write into them.
+// Message is what the broker took or gives. QoS is a plain number because this package does not import mqtt. Payload and
+// properties are shared: do not write into them.
 type Message struct {
 	Topic, ClientID string // ClientID is the publisher's; it does not matter in Publish
 	Payload         []byte
@@ -67,8 +67,9 @@ func (r *record) matching(filters ...string) []Message {
 	return found
 }
 
-// Received returns the messages that clients have published, wills included, whose topics match one of the filters, in order; without filters it
-// returns all. A message at QoS 2 is there once; one at QoS 1 as often as it came. See KeepReceived for how many are kept.
+// Received returns the messages that clients have published, wills included, whose topics match one of the filters, in
+// order; without filters it returns all. A message at QoS 2 is there once; one at QoS 1 as often as it came. See
+// KeepReceived for how many are kept.
 func (b *Broker) Received(filters ...string) []Message {
 	checkFilters(filters)
 	b.mu.Lock()
@@ -76,8 +77,8 @@ func (b *Broker) Received(filters ...string) []Message {
 	return b.record.matching(filters...)
 }
 
-// Await waits until clients have published n messages that match filter, since the broker was made, and returns all that match. It
-// returns what there is, fewer than n, when ctx ends first.
+// Await waits until clients have published n messages that match filter, since the broker was made, and returns all that
+// match. It returns what there is, fewer than n, when ctx ends first.
 func (b *Broker) Await(ctx context.Context, filter string, n int) []Message {
 	checkFilters([]string{filter})
 	w, found := b.startWait(filter, n)

@@ -6,9 +6,9 @@ import (
 	"github.com/petrel-mqtt/mqtt/codec"
 )
 
-// referee watches the packets of one connection as they are on the wire, those of the client before hooks and faults and those of the broker
-// after them, and says what a conformant client would not have sent. It acts on nothing, except that it resolves topic aliases, which belong to the
-// wire. The broker's lock guards it.
+// referee watches the packets of one connection as they are on the wire, those of the client before hooks and faults and
+// those of the broker after them, and says what a conformant client would not have sent. It acts on nothing, except that it
+// resolves topic aliases, which belong to the wire. The broker's lock guards it.
 type referee struct {
 	connected bool    // CONNECT has come
 	accepted  bool    // CONNACK has been sent
@@ -39,7 +39,7 @@ type entry struct {
 	topic    string
 	payload  []byte
 	qos      byte
-	number   uint64 // in the order of first arrival
+	number   uint64 // in the order in which the client has sent them first
 	on       *conn  // where it last came
 	recorded *conn  // where PUBREC was last sent
 	released *conn  // where PUBREL last came

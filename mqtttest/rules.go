@@ -76,13 +76,23 @@ func (r *referee) identifier(c *conn, p *codec.Publish) *Violation {
 		return r.resentTooSoon(c, e, p)
 	case e != nil:
 		return r.resent(c, e, p)
-	case p.Dup && r.fresh && (c.version == codec.V5 || r.ledger.numbers == 0): // later, 3.1.1 may send again what has been acknowledged
-		return c.foul(codec.ProtocolError, "MQTT-3.3.1-3", "MQTT-3.3.1-3", "DUP on a message that was not sent before in this session")
+	case p.Dup && r.neverSent(c):
+		return c.foul(codec.ProtocolError, "MQTT-3.3.1-3", "MQTT-3.3.1-3", "DUP on a message that was not sent before")
 	}
 	r.ledger.numbers++
-	r.ledger.entries[p.PacketID] = &entry{topic: p.Topic, payload: p.Payload, qos: p.QoS, number: r.ledger.numbers, on: c}
+	number := r.ledger.numbers
+	if p.Dup { // its acknowledgement was lost: it belongs before what is still to be sent again
+		number = r.lastResent
+	}
+	r.ledger.entries[p.PacketID] = &entry{topic: p.Topic, payload: p.Payload, qos: p.QoS, number: number, on: c}
 	r.open++
 	return nil
+}
+
+// neverSent reports whether a message with an identifier that is not in use cannot be one sent again. In MQTT 3.1.1 it can be one whose
+// acknowledgement has crossed it.
+func (r *referee) neverSent(c *conn) bool {
+	return r.fresh && (c.version == codec.V5 || r.ledger.numbers == 0)
 }
 
 func (r *referee) inUse(c *conn) *Violation {

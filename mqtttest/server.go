@@ -15,8 +15,8 @@ import (
 // backlog is how many connections may wait for Accept.
 const backlog = 64
 
-// Server is the other end for tests that say every byte a client gets: it knows no protocol, and the test drives each connection step by step,
-// as a Script. It starts no goroutines.
+// Server is the other end for tests that say every byte a client gets: it knows no protocol, and the test drives each
+// connection step by step, as a Script. It starts no goroutines.
 //
 //	server := mqtttest.NewServer(t, codec.V5)
 //	go connectTheClient(server.DialContext)
@@ -48,8 +48,8 @@ func (s *Server) close() {
 	}
 }
 
-// DialContext connects a client through memory. Network and address do not matter. It fits the dialer option of clients, and may be called
-// concurrently. It does not wait for Accept, but refuses a connection when 64 wait already.
+// DialContext connects a client through memory. Network and address do not matter. It fits the dialer option of clients, and
+// may be called concurrently. It does not wait for Accept, but refuses a connection when 64 wait already.
 func (s *Server) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, dialError(err)
@@ -67,8 +67,8 @@ func (s *Server) DialContext(ctx context.Context, network, address string) (net.
 	}
 }
 
-// Accept returns the next connection. It fails the test when none comes in ten seconds. Like the methods of Script, it must be called from the goroutine
-// that runs the test.
+// Accept returns the next connection. It fails the test when none comes in ten seconds. Like the methods of Script, it must
+// be called from the goroutine that runs the test.
 func (s *Server) Accept() *Script {
 	s.tb.Helper()
 	timeout := time.NewTimer(defaultPatience)

@@ -22,8 +22,8 @@ type session struct {
 	ledger ledger
 }
 
-// enter puts a connection in the session of its client identifier, which is a new one if the client wants that or there is none. The client's
-// former connection ends.
+// enter puts a connection in the session of its client identifier, which is a new one if the client wants that or there is
+// none. The client's former connection ends.
 func (b *Broker) enter(c *conn, clean bool) (s *session, present bool) {
 	if s = b.sessions[c.clientID]; s != nil && s.conn != nil {
 		s.conn.end(codec.SessionTakenOver) // [MQTT-3.1.4-3]

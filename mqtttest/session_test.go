@@ -295,7 +295,8 @@ func TestBrokerMaximumPacketSizeOfClient(t *testing.T) {
 	})
 }
 
-// Packet identifiers in the two directions have nothing to do with each other [MQTT-2.2.1-4], and those in use are skipped [MQTT-2.2.1-3].
+// Packet identifiers in the two directions have nothing to do with each other [MQTT-2.2.1-4], and those in use are skipped
+// [MQTT-2.2.1-3].
 func TestBrokerPacketIdentifiers(t *testing.T) {
 	forV5(t, func(t *testing.T, b *Broker) {
 		s := connect(t, b, codec.V5, "c")

@@ -65,7 +65,8 @@ func (c *conn) intercept(batch []parcel) []parcel {
 	return kept
 }
 
-// settle applies the faults and notes what really goes out. It returns the packets to write and whether to drop the connection then.
+// settle applies the faults and notes what really goes out. It returns the packets to write and whether to drop the
+// connection then.
 func (c *conn) settle(batch []parcel) (kept []parcel, cut bool) {
 	c.b.mu.Lock()
 	defer c.b.mu.Unlock()
