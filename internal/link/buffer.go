@@ -20,13 +20,18 @@ var (
 
 type writeBuffer struct{ bytes []byte }
 
-// release empties the buffer and gives it back, unless a very large packet has made it worth forgetting.
-func (b *writeBuffer) release() {
-	if b == nil {
-		return
+// emptied returns the buffer with nothing in it, or nil if a very large packet has made it worth forgetting.
+func (b *writeBuffer) emptied() *writeBuffer {
+	if b == nil || cap(b.bytes) > 2*bufferBound {
+		return nil
 	}
-	if cap(b.bytes) <= 2*bufferBound {
-		b.bytes = b.bytes[:0]
+	b.bytes = b.bytes[:0]
+	return b
+}
+
+// release gives the buffer back.
+func (b *writeBuffer) release() {
+	if b = b.emptied(); b != nil {
 		writeBuffers.Put(b)
 	}
 }
@@ -53,7 +58,7 @@ func (b *readBuffer) space(need int) []byte {
 		b.replace(make([]byte, min(2*len(b.data), need)))
 	case pending == 0:
 		b.from, b.to = 0, 0
-	case b.to == len(b.data) || need > len(b.data)-b.from:
+	case b.from > 0 && (b.to == len(b.data) || need > len(b.data)-b.from):
 		b.from, b.to = 0, copy(b.data, b.unread())
 	}
 	return b.data[b.to:]

@@ -1,6 +1,8 @@
 package link
 
 import (
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -8,9 +10,12 @@ import (
 
 // ping is a PINGREQ that waits for its PINGRESP.
 type ping struct {
-	sent time.Duration
+	sent time.Duration   // when it was written, or unsent: other packets may keep the connection busy before it
+	lag  time.Duration   // of the reader, at that time
 	done chan<- struct{} // closed by the PINGRESP; nil for the link's own
 }
+
+const unsent time.Duration = -1
 
 // Ping sends a PINGREQ. done is closed when its PINGRESP has come. It is called with the mutex held.
 func (l *Link) Ping(done chan<- struct{}) {
@@ -18,8 +23,18 @@ func (l *Link) Ping(done chan<- struct{}) {
 	if err != nil {
 		panic(err) // a PINGREQ has no content that could be wrong
 	}
-	l.pings = append(l.pings, ping{sent: time.Since(l.began), done: done})
+	l.pings = append(l.pings, ping{sent: unsent, done: done})
 	l.Commit(b)
+}
+
+// wrote notes, with the mutex held, that everything which the writer has taken is written.
+func (l *Link) wrote() {
+	for i := range l.pings[:l.pingsTaken] {
+		if p := &l.pings[i]; p.sent == unsent {
+			p.sent = time.Since(l.began)
+			_, p.lag = l.ear.state(p.sent)
+		}
+	}
 }
 
 // pingresp takes a PINGRESP, with the mutex held. One that nobody asked for is harmless.
@@ -33,33 +48,9 @@ func (l *Link) pingresp(h codec.Header, body []byte) error {
 	if done := l.pings[0].done; done != nil {
 		close(done)
 	}
-	l.pings = append(l.pings[:0], l.pings[1:]...)
+	l.pings = slices.Delete(l.pings, 0, 1)
+	l.pingsTaken = max(0, l.pingsTaken-1)
 	return nil
-}
-
-// untilTick returns how long the writer may rest until a PINGREQ is due [MQTT-3.1.2-20] or a PINGRESP overdue.
-func (l *Link) untilTick() time.Duration {
-	if l.keepAlive == 0 {
-		return never
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.nextTick() - time.Since(l.began)
-}
-
-func (l *Link) nextTick() time.Duration {
-	lastRead := time.Duration(l.lastRead.Load())
-	if len(l.pings) == 0 {
-		// A client that only publishes must notice a dead server too: silence in either direction counts.
-		return min(l.lastSent, lastRead) + l.keepAlive
-	}
-	// Bytes from the server are a sign of life, but not for ever.
-	sent := l.pings[0].sent
-	overdue := sent + l.config.Patience
-	if lastRead > sent {
-		overdue = max(overdue, min(lastRead+l.config.Patience, sent+2*l.keepAlive))
-	}
-	return overdue
 }
 
 // tick sends the PINGREQ that is due, or gives the server up.
@@ -67,18 +58,84 @@ func (l *Link) tick() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Since(l.began)
-	if !l.reading.Load() {
-		l.lastRead.Store(int64(now)) // it is our reader that is behind: do not blame the server
-		if len(l.pings) > 0 {
-			l.pings[0].sent = now
-		}
-	}
-	switch {
-	case now < l.nextTick():
-		return nil
-	case len(l.pings) > 0:
+	if now >= l.overdue(now) {
 		return ErrServerSilent
 	}
-	l.Ping(nil)
+	if now >= l.due(now) {
+		l.Ping(nil)
+	}
+	l.tickAt = l.nextTick(now)
 	return nil
+}
+
+// nextTick returns when there is something for tick to do, with the mutex held.
+func (l *Link) nextTick(now time.Duration) time.Duration {
+	return min(l.due(now), l.overdue(now))
+}
+
+// due returns when a PINGREQ is due [MQTT-3.1.2-20], whether or not an earlier one was answered.
+func (l *Link) due(now time.Duration) time.Duration {
+	if l.keepAlive == 0 {
+		return never
+	}
+	since := l.lastSent
+	if l.out != nil && len(l.out.bytes) > 0 {
+		since = now // something is about to be sent
+	}
+	if len(l.pings) == 0 {
+		// A client that only publishes must notice a dead server too: silence in either direction counts.
+		heard, _ := l.ear.state(now)
+		since = min(since, heard)
+	}
+	return since + l.keepAlive
+}
+
+// overdue returns when the PINGRESP to the oldest PINGREQ is overdue. Time in which we did not read does not count.
+func (l *Link) overdue(now time.Duration) time.Duration {
+	if l.keepAlive == 0 || len(l.pings) == 0 || l.pings[0].sent == unsent {
+		return never
+	}
+	p := &l.pings[0]
+	heard, lag := l.ear.state(now)
+	sent := p.sent + lag - p.lag
+	overdue := sent + l.config.Patience
+	if heard > p.sent {
+		// Bytes from the server are a sign of life, but not for ever.
+		overdue = max(overdue, min(heard+l.config.Patience, sent+2*l.keepAlive))
+	}
+	return overdue
+}
+
+// ear knows how the reader spends its time. The reader and the writer use it.
+type ear struct {
+	mu      sync.Mutex
+	waiting bool          // for the server, which is silent if this lasts
+	heard   time.Duration // when the latest bytes came
+	lag     time.Duration // for how long, in all, the reader was busy with what had come
+}
+
+// listen begins a wait for the server.
+func (e *ear) listen(now time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.waiting = true
+	e.lag += now - e.heard
+}
+
+// hear ends it.
+func (e *ear) hear(now time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.waiting = false
+	e.heard = now
+}
+
+// state returns when the server was heard, which is now while the reader is busy with what it said, and the lag.
+func (e *ear) state(now time.Duration) (heard, lag time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.waiting {
+		return e.heard, e.lag
+	}
+	return now, e.lag + now - e.heard
 }

@@ -65,18 +65,19 @@ type Link struct {
 	need int // length of the packet that has come in part; 0: not known
 	skip int // bytes of an oversized packet to throw away
 
-	out   *writeBuffer // mu; packets that wait for the writer; nil: none
-	full  bool         // mu; Full said yes since the writer took a buffer
-	last  bool         // mu; Finish was called
-	pings []ping       // mu; PINGREQs without PINGRESP, oldest first
+	out        *writeBuffer // mu; packets that wait for the writer; nil: none
+	full       bool         // mu; Full said yes since the writer took a buffer
+	last       bool         // mu; Finish was called
+	pings      []ping       // mu; PINGREQs without PINGRESP, oldest first
+	pingsTaken int          // mu; how many of pings the writer has taken
 
 	// Owned by the writer.
 	spare     *writeBuffer
 	keepAlive time.Duration // set by Start; 0: off
-	lastSent  time.Duration
+	lastSent  time.Duration // when the latest bytes were written
+	tickAt    time.Duration // there is nothing to do for tick before
 
-	lastRead atomic.Int64 // a time.Duration
-	reading  atomic.Bool  // the reader waits for the server, not for us
+	ear      ear
 	bytesIn  atomic.Uint64
 	bytesOut atomic.Uint64
 
@@ -187,6 +188,7 @@ func (l *Link) Finish(cause error, packet []byte) {
 	}
 	l.Commit(append(l.Buffer(), packet...))
 	l.last = true
+	l.wake()
 	l.end(cause)
 }
 

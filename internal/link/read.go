@@ -54,18 +54,24 @@ func (l *Link) receive() error {
 }
 
 // refuse answers a packet that breaks the specification with a DISCONNECT that says why [MQTT-4.13.1-1]. Only MQTT 5
-// can; elsewhere, and after other errors, it reports false.
+// can. It reports whether a last packet is on the way, this one or an earlier one.
 func (l *Link) refuse(err error) bool {
 	var broken *codec.Error
-	if l.config.Version < codec.V5 || !errors.As(err, &broken) {
+	if !errors.As(err, &broken) {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.last {
+		return true
+	}
+	if l.config.Version < codec.V5 {
 		return false
 	}
 	packet, encodeErr := (&codec.Disconnect{Code: broken.Code}).Append(nil, l.config.Version)
 	if encodeErr != nil {
 		return false
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.Finish(err, packet)
 	return true
 }
@@ -99,34 +105,42 @@ func (l *Link) packet(h codec.Header, body []byte) error {
 
 // next returns the next packet of the read buffer; ok is false if it has not come completely.
 func (l *Link) next() (h codec.Header, body []byte, ok bool, err error) {
-	if l.skip > 0 {
-		n := min(l.skip, len(l.in.unread()))
-		l.in.from += n
-		l.skip -= n
+	for {
+		l.throwAway()
+		b := l.in.unread()
+		h, n, err := codec.ParseHeader(b, l.config.Version)
+		l.need = 0
+		if n == 0 || err != nil {
+			return h, nil, false, err
+		}
+		total := n + h.Length
+		if limit := l.config.MaximumPacketSize; limit > 0 && total > limit {
+			if passed, err := l.oversized(h, n); !passed || err != nil {
+				return h, nil, false, err
+			}
+			continue
+		}
+		if total > len(b) {
+			l.need = total
+			return h, nil, false, nil
+		}
+		l.in.from += total
+		return h, b[n:total], true, nil
 	}
-	b := l.in.unread()
-	h, n, err := codec.ParseHeader(b, l.config.Version)
-	l.need = 0
-	if n == 0 || err != nil {
-		return h, nil, false, err
-	}
-	total := n + h.Length
-	if limit := l.config.MaximumPacketSize; limit > 0 && total > limit {
-		return h, nil, false, l.oversized(h, n)
-	}
-	if total > len(b) {
-		l.need = total
-		return h, nil, false, nil
-	}
-	l.in.from += total
-	return h, b[n:total], true, nil
+}
+
+// throwAway removes what has come of an oversized packet.
+func (l *Link) throwAway() {
+	n := min(l.skip, len(l.in.unread()))
+	l.in.from += n
+	l.skip -= n
 }
 
 // oversized refuses a packet that exceeds what we announced [MQTT-3.1.2-24]. MQTT 3.1.1 can announce nothing: there a
-// PUBLISH is skipped piece by piece, and its start shown to the handler once it has come.
-func (l *Link) oversized(h codec.Header, n int) error {
+// PUBLISH is skipped piece by piece, and its start shown to the handler. passed is false while that has not come.
+func (l *Link) oversized(h codec.Header, n int) (passed bool, err error) {
 	if l.config.Version >= codec.V5 || h.Type != codec.PUBLISH || l.handler == nil {
-		return &codec.Error{
+		return false, &codec.Error{
 			Packet: h.Type, Code: codec.PacketTooLarge, Rule: "MQTT-3.1.2-24",
 			Detail: fmt.Sprintf("%d bytes are more than this client's Maximum Packet Size of %d", n+h.Length, l.config.MaximumPacketSize),
 		}
@@ -135,19 +149,22 @@ func (l *Link) oversized(h codec.Header, n int) error {
 	b := l.in.unread()
 	if start > len(b) {
 		l.need = start
-		return nil
+		return false, nil
 	}
 	l.in.from += start
 	l.skip = n + h.Length - start
-	return l.handler.Oversized(h, b[n:start])
+	if l.last {
+		return true, nil
+	}
+	return true, l.handler.Oversized(h, b[n:start])
 }
 
 // fill reads once from the connection.
 func (l *Link) fill() error {
 	space := l.in.space(l.need)
-	l.reading.Store(true)
+	l.ear.listen(time.Since(l.began))
 	n, err := l.conn.Read(space)
-	l.reading.Store(false)
+	l.ear.hear(time.Since(l.began))
 	if n == 0 && err != nil {
 		if errors.Is(err, io.EOF) {
 			return ErrServerClosed
@@ -156,6 +173,5 @@ func (l *Link) fill() error {
 	}
 	l.in.took(n, len(space))
 	l.bytesIn.Add(uint64(n))
-	l.lastRead.Store(int64(time.Since(l.began)))
 	return nil
 }

@@ -2,6 +2,7 @@ package link
 
 import (
 	"errors"
+	"net"
 	"os"
 	"runtime"
 	"time"
@@ -48,13 +49,22 @@ func (l *Link) transmit() error {
 // await waits until there is something to write.
 func (l *Link) await(timer *time.Timer) error {
 	select {
+	case <-l.closing:
+		return net.ErrClosed
+	default:
+	}
+	if l.lastSent >= l.tickAt { // a writer that never rests sees to it in passing
+		if err := l.tick(); err != nil {
+			return err
+		}
+	}
+	select {
 	case <-l.kick:
 		return nil
 	default:
 	}
-	l.rest()
 	for {
-		timer.Reset(l.untilTick())
+		timer.Reset(l.rest())
 		select {
 		case <-l.kick:
 			return nil
@@ -63,18 +73,22 @@ func (l *Link) await(timer *time.Timer) error {
 				return err
 			}
 		case <-l.closing:
-			return l.cause
+			return net.ErrClosed
 		}
 	}
 }
 
-// rest gives the buffers back when nothing waits in them.
-func (l *Link) rest() {
+// rest gives the buffers back when nothing waits in them, and returns how long the writer may rest.
+func (l *Link) rest() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.wrote()
 	if l.out == nil || len(l.out.bytes) == 0 {
 		l.releaseBuffers()
 	}
+	now := time.Since(l.began)
+	l.tickAt = l.nextTick(now)
+	return l.tickAt - now
 }
 
 func (l *Link) releaseBuffers() {
@@ -87,10 +101,9 @@ func (l *Link) releaseBuffers() {
 func (l *Link) take() (out []byte, last bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.spare != nil {
-		l.spare.bytes = l.spare.bytes[:0]
-	}
-	l.out, l.spare = l.spare, l.out
+	l.wrote()
+	l.pingsTaken = len(l.pings)
+	l.out, l.spare = l.spare.emptied(), l.out
 	if l.full {
 		l.full = false
 		l.handler.Room()
@@ -105,11 +118,13 @@ func (l *Link) take() (out []byte, last bool) {
 // takes.
 func (l *Link) writeAll(b []byte) error {
 	for len(b) > 0 {
-		l.lastSent = time.Since(l.began)
 		l.conn.SetWriteDeadline(time.Now().Add(l.config.Patience))
 		n, err := l.conn.Write(b)
 		l.bytesOut.Add(uint64(n))
 		b = b[n:]
+		if n > 0 {
+			l.lastSent = time.Since(l.began)
+		}
 		switch {
 		case err == nil:
 		case !errors.Is(err, os.ErrDeadlineExceeded):

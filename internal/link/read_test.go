@@ -1,0 +1,454 @@
+package link
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// packet makes a packet of any content with the given first byte.
+func packet(first byte, length int) []byte {
+	b := []byte{first}
+	for n := length; ; {
+		if n < 0x80 {
+			b = append(b, byte(n))
+			break
+		}
+		b = append(b, byte(n)|0x80)
+		n >>= 7
+	}
+	for i := range length {
+		b = append(b, byte(i*7+length))
+	}
+	return b
+}
+
+// stream joins packets, and says what a handler should get.
+func stream(packets ...[]byte) (joined []byte, want []received) {
+	for _, p := range packets {
+		h, n, err := codec.ParseHeader(p, codec.V5)
+		if err != nil || n == 0 {
+			panic(fmt.Sprintf("% X: %v", p, err))
+		}
+		want = append(want, received{h, string(p[n:])})
+		joined = append(joined, p...)
+	}
+	return joined, want
+}
+
+// chunks cuts b into pieces whose sizes size says.
+func chunks(b []byte, size func() int) (pieces [][]byte) {
+	for len(b) > 0 {
+		n := min(max(1, size()), len(b))
+		pieces = append(pieces, b[:n])
+		b = b[n:]
+	}
+	return pieces
+}
+
+func wantPackets(t *testing.T, what string, got, want []received) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: %d packets, want %d, or their contents differ", what, len(got), len(want))
+	}
+}
+
+// MQTT-4.2.0-1: packets may be split and joined at will.
+func TestFraming(t *testing.T) {
+	joined, want := stream(packet(0x40, 2), packet(0x30, 0), packet(0x30, 127), packet(0x32, 128), packet(0x50, 2), packet(0x20, 300))
+	run := func(name string, pieces [][]byte) {
+		synctest.Test(t, func(t *testing.T) {
+			s := start(t, Config{}, 0)
+			defer s.stop()
+			s.wire.feed(pieces...)
+			synctest.Wait()
+			wantPackets(t, name, s.owner.got(), want)
+			if in, _ := s.Bytes(); in != uint64(len(joined)) {
+				t.Errorf("%s: %d bytes were read, want %d", name, in, len(joined))
+			}
+		})
+	}
+	run("all at once", [][]byte{joined})
+	run("one by one", chunks(joined, func() int { return 1 }))
+	for i := 1; i < len(joined); i++ {
+		run(fmt.Sprintf("cut at %d", i), [][]byte{joined[:i], joined[i:]})
+	}
+}
+
+// Before Start the same rules hold, and what is read too early is kept.
+func TestReadPacket(t *testing.T) {
+	joined, want := stream(packet(0x20, 3), packet(0x30, 5000), packet(0x30, 10))
+	for i := 1; i < len(joined); i += 7 {
+		synctest.Test(t, func(t *testing.T) {
+			s := newStation(t, Config{})
+			defer s.stop()
+			s.wire.feed(joined[:i], joined[i:])
+			h, body, err := s.ReadPacket()
+			if err != nil || !slices.Equal([]received{{h, string(body)}}, want[:1]) {
+				t.Fatalf("cut at %d: %v, error %v", i, h, err)
+			}
+			s.Start(s.owner, 0)
+			synctest.Wait()
+			wantPackets(t, fmt.Sprintf("cut at %d", i), s.owner.got(), want[1:])
+		})
+	}
+}
+
+func TestReadPacketErrors(t *testing.T) {
+	for name, c := range map[string]struct {
+		config Config
+		bytes  []byte
+		want   func(error) bool
+	}{
+		"the server closes":  {Config{}, []byte{0x20, 3, 0}, func(err error) bool { return errors.Is(err, ErrServerClosed) }},
+		"a bad header":       {Config{}, []byte{0x00}, isBroken(codec.MalformedPacket)},
+		"too large":          {Config{MaximumPacketSize: 4}, []byte{0x20, 3}, isBroken(codec.PacketTooLarge)},
+		"too large, 3.1.1":   {Config{MaximumPacketSize: 4, Version: codec.V311}, []byte{0x30, 3}, isBroken(codec.PacketTooLarge)},
+		"as large as it may": {Config{MaximumPacketSize: 5}, []byte{0x20, 3, 0, 0, 0}, func(err error) bool { return err == nil }},
+	} {
+		s := newStation(t, c.config)
+		s.wire.feed(c.bytes)
+		s.wire.hangUp()
+		if _, _, err := s.ReadPacket(); !c.want(err) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
+func isBroken(code codec.ReasonCode) func(error) bool {
+	return func(err error) bool {
+		var broken *codec.Error
+		return errors.As(err, &broken) && broken.Code == code
+	}
+}
+
+// Whatever the sizes of packets and reads are: every packet comes whole.
+func TestRandomStreams(t *testing.T) {
+	sizes := map[string]func(rng *rand.Rand) int{
+		"small":  func(rng *rand.Rand) int { return rng.IntN(50) },
+		"medium": func(rng *rand.Rand) int { return rng.IntN(2 * smallBuffer) },
+		"large":  func(rng *rand.Rand) int { return rng.IntN(3 * largeBuffer) },
+		"mixed":  func(rng *rand.Rand) int { return rng.IntN(2 << rng.IntN(18)) },
+	}
+	for packetSizes, packetSize := range sizes {
+		for readSizes, readSize := range sizes {
+			t.Run(packetSizes+" packets, "+readSizes+" reads", func(t *testing.T) {
+				rng := rand.New(rand.NewPCG(7, 8))
+				var packets [][]byte
+				for total := 0; total < 1<<20; total += 1000 + len(packets[len(packets)-1]) {
+					packets = append(packets, packet(0x30, packetSize(rng)))
+				}
+				joined, want := stream(packets...)
+				s := newStation(t, Config{})
+				s.wire.feed(chunks(joined, func() int { return readSize(rng) })...)
+				for i, w := range want {
+					h, body, err := s.ReadPacket()
+					if err != nil || h != w.header || string(body) != w.body {
+						t.Fatalf("packet %d of %d bytes: header %v, %d bytes, error %v", i, len(w.body), h, len(body), err)
+					}
+				}
+				s.wire.hangUp()
+				if _, _, err := s.ReadPacket(); !errors.Is(err, ErrServerClosed) || len(s.in.unread()) > 0 {
+					t.Errorf("at the end: error %v, %d bytes left", err, len(s.in.unread()))
+				}
+			})
+		}
+	}
+}
+
+// A read buffer loses nothing, always has room, and is never more than twice as large as what came needs.
+func TestReadBuffer(t *testing.T) {
+	rng := rand.New(rand.NewPCG(9, 10))
+	var b readBuffer
+	var want []byte // what should be unread
+	for i := range 20_000 {
+		need := 0
+		if len(want) >= 5 { // then the header is known, and the packet has not come completely
+			need = len(want) + 1 + rng.IntN(1<<rng.IntN(22))
+		}
+		if pending := len(want); rng.IntN(4) > 0 {
+			space := b.space(need)
+			if len(space) == 0 {
+				t.Fatalf("step %d: no room with %d bytes unread", i, pending)
+			}
+			if len(b.data) > max(largeBuffer, 2*pending) {
+				t.Fatalf("step %d: %d bytes of memory for %d", i, len(b.data), pending)
+			}
+			n := 1 + rng.IntN(min(len(space), 1<<rng.IntN(18)))
+			for j := range n {
+				space[j] = byte(rng.Uint32())
+			}
+			b.took(n, len(space))
+			want = append(want, space[:n]...)
+		}
+		if !bytes.Equal(b.unread(), want) {
+			t.Fatalf("step %d: what is unread has changed", i)
+		}
+		n := rng.IntN(len(want) + 1)
+		if rng.IntN(3) == 0 {
+			n = len(want)
+		}
+		if rng.IntN(3) > 0 && len(want) < 1<<20 {
+			n = 0
+		}
+		b.from += n
+		want = want[n:]
+	}
+}
+
+// Nothing is allocated on the word of a length field: five bytes that announce 256 MiB cost no more than others.
+func TestLengthFieldThatLies(t *testing.T) {
+	s := newStation(t, Config{})
+	header := []byte{0x30, 0xFF, 0xFF, 0xFF, 0x7F}
+	feedAll := func(pieces ...[]byte) {
+		s.wire.feed(pieces...)
+		for range pieces {
+			if _, _, ok, err := s.next(); ok || err != nil {
+				t.Fatalf("a packet of 256 MiB is complete: %v, %v", ok, err)
+			}
+			if err := s.fill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	allocated := func() uint64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.TotalAlloc
+	}
+	before := allocated()
+	feedAll(header, make([]byte, 10))
+	if n := len(s.in.data); n != smallBuffer {
+		t.Errorf("15 bytes are kept in %d", n)
+	}
+	if n := allocated() - before; n > 2*largeBuffer {
+		t.Errorf("15 bytes made the link allocate %d", n)
+	}
+	feedAll(chunks(make([]byte, 1<<20), func() int { return 10_000 })...)
+	if n := len(s.in.data); n > 2<<20+smallBuffer {
+		t.Errorf("a mebibyte is kept in %d bytes", n)
+	}
+	if s.need != len(header)+codec.MaxRemainingLength {
+		t.Errorf("the link waits for %d bytes", s.need)
+	}
+}
+
+// A large packet that comes in many small pieces must not be copied for each of them.
+func TestLargePacketIsNotCopiedForEachRead(t *testing.T) {
+	var b readBuffer
+	moves := 0
+	var last *byte
+	const need = 32 << 20
+	for read := 0; read < need; read += 1000 {
+		space := b.space(need)
+		if first := &b.data[0]; first != last {
+			last = first
+			moves++
+		}
+		if b.from != 0 {
+			t.Fatal("the packet does not begin at the front")
+		}
+		n := min(1000, len(space))
+		b.took(n, len(space))
+	}
+	if moves > 12 {
+		t.Errorf("%d buffers for one packet", moves)
+	}
+}
+
+func TestReadBufferAdapts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		defer s.stop()
+		size := func() int {
+			synctest.Wait()
+			return len(s.in.data)
+		}
+		wantSize := func(what string, want int) {
+			t.Helper()
+			if got := size(); got != want {
+				t.Errorf("%s: a buffer of %d bytes, want %d", what, got, want)
+			}
+		}
+		wantSize("at first", smallBuffer)
+		s.wire.feed(packet(0x30, 100))
+		wantSize("after a small read", smallBuffer)
+		burst := bytes.Repeat(packet(0x30, 100), 100)
+		s.wire.feed(burst)
+		wantSize("in a burst", largeBuffer)
+		s.wire.feed(packet(0x30, 100))
+		wantSize("after the burst", smallBuffer)
+		s.wire.feed(packet(0x30, 10*largeBuffer))
+		wantSize("after a very large packet", smallBuffer)
+		s.wire.feed(packet(0x40, 2))
+		wantSize("after everything", smallBuffer)
+	})
+}
+
+func TestMaximumPacketSize(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		v        codec.Version
+		first    byte
+		length   int // the limit is 100
+		too, end bool
+	}{
+		{"5.0 as large as it may be", codec.V5, 0x30, 98, false, false},
+		{"5.0 MQTT-3.1.2-24", codec.V5, 0x30, 99, true, true},
+		{"5.0 a packet of another type", codec.V5, 0x90, 99, true, true},
+		{"5.0 from the header alone", codec.V5, 0x30, 1 << 20, true, true},
+		{"3.1.1 as large as it may be", codec.V311, 0x30, 98, false, false},
+		{"3.1.1 PUBLISH", codec.V311, 0x30, 99, true, false},
+		{"3.1.1 a packet of another type", codec.V311, 0x90, 99, true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := start(t, Config{Version: c.v, MaximumPacketSize: 100}, 0)
+				defer s.stop()
+				s.wire.feed(packet(c.first, c.length)[:5])
+				synctest.Wait()
+				if ended := s.ended(); ended != c.end {
+					t.Errorf("after the header: ended %v, want %v", ended, c.end)
+				}
+				if !c.end {
+					s.wire.feed(packet(c.first, c.length)[5:])
+					synctest.Wait()
+					if too := len(s.owner.oversized) == 1; too != c.too || len(s.owner.got()) == 1 == c.too {
+						t.Errorf("too large %v, want %v", too, c.too)
+					}
+				}
+			})
+		})
+	}
+}
+
+// PROTOCOL 16: MQTT 3.1.1 cannot announce a bound. A larger PUBLISH is thrown away as it comes, however it is cut, and
+// what follows it is not lost.
+func TestOversizedIsSkipped(t *testing.T) {
+	for _, size := range []int{200, 3000, 70_000, 200_000} {
+		large := packet(0x32, size)
+		joined, want := stream(packet(0x40, 2), packet(0x30, 50), packet(0x50, 2))
+		joined = slices.Concat(joined[:4], large, large, joined[4:])
+		rng := rand.New(rand.NewPCG(11, 12))
+		cuts := map[string]func() int{
+			"at once":   func() int { return len(joined) },
+			"at random": func() int { return rng.IntN(1 << rng.IntN(18)) },
+			"in halves": func() int { return len(joined)/2 + 1 },
+		}
+		if size < 5000 {
+			cuts["one by one"] = func() int { return 1 }
+		}
+		for name, cut := range cuts {
+			t.Run(fmt.Sprintf("%d bytes %s", size, name), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := start(t, Config{Version: codec.V311, MaximumPacketSize: 100}, 0)
+					defer s.stop()
+					s.wire.feed(chunks(joined, cut)...)
+					synctest.Wait()
+					wantPackets(t, "the others", s.owner.got(), want)
+					checkOversized(t, s.owner.oversized, large)
+					if len(s.in.data) > largeBuffer+oversizedStart {
+						t.Errorf("a buffer of %d bytes for what is thrown away", len(s.in.data))
+					}
+				})
+			})
+		}
+	}
+}
+
+func checkOversized(t *testing.T, got []received, large []byte) {
+	t.Helper()
+	if len(got) != 2 {
+		t.Fatalf("%d packets are thrown away, want 2", len(got))
+	}
+	for _, r := range got {
+		body := large[len(large)-r.header.Length:]
+		if r.body != string(body[:min(len(body), oversizedStart)]) || r.header.Flags != 2 {
+			t.Errorf("the handler sees header %v and %d other bytes", r.header, len(r.body))
+		}
+	}
+}
+
+func TestBrokenPacketIsRefused(t *testing.T) {
+	broken := &codec.Error{Packet: codec.PUBLISH, Code: codec.TopicNameInvalid}
+	for _, c := range []struct {
+		name  string
+		v     codec.Version
+		bytes []byte
+		err   error // the handler's
+		want  string
+	}{
+		{"MQTT-4.13.1-1 header", codec.V5, []byte{0x30, 0xFF, 0xFF, 0xFF, 0xFF}, nil, "\x40\x02\x00\x01\xE0\x01\x81"},
+		{"MQTT-3.1.2-24 size", codec.V5, []byte{0x30, 0xFF, 0x7F}, nil, "\x40\x02\x00\x01\xE0\x01\x95"},
+		{"MQTT-4.13.1-1 content", codec.V5, []byte{0x30, 0}, broken, "\x40\x02\x00\x01\xE0\x01\x90"},
+		{"wrapped", codec.V5, []byte{0x30, 0}, fmt.Errorf("wrapped: %w", broken), "\x40\x02\x00\x01\xE0\x01\x90"},
+		{"another error", codec.V5, []byte{0x30, 0}, io.ErrUnexpectedEOF, "\x40\x02\x00\x01"},
+		{"MQTT-4.8.0-1 header, 3.1.1", codec.V311, []byte{0x30, 0xFF, 0xFF, 0xFF, 0xFF}, nil, "\x40\x02\x00\x01"},
+		{"MQTT-4.8.0-1 content, 3.1.1", codec.V311, []byte{0x30, 0}, broken, "\x40\x02\x00\x01"},
+	} {
+		inBubble(t, c.name, func(t *testing.T) {
+			s := start(t, Config{Version: c.v, MaximumPacketSize: 1000}, 0)
+			s.send(somePacket)
+			synctest.Wait()
+			s.owner.onPacket = func(codec.Header, []byte) error { return c.err }
+			s.wire.feed(c.bytes, packet(0x30, 10), packet(0x30, 10))
+			time.Sleep(Farewell / 2)
+			s.send(somePacket) // nothing may follow the last packet
+			cause := s.Wait()
+			var got []byte
+			for _, w := range s.wire.written() {
+				got = append(got, w.bytes...)
+			}
+			if string(got) != c.want {
+				t.Errorf("the server gets % X, want % X", got, c.want)
+			}
+			if c.err != nil && cause != c.err || c.err == nil && !errors.As(cause, &broken) {
+				t.Errorf("the link ends with %v", cause)
+			}
+			if n := len(s.owner.got()); n > 1 {
+				t.Errorf("the handler gets %d packets", n)
+			}
+		})
+	}
+}
+
+func TestServerThatCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, Config{}, time.Minute)
+		s.wire.feed(packet(0x30, 10), []byte{0x30, 5, 0})
+		s.wire.hangUp()
+		if err := s.Wait(); !errors.Is(err, ErrServerClosed) {
+			t.Errorf("the link ends with %v", err)
+		}
+		if len(s.owner.packets) != 1 {
+			t.Errorf("the handler gets %v", s.owner.packets)
+		}
+	})
+}
+
+// A batch of packets is handled in one critical section, but not without end, and Flush follows.
+func TestBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		defer s.stop()
+		s.wire.feed(bytes.Repeat(packet(0x40, 2), 10*batch))
+		synctest.Wait()
+		if n := len(s.owner.got()); n != 10*batch {
+			t.Errorf("%d packets", n)
+		}
+		s.owner.mu.Lock()
+		defer s.owner.mu.Unlock()
+		if s.owner.flushes < 10 || s.owner.flushes > 15 {
+			t.Errorf("%d critical sections for %d packets", s.owner.flushes, 10*batch)
+		}
+	})
+}

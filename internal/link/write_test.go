@@ -1,0 +1,468 @@
+package link
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// joined returns what the server got since the last call, and in how many writes.
+func (s *station) joined() (all []byte, writes int) {
+	w := s.wire.written()
+	for i := range w {
+		all = append(all, w[i].bytes...)
+	}
+	return all, len(w)
+}
+
+func (s *station) wantWritten(what string, want []byte, writes int) {
+	s.t.Helper()
+	synctest.Wait()
+	got, n := s.joined()
+	if !bytes.Equal(got, want) || n != writes {
+		s.t.Errorf("%s: %d bytes in %d writes, want %d in %d, or their contents differ", what, len(got), n, len(want), writes)
+	}
+}
+
+func TestWritesAreJoined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		defer s.stop()
+		var want []byte
+		var packets [][]byte
+		for i := range 500 {
+			packets = append(packets, packet(0x30, i))
+			want = append(want, packets[i]...)
+		}
+		synctest.Wait()
+		s.send(packets...)
+		s.wantWritten("appended in one critical section", want, 1)
+
+		s.wire.limit(0)
+		s.send(packets[0])
+		synctest.Wait()
+		for _, p := range packets[1:] {
+			s.send(p)
+			synctest.Wait()
+		}
+		s.wire.limit(unlimited)
+		s.wantWritten("appended during a write", want, 2)
+		if _, out := s.Bytes(); out != uint64(2*len(want)) {
+			t.Errorf("%d bytes were written, want %d", out, 2*len(want))
+		}
+	})
+}
+
+// A Commit at any moment of the writer's is written.
+func TestNoWakeUpIsLost(t *testing.T) {
+	s := start(t, Config{}, 0)
+	var senders sync.WaitGroup
+	for range 8 {
+		senders.Go(func() {
+			for range 2000 {
+				s.send(somePacket)
+			}
+		})
+	}
+	senders.Wait()
+	s.finish(io.EOF, somePacket)
+	s.wire.change(func() {
+		for !s.wire.halved {
+			s.wire.changed.Wait()
+		}
+	})
+	s.wire.hangUp()
+	if err := s.Wait(); err != io.EOF {
+		t.Errorf("the link ends with %v", err)
+	}
+	if got, _ := s.joined(); len(got) != (8*2000+1)*len(somePacket) {
+		t.Errorf("%d bytes were written, want %d", len(got), (8*2000+1)*len(somePacket))
+	}
+}
+
+func TestCommitOfNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		defer s.stop()
+		s.send(nil, nil)
+		s.wantWritten("nothing", nil, 0)
+		s.send(nil, somePacket, nil)
+		s.wantWritten("something in between", somePacket, 1)
+	})
+}
+
+func TestWriteWithoutProgress(t *testing.T) {
+	inBubble(t, "PROTOCOL 28 none", func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		s.wire.limit(0)
+		s.send(somePacket)
+		s.wantEnd(ErrServerSilent, 10)
+	})
+	inBubble(t, "PROTOCOL 28 none after a while", func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		s.wire.limit(3)
+		s.at(time.Second)
+		s.send(somePacket)
+		s.wantEnd(ErrServerSilent, 1+10+10)
+	})
+	inBubble(t, "PROTOCOL 28 little, for long", func(t *testing.T) {
+		s := start(t, Config{}, 20*time.Second)
+		defer s.stop()
+		s.wire.limit(0)
+		want := bytes.Repeat(somePacket, 100)
+		s.send(want)
+		for range len(want) - 1 {
+			time.Sleep(patience - time.Second)
+			s.wire.take(1)
+		}
+		if s.ended() {
+			t.Fatal("the link has ended")
+		}
+		s.wire.take(1)
+		synctest.Wait()
+		if got, _ := s.joined(); !bytes.Equal(got, want) {
+			t.Errorf("the server gets %d bytes, want %d", len(got), len(want))
+		}
+	})
+	inBubble(t, "an error", func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		s.wire.change(func() { s.wire.halved = true })
+		s.send(somePacket)
+		s.wantEnd(net.ErrClosed, 0)
+	})
+}
+
+func TestFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		defer s.stop()
+		full := func() bool {
+			s.owner.mu.Lock()
+			defer s.owner.mu.Unlock()
+			return s.Full()
+		}
+		rooms := func() int {
+			s.owner.mu.Lock()
+			defer s.owner.mu.Unlock()
+			return s.owner.rooms
+		}
+		s.owner.onRoom = func() {
+			if s.Full() {
+				t.Error("full while the handler is told of room")
+			}
+		}
+		s.wire.limit(0)
+		s.send(somePacket)
+		synctest.Wait() // the writer is at work with it
+		s.send(make([]byte, bufferBound-1))
+		if full() {
+			t.Error("PROTOCOL 2: full below the bound")
+		}
+		s.send([]byte{0})
+		if !full() || rooms() != 0 {
+			t.Error("PROTOCOL 2: not full at the bound")
+		}
+		s.send(somePacket) // an acknowledgement is taken all the same
+		s.wire.limit(unlimited)
+		s.wantWritten("everything", append(append(bytes.Clone(somePacket), make([]byte, bufferBound)...), somePacket...), 2)
+		if full() || rooms() != 1 {
+			t.Errorf("full %v, Room was called %d times, want once", full(), rooms())
+		}
+		s.send(make([]byte, 2*bufferBound))
+		synctest.Wait()
+		if rooms() != 1 {
+			t.Error("Room is called although Full was not asked")
+		}
+	})
+}
+
+func TestFinish(t *testing.T) {
+	cause := errors.New("cause")
+	last := []byte{0xE0, 0}
+	inBubble(t, "flushes everything", func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		s.wire.limit(0)
+		s.send(somePacket)
+		synctest.Wait()
+		large := make([]byte, 3*bufferBound)
+		s.send(large)
+		s.finish(cause, last)
+		s.finish(io.EOF, somePacket) // too late
+		s.send(somePacket)           // [MQTT-3.14.4-1]
+		s.owner.mu.Lock()
+		s.Ping(nil)
+		finishing := s.Finishing()
+		s.owner.mu.Unlock()
+		if !finishing || !s.ended() {
+			t.Errorf("finishing %v, ended %v", finishing, s.ended())
+		}
+		s.wire.limit(unlimited)
+		s.wantWritten("everything", append(append(bytes.Clone(somePacket), large...), last...), 2)
+		if closed, halved := s.wire.ends(); closed || !halved {
+			t.Errorf("closed %v, half closed %v, want the latter", closed, halved)
+		}
+		s.send(somePacket)
+		s.wire.feed(somePacket) // is not delivered any more
+		s.wire.hangUp()
+		s.wantEnd(cause, 0)
+		s.wantWritten("afterwards", nil, 0)
+		if closed, _ := s.wire.ends(); !closed {
+			t.Error("the connection is open") // [MQTT-3.14.4-2]
+		}
+		if len(s.owner.packets) != 0 {
+			t.Errorf("the handler gets %v", s.owner.packets)
+		}
+	})
+	inBubble(t, "PROTOCOL 29 the server does not close", func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		s.every(time.Millisecond, func() {})
+		s.finish(cause, last)
+		s.wantWait(cause, Farewell)
+		s.wantWritten("the last packet", last, 1)
+	})
+	inBubble(t, "PROTOCOL 29 the server takes nothing", func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		s.wire.limit(0)
+		s.finish(cause, last)
+		s.wantWait(cause, Farewell)
+	})
+	inBubble(t, "the server sends on, and nonsense", func(t *testing.T) {
+		s := start(t, Config{Version: 4, MaximumPacketSize: 10}, 0)
+		s.wire.limit(0)
+		s.send(somePacket)
+		synctest.Wait()
+		s.finish(cause, last)
+		s.wire.feed(packet(0x30, 100), packet(0x40, 3), []byte{0, 0}, somePacket)
+		time.Sleep(Farewell / 2)
+		s.wire.limit(unlimited)
+		s.wantWritten("everything", append(bytes.Clone(somePacket), last...), 2)
+		s.wire.hangUp()
+		s.wantWait(cause, Farewell/2)
+		if len(s.owner.packets)+len(s.owner.oversized) != 0 {
+			t.Errorf("the handler gets %v and %v", s.owner.packets, s.owner.oversized)
+		}
+	})
+	inBubble(t, "without a packet", func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		synctest.Wait()
+		s.finish(cause, nil)
+		synctest.Wait()
+		if _, halved := s.wire.ends(); !halved {
+			t.Error("the connection is not half closed")
+		}
+		s.wire.hangUp()
+		s.wantWait(cause, 0)
+	})
+	inBubble(t, "a connection that cannot be closed by half", func(t *testing.T) {
+		s := newStation(t, Config{})
+		s.Link.conn = struct{ net.Conn }{s.wire}
+		s.Start(s.owner, 0)
+		s.finish(cause, last)
+		s.wantWait(cause, 0)
+		s.wantWritten("the last packet", last, 1)
+	})
+	inBubble(t, "before Start", func(t *testing.T) {
+		s := newStation(t, Config{})
+		s.finish(cause, last)
+		s.Start(s.owner, time.Minute)
+		s.wantWritten("the last packet", last, 1)
+		s.wire.hangUp()
+		s.wantWait(cause, 0)
+	})
+	inBubble(t, "without Start", func(t *testing.T) {
+		s := newStation(t, Config{})
+		s.finish(cause, last)
+		s.wantWait(cause, Farewell)
+	})
+}
+
+// wantWait checks that Wait returns after so long since the station was made, with the connection closed.
+func (s *station) wantWait(cause error, after time.Duration) {
+	s.t.Helper()
+	if err := s.Wait(); err != cause || time.Since(s.began) != after {
+		s.t.Errorf("after %v the link ends with %v, want %v after %v", time.Since(s.began), err, cause, after)
+	}
+	if closed, _ := s.wire.ends(); !closed {
+		s.t.Error("the connection is open")
+	}
+}
+
+func TestClose(t *testing.T) {
+	cause := errors.New("cause")
+	inBubble(t, "at rest", func(t *testing.T) {
+		s := start(t, Config{}, time.Minute)
+		synctest.Wait()
+		s.Close(cause)
+		s.Close(io.EOF) // too late
+		s.wantWait(cause, 0)
+	})
+	inBubble(t, "without a cause", func(t *testing.T) {
+		s := start(t, Config{}, time.Minute)
+		synctest.Wait()
+		s.Close(nil)
+		s.wantWait(nil, 0)
+	})
+	inBubble(t, "during a write", func(t *testing.T) {
+		s := start(t, Config{}, time.Minute)
+		s.wire.limit(0)
+		s.send(somePacket)
+		synctest.Wait()
+		s.Close(cause)
+		s.wantWait(cause, 0)
+	})
+	inBubble(t, "with packets that wait", func(t *testing.T) {
+		s := start(t, Config{}, time.Minute)
+		synctest.Wait()
+		s.owner.mu.Lock()
+		s.Commit(append(s.Buffer(), somePacket...))
+		s.Close(cause)
+		s.owner.mu.Unlock()
+		s.wantWait(cause, 0)
+		s.owner.mu.Lock()
+		s.Commit(append(s.Buffer(), somePacket...)) // harmless
+		s.Ping(nil)
+		s.owner.mu.Unlock()
+	})
+	inBubble(t, "after Finish", func(t *testing.T) {
+		s := start(t, Config{}, time.Minute)
+		s.wire.limit(0)
+		s.finish(cause, somePacket)
+		s.Close(io.EOF)
+		s.wantWait(cause, 0)
+	})
+	inBubble(t, "before Start", func(t *testing.T) {
+		s := newStation(t, Config{})
+		s.Close(cause)
+		s.Start(s.owner, time.Minute)
+		s.wantWait(cause, 0)
+	})
+	inBubble(t, "without Start", func(t *testing.T) {
+		s := newStation(t, Config{})
+		s.Close(cause)
+		s.wantWait(cause, 0)
+	})
+}
+
+// After Close nothing is sent any more, not even what waited: section 3.14.4 wants silence after a server's DISCONNECT.
+func TestNothingIsWrittenAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		s.wire.limit(0)
+		s.send(somePacket)
+		synctest.Wait()
+		s.send(pingreq)
+		s.Close(io.EOF)
+		s.wire.limit(unlimited)
+		s.wantWritten("what was under way", somePacket, 1)
+		s.stop()
+	})
+}
+
+// Everything may be called at any moment from any goroutine.
+func TestEndsAtAnyMoment(t *testing.T) {
+	for i := range 300 {
+		s := newStation(t, Config{Version: 4 + 1})
+		var callers sync.WaitGroup
+		causes := map[error]bool{ErrServerClosed: true}
+		for j := range 4 {
+			cause := fmt.Errorf("cause %d", j)
+			causes[cause] = true
+			callers.Go(func() {
+				for range j * i % 97 {
+					s.send(somePacket)
+				}
+				switch (i + j) % 4 {
+				case 0:
+					s.Close(cause)
+				case 1:
+					s.finish(cause, somePacket)
+					s.Close(cause)
+				case 2:
+					s.wire.feed(packet(0x30, 3000), pingresp)
+				case 3:
+					s.wire.hangUp()
+				}
+			})
+		}
+		s.Start(s.owner, time.Minute)
+		if cause := s.Wait(); !causes[cause] {
+			t.Errorf("the link ends with %v", cause)
+		}
+		callers.Wait()
+		if closed, _ := s.wire.ends(); !closed {
+			t.Error("the connection is open")
+		}
+	}
+}
+
+func TestIdleLinkHoldsNoWriteBuffers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		defer s.stop()
+		for range 10 {
+			s.send(make([]byte, 10_000))
+			synctest.Wait()
+			s.send(somePacket, somePacket)
+			synctest.Wait()
+		}
+		if s.out != nil || s.spare != nil {
+			t.Error("an idle link holds a write buffer")
+		}
+	})
+}
+
+func TestVeryLargeWriteBufferIsForgotten(t *testing.T) {
+	b := &writeBuffer{bytes: make([]byte, 10, 2*bufferBound)}
+	if e := b.emptied(); e != b || len(e.bytes) != 0 {
+		t.Errorf("a buffer at the bound becomes %v", e)
+	}
+	b = &writeBuffer{bytes: make([]byte, 10, 2*bufferBound+1)}
+	if b.emptied() != nil || (*writeBuffer)(nil).emptied() != nil {
+		t.Error("a very large buffer is kept")
+	}
+}
+
+func TestWriteBeforeStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStation(t, Config{})
+		if err := s.Write(somePacket); err != nil {
+			t.Fatal(err)
+		}
+		s.wantWritten("the handshake", somePacket, 1)
+		s.wire.limit(0)
+		if err := s.Write(somePacket); err != ErrServerSilent {
+			t.Errorf("error %v from a server that takes nothing", err)
+		}
+		s.stop()
+	})
+}
+
+// Sending and receiving cost no allocations once the buffers are there.
+func TestTrafficDoesNotAllocate(t *testing.T) {
+	s := newStation(t, Config{})
+	s.handler = silent{}
+	traffic := bytes.Repeat(packet(0x40, 2), 100)
+	n := testing.AllocsPerRun(200, func() {
+		s.send(somePacket)
+		if out, _ := s.take(); len(out) != len(somePacket) {
+			t.Fatal("nothing is written")
+		}
+		copy(s.in.space(s.need), traffic)
+		s.in.took(len(traffic), len(s.in.space(s.need)))
+		if more, err := s.dispatch(); !more || err != nil {
+			t.Fatal(more, err)
+		}
+		if more, err := s.dispatch(); more || err != nil {
+			t.Fatal(more, err)
+		}
+	})
+	if n != 0 {
+		t.Errorf("%v allocations for a packet out and 100 packets in", n)
+	}
+}
