@@ -37,9 +37,11 @@ func (p *PublishView) Split(h Header, body []byte, v Version) error {
 		if at >= len(body) {
 			return splitError(h, body, v)
 		}
-		n, size := varint(body[at:])
-		if size <= 0 {
-			return splitError(h, body, v)
+		n, size := uint32(body[at]), 1
+		if n >= 0x80 { // not varint: the call would make the common case a third slower
+			if n, size = longVarint(body[at:]); size <= 0 {
+				return splitError(h, body, v)
+			}
 		}
 		block = at + size
 		at = block + int(n)
