@@ -163,7 +163,7 @@ func (p *peer) take(m *codec.Publish) {
 // is not blamed.
 func TestChaos(t *testing.T) {
 	const messages = 400
-	for seed := range uint64(5) {
+	for seed := range uint64(3) {
 		for _, v := range []codec.Version{codec.V5, codec.V311} {
 			t.Run(fmt.Sprint(v, "/", seed), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
