@@ -39,7 +39,7 @@ type wire struct {
 	halved   bool // CloseWrite was called
 }
 
-const unlimited = 1 << 40
+const unlimited = 1 << 30
 
 func newWire() *wire {
 	w := &wire{room: unlimited}
