@@ -193,7 +193,11 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 			}
 		}
 	}
-	r.targets = c.router.appendTargets(r.targets[:0], t, r.ids, p.Retain)
+	var known bool
+	r.targets, known = c.router.appendTargets(r.targets[:0], t, r.ids, p.Retain)
+	if p.QoS > 0 && len(r.targets) == 0 && !known {
+		c.stats.Unmatched++
+	}
 	r.deliver(p, t.name)
 	clear(r.targets)
 	return nil
@@ -236,10 +240,7 @@ func (r *receiver) readProperties(p *codec.PublishView) error {
 func (r *receiver) deliver(p *codec.PublishView, name string) {
 	c := r.client
 	var receipt *session.Receipt
-	accepted := len(r.targets) == 0
-	if accepted && p.QoS > 0 {
-		c.stats.Unmatched++
-	}
+	accepted := false
 	for _, to := range r.targets {
 		m := r.message(p, name, to)
 		if m.QoS == 0 {
@@ -260,7 +261,7 @@ func (r *receiver) deliver(p *codec.PublishView, name string) {
 	case p.QoS == 0:
 	case receipt != nil:
 		r.link.Commit(c.session.Release(r.link.Buffer(), receipt, accepted))
-	default: // accepted, or held by nobody at QoS 1 or 2, whom it would have to wait for
+	default: // accepted, or nobody holds it at QoS 1 or 2
 		r.link.Commit(c.session.Accept(r.link.Buffer(), p.PacketID, p.QoS))
 	}
 }

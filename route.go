@@ -198,9 +198,9 @@ func (rt *route) bringsTo(s *Subscription) bool {
 //
 // A server may send a message once for each matching filter, with the identifier of that one, or once with all
 // identifiers. Either way a subscription takes it for one of its filters only. A message without an identifier that we
-// know goes to everybody whose filter matches.
-func (r *router) appendTargets(dst []holder, t *cachedTopic, ids []uint32, retain bool) []holder {
-	known := false
+// know goes to everybody whose filter matches. known says that an identifier is that of a filter that matches: somebody
+// has the message, if not by this copy.
+func (r *router) appendTargets(dst []holder, t *cachedTopic, ids []uint32, retain bool) (_ []holder, known bool) {
 	for _, rt := range t.routes {
 		if s := rt.find(ids); s != nil {
 			known = true
@@ -208,12 +208,12 @@ func (r *router) appendTargets(dst []holder, t *cachedTopic, ids []uint32, retai
 		}
 	}
 	if known || r.isRetired(ids) {
-		return dst
+		return dst, known
 	}
 	for _, rt := range t.routes {
 		dst = rt.appendHolders(dst, t, rt.guess(), false, retain)
 	}
-	return dst
+	return dst, false
 }
 
 // isRetired reports whether these are identifiers of filters that we have unsubscribed.
