@@ -1,0 +1,696 @@
+package mqtt_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+)
+
+// pumps counts the goroutines that carry messages from a line into a channel.
+func pumps() int {
+	stacks := make([]byte, 1<<20)
+	return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), ".(*Subscription).pump(")
+}
+
+// numbers are the payloads of messages.
+func numbers(t *testing.T, messages []mqtt.Message) (n []int) {
+	t.Helper()
+	for _, m := range messages {
+		i, err := strconv.Atoi(string(m.Payload))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n = append(n, i)
+	}
+	return n
+}
+
+// upTo is from, from+1 … to-1.
+func upTo(from, to int) (n []int) {
+	for i := from; i < to; i++ {
+		n = append(n, i)
+	}
+	return n
+}
+
+// PROTOCOL 14: beyond the channel, a buffer's worth of QoS 0 messages waits in line, and the oldest of them makes room.
+// Every one that is not delivered is counted.
+func TestDeliverDropOldest(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext)
+		for _, buffer := range []int{1, 3, 100} {
+			topic := fmt.Sprint("a/", buffer)
+			sub := subscribe(t, c, topic, mqtt.Buffer(buffer))
+			const n = 1000
+			for i := range n {
+				b.Publish(text(topic, fmt.Sprint(i), 0))
+			}
+			synctest.Wait()
+			dropped := int(sub.Dropped())
+			got := numbers(t, arrived(sub))
+			if len(got)+dropped != n || int(sub.Dropped()) != dropped {
+				t.Errorf("buffer %d: %d arrived and %d were dropped of %d", buffer, len(got), dropped, n)
+			}
+			if !slices.IsSorted(got) || !slices.Equal(got[len(got)-buffer:], upTo(n-buffer, n)) {
+				t.Errorf("buffer %d: %v", buffer, got)
+			}
+			inFront := min(buffer, 64) // in the channel; one more may be in the pump's hands
+			if waited := len(got) - buffer - inFront; waited < 0 || waited > 1 || !slices.Equal(got[:inFront], upTo(0, inFront)) {
+				t.Errorf("buffer %d: %v", buffer, got)
+			}
+			sub.Unsubscribe(t.Context())
+		}
+		if got := c.Stats().Dropped; got == 0 {
+			t.Error("Stats knows nothing of it")
+		}
+	})
+}
+
+// With DropNewest what waits is kept, and the new message dropped.
+func TestDeliverDropNewest(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext)
+		sub := subscribe(t, c, "a", mqtt.Buffer(3), mqtt.DropNewest)
+		const n = 100
+		for i := range n {
+			b.Publish(text("a", fmt.Sprint(i), 0))
+		}
+		synctest.Wait()
+		dropped := int(sub.Dropped())
+		got := numbers(t, arrived(sub))
+		// Three in the channel, three in line, and a seventh if the pump had taken one when it came.
+		if len(got)+dropped != n || len(got) < 6 || len(got) > 7 || !slices.Equal(got[:6], upTo(0, 6)) {
+			t.Errorf("%v arrived, %d were dropped", got, dropped)
+		}
+		b.Publish(text("a", "100", 0)) // there is room again
+		if got := numbers(t, arrived(sub)); !slices.Equal(got, []int{100}) {
+			t.Errorf("%v", got)
+		}
+	})
+}
+
+// Messages at QoS 1 and 2 are never the victim, and all messages keep their order.
+func TestDeliverMixed(t *testing.T) {
+	for _, policy := range []mqtt.Overflow{mqtt.DropOldest, mqtt.DropNewest, mqtt.Block} {
+		inBothVersions(t, func(t *testing.T, v codec.Version) {
+			b := mqtttest.NewBroker(t)
+			c := dialAs(t, v, b.DialContext)
+			sub := subscribe(t, c, "a", mqtt.ExactlyOnce, mqtt.Buffer(2), policy)
+			const n = 300
+			var certain []int
+			for i := range n {
+				b.Publish(text("a", fmt.Sprint(i), byte(i%3)))
+				if i%3 > 0 {
+					certain = append(certain, i)
+				}
+			}
+			synctest.Wait()
+			messages := arrived(sub)
+			got := numbers(t, messages)
+			if !slices.IsSorted(got) || len(got)+int(sub.Dropped()) != n {
+				t.Errorf("%v, %d dropped", got, sub.Dropped())
+			}
+			if policy == mqtt.Block && sub.Dropped() > 0 {
+				t.Errorf("%d dropped although the connection waits", sub.Dropped())
+			}
+			got = slices.DeleteFunc(got, func(i int) bool { return i%3 == 0 })
+			if !slices.Equal(got, certain) {
+				t.Errorf("at QoS 1 and 2: %v", got)
+			}
+			if got := c.Stats(); got.Unacknowledged != 0 || got.Dropped != sub.Dropped() {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
+// DESIGN 4.2: a consumer that does not move stalls neither another subscription's QoS 0, nor publishes, pings,
+// subscribing and unsubscribing, also when the server's window is full; and when it moves everything comes.
+func TestDeliverStalledConsumer(t *testing.T) {
+	for _, ack := range []mqtt.AckMode{mqtt.AutoAck, mqtt.ManualAck} {
+		inBothVersions(t, func(t *testing.T, v codec.Version) {
+			b := mqtttest.NewBroker(t)
+			var c mqtt.Client
+			if v == codec.V5 {
+				c = mqtt.Common(dialV5(t, b.DialContext, mqtt.WithReceiveMaximum(10)))
+			} else {
+				c = dialAs(t, v, b.DialContext)
+			}
+			stalled := subscribe(t, c, "stalled", mqtt.ExactlyOnce, mqtt.Buffer(1), ack)
+			moving := subscribe(t, c, "moving", mqtt.ExactlyOnce)
+			const n = 200
+			for i := range n {
+				b.Publish(text("stalled", fmt.Sprint(i), byte(1+i%2)))
+			}
+			synctest.Wait()
+			if v == codec.V5 {
+				if got := c.Stats().Unacknowledged; got != 10 {
+					t.Errorf("%d messages occupy the window of 10", got)
+				}
+			}
+			before := time.Now()
+			for qos := range mqtt.QoS(3) {
+				if err := c.Publish(t.Context(), "$out", nil, qos); err != nil {
+					t.Error(err)
+				}
+			}
+			if _, err := c.Ping(t.Context()); err != nil {
+				t.Error(err)
+			}
+			subscribe(t, c, "another").Unsubscribe(t.Context())
+			b.Publish(text("moving", "0", 0))
+			wantArrived(t, moving, "moving=0 q0")
+			b.Publish(text("moving", "1", 1)) // behind the window
+			synctest.Wait()
+			if took := time.Since(before); took != 0 {
+				t.Errorf("something waited %v", took)
+			}
+			for i := range n {
+				m, err := stalled.Next(t.Context())
+				if err != nil || string(m.Payload) != fmt.Sprint(i) {
+					t.Fatalf("message %d: %v, %v", i, m, err)
+				}
+				m.Ack()
+			}
+			wantArrived(t, moving, "moving=1 q1")
+			if got := c.Stats().Unacknowledged; got != 0 {
+				t.Errorf("%d are not acknowledged", got)
+			}
+		})
+	}
+}
+
+// Many messages wait, and the consumer publishes and waits for each: it comes to an end, nothing is lost, and order is
+// kept (pain 1).
+func TestDeliverPublishInsideLoop(t *testing.T) {
+	for qos := range mqtt.QoS(3) {
+		inBothVersions(t, func(t *testing.T, v codec.Version) {
+			b := mqtttest.NewBroker(t)
+			c := dialAs(t, v, b.DialContext)
+			sub := subscribe(t, c, "in", qos, mqtt.Buffer(1))
+			n := 10_000
+			if raceEnabled {
+				n = 1000 // the detector makes it ten times slower
+			}
+			for i := range n {
+				b.Publish(text("in", fmt.Sprint(i), byte(qos)))
+			}
+			synctest.Wait()
+			if qos == 0 {
+				n -= int(sub.Dropped()) // the channel and the newest
+			}
+			count := 0
+			for m := range sub.Messages() {
+				if qos > 0 && string(m.Payload) != fmt.Sprint(count) {
+					t.Fatalf("message %s in place %d", m.Payload, count)
+				}
+				if err := c.Publish(t.Context(), "$out", m.Payload, mqtt.AtLeastOnce); err != nil {
+					t.Fatal(err)
+				}
+				if count++; count == n {
+					break
+				}
+			}
+			if got := len(b.Received("$out")); got != n {
+				t.Errorf("%d messages come back, want %d", got, n)
+			}
+			synctest.Wait()
+			if got := c.Stats(); got.Unacknowledged != 0 || got.InFlight != 0 {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
+// With Block the connection waits for the consumer, which is what it says, but not the keep alive, and not the end.
+func TestDeliverBlock(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext, mqtt.WithKeepAlive(30*time.Second))
+		sub := subscribe(t, c, "a", mqtt.AtLeastOnce, mqtt.Buffer(1), mqtt.Block)
+		for i := range 10 {
+			b.Publish(text("a", fmt.Sprint(i), byte(i%5/4))) // 4 and 9 at QoS 1
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		if err := c.Publish(ctx, "$out", nil, mqtt.AtLeastOnce); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v, although the connection waits", err)
+		}
+		if err := c.Err(); err != nil {
+			t.Fatal(err)
+		}
+		if got := numbers(t, arrived(sub)); !slices.Equal(got, upTo(0, 10)) || sub.Dropped() != 0 {
+			t.Errorf("%v, %d dropped", got, sub.Dropped())
+		}
+		if err := c.Publish(t.Context(), "$out", nil, mqtt.AtLeastOnce); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The consumer of a subscription with Block may end it itself, although the connection waits for it.
+func TestDeliverBlockUnsubscribe(t *testing.T) {
+	for _, qos := range []byte{0, 1} { // of the message in line before the one that blocks
+		for _, shared := range []bool{false, true} { // whether another subscription keeps the filter
+			inBothVersions(t, func(t *testing.T, v codec.Version) {
+				b := mqtttest.NewBroker(t)
+				c := dialAs(t, v, b.DialContext)
+				sub := subscribe(t, c, "a", mqtt.AtLeastOnce, mqtt.Buffer(3), mqtt.Block)
+				if shared {
+					subscribe(t, c, "a", mqtt.AtLeastOnce)
+				}
+				for i := range 3 { // fill the channel
+					b.Publish(text("a", fmt.Sprint(i), 0))
+				}
+				b.Publish(text("a", "3", qos))
+				b.Publish(text("a", "4", 0))
+				b.Publish(text("a", "5", 0))
+				synctest.Wait()
+				leaving := startErr(func() error { return sub.Unsubscribe(t.Context()) })
+				leaving.pending(t, "messages wait")
+				if err := c.Publish(t.Context(), "$out", nil, mqtt.AtLeastOnce); err != nil {
+					t.Error(err)
+				}
+				got := numbers(t, arrived(sub))
+				// Nothing tells when a filter that another holds ends: what the reader had not seen need not come.
+				least := 6
+				if shared {
+					least = 4
+				}
+				if !slices.Equal(got, upTo(0, len(got))) || len(got) < least || sub.Dropped() != 0 {
+					t.Errorf("%v, %d dropped", got, sub.Dropped())
+				}
+				leaving.value(t)
+				wantClosed(t, sub)
+			})
+		}
+	}
+}
+
+// A subscription has a goroutine only while messages wait in its line.
+func TestDeliverPump(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext)
+		sub := subscribe(t, c, "a", mqtt.AtLeastOnce, mqtt.Buffer(64))
+		var count atomic.Int32
+		go sub.Handle(t.Context(), 1, func(mqtt.Message) { count.Add(1) })
+		for i := range 1000 {
+			b.Publish(text("a", "", byte(i%2)))
+			synctest.Wait()
+		}
+		if count.Load() != 1000 || pumps() != 0 {
+			t.Errorf("%d handled, %d pumps", count.Load(), pumps())
+		}
+		for round := range 3 {
+			slow := subscribe(t, c, "slow", mqtt.AtLeastOnce, mqtt.Buffer(1))
+			for range 5 {
+				b.Publish(text("slow", "", 1))
+			}
+			synctest.Wait()
+			if n := pumps(); n != 1 {
+				t.Errorf("round %d: %d pumps", round, n)
+			}
+			arrived(slow)
+			if n := pumps(); n != 0 {
+				t.Errorf("round %d: %d pumps after all", round, n)
+			}
+			slow.Unsubscribe(t.Context())
+		}
+	})
+}
+
+// However a subscription ends, and whatever it is doing, its channel is closed, once, and what is in it can be received.
+// Waiting messages are not counted as dropped because the client ends.
+func TestDeliverEnd(t *testing.T) {
+	states := map[string][]mqtt.SubscribeOption{
+		"idle":   nil,
+		"line":   {mqtt.Buffer(1)},
+		"block":  {mqtt.Buffer(1), mqtt.Block},
+		"manual": {mqtt.Buffer(1), mqtt.ManualAck},
+	}
+	ends := map[string]struct {
+		end func(b *mqtttest.Broker, c mqtt.Client)
+		err error
+	}{
+		"Close":      {func(b *mqtttest.Broker, c mqtt.Client) { c.Close() }, mqtt.ErrClosed},
+		"Disconnect": {func(b *mqtttest.Broker, c mqtt.Client) { c.Disconnect(context.Background()) }, mqtt.ErrClosed},
+		"cut":        {func(b *mqtttest.Broker, c mqtt.Client) { b.Cut(); <-c.Done() }, mqtt.ErrConnectionLost},
+	}
+	for state, opts := range states {
+		for name, test := range ends {
+			t.Run(state+"/"+name, func(t *testing.T) {
+				inBothVersions(t, func(t *testing.T, v codec.Version) {
+					b := mqtttest.NewBroker(t)
+					c := dialAs(t, v, b.DialContext)
+					sub := subscribe(t, c, "a", append(opts, mqtt.AtLeastOnce)...)
+					n := 0
+					if state != "idle" {
+						n = 10
+					}
+					for i := range n {
+						b.Publish(text("a", fmt.Sprint(i), 1))
+					}
+					if state == "block" {
+						b.Publish(text("a", "", 0))
+					}
+					synctest.Wait()
+					test.end(b, c)
+					if got := numbers(t, arrived(sub)); !slices.Equal(got, upTo(0, min(n, 1))) {
+						t.Errorf("%v in the channel", got)
+					}
+					wantClosed(t, sub)
+					if err := sub.Err(); !errors.Is(err, test.err) {
+						t.Errorf("%v", err)
+					}
+					if _, err := sub.Next(t.Context()); !errors.Is(err, test.err) {
+						t.Errorf("Next: %v", err)
+					}
+					if got := sub.Dropped(); got != 0 {
+						t.Errorf("%d dropped", got)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Next ends with its ctx, with the subscription, and with the client, and otherwise waits.
+func TestDeliverNext(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext)
+		sub := subscribe(t, c, "a")
+		next := start(func() (mqtt.Message, error) { return sub.Next(t.Context()) })
+		next.pending(t, "there is no message")
+		b.Publish(text("a", "x", 0))
+		if m := next.value(t); shown(m) != "a=x q0" {
+			t.Errorf("%s", shown(m))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := sub.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+		sub.Unsubscribe(t.Context())
+		if _, err := sub.Next(t.Context()); !errors.Is(err, mqtt.ErrClosed) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// Handle runs up to so many calls at a time, waits for them, and returns ctx's error, or the subscription's.
+func TestDeliverHandle(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext)
+		sub := subscribe(t, c, "a", mqtt.AtLeastOnce)
+		for _, workers := range []int{0, -1} {
+			if err := sub.Handle(t.Context(), workers, nil); err == nil {
+				t.Errorf("%d workers are accepted", workers)
+			}
+		}
+		var now, most, all atomic.Int32
+		handle := func(mqtt.Message) {
+			most.Store(max(most.Load(), now.Add(1)))
+			time.Sleep(time.Second)
+			now.Add(-1)
+			all.Add(1)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		handling := startErr(func() error { return sub.Handle(ctx, 3, handle) })
+		for range 9 {
+			b.Publish(text("a", "", 1))
+		}
+		time.Sleep(2500 * time.Millisecond)
+		cancel()
+		if err := handling.wait(); !errors.Is(err, context.Canceled) || now.Load() != 0 || most.Load() != 3 || all.Load() != 9 {
+			t.Errorf("%v, %d running, %d at most, %d in all", err, now.Load(), most.Load(), all.Load())
+		}
+
+		var order []string
+		handling = startErr(func() error {
+			return sub.Handle(t.Context(), 1, func(m mqtt.Message) { order = append(order, string(m.Payload)) })
+		})
+		for i := range 5 {
+			b.Publish(text("a", fmt.Sprint(i), 1))
+		}
+		synctest.Wait()
+		if err := sub.Unsubscribe(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := handling.wait(); err != nil || strings.Join(order, " ") != "0 1 2 3 4" {
+			t.Errorf("%v, %v", err, order)
+		}
+
+		another := subscribe(t, c, "b")
+		handling = startErr(func() error { return another.Handle(t.Context(), 2, handle) })
+		synctest.Wait()
+		c.Close()
+		if err := handling.wait(); !errors.Is(err, mqtt.ErrClosed) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// NewSubscription makes what a fake client hands out.
+func TestDeliverFake(t *testing.T) {
+	messages := make(chan mqtt.Message, 1)
+	sub := mqtt.NewSubscription("a/+", messages)
+	messages <- mqtt.Message{Topic: "a/b", Payload: []byte("x")}
+	if m, err := sub.Next(t.Context()); err != nil || shown(m) != "a/b=x q0" || m.Ack() != nil {
+		t.Errorf("%v, %v", m, err)
+	}
+	if got := sub.Filters(); !slices.Equal(got, []mqtt.Filter{{Filter: "a/+"}}) || sub.Dropped() != 0 || sub.Err() != nil {
+		t.Errorf("%v", got)
+	}
+	for range 2 {
+		if err := sub.Unsubscribe(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	<-sub.Done()
+	close(messages)
+	if _, err := sub.Next(t.Context()); !errors.Is(err, mqtt.ErrClosed) {
+		t.Errorf("%v", err)
+	}
+}
+
+// trial is a client with random subscriptions, whose consumers take random time, and what they get.
+type trial struct {
+	rng       *rand.Rand
+	consumers []*consumer
+	published []mqtttest.Message
+}
+
+type consumer struct {
+	sub     *mqtt.Subscription
+	filters map[string]mqtt.QoS
+	ack     mqtt.AckMode
+	rng     *rand.Rand
+	pace    time.Duration
+	publish func() error // while it consumes; nil: nothing
+	got     []mqtt.Message
+	open    []mqtt.Message // not acknowledged
+}
+
+var trialFilters = []string{"#", "a/#", "a/+", "a/b", "+/b", "c"}
+var trialTopics = []string{"a/b", "a/c", "a/b/c", "c", "d/b"}
+
+// matches says which filters match a topic, written down by hand.
+var matches = map[string]string{
+	"a/b": "# a/# a/+ a/b +/b", "a/c": "# a/# a/+", "a/b/c": "# a/#", "c": "# c", "d/b": "# +/b",
+}
+
+// DESIGN 4.2: whatever the consumers do, nothing at QoS 1 and 2 is lost or comes twice, what is lost at QoS 0 is
+// counted, order is kept, every message is acknowledged in its turn (the broker looks) and no goroutine is left.
+func TestDeliverRandomly(t *testing.T) {
+	seeds := uint64(200)
+	if raceEnabled {
+		seeds = 30
+	}
+	for _, v := range []codec.Version{codec.V5, codec.V311} {
+		t.Run(v.String(), func(t *testing.T) {
+			for seed := range seeds {
+				synctest.Test(t, func(t *testing.T) {
+					runTrial(t, v, rand.New(rand.NewPCG(seed, 7)))
+					if t.Failed() {
+						t.Fatalf("seed %d", seed)
+					}
+				})
+			}
+		})
+	}
+}
+
+func runTrial(t *testing.T, v codec.Version, rng *rand.Rand) {
+	tr := &trial{rng: rng}
+	var opts []mqtttest.Option
+	if v != codec.V5 || rng.IntN(3) == 0 {
+		opts = append(opts, mqtttest.MergeOverlapping()) // 3.1.1 does not tell copies from messages
+	}
+	if rng.IntN(4) == 0 {
+		opts = append(opts, mqtttest.Fragment(1+rng.IntN(50)))
+	}
+	b := mqtttest.NewBroker(t, opts...)
+	var c mqtt.Client
+	if v == codec.V5 && rng.IntN(2) == 0 {
+		c = mqtt.Common(dialV5(t, b.DialContext, mqtt.WithReceiveMaximum(1+rng.IntN(20))))
+	} else {
+		c = dialAs(t, v, b.DialContext)
+	}
+	for range 1 + rng.IntN(5) {
+		tr.subscribe(t, c)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	running := make([]*running[struct{}], len(tr.consumers))
+	for i, one := range tr.consumers {
+		running[i] = startErr(func() error { return one.run(ctx) })
+	}
+	for i := range 20 + rng.IntN(100) {
+		m := text(trialTopics[rng.IntN(len(trialTopics))], fmt.Sprint(i), byte(rng.IntN(3)))
+		tr.published = append(tr.published, m)
+		b.Publish(m)
+		if rng.IntN(3) == 0 {
+			time.Sleep(time.Duration(rng.IntN(20)) * time.Millisecond)
+		}
+	}
+	for received, before := uint64(0), uint64(1); received != before || c.Stats().Unacknowledged > 0; {
+		time.Sleep(10 * time.Second)
+		before, received = received, c.Stats().Received
+	}
+	cancel()
+	for _, r := range running {
+		r.value(t)
+	}
+	for _, one := range tr.consumers {
+		tr.check(t, one)
+	}
+	if got := c.Stats(); got.Unacknowledged != 0 || got.InFlight != 0 {
+		t.Errorf("%+v", got)
+	}
+	c.Close()
+	if n := pumps(); n != 0 {
+		t.Errorf("%d pumps after Close", n)
+	}
+}
+
+// subscribe makes a random subscription.
+func (tr *trial) subscribe(t *testing.T, c mqtt.Client) {
+	rng := tr.rng
+	one := &consumer{
+		filters: make(map[string]mqtt.QoS),
+		ack:     mqtt.AckMode(rng.IntN(2)),
+		rng:     rand.New(rand.NewPCG(rng.Uint64(), 1)),
+		pace:    time.Duration(rng.IntN(3)*rng.IntN(20)) * time.Millisecond,
+	}
+	policy := mqtt.Overflow(rng.IntN(2))
+	if rng.IntN(4) == 0 {
+		policy = mqtt.Block
+	} else if rng.IntN(2) == 0 {
+		one.publish = func() error { return c.Publish(t.Context(), "$out", nil, mqtt.QoS(one.rng.IntN(3))) }
+	}
+	opts := []mqtt.SubscribeOption{mqtt.Buffer(1 + rng.IntN(5)), one.ack, policy}
+	first := ""
+	for _, i := range rng.Perm(len(trialFilters))[:1+rng.IntN(3)] {
+		f, qos := trialFilters[i], mqtt.QoS(rng.IntN(3))
+		one.filters[f] = qos
+		if first == "" {
+			first = f
+			opts = append(opts, qos)
+		} else {
+			opts = append(opts, mqtt.Also(qos, f))
+		}
+	}
+	one.sub = subscribe(t, c, first, opts...)
+	tr.consumers = append(tr.consumers, one)
+}
+
+// run consumes until ctx ends, and acknowledges in random order; all of it when nothing has come for a while.
+func (one *consumer) run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		soon, cancel := context.WithTimeout(ctx, time.Second)
+		m, err := one.sub.Next(soon)
+		cancel()
+		if err == nil {
+			one.got = append(one.got, m)
+			one.open = append(one.open, m)
+		}
+		for len(one.open) > 0 && (err != nil || one.rng.IntN(len(one.open)+1) > 1) {
+			i := one.rng.IntN(len(one.open))
+			if err := one.open[i].Ack(); err != nil {
+				return err
+			}
+			one.open = slices.Delete(one.open, i, i+1)
+		}
+		if one.publish != nil && one.rng.IntN(3) == 0 {
+			if err := one.publish(); err != nil {
+				return err
+			}
+		}
+		time.Sleep(time.Duration(one.rng.Int64N(int64(one.pace) + 1)))
+	}
+	return nil
+}
+
+// qos returns the QoS at which the consumer is to get a message, and whether it is.
+func (one *consumer) qos(m mqtttest.Message) (qos mqtt.QoS, matched bool) {
+	for f, asked := range one.filters {
+		if slices.Contains(strings.Fields(matches[m.Topic]), f) {
+			qos, matched = max(qos, asked), true
+		}
+	}
+	return min(qos, mqtt.QoS(m.QoS)), matched
+}
+
+func (tr *trial) check(t *testing.T, one *consumer) {
+	var certain []int // at QoS 1 and 2
+	loose := 0        // at QoS 0
+	for i, m := range tr.published {
+		switch qos, matched := one.qos(m); {
+		case matched && qos > 0:
+			certain = append(certain, i)
+		case matched:
+			loose++
+		}
+	}
+	var got, gotLoose []int
+	for _, i := range numbers(t, one.got) {
+		switch qos, _ := one.qos(tr.published[i]); {
+		case qos > 0:
+			got = append(got, i)
+		case tr.published[i].QoS == 0:
+			gotLoose = append(gotLoose, i)
+		}
+	}
+	for _, m := range one.got {
+		i, _ := strconv.Atoi(string(m.Payload))
+		if qos, matched := one.qos(tr.published[i]); !matched || m.QoS != qos {
+			t.Errorf("%v: %s, want %v", one.filters, shown(m), qos)
+		}
+	}
+	if !slices.Equal(got, certain) {
+		t.Errorf("%v: at QoS 1 and 2\n got %v\nwant %v", one.filters, got, certain)
+	}
+	if n := len(one.got) - len(got); n+int(one.sub.Dropped()) != loose {
+		t.Errorf("%v: %d arrived and %d were dropped of %d at QoS 0", one.filters, n, one.sub.Dropped(), loose)
+	}
+	if !slices.IsSorted(gotLoose) {
+		t.Errorf("%v: at QoS 0 %v", one.filters, gotLoose)
+	}
+}
