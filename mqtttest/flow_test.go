@@ -58,18 +58,18 @@ func TestBrokerEndsFlood(t *testing.T) {
 // Messages at QoS 0 for a client that does not read are dropped when too many bytes wait.
 func TestBrokerDropsQoS0(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := NewBroker(t)
+		b := NewBroker(t, func(b *Broker) { b.settings.waiting = 10_000 })
 		s := connect(t, b, codec.V5, "c")
 		s.subscribe(at(1, "#"))
 		b.Publish(Message{Topic: "first", Payload: make([]byte, 2*window)}) // keeps the writer busy
 		synctest.Wait()
-		const size = 8 << 20
-		for range maxWaitingBytes/size + 3 {
+		const size, count = 1000, 10
+		for range count + 3 {
 			b.Publish(Message{Topic: "a", Payload: make([]byte, size)})
 		}
 		b.Publish(Message{Topic: "last", QoS: 1})
 		come := (&codec.Publish{Topic: "first", Payload: make([]byte, 2*window)}).Size(codec.V5)
-		come += maxWaitingBytes / size * (&codec.Publish{Topic: "a", Payload: make([]byte, size)}).Size(codec.V5)
+		come += count * (&codec.Publish{Topic: "a", Payload: make([]byte, size)}).Size(codec.V5)
 		if _, err := io.CopyN(io.Discard, s.end, int64(come)); err != nil {
 			t.Fatal(err)
 		}

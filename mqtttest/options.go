@@ -25,12 +25,13 @@ type settings struct {
 	aliases   bool // use topic aliases if the client allows them
 	fragment  int
 	record    int
+	waiting   int // maxWaitingBytes, less in tests of it
 	authorize func(*codec.Connect) codec.ReasonCode
 	auth      map[string]AuthStep
 }
 
 func defaults() settings {
-	return settings{maximumQoS: 2, topicAliasMaximum: 10, record: 100_000}
+	return settings{maximumQoS: 2, topicAliasMaximum: 10, record: 100_000, waiting: maxWaitingBytes}
 }
 
 // ReceiveMaximum announces how many messages at QoS 1 and 2 a client of MQTT 5.0 may have unacknowledged, 1 to 65,535. It is
