@@ -113,8 +113,8 @@ type Stats struct {
 	BytesIn, BytesOut uint64
 	Published         uint64 // messages acknowledged or, at QoS 0, handed to the connection
 	Received          uint64 // messages that arrived
-	Dropped           uint64 // QoS 0 messages, all subscriptions
-	Unmatched         uint64 // messages at QoS 1 and 2 that no subscription claimed
+	Dropped           uint64 // messages dropped by all subscriptions, see Subscription.Dropped
+	Unmatched         uint64 // messages at QoS 1 and 2 that no subscription wanted
 	Oversized         uint64 // messages thrown away for their size, see WithMaximumPacketSize
 	LateAcks          uint64 // acknowledgements with a packet identifier that is not in use
 	Expired           uint64

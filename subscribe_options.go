@@ -38,7 +38,7 @@ type Overflow uint8
 const (
 	DropOldest Overflow = iota // the oldest that waits makes room
 	DropNewest                 // the new one is dropped
-	Block                      // the whole connection waits, acknowledgements and other subscriptions included
+	Block                      // the whole connection waits, acknowledgements and other subscriptions included; from Unsubscribe on as DropOldest
 )
 
 // SubscribeFlag is a subscribe option of MQTT 5 (section 3.8.3.1), for all filters of the subscription.
@@ -60,7 +60,8 @@ const (
 )
 
 // SubscriptionIdentifier is a subscribe option of MQTT 5: this identifier, 1 to 268,435,455, instead of those that the
-// client picks (section 3.8.2.1.2).
+// client picks (section 3.8.2.1.2). The client counts from 1 upwards, so a large one is a good choice: where two filters
+// have the same, copies of a message that matches both cannot be told apart, and each reaches both subscriptions.
 type SubscriptionIdentifier uint32
 
 type (
@@ -83,9 +84,9 @@ func Also(qos QoS, filters ...string) SubscribeOption {
 	return opts
 }
 
-// Buffer sets how many QoS 0 messages may wait for the consumer, 1 or more; the default is 1,000. The subscription's
-// channel has that capacity, up to 64; a line behind it exists while it is needed. Messages at QoS 1 and 2 wait in the
-// same line, not counted: those are bounded by the Receive Maximum.
+// Buffer sets how many QoS 0 messages may wait in line for the consumer, 1 or more; the default is 1,000. In front of the
+// line is the subscription's channel, which has the same capacity, up to 64; the line exists while it is needed.
+// Messages at QoS 1 and 2 wait in the same line, not counted: those are bounded by the Receive Maximum.
 func Buffer(n int) SubscribeOption { return buffer(n) }
 
 // maxIdentifier is the largest subscription identifier.

@@ -14,6 +14,10 @@ import (
 // Subscription delivers the messages of its filters, in the order in which they came. Its methods may be called
 // concurrently.
 //
+// A message that matches several filters of a subscription comes once, if the server knows subscription identifiers. If it
+// does not, as in MQTT 3.1.1, it may send a copy for each filter of the client's that matches, and every subscription
+// with such a filter gets them all (section 3.3.5 of MQTT 3.1.1).
+//
 // A slow consumer holds up no other subscription's QoS 0 and no acknowledgement of a publish. Its messages at QoS 1 and
 // 2 wait without acknowledgement; once as many as the Receive Maximum do, the server pauses QoS 1 and 2 for the whole
 // client until the consumer moves. Servers bound what they keep meanwhile, and some drop the rest silently after they

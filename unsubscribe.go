@@ -12,7 +12,7 @@ import (
 // Unsubscribe ends the subscription. Filters that no other subscription holds are unsubscribed at the server; after
 // UNSUBACK, messages that wait in line are still delivered, as far as the consumer takes them, and then the channel is
 // closed. When ctx ends first the channel is closed at once, and messages in line are acknowledged and counted as
-// dropped.
+// dropped. So a consumer that calls it and receives no more needs a ctx that ends.
 //
 // The error is ctx's, a *SubscribeError if the server refused, or why the client ended. The subscription ends anyway.
 func (s *Subscription) Unsubscribe(ctx context.Context) error {
