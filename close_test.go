@@ -261,7 +261,7 @@ func TestCloseUnderPublishers(t *testing.T) {
 		var sent [8]int
 		for i := range sent {
 			all.Go(func() {
-				for range 3000 {
+				for range 500 {
 					err := c.Publish(t.Context(), "t", []byte{byte(i)}, mqtt.QoS(i%3))
 					switch {
 					case err == nil:
@@ -275,7 +275,7 @@ func TestCloseUnderPublishers(t *testing.T) {
 				}
 			})
 		}
-		broker.Await(t.Context(), "t", 100)
+		broker.Await(t.Context(), "t", 50)
 		noErr(t, c.Close())
 		all.Wait()
 		synctest.Wait()

@@ -1019,6 +1019,9 @@ func TestPublishInvalidProperties(t *testing.T) {
 
 // A packet has at most 268,435,455 bytes behind its fixed header.
 func TestPublishTooLarge(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector takes its own share of 256 MiB")
+	}
 	payload := make([]byte, codec.MaxRemainingLength) // which nobody touches
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := startPeer(t, v, nil)
