@@ -23,6 +23,12 @@ type Lifecycle interface {
 	SessionPresent() bool
 	// Stats returns a snapshot of the client's counters.
 	Stats() Stats
+	// WaitConnected returns nil once the client is connected, ctx's error, or the error the client ended with.
+	WaitConnected(ctx context.Context) error
+	// Reconnect drops the connection, if there is one, and connects without waiting for the backoff. It returns the
+	// outcome of that attempt; after a failure the client goes on trying as its policy says. Concurrent calls share an
+	// attempt. ctx ends only the waiting.
+	Reconnect(ctx context.Context) error
 	// Ping measures a round trip to the server. ctx bounds the wait; the answer to a Ping whose ctx has ended is
 	// ignored when it comes.
 	Ping(ctx context.Context) (time.Duration, error)
@@ -60,8 +66,8 @@ type Client interface {
 	// server refuses one of the filters the error is a *SubscribeError, and no filter stays subscribed.
 	Subscribe(ctx context.Context, filter string, opts ...SubscribeOption) (*Subscription, error)
 	// Disconnect refuses new publishes, also those that wait for room, waits until all messages queued and in flight are
-	// acknowledged, or ctx ends, and then does what Close does. It returns nil if all are acknowledged, else ctx's error or
-	// why the client ended first.
+	// acknowledged, through reconnects if need be, or ctx ends, and then does what Close does. It returns nil if all are
+	// acknowledged, else ctx's error or why the client ended first.
 	Disconnect(ctx context.Context) error
 }
 
@@ -92,6 +98,7 @@ type State uint8
 const (
 	StateConnecting    State = iota // dialling, or waiting for CONNACK
 	StateConnected                  // CONNACK has come
+	StateWaiting                    // before the next attempt
 	StateDisconnecting              // waiting for what is in flight, before it disconnects
 	StateClosed                     // ended; see Err
 )
@@ -102,6 +109,8 @@ func (s State) String() string {
 		return "connecting"
 	case StateConnected:
 		return "connected"
+	case StateWaiting:
+		return "waiting"
 	case StateDisconnecting:
 		return "disconnecting"
 	}
@@ -110,6 +119,7 @@ func (s State) String() string {
 
 // Stats are totals since the client was made, and gauges of the moment.
 type Stats struct {
+	Connects, Losses  uint64 // connections made, connections lost
 	BytesIn, BytesOut uint64
 	Published         uint64 // messages acknowledged or, at QoS 0, handed to the connection
 	Received          uint64 // messages that arrived
@@ -120,7 +130,7 @@ type Stats struct {
 	Expired           uint64
 
 	InFlight, Queued, QueueBytes int // gauges, outgoing
-	Unacknowledged               int // gauge, incoming at QoS 1 and 2
+	Unacknowledged, Parked       int // gauges, incoming at QoS 1 and 2
 }
 
 // client is a client of either version.
@@ -133,6 +143,8 @@ type client struct {
 	cancel     context.CancelFunc
 	goroutines sync.WaitGroup // the supervisor, and senders of subscriptions
 	done       chan struct{}  // closed with the client's end
+	poke       chan struct{}  // capacity 1: full when reconnecting is new
+	heldUp     chan struct{}  // capacity 1: full when looking is new
 
 	// waiters has the Deliveries that Publish waits with. It is not shared with other clients: a channel that was made
 	// in a testing/synctest bubble must not be used outside.
@@ -141,7 +153,8 @@ type client struct {
 	// mu guards the fields below and those of session, link and subscriptions that say so. It is never held over I/O,
 	// over a send that can block, or over the application's code.
 	mu       sync.Mutex
-	state    State
+	state    State // of the connection
+	draining bool  // Disconnect was called
 	err      error // why the client ended
 	session  *session.Session
 	link     *link.Link // nil: not connected
@@ -153,6 +166,17 @@ type client struct {
 	drained  chan struct{} // closed when nothing is queued or in flight; nil: nobody waits for that
 	subs     map[*Subscription]struct{}
 	farewell codec.Disconnect // what the last DISCONNECT says
+
+	sessions     int           // how many have begun
+	up           chan struct{} // closed while connected, and when the client has ended
+	reconnecting *reconnecting // Reconnects that wait for an attempt; nil: none
+	waiting      int           // bytes of topics and payloads in the subscriptions' lines
+	stalls       [2]stall      // of PUBACKs and of PUBRECs
+	looking      bool          // the supervisor looks for stalls, or is about to
+	parking      parkingLot
+	unclaimed    unclaimed
+	unsubscribes []*request // UNSUBSCRIBEs to be sent, or sent again, at the next connect
+	born         uint64     // counts subscriptions
 }
 
 func newClient(ctx context.Context, cfg *config) (*client, error) {
@@ -161,14 +185,25 @@ func newClient(ctx context.Context, cfg *config) (*client, error) {
 		version: cfg.version,
 		began:   time.Now(),
 		done:    make(chan struct{}),
+		poke:    make(chan struct{}, 1),
+		heldUp:  make(chan struct{}, 1),
+		up:      make(chan struct{}),
 		session: session.New(cfg.version, cfg.limits),
 		subs:    make(map[*Subscription]struct{}),
 		connAck: ConnAck{ClientID: cfg.clientID},
 	}
 	c.router.init(cfg.filterPrefixes)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	s := &supervisor{client: c}
+	for _, u := range cfg.servers {
+		s.servers = append(s.servers, &server{url: u})
+	}
+	if cfg.inBackground {
+		c.goroutines.Go(func() { s.run(nil, nil) })
+		return c, nil
+	}
 	connected := make(chan error, 1)
-	c.goroutines.Go(func() { c.supervise(ctx, connected) })
+	c.goroutines.Go(func() { s.run(ctx, connected) })
 	if err := <-connected; err != nil {
 		c.goroutines.Wait()
 		return nil, err
@@ -188,7 +223,41 @@ func (c *client) ClientID() string {
 func (c *client) State() State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.draining && c.state != StateClosed {
+		return StateDisconnecting
+	}
 	return c.state
+}
+
+func (c *client) setState(s State) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state = s
+}
+
+// current returns the link; only the supervisor changes it.
+func (c *client) current() *link.Link {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.link
+}
+
+func (c *client) sessionNumber() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sessions
+}
+
+func (c *client) WaitConnected(ctx context.Context) error {
+	c.mu.Lock()
+	up := c.up
+	c.mu.Unlock()
+	select {
+	case <-up:
+		return c.Err()
+	case <-ctx.Done():
+		return fmt.Errorf("mqtt: waiting for a connection: %w", ctx.Err())
+	}
 }
 
 func (c *client) SessionPresent() bool {
@@ -210,11 +279,14 @@ func (c *client) Stats() Stats {
 	defer c.mu.Unlock()
 	s := c.stats
 	if c.link != nil {
-		s.BytesIn, s.BytesOut = c.link.Bytes()
+		in, out := c.link.Bytes()
+		s.BytesIn += in
+		s.BytesOut += out
 	}
 	s.InFlight = c.session.InFlight()
 	s.Queued, s.QueueBytes = c.session.Queued()
 	s.Unacknowledged = c.session.Unacknowledged()
+	s.Parked = len(c.parking.waiting)
 	return s
 }
 
@@ -244,7 +316,7 @@ func (c *client) notConnected() error {
 	switch {
 	case c.err != nil:
 		return &notSent{c.err}
-	case c.state == StateDisconnecting, c.ctx.Err() != nil:
+	case c.draining, c.ctx.Err() != nil:
 		return &notSent{ErrClosed}
 	}
 	return &notSent{ErrNotConnected}
@@ -277,7 +349,7 @@ func (c *client) disconnect(ctx context.Context, farewell codec.Disconnect) erro
 		c.goroutines.Wait()
 		return c.Err()
 	}
-	c.state = StateDisconnecting
+	c.draining = true
 	c.farewell = farewell
 	if c.drained == nil {
 		c.drained = make(chan struct{})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"time"
 
@@ -11,35 +12,17 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/link"
 )
 
-// supervise is the client's supervisor: it makes the connection, waits for its end and ends the client. ctx bounds the
-// connecting alone; connected is told the outcome of that.
-func (c *client) supervise(ctx context.Context, connected chan<- error) {
-	l, err := c.connect(ctx)
-	if err != nil {
-		c.end(err)
-		connected <- err
-		return
-	}
-	connected <- nil
-	select {
-	case <-l.Ended():
-	case <-c.ctx.Done():
-		c.sayGoodbye(l)
-	}
-	cause := l.Wait()
-	if c.ctx.Err() != nil {
-		cause = ErrClosed
-	}
-	c.end(c.connectionError(cause))
-}
-
-// sayGoodbye sends the last DISCONNECT. The link lets go of the connection when it is out, or after a second.
-func (c *client) sayGoodbye(l *link.Link) {
+// sayGoodbye sends a DISCONNECT: the client's last, or before a Reconnect. The link lets go of the connection when it is
+// out, or after a second.
+func (c *client) sayGoodbye(l *link.Link, final bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	d := c.farewell
-	if c.version >= codec.V5 && c.connAck.SessionExpiry > 0 && !c.config.keepsSession && d.SessionExpiry == nil {
-		d.SessionExpiry = new(uint32)
+	var d codec.Disconnect
+	if final {
+		d = c.farewell
+		if c.connAck.SessionExpiry > 0 && !c.config.keepsSession && d.SessionExpiry == nil {
+			d.SessionExpiry = new(uint32)
+		}
 	}
 	// What does not fit is left out, what is for people first [MQTT-3.14.2-3] [MQTT-3.14.2-4].
 	for _, d := range []codec.Disconnect{d, {Code: d.Code, SessionExpiry: d.SessionExpiry}, {Code: d.Code}} {
@@ -57,7 +40,7 @@ func (c *client) connectionError(cause error) error {
 	var broken *codec.Error
 	var disconnect *DisconnectError
 	switch {
-	case errors.Is(cause, ErrClosed), errors.As(cause, &disconnect):
+	case errors.As(cause, &disconnect):
 		return cause
 	case errors.As(cause, &broken) && c.version >= codec.V5:
 		return &DisconnectError{Refusal: Refusal{Code: ReasonCode(broken.Code)}, Err: packetError(broken)}
@@ -72,18 +55,12 @@ func (c *client) end(err error) {
 	c.mu.Lock()
 	c.state, c.err = StateClosed, err
 	c.cancel() // after err is set, which lost relies on
-	if c.link != nil {
-		c.stats.BytesIn, c.stats.BytesOut = c.link.Bytes()
-	}
-	c.link = nil
+	c.noteUp()
 	sent, unsent := c.session.Discard()
 	var told []*Delivery
 	for i := range sent {
-		switch owner := sent[i].Owner.(type) {
-		case *Delivery:
-			told = owner.settle(told, Success, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
-		case *request:
-			owner.fail(err)
+		if d, ok := sent[i].Owner.(*Delivery); ok {
+			told = d.settle(told, Success, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
 		}
 	}
 	for i := range unsent {
@@ -92,37 +69,78 @@ func (c *client) end(err error) {
 		}
 	}
 	for s := range c.subs {
+		s.call.finish(err)
 		s.end(err)
+	}
+	for _, q := range c.unsubscribes {
+		q.call.finish(err)
 	}
 	c.room.wakeAll()
 	c.queue.wakeAll()
+	if r := c.reconnecting; r != nil {
+		c.reconnecting = nil
+		r.err = err
+		close(r.done)
+	}
 	c.mu.Unlock()
 	wake(told)
 	close(c.done)
 }
 
-// connect makes one attempt, within the connect timeout.
-func (c *client) connect(ctx context.Context) (*link.Link, error) {
+// noteUp lets go of those who wait for the connection, or for the client's end; mu is held.
+func (c *client) noteUp() {
+	select {
+	case <-c.up:
+	default:
+		close(c.up)
+	}
+}
+
+// lose ends the client's connection. What is in flight and queued stays; requests are noted, to be made again.
+func (c *client) lose(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	in, out := c.link.Bytes()
+	c.stats.BytesIn += in
+	c.stats.BytesOut += out
+	c.stats.Losses++
+	c.link = nil
+	c.state = StateWaiting
+	c.up = make(chan struct{})
+	for _, owner := range c.session.Lost() {
+		c.unanswered(owner.(*request))
+	}
+	c.room.wakeAll()
+	c.queue.wakeAll()
+}
+
+// connect makes one attempt, within the connect timeout. ctx may be of the caller of NewClient.
+func (c *client) connect(ctx context.Context, a *attempt) (*link.Link, *codec.Connack, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.connectTimeout)
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
-	server := c.config.server
-	conn, err := c.config.dialer.Dial(ctx, server)
+	if err := c.config.prepare(ctx, a); err != nil {
+		return nil, nil, a.error(err)
+	}
+	packet, err := c.config.connectPacket(a).Append(nil, c.version)
 	if err != nil {
-		return nil, &ConnectError{Server: server.Redacted(), Err: err}
+		return nil, nil, a.error(err)
+	}
+	conn, err := c.config.dialer.Dial(ctx, a.URL)
+	if err != nil {
+		return nil, nil, a.error(err)
 	}
 	l := link.New(conn, &c.mu, link.Config{
 		Version:           c.version,
 		MaximumPacketSize: c.config.maximumPacketSize,
 		Patience:          c.config.pingTimeout,
 	})
-	ack, err := within(ctx, conn, func() (*codec.Connack, error) { return c.handshake(l) })
+	ack, err := within(ctx, conn, func() (*codec.Connack, error) { return c.handshake(l, packet, a) })
 	if err != nil {
 		conn.Close()
-		return nil, c.connectError(err)
+		return nil, nil, a.error(err)
 	}
-	c.begin(l, ack)
-	return l, nil
+	return l, ack, nil
 }
 
 // within runs f, and closes conn to stop it when ctx ends.
@@ -140,8 +158,8 @@ func within[T any](ctx context.Context, conn net.Conn, f func() (T, error)) (T, 
 	return v, err
 }
 
-// connectError makes the public error of a failed handshake.
-func (c *client) connectError(err error) error {
+// error makes the public error of a failed attempt.
+func (a *attempt) error(err error) error {
 	var refused *ConnectError
 	if errors.As(err, &refused) {
 		return err
@@ -150,19 +168,15 @@ func (c *client) connectError(err error) error {
 	if errors.As(err, &broken) {
 		err = packetError(broken)
 	}
-	return &ConnectError{Server: c.config.server.Redacted(), Err: err}
+	return &ConnectError{Server: a.URL.Redacted(), Err: err}
 }
 
 // handshake sends CONNECT and waits for CONNACK.
-func (c *client) handshake(l *link.Link) (*codec.Connack, error) {
-	packet, err := c.connectPacket(c.config.clientID).Append(nil, c.version)
-	if err != nil {
+func (c *client) handshake(l *link.Link, connect []byte, a *attempt) (*codec.Connack, error) {
+	if err := l.Write(connect); err != nil {
 		return nil, err
 	}
-	if err := l.Write(packet); err != nil {
-		return nil, err
-	}
-	ack, err := c.readConnack(l)
+	ack, err := c.readConnack(l, a)
 	var broken *codec.Error
 	if c.version >= codec.V5 && errors.As(err, &broken) {
 		if packet, err := (&codec.Disconnect{Code: broken.Code}).Append(nil, c.version); err == nil {
@@ -172,7 +186,7 @@ func (c *client) handshake(l *link.Link) (*codec.Connack, error) {
 	return ack, err
 }
 
-func (c *client) readConnack(l *link.Link) (*codec.Connack, error) {
+func (c *client) readConnack(l *link.Link, a *attempt) (*codec.Connack, error) {
 	h, body, err := l.ReadPacket()
 	if err != nil {
 		return nil, err
@@ -191,11 +205,11 @@ func (c *client) readConnack(l *link.Link) (*codec.Connack, error) {
 	case ack.Code != codec.Success:
 		p := &ack.Properties
 		return nil, &ConnectError{
-			Server:          c.config.server.Redacted(),
+			Server:          a.URL.Redacted(),
 			ServerReference: p.ServerReference,
 			Refusal:         Refusal{Code: ReasonCode(ack.Code), Reason: p.ReasonString, UserProperties: p.UserProperties},
 		}
-	case ack.SessionPresent && c.config.cleanStart:
+	case ack.SessionPresent && a.cleanStart:
 		return nil, &codec.Error{
 			Packet: codec.CONNACK, Code: codec.ProtocolError, Rule: "MQTT-3.2.2-2",
 			Detail: "a session is present although a clean start was asked for",
@@ -209,31 +223,61 @@ func (c *client) readConnack(l *link.Link) (*codec.Connack, error) {
 	return ack, nil
 }
 
-// begin makes l the client's connection.
-func (c *client) begin(l *link.Link, ack *codec.Connack) {
+// begin makes l the client's connection: what is in flight is sent again, subscriptions are made again where that is
+// needed, and then what waited is sent. It returns the number of the session.
+func (c *client) begin(l *link.Link, ack *codec.Connack) int {
 	c.mu.Lock()
-	c.connAck = c.config.connAck(ack)
-	c.session.Connected(int(c.connAck.ReceiveMaximum))
+	clientID := c.connAck.ClientID
+	c.connAck = c.config.connAck(ack, clientID)
 	c.state = StateConnected
 	c.link = l
-	keepAlive := c.connAck.KeepAlive
+	c.stats.Connects++
+	c.openParking()
+	told := c.beginSession(l)
+	c.unsubscribeAgain()
+	c.subscribeAgain()
+	told = c.sendQueued(told)
+	c.noteUp()
+	number, keepAlive := c.sessions, c.connAck.KeepAlive
 	c.mu.Unlock()
+	wake(told)
 	l.Start(newReceiver(c, l), keepAlive)
+	return number
 }
 
-// connectPacket is what the options ask for.
-func (c *config) connectPacket(clientID string) *codec.Connect {
-	p := &codec.Connect{
-		CleanStart:  c.cleanStart,
-		KeepAlive:   uint16(c.keepAlive / time.Second),
-		ClientID:    clientID,
-		Will:        c.will,
-		HasUsername: c.hasUsername,
-		HasPassword: c.hasPassword,
-		Username:    c.username,
+// beginSession continues the session, or begins a new one; mu is held.
+func (c *client) beginSession(l *link.Link) (told []*Delivery) {
+	receiveMaximum := int(c.connAck.ReceiveMaximum)
+	if c.connAck.SessionPresent {
+		if c.sessions == 0 { // an earlier client's: the application vouches for having its state
+			c.sessions = 1
+			c.session.StartAt(uint16(rand.Uint32()))
+		}
+		l.Commit(c.session.Resumed(l.Buffer(), receiveMaximum))
+		return nil
 	}
-	if c.hasPassword {
-		p.Password = []byte(c.password)
+	c.sessions++
+	for _, m := range c.session.Renewed(receiveMaximum) {
+		if d, ok := m.Owner.(*Delivery); ok {
+			told = d.settle(told, Success, ErrSessionLost)
+		}
+	}
+	return told
+}
+
+// connectPacket is what the options and the attempt ask for.
+func (c *config) connectPacket(a *attempt) *codec.Connect {
+	p := &codec.Connect{
+		CleanStart:  a.cleanStart,
+		KeepAlive:   uint16(c.keepAlive / time.Second),
+		ClientID:    a.clientID,
+		Will:        c.will,
+		HasUsername: c.hasUsername || a.Username != "",
+		HasPassword: c.hasPassword || a.Password != "",
+		Username:    a.Username,
+	}
+	if p.HasPassword {
+		p.Password = []byte(a.Password)
 	}
 	if c.version < codec.V5 {
 		return p
@@ -248,16 +292,12 @@ func (c *config) connectPacket(clientID string) *codec.Connect {
 	return p
 }
 
-func (c *client) connectPacket(clientID string) *codec.Connect {
-	return c.config.connectPacket(clientID)
-}
-
 // connAck fills in what CONNACK leaves out.
-func (c *config) connAck(ack *codec.Connack) ConnAck {
+func (c *config) connAck(ack *codec.Connack, clientID string) ConnAck {
 	p := &ack.Properties
 	a := ConnAck{
 		SessionPresent:          ack.SessionPresent,
-		ClientID:                c.clientID,
+		ClientID:                clientID,
 		KeepAlive:               c.keepAlive,
 		SessionExpiry:           c.sessionExpiry,
 		ReceiveMaximum:          65_535,

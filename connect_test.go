@@ -275,9 +275,9 @@ func connectRefused(t *testing.T, v codec.Version, ack *codec.Connack, want mqtt
 		server := mqtttest.NewServer(t, v)
 		result := calling(func() (err error) {
 			if v == codec.V5 {
-				_, err = mqtt.NewClient(t.Context(), "mqtt://u:secret@test:1883", mqtt.WithDialer(server.DialContext))
+				_, err = mqtt.NewClient(t.Context(), "mqtt://u:secret@test:1883", mqtt.WithDialer(server.DialContext), mqtt.WithoutRedirect())
 			} else {
-				_, err = mqtt.NewClientV311(t.Context(), "mqtt://u:secret@test:1883", mqtt.WithDialer(server.DialContext))
+				_, err = mqtt.NewClientV311(t.Context(), "mqtt://u:secret@test:1883", mqtt.WithDialer(server.DialContext), mqtt.WithoutRedirect())
 			}
 			return err
 		})

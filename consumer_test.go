@@ -31,7 +31,7 @@ type dialFunc = func(ctx context.Context, network, address string) (net.Conn, er
 // dialV5 makes a client that lives until the test ends.
 func dialV5(t *testing.T, dial dialFunc, opts ...mqtt.OptionV5) mqtt.ClientV5 {
 	t.Helper()
-	c, err := mqtt.NewClient(t.Context(), "mqtt://test", append(opts, mqtt.WithDialer(dial))...)
+	c, err := mqtt.NewClient(t.Context(), "mqtt://test", append(opts, mqtt.WithDialer(dial), mqtt.WithoutReconnect())...)
 	if err != nil {
 		t.Error(err)
 		return nil
@@ -46,7 +46,7 @@ func dialAs(t *testing.T, v codec.Version, dial dialFunc, opts ...mqtt.Option) m
 	if v == codec.V5 {
 		return mqtt.Common(dialV5(t, dial, mqtt.Options(opts)))
 	}
-	c, err := mqtt.NewClientV311(t.Context(), "mqtt://test", append(opts, mqtt.WithDialer(dial))...)
+	c, err := mqtt.NewClientV311(t.Context(), "mqtt://test", append(opts, mqtt.WithDialer(dial), mqtt.WithoutReconnect())...)
 	if err != nil {
 		t.Error(err)
 		return nil

@@ -18,7 +18,7 @@ const yields = 4
 // try puts m into the subscription's channel if there is room and nothing waits before it. It may release the mutex in
 // between.
 func (r *receiver) try(s *Subscription, m Message) bool {
-	for i := 0; !s.ended && !s.sending; i++ {
+	for i := 0; !s.ended && !s.sending && !s.gated; i++ {
 		select {
 		case s.channel <- m:
 			return true
@@ -37,18 +37,20 @@ func (r *receiver) try(s *Subscription, m Message) bool {
 // hold lets a message at QoS 1 or 2 wait for its acknowledgement: in line, until there is room in the channel, or with
 // ManualAck in the application's hands.
 func (r *receiver) hold(s *Subscription, m Message, receipt *session.Receipt) {
+	r.client.watchStalls()
 	if s.options.ack == ManualAck {
-		m.origin = &origin{client: r.client, receipt: receipt, ids: m.origin.identifiers()}
+		m.origin = &origin{sub: s, receipt: receipt, ids: m.origin.identifiers()}
 		if r.try(s, m) {
 			return
 		}
 	}
 	if s.ended {
-		r.link.Commit(r.client.session.Settle(r.link.Buffer(), receipt, codec.Success, ""))
+		r.link.Commit(r.client.session.Settle(r.link.Buffer(), receipt, s, codec.Success, ""))
 		return
 	}
 	s.held.Push(s.inLine(waiting{message: m, receipt: receipt}))
 	s.startPump()
+	r.client.boundInbound()
 }
 
 // offer hands over a message at QoS 0, or drops one.
@@ -57,7 +59,7 @@ func (r *receiver) offer(s *Subscription, m Message) {
 		return
 	}
 	switch {
-	case s.options.overflow == Block && s.leaving == nil:
+	case s.options.overflow == Block && s.leaving == nil && !s.gated:
 		r.block(s, m)
 		return
 	case s.loose.Len() < s.options.buffer:
@@ -65,11 +67,12 @@ func (r *receiver) offer(s *Subscription, m Message) {
 		s.drop()
 		return
 	default:
-		s.loose.Pop()
+		s.leaveLine(s.loose.Pop())
 		s.drop()
 	}
 	s.loose.Push(s.inLine(waiting{message: m}))
 	s.startPump()
+	r.client.boundInbound()
 }
 
 // block waits until the consumer takes m, or the subscription or the connection ends. The mutex is free meanwhile. After
@@ -121,18 +124,30 @@ type waiting struct {
 func (s *Subscription) inLine(w waiting) waiting {
 	s.place++
 	w.place = s.place
+	s.bytes += w.size()
+	s.client.waiting += w.size()
 	return w
 }
 
+func (s *Subscription) leaveLine(w waiting) {
+	s.bytes -= w.size()
+	s.client.waiting -= w.size()
+}
+
+func (w *waiting) size() int { return len(w.message.Topic) + len(w.message.Payload) }
+
 // next takes the first message out of line.
-func (s *Subscription) next() (waiting, bool) {
+func (s *Subscription) next() (w waiting, ok bool) {
 	switch loose, held := s.loose.Len() > 0, s.held.Len() > 0; {
 	case loose && (!held || s.loose.At(0).place < s.held.At(0).place):
-		return s.loose.Pop(), true
+		w = s.loose.Pop()
 	case held:
-		return s.held.Pop(), true
+		w = s.held.Pop()
+	default:
+		return w, false
 	}
-	return waiting{}, false
+	s.leaveLine(w)
+	return w, true
 }
 
 func (s *Subscription) drop() {
@@ -141,7 +156,7 @@ func (s *Subscription) drop() {
 }
 
 func (s *Subscription) startPump() {
-	if s.sending {
+	if s.sending || s.gated {
 		return
 	}
 	s.sending = true
@@ -171,7 +186,7 @@ func (s *Subscription) pump() {
 			break
 		}
 		if s.options.ack == AutoAck {
-			s.client.settle(w.receipt, codec.Success, "")
+			s.client.settle(w.receipt, s, codec.Success, "")
 		}
 	}
 	s.stopSending()
@@ -203,5 +218,5 @@ func (s *Subscription) giveUp(w waiting) {
 		return
 	}
 	s.drop()
-	s.client.settle(w.receipt, codec.Success, "")
+	s.client.settle(w.receipt, s, codec.Success, "")
 }

@@ -19,11 +19,21 @@ var (
 	ErrClosed = errors.New("mqtt: client closed")
 	// ErrOutcomeUnknown says that a message was sent, and that it is not known whether the server took it.
 	ErrOutcomeUnknown = errors.New("mqtt: outcome unknown")
+	// ErrSessionLost is the fate of a message at QoS 2 that was in flight when the server lost the session; it is an
+	// ErrOutcomeUnknown. It is also the answer to an Ack for a message of a lost session.
+	ErrSessionLost = error(sessionLost{})
 	// ErrQueueFull is the answer to a publish that found the queue full.
 	ErrQueueFull = errors.New("mqtt: queue full")
+	// ErrSlowConsumer ends a subscription that has held up the others, see EndIfStalled and WithInboundLimit.
+	ErrSlowConsumer = errors.New("mqtt: slow consumer")
 	// ErrExpired is the fate of a message whose Message Expiry Interval ended before it was sent.
 	ErrExpired = errors.New("mqtt: message expired before it was sent")
 )
+
+type sessionLost struct{}
+
+func (sessionLost) Error() string        { return "mqtt: the server has lost the session: outcome unknown" }
+func (sessionLost) Is(target error) bool { return target == ErrOutcomeUnknown }
 
 // SafeToRetry reports whether what err is about certainly never left this client, so that doing it again cannot make
 // a duplicate. It does not say that another try is likely to succeed.

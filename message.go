@@ -22,9 +22,9 @@ type Message struct {
 
 // origin is what the copies of a message share.
 type origin struct {
-	client  *client
 	ids     []uint32         // subscription identifiers
 	receipt *session.Receipt // nil: nothing to acknowledge
+	sub     *Subscription    // who has to settle it
 	settled bool             // guarded by client.mu
 }
 
@@ -40,7 +40,9 @@ func (o *origin) identifiers() []uint32 {
 // behind it, on all subscriptions.
 //
 // Only the first of Ack and Reject counts, for all copies of the message. At QoS 0, and without ManualAck, there is
-// nothing to do. The error is why the client ended, if it has.
+// nothing to do. A message of an earlier connection is acknowledged when the server sends it again, which is not
+// delivered again. The error is ErrSessionLost when the server has lost the session that the message belongs to, or why
+// the client ended.
 func (m Message) Ack() error { return m.settle(codec.Success, "") }
 
 // Reject refuses a message of a subscription with ManualAck, with a reason code of 0x80 or more and a reason for
@@ -66,16 +68,19 @@ func (m Message) settle(code codec.ReasonCode, reason string) error {
 	if o == nil || o.receipt == nil {
 		return nil
 	}
-	o.client.mu.Lock()
-	defer o.client.mu.Unlock()
+	c := o.sub.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	switch {
 	case o.settled:
 		return nil
-	case o.client.err != nil:
-		return o.client.err
+	case c.err != nil:
+		return c.err
+	case o.receipt.Forgotten():
+		return ErrSessionLost
 	}
 	o.settled = true
-	o.client.settle(o.receipt, code, reason)
+	c.settle(o.receipt, o.sub, code, reason)
 	return nil
 }
 
@@ -83,16 +88,20 @@ func (m Message) settle(code codec.ReasonCode, reason string) error {
 // of this client that it was for.
 func (m Message) SubscriptionIdentifiers() []uint32 { return slices.Clone(m.origin.identifiers()) }
 
-// settle settles a receipt and sends the acknowledgements that may go out now; mu is held.
-func (c *client) settle(r *session.Receipt, code codec.ReasonCode, reason string) {
+// settle is a holder's word on a message, if that needs one: it sends the acknowledgements that may go out now; mu is held.
+func (c *client) settle(r *session.Receipt, holder any, code codec.ReasonCode, reason string) {
+	if r == nil {
+		return // QoS 0
+	}
 	l := c.live()
-	if l == nil || r == nil {
+	if l == nil {
+		c.session.Settle(nil, r, holder, code, reason)
 		return
 	}
 	if c.tooLarge(ackSize(reason)) {
 		reason = "" // [MQTT-3.4.2-2] [MQTT-3.5.2-2]
 	}
-	l.Commit(c.session.Settle(l.Buffer(), r, code, reason))
+	l.Commit(c.session.Settle(l.Buffer(), r, holder, code, reason))
 }
 
 // ackSize returns the length of a PUBACK or PUBREC with a reason string.

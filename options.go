@@ -62,12 +62,15 @@ const (
 	defaultMaxInFlight    = 1024
 	defaultQueueMessages  = 10_000
 	defaultQueueBytes     = 64 << 20
+	defaultInboundLimit   = 64 << 20
+	defaultParkingPlaces  = 1000
+	defaultParkingTime    = 30 * time.Second
 )
 
 // config is what the options say. It does not change once the client is made.
 type config struct {
 	version codec.Version
-	server  *url.URL
+	servers []*url.URL
 	dialer  transport.Dialer
 	logger  *slog.Logger
 
@@ -90,6 +93,20 @@ type config struct {
 	maximumPacketSize int
 	limits            session.Limits
 
+	reconnect          ReconnectPolicy
+	withoutReconnect   bool
+	connectRetry       bool
+	inBackground       bool
+	noRedirect         bool
+	resubscribeResumed bool
+	credentialsFunc    func(ctx context.Context) (username, password string, err error)
+	attemptFunc        func(ctx context.Context, a *Attempt) error
+
+	inboundLimit  int
+	parkingPlaces int
+	parkingTime   time.Duration
+	unmatched     func(Message)
+
 	topicDefaults  []topicDefault // in the order given; a later one wins
 	filterPrefixes []string
 }
@@ -106,7 +123,7 @@ func newConfig(v codec.Version, host string) (*config, error) {
 	}
 	c := &config{
 		version:        v,
-		server:         server,
+		servers:        []*url.URL{server},
 		logger:         slog.New(slog.DiscardHandler),
 		clientID:       "petrel-" + rand.Text(),
 		cleanStart:     true,
@@ -119,6 +136,9 @@ func newConfig(v codec.Version, host string) (*config, error) {
 			QueueMessages: defaultQueueMessages,
 			QueueBytes:    defaultQueueBytes,
 		},
+		inboundLimit:   defaultInboundLimit,
+		parkingPlaces:  defaultParkingPlaces,
+		parkingTime:    defaultParkingTime,
 		filterPrefixes: []string{"$queue/", "$exclusive/"},
 	}
 	if v >= codec.V5 {
@@ -141,11 +161,16 @@ func (c *config) finish() error {
 	case c.hasPassword && !c.hasUsername && c.version < codec.V5:
 		return errors.New("mqtt: MQTT 3.1.1 has no password without a user name [MQTT-3.1.2-22]")
 	}
+	c.reconnect.fill()
+	if err := c.reconnect.check(); err != nil {
+		return err
+	}
 	if c.willProperties != nil {
 		c.will.Properties = codec.WillProperties(*c.willProperties)
 	}
 	// A CONNECT that cannot be encoded is a mistake in the options, and found before anything is dialled.
-	_, err := c.connectPacket(c.clientID).Append(nil, c.version)
+	a := &attempt{Attempt: Attempt{Username: c.username, Password: c.password}, cleanStart: c.cleanStart, clientID: c.clientID}
+	_, err := c.connectPacket(a).Append(nil, c.version)
 	if err != nil {
 		return fmt.Errorf("mqtt: %w", err)
 	}
@@ -204,6 +229,93 @@ func WithCredentials(username, password string) Option {
 	return option(func(c *config) error {
 		c.hasUsername, c.username = true, username
 		c.hasPassword, c.password = true, password
+		return nil
+	})
+}
+
+// WithCredentialsFunc asks f for user name and password at every attempt to connect. ctx bounds it: it ends with the
+// connect timeout. An error of f is a failed attempt, and another follows as the policy says, unless it is wrapped by
+// Permanent. With f, a server's refusal of the credentials does not end the client: the next attempt may bring fresh
+// ones.
+func WithCredentialsFunc(f func(ctx context.Context) (username, password string, err error)) Option {
+	return option(func(c *config) error {
+		c.credentialsFunc = f
+		return nil
+	})
+}
+
+// WithAttemptFunc lets f look at, and change, every attempt to connect before it is made, after a credentials function
+// was asked. Its ctx and errors are as those of WithCredentialsFunc.
+func WithAttemptFunc(f func(ctx context.Context, a *Attempt) error) Option {
+	return option(func(c *config) error {
+		c.attemptFunc = f
+		return nil
+	})
+}
+
+// WithServers adds servers, to be tried in turn with the one given to NewClient, each as NewClient takes it. They are
+// asked for the same session where they may have it; credentials in their URLs are not used.
+func WithServers(hosts ...string) Option {
+	return option(func(c *config) error {
+		for _, h := range hosts {
+			u, err := transport.ParseURL(h)
+			if err != nil {
+				return fmt.Errorf("mqtt: WithServers: %w", err)
+			}
+			c.servers = append(c.servers, u)
+		}
+		return nil
+	})
+}
+
+// WithReconnect sets when the client connects again.
+func WithReconnect(p ReconnectPolicy) Option {
+	return option(func(c *config) error {
+		c.reconnect = p
+		return nil
+	})
+}
+
+// WithoutReconnect ends the client with its first connection.
+func WithoutReconnect() Option {
+	return option(func(c *config) error {
+		c.withoutReconnect = true
+		return nil
+	})
+}
+
+// WithConnectRetry makes NewClient try again, as the reconnect policy says, until its ctx ends. Without it the first
+// failure is NewClient's error.
+func WithConnectRetry() Option {
+	return option(func(c *config) error {
+		c.connectRetry = true
+		return nil
+	})
+}
+
+// WithConnectInBackground makes NewClient return at once. Its ctx is of no use then; publishes at QoS 1 and 2 are queued
+// and Subscribe waits until the client is connected. See WaitConnected.
+func WithConnectInBackground() Option {
+	return option(func(c *config) error {
+		c.inBackground = true
+		return nil
+	})
+}
+
+// WithoutRedirect makes the client treat a server's word to use another one as an ordinary failure, instead of following
+// it.
+func WithoutRedirect() Option {
+	return option(func(c *config) error {
+		c.noRedirect = true
+		return nil
+	})
+}
+
+// WithResubscribeOnResume makes subscriptions again even when the server has kept the session. MQTT 5 does that anyway;
+// on MQTT 3.1.1 the server then sends all retained messages again.
+func WithResubscribeOnResume() Option {
+	return option(func(c *config) error {
+		c.resubscribeResumed = true
 		return nil
 	})
 }
@@ -297,6 +409,40 @@ func WithMaximumPacketSize(bytes int) Option {
 	return option(func(c *config) error {
 		c.maximumPacketSize = bytes
 		return between("WithMaximumPacketSize", bytes, 1, codec.MaxRemainingLength+5)
+	})
+}
+
+// WithInboundLimit bounds the messages that wait in the lines of all subscriptions, in bytes of their topics and
+// payloads. When they exceed it, the subscription that holds most ends as with EndIfStalled. The default is 64 MiB. MQTT
+// 3.1.1 has no other bound but 65,535 packet identifiers.
+func WithInboundLimit(bytes int) Option {
+	return option(func(c *config) error {
+		c.inboundLimit = bytes
+		return between("WithInboundLimit", bytes, 1, math.MaxInt)
+	})
+}
+
+// WithParking bounds what is kept for subscriptions to come: when the server resumes the session of an earlier client at
+// the first connect, messages at QoS 1 and 2 that match no subscription wait, not acknowledged, up to n of them and for
+// d. A Subscribe that matches gets them. What nobody claims is acknowledged, as it is at any other time. The default is
+// 1,000 messages and 30 s; with 0 messages there is no parking.
+func WithParking(n int, d time.Duration) Option {
+	return option(func(c *config) error {
+		c.parkingPlaces, c.parkingTime = n, d
+		if n < 0 || d < 0 {
+			return errors.New("mqtt: WithParking: negative")
+		}
+		return nil
+	})
+}
+
+// WithUnmatched gives messages at QoS 1 and 2 that no subscription wanted to f, one at a time, after they were
+// acknowledged. At most 1,000 wait for it; what comes then is passed over. f runs in a goroutine of the client, which
+// Close waits for: f must not call Close.
+func WithUnmatched(f func(Message)) Option {
+	return option(func(c *config) error {
+		c.unmatched = f
+		return nil
 	})
 }
 

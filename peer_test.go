@@ -14,7 +14,7 @@ import (
 
 // dialClient makes a client of either version, which connects through dial. Options for MQTT 5 go with MQTT 5 only.
 func dialClient(ctx context.Context, v codec.Version, dial dialFunc, opts ...mqtt.OptionV5) (mqtt.Client, mqtt.ClientV5, error) {
-	opts = append(opts, mqtt.WithDialer(dial))
+	opts = append([]mqtt.OptionV5{mqtt.WithDialer(dial), mqtt.WithoutReconnect()}, opts...)
 	if v == codec.V5 {
 		c, err := mqtt.NewClient(ctx, "mqtt://test", opts...)
 		if err != nil {

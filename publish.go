@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -62,7 +63,7 @@ func (c *client) giveUp(ctx context.Context, d *Delivery) error {
 		c.mu.Unlock()
 		return ended(ctx)
 	}
-	c.session.Keep(d.id)
+	c.session.Keep(d.id, d)
 	c.mu.Unlock()
 	return fmt.Errorf("%w: waiting for an acknowledgement: %w", ErrOutcomeUnknown, ctx.Err())
 }
@@ -186,13 +187,13 @@ func (c *client) publishQoS0(ctx context.Context, m session.Message) error {
 	woken := false
 	for {
 		l := c.live()
-		if l == nil || c.state == StateDisconnecting {
+		if l == nil || c.draining {
 			return c.notConnected()
 		}
 		if !l.Full() && (woken || c.room.empty()) {
 			return c.writeQoS0(l, &m)
 		}
-		if c.room.wait(ctx, &c.mu) != nil {
+		if c.room.wait(ctx, &c.mu, woken) != nil {
 			return ended(ctx)
 		}
 		woken = true
@@ -235,7 +236,7 @@ func (c *client) submit(ctx context.Context, d *Delivery, m session.Message) err
 	defer c.mu.Unlock()
 	woken := false
 	for {
-		if c.err != nil || c.state == StateDisconnecting {
+		if c.err != nil || c.draining {
 			return c.notConnected()
 		}
 		if woken || c.queue.empty() {
@@ -244,10 +245,10 @@ func (c *client) submit(ctx context.Context, d *Delivery, m session.Message) err
 				return err
 			}
 		}
-		if c.live() == nil {
+		if c.link == nil {
 			return &notSent{ErrQueueFull}
 		}
-		if c.queue.wait(ctx, &c.mu) != nil {
+		if c.queue.wait(ctx, &c.mu, woken) != nil {
 			return ended(ctx)
 		}
 		woken = true
@@ -280,31 +281,70 @@ func (c *client) place(d *Delivery, m session.Message) (placed bool, err error) 
 func (c *client) sendQueued(told []*Delivery) []*Delivery {
 	l := c.live()
 	for l != nil && !l.Full() {
+		m := c.session.Resending()
+		if m == nil {
+			break
+		}
+		told = c.resend(l, m, told)
+	}
+	for l != nil && !l.Full() {
 		m := c.session.Front()
 		if m == nil {
 			break
 		}
-		d := m.Owner.(*Delivery)
+		d, waited := m.Owner.(*Delivery)
 		err := c.stale(m)
+		var id uint16
 		if err == nil {
 			var b []byte
-			b, d.id, err = c.session.SendFront(l.Buffer(), c.now())
+			b, id, err = c.session.SendFront(l.Buffer(), c.now())
 			l.Commit(b)
 		}
 		if err != nil {
 			c.session.DropFront()
-			told = d.settle(told, Success, err)
-			continue
 		}
-		d.sent = true
+		switch {
+		case !waited:
+		case err != nil && d.sent: // on a session that was lost
+			told = d.settle(told, Success, fmt.Errorf("%w: %w", ErrOutcomeUnknown, errors.Unwrap(err)))
+		case err != nil:
+			told = d.settle(told, Success, err)
+		default:
+			d.id, d.sent = id, true
+		}
 	}
 	c.queueChanged()
 	return told
 }
 
-// stale says why a message, which may have waited, must not be sent or queued; mu is held.
+// resend sends a message again, on the session that the server has kept; mu is held. What the server does not take any
+// more is not sent; nobody can know whether it has it already.
+func (c *client) resend(l *link.Link, m *session.Message, told []*Delivery) []*Delivery {
+	err := c.forbidden(m)
+	if err == nil {
+		var b []byte
+		b, err = c.session.Resend(l.Buffer(), c.now())
+		l.Commit(b)
+	}
+	if err == nil {
+		return told
+	}
+	if d, ok := c.session.GiveUpResend().Owner.(*Delivery); ok {
+		told = d.settle(told, Success, fmt.Errorf("%w: %w", ErrOutcomeUnknown, errors.Unwrap(err)))
+	}
+	return told
+}
+
+// wasSent reports whether a message that waits was sent before, on a session that is lost.
+func wasSent(m *session.Message) bool {
+	d, ok := m.Owner.(*Delivery)
+	return m.QoS > 0 && (!ok || d.sent) // without an owner: its publisher has stopped waiting after it was sent
+}
+
+// stale says why a message, which may have waited, must not be sent or queued; mu is held. One that was sent before, on
+// a session that is lost, does not expire any more.
 func (c *client) stale(m *session.Message) error {
-	if m.Expires != 0 && m.Expires <= c.now() {
+	if m.Expires != 0 && m.Expires <= c.now() && !wasSent(m) {
 		c.stats.Expired++
 		return &notSent{ErrExpired}
 	}

@@ -107,6 +107,9 @@ func (r *receiver) pubcomp(h codec.Header, body []byte) error {
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
+	if p.Code == codec.PacketIdentifierNotFound && r.client.session.Released(p.PacketID) {
+		p.Code = codec.Success // no error then (section 3.7.2.1): the server had completed the message before the cut
+	}
 	m, ok := r.client.session.Pubcomp(p.PacketID)
 	r.complete(m, ok, p.Code, p.ReasonString, p.UserProperties)
 	return nil
@@ -180,7 +183,7 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 	}
 	c.stats.Received++
 	if p.QoS > 0 {
-		b, verdict := c.session.Arrive(r.link.Buffer(), p.PacketID, p.QoS, p.Dup)
+		b, verdict := c.session.Arrive(r.link.Buffer(), p)
 		r.link.Commit(b)
 		switch verdict {
 		case session.Repeated:
@@ -196,7 +199,13 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 	var known bool
 	r.targets, known = c.router.appendTargets(r.targets[:0], t, r.ids, p.Retain)
 	if p.QoS > 0 && len(r.targets) == 0 && !known {
+		if r.park(p, t.name) {
+			return nil
+		}
 		c.stats.Unmatched++
+		if c.config.unmatched != nil {
+			c.giveAway(r.message(p, t.name, holder{qos: QoS(p.QoS)}))
+		}
 	}
 	r.deliver(p, t.name)
 	clear(r.targets)
@@ -252,9 +261,9 @@ func (r *receiver) deliver(p *codec.PublishView, name string) {
 			continue
 		}
 		if receipt == nil {
-			receipt = c.session.Hold(p.PacketID, p.QoS)
+			receipt = c.session.Hold(p)
 		}
-		receipt.AddHolder()
+		receipt.AddHolder(to.sub)
 		r.hold(to.sub, m, receipt)
 	}
 	switch {
@@ -262,7 +271,7 @@ func (r *receiver) deliver(p *codec.PublishView, name string) {
 	case receipt != nil:
 		r.link.Commit(c.session.Release(r.link.Buffer(), receipt, accepted))
 	default: // accepted, or nobody holds it at QoS 1 or 2
-		r.link.Commit(c.session.Accept(r.link.Buffer(), p.PacketID, p.QoS))
+		r.link.Commit(c.session.Accept(r.link.Buffer(), p))
 	}
 }
 
@@ -301,9 +310,9 @@ func (r *receiver) Oversized(h codec.Header, start []byte) error {
 	if p.QoS == 0 {
 		return nil
 	}
-	b, verdict := c.session.Arrive(r.link.Buffer(), p.PacketID, p.QoS, p.Dup)
+	b, verdict := c.session.Arrive(r.link.Buffer(), p)
 	if verdict == session.Deliver {
-		b = c.session.Accept(b, p.PacketID, p.QoS)
+		b = c.session.Accept(b, p)
 	}
 	r.link.Commit(b)
 	return nil

@@ -28,6 +28,7 @@ type route struct {
 	qos        QoS           // to subscribe at: the highest that a holder asks for, and not less than before
 	granted    QoS           // to the latest SUBSCRIBE that was granted
 	confirmed  bool          // a SUBSCRIBE was granted, and no UNSUBSCRIBE was sent after it
+	uncertain  bool          // a SUBSCRIBE was cut before its SUBACK: the server may have granted it
 	flags      SubscribeFlag // of all holders
 	subscribes []*subscribe  // the latest SUBSCRIBEs of the filter that were not refused, oldest first
 }
@@ -65,12 +66,12 @@ func (r *router) join(s *Subscription, f filterRequest) (*route, error) {
 			filter: f.filter,
 			inner:  topic.Inner(f.filter, r.prefixes),
 			shared: topic.Shared(f.filter),
-			flags:  s.options.flags,
+			flags:  s.options.serverFlags(),
 		}
 		r.routes[f.filter] = rt
 		r.index.Add(rt.inner, rt)
 	}
-	if rt.flags != s.options.flags {
+	if rt.flags != s.options.serverFlags() {
 		return nil, &notSent{fmt.Errorf(
 			"mqtt: filter %q is subscribed already with other options: No Local and Retain As Published hold for all of a client's subscriptions to it",
 			f.filter)}
@@ -145,7 +146,7 @@ func (rt *route) wanted() bool {
 // accepted notes that the server granted a SUBSCRIBE. SUBACKs may come in any order; what holds is what the latest
 // SUBSCRIBE got.
 func (rt *route) accepted(sent *subscribe, granted QoS) {
-	sent.granted = true
+	sent.granted, rt.uncertain = true, false
 	latest := slices.IndexFunc(rt.subscribes, func(s *subscribe) bool { return s == sent })
 	if !slices.ContainsFunc(rt.subscribes[latest+1:], func(s *subscribe) bool { return s.granted }) {
 		rt.granted = granted
@@ -162,7 +163,7 @@ func (rt *route) refused(sent *subscribe) {
 
 // unsubscribed notes that an UNSUBSCRIBE goes out.
 func (rt *route) unsubscribed() {
-	rt.confirmed = false
+	rt.confirmed, rt.uncertain = false, false
 	for _, s := range rt.subscribes {
 		s.undone = true
 	}

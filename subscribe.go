@@ -33,14 +33,11 @@ type call struct {
 
 func newCall(s *Subscription) *call { return &call{sub: s, done: make(chan struct{})} }
 
-// fail ends the call because the client has ended.
-func (q *request) fail(err error) {
-	if q.call != nil {
-		q.call.finish(err)
-	}
-}
-
+// finish ends the call, if it has not ended; nobody waits if k is nil.
 func (k *call) finish(err error) {
+	if k == nil {
+		return
+	}
 	select {
 	case <-k.done:
 	default:
@@ -49,8 +46,21 @@ func (k *call) finish(err error) {
 	}
 }
 
-// answered notes the answer to one request of the call.
+// waiting reports whether the call has not ended.
+func (k *call) waiting() bool {
+	select {
+	case <-k.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// answered notes the answer to one request of the call; nobody waits if k is nil.
 func (k *call) answered() {
+	if k == nil {
+		return
+	}
 	k.pending--
 	switch {
 	case k.pending > 0:
@@ -74,11 +84,12 @@ func (c *client) subscribe(ctx context.Context, o subscribeOptions, filters []fi
 	case <-ctx.Done():
 		err = fmt.Errorf("mqtt: waiting for SUBACK: %w", ctx.Err())
 	}
-	if err == nil {
-		return s, nil
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err == nil {
+		s.openGate()
+		return s, nil
+	}
 	c.abandon(s, err)
 	return nil, err
 }
@@ -88,6 +99,7 @@ func (c *client) subscribe(ctx context.Context, o subscribeOptions, filters []fi
 func (c *client) abandon(s *Subscription, err error) {
 	c.sendUnsubscribe(nil, s.leave())
 	s.end(err)
+	c.giveBackParked(s)
 	c.discardLine(s)
 }
 
@@ -95,11 +107,8 @@ func (c *client) abandon(s *Subscription, err error) {
 func (c *client) startSubscribe(s *Subscription, filters []filterRequest) (*call, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.live() == nil || c.state == StateDisconnecting {
+	if c.err != nil || c.draining || c.live() == nil && c.config.withoutReconnect {
 		return nil, c.notConnected()
-	}
-	if err := c.unavailable(&s.options, filters); err != nil {
-		return nil, err
 	}
 	for _, f := range filters {
 		rt, err := c.router.join(s, f)
@@ -110,28 +119,26 @@ func (c *client) startSubscribe(s *Subscription, filters []filterRequest) (*call
 		s.routes = append(s.routes, rt)
 		s.filters = append(s.filters, Filter{Filter: f.filter, QoS: f.qos})
 	}
-	c.subs[s] = struct{}{}
-	k := newCall(s)
-	if err := c.sendSubscribes(k); err != nil {
-		c.abandon(s, err)
-		return nil, err
-	}
-	return k, nil
+	c.born++
+	c.subs[s], s.born = struct{}{}, c.born
+	s.call = newCall(s)
+	c.claim(s)
+	c.sendSubscribes(s)
+	return s.call, nil
 }
 
 // unavailable checks a subscription against what the server announced; mu is held.
-func (c *client) unavailable(o *subscribeOptions, filters []filterRequest) error {
+func (c *client) unavailable(s *Subscription) error {
 	a := &c.connAck
-	if o.identifier != nil && !a.SubscriptionIdentifiers {
-		return &notSent{&SubscribeError{[]FilterError{{Filter: filters[0].filter, Code: SubscriptionIdentifiersNotSupported}}}}
-	}
 	var failures []FilterError
-	for _, f := range filters {
+	for _, f := range s.filters {
 		switch {
-		case !a.SharedSubscriptions && topic.Shared(f.filter):
-			failures = append(failures, FilterError{Filter: f.filter, Code: SharedSubscriptionsNotSupported})
-		case !a.WildcardSubscriptions && strings.ContainsAny(f.filter, "+#"):
-			failures = append(failures, FilterError{Filter: f.filter, Code: WildcardSubscriptionsNotSupported})
+		case !a.SubscriptionIdentifiers && s.options.identifier != nil:
+			failures = append(failures, FilterError{Filter: f.Filter, Code: SubscriptionIdentifiersNotSupported})
+		case !a.SharedSubscriptions && topic.Shared(f.Filter):
+			failures = append(failures, FilterError{Filter: f.Filter, Code: SharedSubscriptionsNotSupported})
+		case !a.WildcardSubscriptions && strings.ContainsAny(f.Filter, "+#"):
+			failures = append(failures, FilterError{Filter: f.Filter, Code: WildcardSubscriptionsNotSupported})
 		}
 	}
 	if failures != nil {
@@ -140,13 +147,20 @@ func (c *client) unavailable(o *subscribeOptions, filters []filterRequest) error
 	return nil
 }
 
-// sendSubscribes sends the SUBSCRIBEs that the call's subscription needs; mu is held.
+// sendSubscribes sends the SUBSCRIBEs that a new subscription needs, if there is a connection; mu is held.
 //
 // A filter that others hold is subscribed again only if that raises its QoS, if retained messages are wanted, or if it
 // is not certain that the server has it. Where the server knows subscription identifiers each filter has its own, and so
 // a packet of its own: then a message says which filter it is for.
-func (c *client) sendSubscribes(k *call) error {
-	s := k.sub
+func (c *client) sendSubscribes(s *Subscription) {
+	if c.live() == nil {
+		return
+	}
+	s.call.pending = 0
+	if err := c.unavailable(s); err != nil {
+		s.call.finish(err)
+		return
+	}
 	var needed []*route
 	for i, rt := range s.routes {
 		if !rt.confirmed || rt.pending() || rt.qos > rt.asked() || s.options.retain == SendRetained {
@@ -155,15 +169,12 @@ func (c *client) sendSubscribes(k *call) error {
 			s.filters[i].Granted = min(s.filters[i].QoS, rt.granted)
 		}
 	}
-	atOnce := packetFilters
-	if c.connAck.SubscriptionIdentifiers && s.options.identifier == nil {
-		atOnce = 1
+	err := inPackets(needed, c.filtersAtOnce(s), func(routes []*route) error {
+		return c.sendSubscribe(&request{call: s.call, routes: routes}, s, s, s.retainHandling)
+	})
+	if err != nil || s.call.pending == 0 {
+		s.call.finish(err)
 	}
-	err := inPackets(needed, atOnce, func(routes []*route) error { return c.sendSubscribe(k, routes) })
-	if err == nil && k.pending == 0 {
-		k.finish(nil)
-	}
-	return err
 }
 
 // inPackets sends packets that carry most of list each, or fewer where those would be larger than the server takes.
@@ -180,23 +191,30 @@ func inPackets[T any](list []T, most int, send func([]T) error) error {
 	return nil
 }
 
-// sendSubscribe sends one SUBSCRIBE; mu is held.
-func (c *client) sendSubscribe(k *call, routes []*route) error {
-	s := k.sub
+// filtersAtOnce is how many filters of s may share a packet; mu is held.
+func (c *client) filtersAtOnce(s *Subscription) int {
+	if c.connAck.SubscriptionIdentifiers && s.options.identifier == nil {
+		return 1
+	}
+	return packetFilters
+}
+
+// sendSubscribe sends one SUBSCRIBE, as the options of s ask for it. Retained messages that it brings are for retainTo
+// alone, or for all holders if that is nil. mu is held.
+func (c *client) sendSubscribe(r *request, s, retainTo *Subscription, handling func(*route) RetainHandling) error {
 	p := codec.Subscribe{
 		SubscriptionIdentifier: c.identifierFor(s),
 		UserProperties:         s.options.properties.UserProperties,
 	}
-	r := &request{call: k, routes: routes}
-	for _, rt := range routes {
+	for _, rt := range r.routes {
 		r.filters = append(r.filters, rt.filter)
-		p.Filters = append(p.Filters, codec.SubscribeFilter{
-			Filter:            rt.filter,
-			QoS:               byte(rt.qos),
-			NoLocal:           rt.flags&NoLocal != 0,
-			RetainAsPublished: rt.flags&RetainAsPublished != 0,
-			RetainHandling:    byte(s.retainHandling(rt)),
-		})
+		f := codec.SubscribeFilter{Filter: rt.filter, QoS: byte(rt.qos)}
+		if c.version >= codec.V5 {
+			f.NoLocal = rt.flags&NoLocal != 0
+			f.RetainAsPublished = rt.flags&RetainAsPublished != 0
+			f.RetainHandling = byte(handling(rt))
+		}
+		p.Filters = append(p.Filters, f)
 	}
 	err := c.sendRequest(r, func(b []byte, id uint16) ([]byte, error) {
 		p.PacketID = id
@@ -205,12 +223,15 @@ func (c *client) sendSubscribe(k *call, routes []*route) error {
 	if err != nil {
 		return err
 	}
-	for _, rt := range routes {
+	if r.call != nil {
+		r.call.pending++
+	}
+	for _, rt := range r.routes {
 		sent := &subscribe{
 			identifier: p.SubscriptionIdentifier,
 			qos:        rt.qos,
-			retained:   s.retainHandling(rt) != SkipRetained,
-			retainTo:   s,
+			retained:   handling(rt) != SkipRetained,
+			retainTo:   retainTo,
 		}
 		rt.subscribes = remember(rt.subscribes, sent)
 		r.sent = append(r.sent, sent)
@@ -259,9 +280,6 @@ func (c *client) sendRequest(r *request, encode func(b []byte, id uint16) ([]byt
 		return &notSent{fmt.Errorf("mqtt: filters %q: %w", r.filters, PacketTooLarge)}
 	}
 	l.Commit(packet)
-	if r.call != nil {
-		r.call.pending++
-	}
 	return nil
 }
 
@@ -276,12 +294,16 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 		return err
 	}
 	for i, rt := range q.routes {
-		if code := p.Codes[i]; code.Failed() {
+		switch code := p.Codes[i]; {
+		case !code.Failed():
+			rt.accepted(q.sent[i], QoS(code))
+			q.granted(rt, QoS(code))
+		case q.call != nil:
 			rt.refused(q.sent[i])
 			q.refused(i, ReasonCode(code), p.ReasonString)
-		} else {
-			rt.accepted(q.sent[i], QoS(code))
-			q.call.sub.grant(rt.filter, QoS(code))
+		default:
+			rt.refused(q.sent[i])
+			r.client.endHolders(rt, &SubscribeError{[]FilterError{{rt.filter, ReasonCode(code), p.ReasonString}}})
 		}
 	}
 	r.client.giveBack(q)
@@ -299,6 +321,17 @@ func (c *client) giveBack(q *request) {
 		}
 	}
 	c.sendUnsubscribe(nil, filters)
+}
+
+// granted tells those whom a SUBSCRIBE was for what the server granted; mu is held.
+func (q *request) granted(rt *route, granted QoS) {
+	if q.call != nil {
+		q.call.sub.grant(rt.filter, granted)
+		return
+	}
+	for _, h := range rt.holders {
+		h.sub.grant(rt.filter, granted)
+	}
 }
 
 // grant notes what the server granted; mu is held.
@@ -329,9 +362,7 @@ func (r *receiver) unsuback(h codec.Header, body []byte) error {
 			q.refused(i, ReasonCode(code), p.ReasonString)
 		}
 	}
-	if q.call != nil {
-		q.call.answered()
-	}
+	q.call.answered()
 	return nil
 }
 
@@ -346,7 +377,7 @@ func (r *receiver) answer(h codec.Header, id uint16, codes int, rule string) (*r
 	q := owner.(*request)
 	subscribe := h.Type == codec.SUBACK
 	if subscribe != (q.routes != nil) || codes >= 0 && codes != len(q.filters) {
-		q.fail(ErrConnectionLost)
+		q.call.finish(ErrConnectionLost)
 		return nil, &codec.Error{
 			Packet: h.Type, Code: codec.ProtocolError, Rule: rule,
 			Detail: fmt.Sprintf("%d reason codes do not answer the request for %d filters", codes, len(q.filters)),

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
@@ -47,6 +48,9 @@ type SubscribeFlag uint8
 const (
 	NoLocal           SubscribeFlag = 1 << iota // leave out what this client publishes itself
 	RetainAsPublished                           // keep the RETAIN flag of messages
+	// NoRetainedOnResubscribe asks for no retained messages when the subscription is made again, after the server has
+	// lost the session. Without it they come as at the Subscribe.
+	NoRetainedOnResubscribe
 )
 
 // RetainHandling is a subscribe option of MQTT 5, with the values of the specification (section 3.8.3.1): whether the
@@ -65,8 +69,9 @@ const (
 type SubscriptionIdentifier uint32
 
 type (
-	also   filterRequest
-	buffer int
+	also         filterRequest
+	buffer       int
+	endIfStalled time.Duration
 )
 
 // filterRequest is one filter of a subscription, as asked for.
@@ -92,6 +97,13 @@ func Buffer(n int) SubscribeOption { return buffer(n) }
 // maxIdentifier is the largest subscription identifier.
 const maxIdentifier = 268_435_455
 
+// EndIfStalled ends the subscription with ErrSlowConsumer when one of its messages has been, for d, the one that has
+// waited longest for its acknowledgement: it then holds up the acknowledgements of all that came later, and in the end
+// the server's window. What waits in its line is refused (0x97, on 3.1.1 acknowledged) and counted as dropped. d is
+// positive; without this option a subscription may wait for ever. With ManualAck, a message that the application works
+// on counts as waiting.
+func EndIfStalled(d time.Duration) SubscribeOption { return endIfStalled(d) }
+
 const (
 	defaultBuffer   = 1000
 	channelCapacity = 64 // a larger one makes nothing faster, and each place takes 152 bytes
@@ -104,6 +116,7 @@ type subscribeOptions struct {
 	ack        AckMode
 	overflow   Overflow
 	buffer     int
+	stalled    *time.Duration // of EndIfStalled; nil: not given
 	flags      SubscribeFlag
 	retain     RetainHandling
 	identifier *SubscriptionIdentifier // nil: the client picks
@@ -120,6 +133,7 @@ func (a also) subscribeV5(s *subscribeOptions)                   { s.also = appe
 func (m AckMode) subscribeV5(s *subscribeOptions)                { s.ack = m }
 func (p Overflow) subscribeV5(s *subscribeOptions)               { s.overflow = p }
 func (n buffer) subscribeV5(s *subscribeOptions)                 { s.buffer = int(n) }
+func (d endIfStalled) subscribeV5(s *subscribeOptions)           { s.stalled = (*time.Duration)(&d) }
 func (f SubscribeFlag) subscribeV5(s *subscribeOptions)          { s.flags |= f }
 func (h RetainHandling) subscribeV5(s *subscribeOptions)         { s.retain = h }
 func (i SubscriptionIdentifier) subscribeV5(s *subscribeOptions) { s.identifier = &i }
@@ -135,6 +149,12 @@ func (also) subscribeV311()             {}
 func (AckMode) subscribeV311()          {}
 func (Overflow) subscribeV311()         {}
 func (buffer) subscribeV311()           {}
+func (endIfStalled) subscribeV311()     {}
+
+// serverFlags are the flags that the server gets to see, and that all subscriptions to a filter have in common.
+func (o *subscribeOptions) serverFlags() SubscribeFlag {
+	return o.flags & (NoLocal | RetainAsPublished)
+}
 
 // parseSubscribe reads and checks the options of a subscription to filter and returns its filters.
 func parseSubscribe[O SubscribeOptionV5](filter string, opts []O) (o subscribeOptions, filters []filterRequest, err error) {
@@ -150,11 +170,13 @@ func (o *subscribeOptions) check(filters []filterRequest) error {
 	switch {
 	case o.buffer < 1:
 		return errors.New("mqtt: Buffer: less than 1")
+	case o.stalled != nil && *o.stalled <= 0:
+		return errors.New("mqtt: EndIfStalled: not positive")
 	case o.ack > ManualAck:
 		return fmt.Errorf("mqtt: AckMode %d does not exist", o.ack)
 	case o.overflow > Block:
 		return fmt.Errorf("mqtt: Overflow %d does not exist", o.overflow)
-	case o.flags&^(NoLocal|RetainAsPublished) != 0:
+	case o.flags&^(NoLocal|RetainAsPublished|NoRetainedOnResubscribe) != 0:
 		return fmt.Errorf("mqtt: SubscribeFlag %#x does not exist", uint8(o.flags))
 	case o.retain > SkipRetained:
 		return fmt.Errorf("mqtt: RetainHandling %d does not exist", o.retain)

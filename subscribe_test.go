@@ -748,7 +748,7 @@ func TestSubscribeOptions(t *testing.T) {
 			{"a", []mqtt.SubscribeOptionV5{mqtt.Buffer(-1)}, false},
 			{"a", []mqtt.SubscribeOptionV5{mqtt.AckMode(2)}, false},
 			{"a", []mqtt.SubscribeOptionV5{mqtt.Overflow(3)}, false},
-			{"a", []mqtt.SubscribeOptionV5{mqtt.SubscribeFlag(4)}, false},
+			{"a", []mqtt.SubscribeOptionV5{mqtt.SubscribeFlag(8)}, false},
 			{"a", []mqtt.SubscribeOptionV5{mqtt.RetainHandling(3)}, false},
 			{"a", []mqtt.SubscribeOptionV5{mqtt.SubscriptionIdentifier(0)}, false},
 			{"a", []mqtt.SubscribeOptionV5{mqtt.SubscriptionIdentifier(268_435_456)}, false},

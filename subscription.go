@@ -32,16 +32,20 @@ type Subscription struct {
 	fake     sync.Once     // closes done of one made by NewSubscription
 
 	// Guarded by client.mu.
-	leaving *call // set by the first Unsubscribe
+	born    uint64 // order of the Subscribes
+	call    *call  // its Subscribe; done once the server has granted all filters
+	leaving *call  // set by the first Unsubscribe
 	routes  []*route
 	filters []Filter // as routes
 	origin  *origin  // of messages that have nothing but the one identifier that came last
 	ended   bool
 	err     error
 	dropped uint64
+	gated   bool                // its line stands: it has claimed parked messages, and is not granted yet
 	sending bool                // somebody sends without holding the mutex: the pump, or the reader with Block
 	idle    chan struct{}       // closed when nobody does; nil: nobody waits for that
 	place   uint64              // of the latest message in line
+	bytes   int                 // of topics and payloads in line
 	loose   fifo.Queue[waiting] // in line at QoS 0
 	held    fifo.Queue[waiting] // in line at QoS 1 and 2
 }
@@ -176,7 +180,7 @@ func (s *Subscription) end(err error) {
 func (s *Subscription) leave() (unwanted []string) {
 	for _, rt := range s.routes {
 		s.client.router.leave(s, rt)
-		if rt.confirmed && !rt.wanted() {
+		if (rt.confirmed || rt.uncertain) && !rt.wanted() {
 			rt.unsubscribed()
 			unwanted = append(unwanted, rt.filter)
 		}
@@ -185,8 +189,11 @@ func (s *Subscription) leave() (unwanted []string) {
 	return unwanted
 }
 
-// originOf returns an origin with these identifiers. Most messages come with the same ones, and share it.
+// originOf returns an origin with these identifiers. Most messages come with the same ones, and share it. s may be nil.
 func (s *Subscription) originOf(ids []uint32) *origin {
+	if s == nil {
+		return &origin{ids: slices.Clone(ids)}
+	}
 	if s.origin == nil || !slices.Equal(s.origin.ids, ids) {
 		s.origin = &origin{ids: slices.Clone(ids)}
 	}

@@ -100,18 +100,58 @@ func (c *client) discardLine(s *Subscription) {
 	}
 }
 
-// sendUnsubscribe sends UNSUBSCRIBEs for the filters; nobody waits if k is nil. Without a connection there is nothing to
-// be done. mu is held.
+// sendUnsubscribe sends UNSUBSCRIBEs for the filters, at the next connect if there is no connection; nobody waits if k is
+// nil. mu is held.
 func (c *client) sendUnsubscribe(k *call, filters []string) {
-	err := inPackets(filters, packetFilters, func(some []string) error {
-		p := codec.Unsubscribe{Filters: some}
-		return c.sendRequest(&request{call: k, filters: some}, func(b []byte, id uint16) ([]byte, error) {
-			p.PacketID = id
-			return p.Append(b, c.version)
-		})
-	})
-	if err != nil && k != nil {
+	switch {
+	case len(filters) == 0 || c.err != nil:
+		return
+	case c.live() == nil:
+		c.noteUnsubscribe(&request{call: k, filters: filters})
+		return
+	}
+	err := inPackets(filters, packetFilters, func(some []string) error { return c.unsubscribe(k, some) })
+	if err != nil {
 		k.finish(err)
+	}
+}
+
+// unsubscribe sends one UNSUBSCRIBE; mu is held.
+func (c *client) unsubscribe(k *call, filters []string) error {
+	p := codec.Unsubscribe{Filters: filters}
+	err := c.sendRequest(&request{call: k, filters: filters}, func(b []byte, id uint16) ([]byte, error) {
+		p.PacketID = id
+		return p.Append(b, c.version)
+	})
+	if err == nil && k != nil {
+		k.pending++
+	}
+	return err
+}
+
+// noteUnsubscribe keeps filters to be unsubscribed at the next connect; mu is held.
+func (c *client) noteUnsubscribe(q *request) {
+	if q.call != nil {
+		q.call.pending++
+	}
+	c.unsubscribes = append(c.unsubscribes, q)
+}
+
+// unsubscribeAgain sends, on a new connection, the UNSUBSCRIBEs that were not answered. A new session has nothing to
+// unsubscribe. mu is held.
+func (c *client) unsubscribeAgain() {
+	list := c.unsubscribes
+	c.unsubscribes = nil
+	for _, q := range list {
+		if q.call != nil {
+			q.call.pending--
+		}
+		switch {
+		case c.connAck.SessionPresent:
+			c.sendUnsubscribe(q.call, q.filters)
+		case q.call != nil && q.call.pending == 0:
+			q.call.finish(nil)
+		}
 	}
 }
 
@@ -135,7 +175,7 @@ func (c *client) Unsubscribe(ctx context.Context, filters ...string) error {
 func (c *client) startUnsubscribe(filters []string) (*call, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.live() == nil {
+	if c.err != nil || c.draining {
 		return nil, c.notConnected()
 	}
 	for _, f := range filters {

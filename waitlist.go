@@ -13,10 +13,15 @@ type waitlist struct{ line []chan struct{} }
 // empty reports whether nobody waits. Newcomers go to the end of the line.
 func (w *waitlist) empty() bool { return len(w.line) == 0 }
 
-// wait waits to be woken, at the end of the line, or for the end of ctx. mu is released meanwhile.
-func (w *waitlist) wait(ctx context.Context, mu *sync.Mutex) error {
+// wait waits to be woken, or for the end of ctx: at the end of the line or, for one who was woken and found too little
+// room, at its front. mu is released meanwhile.
+func (w *waitlist) wait(ctx context.Context, mu *sync.Mutex, again bool) error {
 	woken := make(chan struct{})
-	w.line = append(w.line, woken)
+	if again {
+		w.line = slices.Insert(w.line, 0, woken)
+	} else {
+		w.line = append(w.line, woken)
+	}
 	mu.Unlock()
 	var err error
 	select {

@@ -12,7 +12,7 @@ const benchmarkWindow = 1000
 // pipeline returns a step that sends a message at QoS 1 and takes the PUBACK of the one sent window messages before.
 func pipeline(tb testing.TB, window int) (step func()) {
 	s := New(codec.V5, Limits{InFlight: window + 1})
-	s.Connected(65_535)
+	s.Renewed(65_535)
 	m := Message{Topic: "sensors/7/temperature", Payload: make([]byte, 64), QoS: 1, Owner: s}
 	ids := make([]uint16, 0, window)
 	buffer := make([]byte, 0, 1<<10)
@@ -47,11 +47,11 @@ func arrivals(tb testing.TB, qos byte) (step func()) {
 		if id++; id == 0 {
 			id = 1
 		}
-		b, verdict := s.Arrive(buffer, id, qos, false)
+		b, verdict := s.Arrive(buffer, view(id, qos, false))
 		if verdict != Deliver {
 			tb.Fatalf("message %d: verdict %v", id, verdict)
 		}
-		b = s.Accept(b, id, qos)
+		b = s.Accept(b, view(id, qos, false))
 		if qos == 2 {
 			b = s.Pubrel(b, id)
 		}

@@ -1,6 +1,9 @@
 package session
 
 import (
+	"hash/maphash"
+	"slices"
+
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/fifo"
 )
@@ -11,11 +14,32 @@ import (
 type Receipt struct {
 	id       uint16
 	qos      byte
-	holders  int // who have neither accepted nor refused it: the arrival itself while it lasts, and subscriptions
+	place    place
+	arriving bool  // Release is still to come
+	holders  []any // subscriptions that have neither accepted nor refused it
 	accepted bool
 	code     codec.ReasonCode // of the refusal, if nobody accepts
 	reason   string
+	content  uint64 // hash of topic and payload, by which a resend is recognised
 }
+
+// place is where a receipt is.
+type place uint8
+
+const (
+	inOrder   place = iota // waits for its acknowledgement to go out, on this connection
+	away                   // came on an earlier connection; the server has not sent it again yet
+	forgotten              // the session it belongs to is gone, or the server has given its identifier to another message
+)
+
+// pending reports whether somebody has still to accept or refuse it.
+func (r *Receipt) pending() bool { return r.arriving || len(r.holders) > 0 }
+
+// Holders returns the subscriptions that have neither accepted nor refused it. They belong to the session.
+func (r *Receipt) Holders() []any { return r.holders }
+
+// Forgotten reports whether nobody waits for the acknowledgement any more.
+func (r *Receipt) Forgotten() bool { return r.place == forgotten }
 
 // order is the acknowledgements of one kind that wait, in the order in which their messages came.
 type order struct{ waiting fifo.Queue[*Receipt] }
@@ -24,10 +48,21 @@ func (o *order) empty() bool { return o.waiting.Len() == 0 }
 
 // ready removes and returns the first receipt if nobody holds it any more.
 func (o *order) ready() *Receipt {
-	if o.empty() || (*o.waiting.At(0)).holders > 0 {
+	if o.empty() || (*o.waiting.At(0)).pending() {
 		return nil
 	}
 	return o.waiting.Pop()
+}
+
+// awayKey identifies a message of an earlier connection.
+type awayKey struct {
+	id  uint16
+	qos byte
+}
+
+// completing is a QoS 2 message with PUBREC sent and PUBREL to come.
+type completing struct {
+	counted bool // towards our Receive Maximum: it came on this connection
 }
 
 // Verdict is what is to be done with an arriving PUBLISH at QoS 1 or 2.
@@ -39,21 +74,44 @@ const (
 	Exceeded                // the server broke our Receive Maximum [MQTT-3.3.4-9]
 )
 
-// Arrive takes the identifier of a PUBLISH at QoS 1 or 2. A message to Deliver is followed by Accept or by Hold.
-func (s *Session) Arrive(dst []byte, id uint16, qos byte, dup bool) ([]byte, Verdict) {
-	if qos == 2 {
-		if s.held.get(id) != nil {
+// Arrive takes a PUBLISH at QoS 1 or 2. A message to Deliver is followed by Accept or by Hold.
+func (s *Session) Arrive(dst []byte, p *codec.PublishView) ([]byte, Verdict) {
+	if p.QoS == 2 {
+		if s.held.get(p.PacketID) != nil {
 			return dst, Repeated // its PUBREC is still to come
 		}
-		if s.received.get(id) != nil {
-			return s.pubrec(dst, id, codec.Success, ""), Repeated // [MQTT-4.3.3-10]
+		if s.received.get(p.PacketID) != nil {
+			return s.pubrec(dst, p.PacketID, codec.Success, ""), Repeated // [MQTT-4.3.3-10]
 		}
 	}
-	if s.exceeds(dup) {
+	if len(s.away) > 0 {
+		if r := s.rejoin(p); r != nil {
+			return s.flush(dst, r.qos), Repeated
+		}
+	}
+	if s.exceeds(p.Dup) {
 		return dst, Exceeded
 	}
 	s.unsettled++
 	return dst, Deliver
+}
+
+// rejoin finds the message of an earlier connection that the server sends again, and puts it in order. A new message
+// under the same identifier means that the server has forgotten the old one.
+func (s *Session) rejoin(p *codec.PublishView) *Receipt {
+	key := awayKey{p.PacketID, p.QoS}
+	r := s.away[key]
+	if r == nil {
+		return nil
+	}
+	delete(s.away, key)
+	if !p.Dup || r.content != s.content(p) {
+		r.place = forgotten
+		return nil
+	}
+	s.unsettled++
+	s.enter(r)
+	return r
 }
 
 // exceeds reports whether one more message breaks our Receive Maximum. Resends do not count: a server may resume with
@@ -69,53 +127,104 @@ func (s *Session) exceeds(dup bool) bool {
 	return false
 }
 
+// content hashes what tells one message from another.
+func (s *Session) content(p *codec.PublishView) uint64 {
+	return maphash.Bytes(s.seed, p.Topic) ^ 31*maphash.Bytes(s.seed, p.Payload)
+}
+
 // Accept acknowledges a message that arrived just now: at once, or in its turn if earlier ones wait.
-func (s *Session) Accept(dst []byte, id uint16, qos byte) []byte {
-	if s.order(qos).empty() {
-		return s.acknowledge(dst, id, qos, codec.Success, "")
+func (s *Session) Accept(dst []byte, p *codec.PublishView) []byte {
+	if s.order(p.QoS).empty() {
+		return s.acknowledge(dst, p.PacketID, p.QoS, codec.Success, "")
 	}
-	return s.Release(dst, s.Hold(id, qos), true)
+	return s.Release(dst, s.Hold(p), true)
 }
 
 // Hold keeps a message that arrived just now unacknowledged until Release and until each holder that was added has
 // settled it.
-func (s *Session) Hold(id uint16, qos byte) *Receipt {
-	r := &Receipt{id: id, qos: qos, holders: 1}
-	s.order(qos).waiting.Push(r)
-	if qos == 2 && s.held.get(id) == nil {
-		*s.held.put(id) = r
-	}
+func (s *Session) Hold(p *codec.PublishView) *Receipt {
+	r := &Receipt{id: p.PacketID, qos: p.QoS, arriving: true, content: s.content(p)}
+	s.enter(r)
 	return r
 }
 
+// enter puts r at the end of the order of acknowledgements.
+func (s *Session) enter(r *Receipt) {
+	r.place = inOrder
+	s.order(r.qos).waiting.Push(r)
+	if r.qos == 2 {
+		*s.held.put(r.id) = r
+	}
+}
+
 // AddHolder notes that one more subscription has to settle the message.
-func (r *Receipt) AddHolder() { r.holders++ }
+func (r *Receipt) AddHolder(holder any) { r.holders = append(r.holders, holder) }
+
+// Pass replaces one holder by another.
+func (r *Receipt) Pass(from, to any) {
+	if i := slices.Index(r.holders, from); i >= 0 {
+		r.holders[i] = to
+	}
+}
 
 // Release ends the arrival of a message for which Hold was called: no holder will be added. accepted says that a
 // subscription accepted it without ever holding it.
 func (s *Session) Release(dst []byte, r *Receipt, accepted bool) []byte {
+	r.arriving = false
 	r.accepted = r.accepted || accepted
-	return s.settle(dst, r)
+	return s.settled(dst, r)
 }
 
 // Settle is one holder's word on a message: accepted, when code is Success, or refused, with a code that PUBACK and
 // PUBREC have and a reason that is a string a packet can hold. After the last holder's the acknowledgement goes out,
-// unless an earlier one waits; a refusal only if nobody accepted.
-func (s *Session) Settle(dst []byte, r *Receipt, code codec.ReasonCode, reason string) []byte {
+// unless an earlier one waits; a refusal only if nobody accepted. For a message of an earlier connection it goes out
+// when the server sends the message again. A holder's second word does not count.
+func (s *Session) Settle(dst []byte, r *Receipt, holder any, code codec.ReasonCode, reason string) []byte {
+	i := slices.Index(r.holders, holder)
+	if i < 0 {
+		return dst
+	}
+	r.holders = slices.Delete(r.holders, i, i+1)
 	if code.Failed() {
 		r.code, r.reason = code, reason
 	} else {
 		r.accepted = true
 	}
-	return s.settle(dst, r)
+	return s.settled(dst, r)
 }
 
-func (s *Session) settle(dst []byte, r *Receipt) []byte {
-	r.holders--
-	if r.holders > 0 {
+// SettleAll settles everything that a holder holds.
+func (s *Session) SettleAll(dst []byte, holder any, code codec.ReasonCode, reason string) []byte {
+	var held []*Receipt
+	for _, o := range []*order{&s.pubacks, &s.pubrecs} {
+		for i := range o.waiting.Len() {
+			held = append(held, *o.waiting.At(i))
+		}
+	}
+	for _, r := range s.away {
+		held = append(held, r)
+	}
+	for _, r := range held {
+		dst = s.Settle(dst, r, holder, code, reason)
+	}
+	return dst
+}
+
+func (s *Session) settled(dst []byte, r *Receipt) []byte {
+	if r.pending() || r.place != inOrder {
 		return dst
 	}
 	return s.flush(dst, r.qos)
+}
+
+// Oldest returns the message at this QoS that has waited longest for its acknowledgement, and holds up those of all
+// that came after it; nil if none waits.
+func (s *Session) Oldest(qos byte) *Receipt {
+	o := s.order(qos)
+	if o.empty() {
+		return nil
+	}
+	return *o.waiting.At(0)
 }
 
 // flush appends the acknowledgements whose turn it is.
@@ -152,7 +261,7 @@ func (s *Session) acknowledge(dst []byte, id uint16, qos byte, code codec.Reason
 	if code.Failed() {
 		s.unsettled-- // [MQTT-4.3.3-9]
 	} else {
-		s.received.put(id)
+		s.received.put(id).counted = true
 	}
 	return s.pubrec(dst, id, code, reason)
 }
@@ -164,11 +273,39 @@ func (s *Session) pubrec(dst []byte, id uint16, code codec.ReasonCode, reason st
 // Pubrel takes a PUBREL and appends the PUBCOMP, for an unknown identifier too [MQTT-4.3.3-11].
 func (s *Session) Pubrel(dst []byte, id uint16) []byte {
 	code := codec.Success
-	if s.received.get(id) != nil {
+	if r := s.received.get(id); r != nil {
+		if r.counted {
+			s.unsettled--
+		}
 		s.received.delete(id) // [MQTT-4.3.3-12]
-		s.unsettled--
 	} else if s.version >= codec.V5 {
 		code = codec.PacketIdentifierNotFound
 	}
 	return must((&codec.Pubcomp{PacketID: id, Code: code}).Append(dst, s.version))
+}
+
+// leaveIncoming ends the connection for what the server sent: its unacknowledged messages will come again.
+func (s *Session) leaveIncoming() {
+	for _, o := range []*order{&s.pubacks, &s.pubrecs} {
+		for !o.empty() {
+			r := o.waiting.Pop()
+			r.place = away
+			if s.away == nil {
+				s.away = make(map[awayKey]*Receipt)
+			}
+			s.away[awayKey{r.id, r.qos}] = r
+		}
+	}
+	s.held = ring[*Receipt]{}
+	s.received.all(func(_ uint16, c *completing) { c.counted = false })
+	s.unsettled, s.excess = 0, 0
+}
+
+// forgetIncoming drops what only a session that the server has too is good for.
+func (s *Session) forgetIncoming() {
+	for _, r := range s.away {
+		r.place = forgotten
+	}
+	s.away = nil
+	s.received = ring[completing]{}
 }

@@ -11,7 +11,7 @@ import (
 // arrive takes a new message that is to be delivered.
 func arrive(t *testing.T, s *Session, id uint16, qos byte) {
 	t.Helper()
-	if b, verdict := s.Arrive(nil, id, qos, false); verdict != Deliver || len(b) != 0 {
+	if b, verdict := s.Arrive(nil, view(id, qos, false)); verdict != Deliver || len(b) != 0 {
 		t.Fatalf("message %d at QoS %d: verdict %v, % X", id, qos, verdict, b)
 	}
 }
@@ -20,9 +20,9 @@ func arrive(t *testing.T, s *Session, id uint16, qos byte) {
 func hold(t *testing.T, s *Session, id uint16, qos byte, holders int) *Receipt {
 	t.Helper()
 	arrive(t, s, id, qos)
-	r := s.Hold(id, qos)
+	r := s.Hold(view(id, qos, false))
 	for range holders {
-		r.AddHolder()
+		r.AddHolder(new(int))
 	}
 	wantBytes(t, "while a message is held", s.Release(nil, r, false), "")
 	return r
@@ -40,9 +40,9 @@ func TestAcceptAcknowledgesAtOnce(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		s := New(v, Limits{})
 		arrive(t, s, 1, 1)
-		wantBytes(t, "MQTT-4.3.2-4", s.Accept([]byte{0xEE}, 1, 1), "EE 4002 0001")
+		wantBytes(t, "MQTT-4.3.2-4", s.Accept([]byte{0xEE}, view(1, 1, false)), "EE 4002 0001")
 		arrive(t, s, 2, 2)
-		wantBytes(t, "MQTT-4.3.3-8", s.Accept([]byte{0xEE}, 2, 2), "EE 5002 0002")
+		wantBytes(t, "MQTT-4.3.3-8", s.Accept([]byte{0xEE}, view(2, 2, false)), "EE 5002 0002")
 		wantBytes(t, "MQTT-4.3.3-11", s.Pubrel([]byte{0xEE}, 2), "EE 7002 0002")
 		if s.Unacknowledged() != 0 {
 			t.Errorf("%d messages are unacknowledged", s.Unacknowledged())
@@ -56,11 +56,11 @@ func TestUnknownPubrel(t *testing.T) {
 		want := perVersion(v, "7003 0009 92", "7002 0009")
 		wantBytes(t, "PROTOCOL 8 and MQTT-4.3.3-11", s.Pubrel(nil, 9), want)
 		arrive(t, s, 9, 2)
-		s.Accept(nil, 9, 2)
+		s.Accept(nil, view(9, 2, false))
 		wantBytes(t, "the first PUBREL", s.Pubrel(nil, 9), "7002 0009")
 		wantBytes(t, "MQTT-4.3.3-12 the second PUBREL", s.Pubrel(nil, 9), want)
 		arrive(t, s, 9, 2)
-		r := s.Hold(9, 2)
+		r := s.Hold(view(9, 2, false))
 		wantBytes(t, "PUBREL before our PUBREC", s.Pubrel(nil, 9), want)
 		wantBytes(t, "PUBREC", s.Release(nil, r, true), "5002 0009")
 		if s.Unacknowledged() != 1 {
@@ -100,7 +100,7 @@ func TestAcknowledgementsKeepTheirOrder(t *testing.T) {
 				}
 				other := 3 - qos // is in no way held up
 				arrive(t, s, 3, other)
-				wantBytes(t, "the other QoS", s.Accept(nil, 3, other), accept(other, 3))
+				wantBytes(t, "the other QoS", s.Accept(nil, view(3, other, false)), accept(other, 3))
 
 				settled, acknowledged := map[int]bool{}, 0
 				for _, i := range order {
@@ -109,7 +109,7 @@ func TestAcknowledgementsKeepTheirOrder(t *testing.T) {
 					for ; settled[acknowledged]; acknowledged++ {
 						want += accept(qos, uint16(9-acknowledged))
 					}
-					wantBytes(t, fmt.Sprint("settled ", order), s.Settle(nil, receipts[i], codec.Success, ""), want)
+					wantBytes(t, fmt.Sprint("settled ", order), settle(s, nil, receipts[i], codec.Success, ""), want)
 				}
 			})
 		})
@@ -121,8 +121,8 @@ func TestAcceptWaitsItsTurn(t *testing.T) {
 		s := New(codec.V5, Limits{})
 		r := hold(t, s, 1, qos, 1)
 		arrive(t, s, 2, qos)
-		wantBytes(t, "accepted behind a message that waits", s.Accept(nil, 2, qos), "")
-		wantBytes(t, "after the first", s.Settle(nil, r, codec.Success, ""), accept(qos, 1)+accept(qos, 2))
+		wantBytes(t, "accepted behind a message that waits", s.Accept(nil, view(2, qos, false)), "")
+		wantBytes(t, "after the first", settle(s, nil, r, codec.Success, ""), accept(qos, 1)+accept(qos, 2))
 	}
 }
 
@@ -149,14 +149,14 @@ func TestHolders(t *testing.T) {
 				for qos := byte(1); qos <= 2; qos++ {
 					s := New(v, Limits{})
 					arrive(t, s, 1, qos)
-					r := s.Hold(1, qos)
+					r := s.Hold(view(1, qos, false))
 					for range c.verdicts {
-						r.AddHolder()
+						r.AddHolder(new(int))
 					}
 					b := s.Release(nil, r, c.accepted)
 					for _, code := range c.verdicts {
 						wantBytes(t, "before the last holder", b, "")
-						b = s.Settle(b, r, code, map[bool]string{true: "r"}[code.Failed()])
+						b = settle(s, b, r, code, map[bool]string{true: "r"}[code.Failed()])
 					}
 					want := perVersion(v, c.v5, c.v311)
 					if qos == 2 {
@@ -183,7 +183,7 @@ func checkOccupied(t *testing.T, s *Session, qos byte, refused bool) {
 	}
 	if qos == 2 && refused { // [MQTT-4.3.3-9]
 		arrive(t, s, 1, 2)
-		wantBytes(t, "after the refusal the identifier is new", s.Accept(nil, 1, 2), "5002 0001")
+		wantBytes(t, "after the refusal the identifier is new", s.Accept(nil, view(1, 2, false)), "5002 0001")
 	}
 }
 
@@ -191,12 +191,12 @@ func checkOccupied(t *testing.T, s *Session, qos byte, refused bool) {
 func TestSettleBeforeRelease(t *testing.T) {
 	s := New(codec.V5, Limits{})
 	arrive(t, s, 1, 1)
-	r := s.Hold(1, 1)
-	r.AddHolder()
-	wantBytes(t, "settled before the next holder is known", s.Settle(nil, r, codec.Success, ""), "")
-	r.AddHolder()
+	r := s.Hold(view(1, 1, false))
+	r.AddHolder(new(int))
+	wantBytes(t, "settled before the next holder is known", settle(s, nil, r, codec.Success, ""), "")
+	r.AddHolder(new(int))
 	wantBytes(t, "released", s.Release(nil, r, false), "")
-	wantBytes(t, "settled by the second", s.Settle(nil, r, codec.QuotaExceeded, ""), "4002 0001")
+	wantBytes(t, "settled by the second", settle(s, nil, r, codec.QuotaExceeded, ""), "4002 0001")
 }
 
 func TestRepeatedMessages(t *testing.T) {
@@ -204,14 +204,14 @@ func TestRepeatedMessages(t *testing.T) {
 		s := New(v, Limits{})
 		wantVerdict := func(what string, qos byte, want Verdict, answer string) {
 			t.Helper()
-			b, verdict := s.Arrive([]byte{0xEE}, 1, qos, true)
+			b, verdict := s.Arrive([]byte{0xEE}, view(1, qos, true))
 			if verdict != want {
 				t.Errorf("%s: verdict %v, want %v", what, verdict, want)
 			}
 			wantBytes(t, what, b, "EE"+answer)
 		}
 		wantVerdict("new", 2, Deliver, "")
-		r := s.Hold(1, 2)
+		r := s.Hold(view(1, 2, false))
 		wantVerdict("repeated before PUBREC", 2, Repeated, "")
 		if s.Unacknowledged() != 1 {
 			t.Error("a repeated message counts twice")
@@ -220,12 +220,12 @@ func TestRepeatedMessages(t *testing.T) {
 		wantVerdict("MQTT-4.3.3-10 repeated after PUBREC", 2, Repeated, "5002 0001")
 		wantVerdict("and again", 2, Repeated, "5002 0001")
 		wantVerdict("QoS 1 with an identifier of QoS 2", 1, Deliver, "")
-		wantBytes(t, "its PUBACK", s.Accept(nil, 1, 1), "4002 0001")
+		wantBytes(t, "its PUBACK", s.Accept(nil, view(1, 1, false)), "4002 0001")
 		wantBytes(t, "PUBREL", s.Pubrel(nil, 1), "7002 0001")
 		wantVerdict("MQTT-4.3.3-12 new after PUBCOMP", 2, Deliver, "")
-		s.Accept(nil, 1, 2)
+		s.Accept(nil, view(1, 2, false))
 		wantVerdict("QoS 1", 1, Deliver, "")
-		s.Accept(nil, 1, 1)
+		s.Accept(nil, view(1, 1, false))
 		wantVerdict("MQTT-4.3.2-5 new after PUBACK, whatever DUP says", 1, Deliver, "")
 	})
 }
@@ -241,17 +241,17 @@ func TestReceiveMaximum(t *testing.T) {
 	one := hold(t, s, 1, 1, 1)
 	want("one waits", false)
 	arrive(t, s, 2, 2)
-	s.Accept(nil, 2, 2)
+	s.Accept(nil, view(2, 2, false))
 	want("PROTOCOL 9: PUBREC empties no place", true)
 	for qos := byte(1); qos <= 2; qos++ {
-		if b, verdict := s.Arrive([]byte{0xEE}, 9, qos, false); verdict != Exceeded || len(b) != 1 { // [MQTT-3.3.4-9]
+		if b, verdict := s.Arrive([]byte{0xEE}, view(9, qos, false)); verdict != Exceeded || len(b) != 1 { // [MQTT-3.3.4-9]
 			t.Errorf("a third message at QoS %d: verdict %v, % X", qos, verdict, b)
 		}
 	}
-	if _, verdict := s.Arrive(nil, 2, 2, true); verdict != Repeated {
+	if _, verdict := s.Arrive(nil, view(2, 2, true)); verdict != Repeated {
 		t.Errorf("a repeated message with a full window: verdict %v", verdict)
 	}
-	s.Settle(nil, one, codec.Success, "")
+	settle(s, nil, one, codec.Success, "")
 	want("PUBACK empties one", false)
 	three := hold(t, s, 3, 2, 1)
 	want("PUBREC of another is to come", true)
@@ -261,7 +261,7 @@ func TestReceiveMaximum(t *testing.T) {
 	want("an unknown PUBREL empties none", false)
 	hold(t, s, 4, 1, 1)
 	want("two wait", true)
-	s.Settle(nil, three, codec.UnspecifiedError, "") // [MQTT-4.3.3-9]
+	settle(s, nil, three, codec.UnspecifiedError, "") // [MQTT-4.3.3-9]
 	want("PUBREC that refuses empties one", false)
 	if s.Unacknowledged() != 1 {
 		t.Errorf("%d messages are unacknowledged, want 1", s.Unacknowledged())
@@ -274,29 +274,30 @@ func TestReceiveMaximumAndResends(t *testing.T) {
 	s := New(codec.V5, Limits{ReceiveMaximum: 2})
 	var receipts []*Receipt
 	for id := range uint16(5) {
-		if _, verdict := s.Arrive(nil, id+1, 1, true); verdict != Deliver {
+		if _, verdict := s.Arrive(nil, view(id+1, 1, true)); verdict != Deliver {
 			t.Fatalf("resend %d: verdict %v", id+1, verdict)
 		}
-		r := s.Hold(id+1, 1)
-		r.AddHolder()
+		r := s.Hold(view(id+1, 1, false))
+		r.AddHolder(new(int))
 		s.Release(nil, r, false)
 		receipts = append(receipts, r)
 	}
-	if _, verdict := s.Arrive(nil, 6, 1, false); verdict != Exceeded {
+	if _, verdict := s.Arrive(nil, view(6, 1, false)); verdict != Exceeded {
 		t.Errorf("a new message beyond the resends: verdict %v", verdict)
 	}
-	s.Settle(nil, receipts[0], codec.Success, "")
-	if _, verdict := s.Arrive(nil, 6, 1, false); verdict != Deliver {
+	settle(s, nil, receipts[0], codec.Success, "")
+	if _, verdict := s.Arrive(nil, view(6, 1, false)); verdict != Deliver {
 		t.Errorf("a new message in the place of a resend: verdict %v", verdict)
 	}
-	s.Accept(nil, 6, 1)
+	s.Accept(nil, view(6, 1, false))
 	for _, r := range receipts[1:] {
-		s.Settle(nil, r, codec.Success, "")
+		settle(s, nil, r, codec.Success, "")
 	}
-	s.Connected(65_535)
+	s.Lost()
+	s.Renewed(65_535)
 	hold(t, s, 1, 1, 1)
 	hold(t, s, 2, 1, 1)
-	if _, verdict := s.Arrive(nil, 3, 1, false); verdict != Exceeded {
+	if _, verdict := s.Arrive(nil, view(3, 1, false)); verdict != Exceeded {
 		t.Errorf("the next connection keeps the larger window: verdict %v", verdict)
 	}
 }
@@ -306,11 +307,11 @@ func TestIdentifiersBoundWhatWaits(t *testing.T) {
 	for _, dup := range []bool{false, true} {
 		s := New(codec.V311, Limits{})
 		for range 65_535 {
-			if _, verdict := s.Arrive(nil, 1, 1, dup); verdict != Deliver {
+			if _, verdict := s.Arrive(nil, view(1, 1, dup)); verdict != Deliver {
 				t.Fatalf("DUP %v: verdict %v with %d waiting", dup, verdict, s.Unacknowledged())
 			}
 		}
-		if _, verdict := s.Arrive(nil, 1, 1, dup); verdict != Exceeded {
+		if _, verdict := s.Arrive(nil, view(1, 1, dup)); verdict != Exceeded {
 			t.Errorf("DUP %v: verdict %v for one more than there are identifiers", dup, verdict)
 		}
 	}
@@ -320,7 +321,7 @@ func TestDiscardForgetsWhatCame(t *testing.T) {
 	s := New(codec.V5, Limits{ReceiveMaximum: 3})
 	old := hold(t, s, 1, 2, 1)
 	arrive(t, s, 2, 2)
-	s.Accept(nil, 2, 2)
+	s.Accept(nil, view(2, 2, false))
 	hold(t, s, 3, 1, 1)
 	s.Discard()
 	if s.Unacknowledged() != 0 {
@@ -329,9 +330,9 @@ func TestDiscardForgetsWhatCame(t *testing.T) {
 	wantBytes(t, "PROTOCOL 12: PUBREL of the old session", s.Pubrel(nil, 2), "7003 0002 92")
 	r := hold(t, s, 1, 2, 1)
 	arrive(t, s, 4, 1)
-	wantBytes(t, "PUBACK, which nothing precedes now", s.Accept(nil, 4, 1), "4002 0004")
-	wantBytes(t, "settling an old message", s.Settle(nil, old, codec.Success, ""), "")
-	wantBytes(t, "settling a new one", s.Settle(nil, r, codec.Success, ""), "5002 0001")
+	wantBytes(t, "PUBACK, which nothing precedes now", s.Accept(nil, view(4, 1, false)), "4002 0004")
+	wantBytes(t, "settling an old message", settle(s, nil, old, codec.Success, ""), "")
+	wantBytes(t, "settling a new one", settle(s, nil, r, codec.Success, ""), "5002 0001")
 	if s.Unacknowledged() != 1 {
 		t.Errorf("%d messages are unacknowledged, want 1", s.Unacknowledged())
 	}

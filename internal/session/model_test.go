@@ -59,7 +59,7 @@ func newSender(t *testing.T, rng *rand.Rand) *sender {
 	v := []codec.Version{codec.V5, codec.V311}[rng.IntN(2)]
 	d.s = New(v, Limits{InFlight: 1 + rng.IntN(60), QueueMessages: 30, QueueBytes: 1 << 20})
 	d.s.lastID = uint16(rng.IntN(1 << 16))
-	d.s.Connected(d.maximum)
+	d.s.Renewed(d.maximum)
 	return d
 }
 
@@ -214,7 +214,7 @@ func (d *sender) withdraw() {
 func (d *sender) keep() {
 	if len(d.open) > 0 {
 		e, _ := pick(d.rng, d.open)
-		d.s.Keep(e.id)
+		d.s.Keep(e.id, e.number)
 		d.kept[e.number] = true
 	}
 }
@@ -303,7 +303,7 @@ func (d *taker) arrive() {
 		return
 	}
 	full := len(d.open) >= d.s.limits.ReceiveMaximum
-	b, verdict := d.s.Arrive(nil, id, qos, false)
+	b, verdict := d.s.Arrive(nil, view(id, qos, false))
 	if full != (verdict == Exceeded) || len(b) > 0 {
 		d.t.Fatalf("MQTT-3.3.4-9: %d messages occupy the window, verdict %v", len(d.open), verdict)
 	}
@@ -314,12 +314,12 @@ func (d *taker) arrive() {
 	d.open = append(d.open, a)
 	if a.holders == 0 && d.rng.IntN(2) == 0 {
 		a.accepts = true
-		d.wantAcks(d.s.Accept(nil, id, qos))
+		d.wantAcks(d.s.Accept(nil, view(id, qos, false)))
 		return
 	}
-	a.receipt = d.s.Hold(id, qos)
+	a.receipt = d.s.Hold(view(id, qos, false))
 	for range a.holders {
-		a.receipt.AddHolder()
+		a.receipt.AddHolder(new(int))
 	}
 	a.accepts = a.holders == 0 || d.rng.IntN(3) == 0
 	d.wantAcks(d.s.Release(nil, a.receipt, a.accepts))
@@ -327,7 +327,7 @@ func (d *taker) arrive() {
 
 // repeat sends a QoS 2 message again.
 func (d *taker) repeat(a *arrival) {
-	b, verdict := d.s.Arrive(nil, a.id, 2, true)
+	b, verdict := d.s.Arrive(nil, view(a.id, 2, true))
 	if verdict != Repeated || (len(b) > 0) != a.acked {
 		d.t.Fatalf("MQTT-4.3.3-10: repeating %+v: verdict %v, % X", a, verdict, b)
 	}
@@ -350,7 +350,7 @@ func (d *taker) settle() {
 	if d.rng.IntN(2) == 0 {
 		code, a.accepts = codec.Success, true
 	}
-	d.wantAcks(d.s.Settle(nil, a.receipt, code, ""))
+	d.wantAcks(settle(d.s, nil, a.receipt, code, ""))
 }
 
 // wantAcks checks that b has the acknowledgements of all messages whose turn it is, in each kind's order.

@@ -1,7 +1,6 @@
 package session
 
 import (
-	"cmp"
 	"errors"
 	"slices"
 	"time"
@@ -13,15 +12,17 @@ import (
 type stage uint8
 
 const (
-	stagePublish stage = iota + 1 // PUBLISH sent; PUBACK or PUBREC to come
-	stageRelease                  // PUBREL sent; PUBCOMP to come
-	stageRequest                  // SUBSCRIBE or UNSUBSCRIBE sent; SUBACK or UNSUBACK to come
+	stagePublish  stage = iota + 1 // PUBLISH sent; PUBACK or PUBREC to come
+	stageRelease                   // PUBREL sent; PUBCOMP to come
+	stageRequest                   // SUBSCRIBE or UNSUBSCRIBE sent; SUBACK or UNSUBACK to come
+	stageReserved                  // given up; the server may still know the identifier
 )
 
 type outgoing struct {
 	message Message // of a request only Owner
 	seq     uint64  // order of the first send; identifiers wrap around
 	stage   stage
+	counted bool // against the window of this connection
 }
 
 // ErrNoIdentifier means that all 65,535 packet identifiers are taken.
@@ -51,7 +52,7 @@ func (s *Session) nextID() (uint16, error) {
 
 // Ready reports whether a new message at QoS 1 or 2 may be sent at once: the window has room and none waits.
 func (s *Session) Ready() bool {
-	return s.inFlight < s.window && s.queue.length == 0
+	return s.inFlight < s.window && len(s.resends) == 0 && s.again.Len() == 0 && s.queue.length == 0
 }
 
 // Send appends m, at QoS 1 or 2, to dst and keeps it in flight. Ready must have said yes. On an error nothing has
@@ -67,7 +68,9 @@ func (s *Session) Send(dst []byte, m Message, now time.Duration) ([]byte, uint16
 	}
 	o := s.put(id, stagePublish)
 	o.message = m
+	o.counted = true
 	s.inFlight++
+	s.messages++
 	return dst, id, nil
 }
 
@@ -106,37 +109,51 @@ func (s *Session) CanQueue(size int) bool {
 // Queue lets m wait to be sent. CanQueue must have said yes. The ticket finds it again while it waits.
 func (s *Session) Queue(m Message) (ticket uint64) { return s.queue.push(m) }
 
-// Front returns the message to be sent next, or nil if none waits or the window is full. It belongs to the queue and
-// is good until the next call.
+// Front returns the message to be sent next, or nil: none waits, the window is full, or others must be sent again first.
+// It is good until the next call.
 func (s *Session) Front() *Message {
-	if s.inFlight >= s.window {
+	switch {
+	case s.inFlight >= s.window || len(s.resends) > 0:
 		return nil
+	case s.again.Len() > 0:
+		return s.again.At(0)
 	}
 	return s.queue.front()
 }
 
-// SendFront sends the message that Front returned. On an error it is still in the queue.
+// SendFront sends the message that Front returned. On an error it still waits.
 func (s *Session) SendFront(dst []byte, now time.Duration) ([]byte, uint16, error) {
-	dst, id, err := s.Send(dst, *s.queue.front(), now)
+	dst, id, err := s.Send(dst, *s.Front(), now)
 	if err == nil {
-		s.queue.pop()
+		s.DropFront()
 	}
 	return dst, id, err
 }
 
-// DropFront takes the message that Front returned out of the queue, unsent.
-func (s *Session) DropFront() Message { return s.queue.pop() }
+// DropFront lets go of the message that Front returned.
+func (s *Session) DropFront() Message {
+	if s.again.Len() > 0 {
+		return s.again.Pop()
+	}
+	return s.queue.pop()
+}
 
 // Withdraw takes a message out of the queue. It reports false if the message was sent or withdrawn already.
 func (s *Session) Withdraw(ticket uint64) bool {
 	return s.queue.remove(ticket)
 }
 
-// Keep makes the message in flight under id independent of its publisher, who stops waiting: it copies what the
-// publisher owns and forgets the owner.
-func (s *Session) Keep(id uint16) {
-	if o := s.sent.get(id); o != nil {
+// Keep makes a message that was sent, last under id, independent of its publisher, who stops waiting: it copies what
+// the publisher owns and forgets the owner.
+func (s *Session) Keep(id uint16, owner any) {
+	if o := s.sent.get(id); o != nil && o.message.Owner == owner {
 		o.message.keep()
+		return
+	}
+	for i := range s.again.Len() {
+		if m := s.again.At(i); m.Owner == owner {
+			m.keep()
+		}
 	}
 }
 
@@ -176,6 +193,8 @@ func (s *Session) Pubrec(dst []byte, id uint16, code codec.ReasonCode) (_ []byte
 		return dst, s.complete(id, o), true, true
 	}
 	o.stage = stageRelease
+	s.seq++
+	o.seq = s.seq
 	o.message = Message{Topic: o.message.Topic, QoS: 2, Owner: o.message.Owner}
 	return s.pubrel(dst, id, codec.Success), Message{}, false, true
 }
@@ -185,6 +204,12 @@ func (s *Session) pubrel(dst []byte, id uint16, code codec.ReasonCode) []byte {
 		code = codec.Success
 	}
 	return must((&codec.Pubrel{PacketID: id, Code: code}).Append(dst, s.version))
+}
+
+// Released reports whether the server took the message under id on an earlier connection: its PUBREL was sent again.
+func (s *Session) Released(id uint16) bool {
+	o := s.sent.get(id)
+	return o != nil && o.stage == stageRelease && !o.counted
 }
 
 // Pubcomp takes a PUBCOMP. It returns the message that is complete now; ok is false for an unknown identifier.
@@ -198,8 +223,11 @@ func (s *Session) Pubcomp(id uint16) (m Message, ok bool) {
 
 func (s *Session) complete(id uint16, o *outgoing) Message {
 	m := o.message
+	if o.counted {
+		s.inFlight--
+	}
+	s.messages--
 	s.sent.delete(id)
-	s.inFlight--
 	return m
 }
 
@@ -227,18 +255,18 @@ func (s *Session) Answer(id uint16) (owner any, ok bool) {
 // Discard empties the session and returns what was in it: the requests' owners and the messages that were sent, then
 // those that were not, each in the order of the calls. What is said of earlier receipts has no effect any more.
 func (s *Session) Discard() (sent, unsent []Message) {
-	var all []*outgoing
-	s.sent.all(func(_ uint16, o *outgoing) { all = append(all, o) })
-	slices.SortFunc(all, func(a, b *outgoing) int { return cmp.Compare(a.seq, b.seq) })
-	for _, o := range all {
-		sent = append(sent, o.message)
+	for _, o := range s.oldestFirst() {
+		sent = append(sent, o.value.message)
+	}
+	for s.again.Len() > 0 {
+		sent = append(sent, s.again.Pop())
 	}
 	for m := s.queue.front(); m != nil; m = s.queue.front() {
 		unsent = append(unsent, s.queue.pop())
 	}
-	s.sent, s.inFlight, s.window = ring[outgoing]{}, 0, 0
-	s.received, s.held, s.unsettled = ring[struct{}]{}, ring[*Receipt]{}, 0
-	s.pubacks, s.pubrecs = order{}, order{}
+	s.sent, s.inFlight, s.messages, s.window = ring[outgoing]{}, 0, 0, 0
+	s.leaveIncoming()
+	s.forgetIncoming()
 	return sent, unsent
 }
 

@@ -227,7 +227,7 @@ func TestWindowIsTheSmallerOfBothLimits(t *testing.T) {
 		if s.Ready() {
 			t.Error("ready before a connection")
 		}
-		s.Connected(c.servers)
+		s.Renewed(c.servers)
 		n := 0
 		for ; s.Ready(); n++ {
 			send(t, s, 1, "")
@@ -300,8 +300,8 @@ func TestKeepCopiesWhatIsThePublishers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Keep(id)
-	s.Keep(99) // is not there
+	s.Keep(id, "o")
+	s.Keep(99, "o") // is not there
 	clear(payload)
 	clear(p.CorrelationData)
 	clear(p.UserProperties)
@@ -423,7 +423,7 @@ func TestDiscardKeepsTheOrderOfTheCalls(t *testing.T) {
 	if s.InFlight() != 0 || queued != 0 || bytes != 0 || s.Ready() {
 		t.Error("the session is not empty")
 	}
-	s.Connected(10)
+	s.Renewed(10)
 	if id, _ := send(t, s, 1, "9"); id != 4 {
 		t.Errorf("after Discard the next identifier is %d, want 4: a late acknowledgement could find it", id)
 	}
@@ -512,8 +512,8 @@ func TestShrinkGivesMemoryBack(t *testing.T) {
 		s.Puback(id)
 	}
 	for id := range uint16(200) {
-		s.Arrive(nil, id+1, 2, false)
-		s.Accept(nil, id+1, 2)
+		s.Arrive(nil, view(id+1, 2, false))
+		s.Accept(nil, view(id+1, 2, false))
 	}
 	for id := range uint16(200) {
 		s.Pubrel(nil, id+1)

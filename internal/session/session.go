@@ -8,9 +8,11 @@
 package session
 
 import (
+	"hash/maphash"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/fifo"
 )
 
 // MaxInFlight is how many PUBLISH packets may be in flight, whatever the server allows: the packet identifiers beyond
@@ -50,15 +52,21 @@ type Session struct {
 	seq      uint64 // of the latest entry in sent
 	window   int    // how many PUBLISHes this connection allows in flight
 	inFlight int    // PUBLISHes that count against window
+	messages int    // in sent: PUBLISH or PUBREL
 	queue    queue
 
+	resends []uint16            // PUBLISHes to be sent again on this connection, oldest first
+	again   fifo.Queue[Message] // of a lost session, to be published afresh before the queue
+
 	// Incoming.
-	received  ring[struct{}] // QoS 2 messages with PUBREC sent, PUBREL to come
-	held      ring[*Receipt] // QoS 2 messages with PUBREC to come
+	seed      maphash.Seed
+	received  ring[completing]
+	held      ring[*Receipt] // QoS 2 messages with PUBREC to come, on this connection
 	pubacks   order
 	pubrecs   order
-	unsettled int // QoS 1 and 2 messages that occupy our Receive Maximum
-	excess    int // by how much the server's resends have exceeded it on this connection
+	away      map[awayKey]*Receipt // unacknowledged messages of earlier connections
+	unsettled int                  // QoS 1 and 2 messages that occupy our Receive Maximum
+	excess    int                  // by how much the server's resends have exceeded it on this connection
 }
 
 // New returns an empty session.
@@ -67,21 +75,20 @@ func New(v codec.Version, limits Limits) *Session {
 	if limits.ReceiveMaximum == 0 {
 		limits.ReceiveMaximum = maxID
 	}
-	return &Session{version: v, limits: limits}
+	return &Session{version: v, limits: limits, seed: maphash.MakeSeed()}
 }
 
-// Connected begins a connection on a new session. receiveMaximum is the server's; it bounds what is in flight
-// together with our own limit [MQTT-3.3.4-7].
-func (s *Session) Connected(receiveMaximum int) {
-	s.window = min(s.limits.InFlight, receiveMaximum)
-	s.excess = 0
-}
+// StartAt sets the packet identifier before the first one that is handed out. A client that resumes the session of an
+// earlier one picks it at random, so as not to use identifiers which that one had in flight.
+func (s *Session) StartAt(id uint16) { s.lastID = id }
 
-// InFlight returns the number of messages sent and not completed.
-func (s *Session) InFlight() int { return s.inFlight }
+// InFlight returns the number of messages sent and not completed, on this connection or an earlier one.
+func (s *Session) InFlight() int { return s.messages }
 
 // Queued returns the number of messages that wait to be sent, and the bytes of their topics and payloads.
-func (s *Session) Queued() (messages, bytes int) { return s.queue.length, s.queue.bytes }
+func (s *Session) Queued() (messages, bytes int) {
+	return s.queue.length + s.again.Len(), s.queue.bytes
+}
 
 // Unacknowledged returns the number of messages from the server that are not completely acknowledged.
 func (s *Session) Unacknowledged() int { return s.unsettled }

@@ -34,7 +34,7 @@ func perVersion(v codec.Version, v5, v311 string) string {
 // connected returns a session with a window of that many messages in flight.
 func connected(v codec.Version, window int) *Session {
 	s := New(v, Limits{InFlight: MaxInFlight, QueueMessages: 1000, QueueBytes: 1 << 20})
-	s.Connected(window)
+	s.Renewed(window)
 	return s
 }
 
@@ -58,4 +58,14 @@ func owners(messages []Message) string {
 		names = append(names, messages[i].Owner.(string))
 	}
 	return strings.Join(names, " ")
+}
+
+// view is an arriving PUBLISH; those with the same identifier have the same content.
+func view(id uint16, qos byte, dup bool) *codec.PublishView {
+	return &codec.PublishView{PacketID: id, QoS: qos, Dup: dup, Topic: []byte("t"), Payload: []byte{byte(id >> 8), byte(id)}}
+}
+
+// settle settles a receipt in the name of its first holder; there must be one.
+func settle(s *Session, dst []byte, r *Receipt, code codec.ReasonCode, reason string) []byte {
+	return s.Settle(dst, r, r.Holders()[0], code, reason)
 }

@@ -1,0 +1,166 @@
+package mqtt
+
+import (
+	"slices"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/fifo"
+	"github.com/petrel-mqtt/mqtt/internal/session"
+)
+
+// This file is about messages at QoS 1 and 2 that no subscription wants. A server that resumes the session of an earlier
+// client sends its messages at once, before the application has subscribed. For a while they are parked, not
+// acknowledged, until a subscription claims them. At any other time they are acknowledged: one forgotten filter in the
+// session would else hold up every acknowledgement.
+
+// parkingLot holds such messages. The client's mutex guards it.
+type parkingLot struct {
+	closes  time.Time // zero: it never opened
+	waiting []parked
+	opened  bool // at the first connect, if then
+}
+
+type parked struct {
+	message Message
+	receipt *session.Receipt
+}
+
+// unmatchedBound is how many unmatched messages may wait for the application's function.
+const unmatchedBound = 1000
+
+// openParking opens the lot at the first connect, if the server had a session; mu is held.
+func (c *client) openParking() {
+	if !c.parking.opened && c.connAck.SessionPresent && c.config.parkingPlaces > 0 {
+		c.parking.closes = time.Now().Add(c.config.parkingTime)
+	}
+	c.parking.opened = true
+}
+
+// park keeps a message for a subscription to come. It reports false if there is no place for it.
+func (r *receiver) park(p *codec.PublishView, name string) bool {
+	lot := &r.client.parking
+	if lot.closes.IsZero() || len(lot.waiting) >= r.client.config.parkingPlaces || r.client.router.isRetired(r.ids) {
+		return false
+	}
+	receipt := r.client.session.Hold(p)
+	receipt.AddHolder(lot)
+	lot.waiting = append(lot.waiting, parked{r.message(p, name, holder{qos: QoS(p.QoS)}), receipt})
+	r.link.Commit(r.client.session.Release(r.link.Buffer(), receipt, false))
+	return true
+}
+
+// claim puts the parked messages that match the filters of a new subscription in its line, before everything that is
+// still to come. The line stands until the server has granted the filters; mu is held.
+func (c *client) claim(s *Subscription) {
+	c.parking.waiting = slices.DeleteFunc(c.parking.waiting, func(p parked) bool {
+		qos, ok := s.wants(c.router.lookup(p.message.Topic).routes)
+		if ok {
+			s.gated = true
+			s.take(p, qos)
+		}
+		return ok
+	})
+}
+
+// giveBackParked parks again what a subscription had claimed that did not come about; mu is held.
+func (c *client) giveBackParked(s *Subscription) {
+	if !s.gated || c.parking.closes.IsZero() {
+		return
+	}
+	for s.held.Len() > 0 {
+		w := s.held.Pop()
+		s.leaveLine(w)
+		w.receipt.Pass(s, &c.parking)
+		c.parking.waiting = append(c.parking.waiting, parked{w.message, w.receipt})
+	}
+}
+
+// openGate lets the line of a subscription move, now that its filters are granted; mu is held.
+func (s *Subscription) openGate() {
+	if s.gated {
+		s.gated = false
+		s.startPump()
+	}
+}
+
+// wants returns the highest QoS that s asked for on these routes, and whether it holds one of them.
+func (s *Subscription) wants(routes []*route) (qos QoS, ok bool) {
+	for _, rt := range routes {
+		for _, h := range rt.holders {
+			if h.sub == s {
+				qos, ok = max(qos, h.qos), true
+			}
+		}
+	}
+	return qos, ok
+}
+
+// take puts a parked message in line; mu is held.
+func (s *Subscription) take(p parked, qos QoS) {
+	m := p.message
+	m.QoS = min(m.QoS, qos)
+	p.receipt.Pass(&s.client.parking, s)
+	if s.options.ack == ManualAck {
+		m.origin = &origin{sub: s, receipt: p.receipt, ids: m.origin.identifiers()}
+	}
+	s.held.Push(s.inLine(waiting{message: m, receipt: p.receipt}))
+	s.startPump()
+}
+
+// closeParking acknowledges what nobody has claimed. It is called when the time is over.
+func (c *client) closeParking() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	left := c.parking.waiting
+	c.parking = parkingLot{opened: true}
+	for _, p := range left {
+		c.settle(p.receipt, &c.parking, codec.Success, "")
+		c.stats.Unmatched++
+		if c.config.unmatched != nil {
+			c.giveAway(p.message)
+		}
+	}
+}
+
+// parkingClosed returns a channel that gets a value when the parking lot is to be closed, and a function that lets go of
+// it.
+func (c *client) parkingClosed() (<-chan time.Time, func() bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.parking.closes.IsZero() {
+		return nil, func() bool { return true }
+	}
+	timer := time.NewTimer(time.Until(c.parking.closes))
+	return timer.C, timer.Stop
+}
+
+// giveAway puts a message that nobody subscribed to in line for the application's function; mu is held.
+func (c *client) giveAway(m Message) {
+	if c.unclaimed.line.Len() >= unmatchedBound {
+		return
+	}
+	c.unclaimed.line.Push(m)
+	if !c.unclaimed.running {
+		c.unclaimed.running = true
+		c.goroutines.Go(c.giveUnmatched)
+	}
+}
+
+// unclaimed is the line of messages for the application's function. A goroutine exists while there are some.
+type unclaimed struct {
+	line    fifo.Queue[Message]
+	running bool
+}
+
+func (c *client) giveUnmatched() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.unclaimed.line.Len() > 0 && c.err == nil {
+		m := c.unclaimed.line.Pop()
+		c.mu.Unlock()
+		c.config.unmatched(m)
+		c.mu.Lock()
+	}
+	c.unclaimed.running = false
+}

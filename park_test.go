@@ -1,0 +1,133 @@
+package mqtt_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+)
+
+// An earlier process has left a session with a subscription, and messages have come since.
+func leaveSession(t *testing.T, ctx context.Context, b *mqtttest.Broker, filter string, messages int) {
+	t.Helper()
+	c, err := mqtt.NewClient(ctx, "mqtt://test", mqtt.WithDialer(b.DialContext), mqtt.WithClientID("service"), mqtt.WithSessionExpiry(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Subscribe(ctx, filter, mqtt.AtLeastOnce); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	for i := range messages {
+		b.Publish(mqtttest.Message{Topic: "a/b", Payload: fmt.Append(nil, i), QoS: 1})
+	}
+}
+
+func resume(t *testing.T, ctx context.Context, b *mqtttest.Broker, opts ...mqtt.OptionV5) mqtt.ClientV5 {
+	t.Helper()
+	opts = append([]mqtt.OptionV5{mqtt.WithDialer(b.DialContext), mqtt.WithClientID("service"),
+		mqtt.WithSessionExpiry(time.Hour), mqtt.WithCleanStart(false)}, opts...)
+	c, err := mqtt.NewClient(ctx, "mqtt://test", opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// PROTOCOL 13: what comes before the application has subscribed waits, in order, and is acknowledged when it is taken.
+func TestParkedMessagesAreClaimed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		b := mqtttest.NewBroker(t)
+		leaveSession(t, ctx, b, "a/#", 100)
+		c := resume(t, ctx, b)
+		defer c.Close()
+		synctest.Wait()
+		if s := c.Stats(); s.Parked != 100 || s.Unacknowledged != 100 {
+			t.Errorf("parked: %+v", s)
+		}
+		b.Publish(mqtttest.Message{Topic: "a/b", Payload: fmt.Append(nil, 100), QoS: 1})
+		if _, err := c.Subscribe(ctx, "other", mqtt.AtLeastOnce); err != nil {
+			t.Fatal(err)
+		}
+		sub, err := c.Subscribe(ctx, "a/+", mqtt.AtLeastOnce, mqtt.Buffer(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 101 {
+			m, err := sub.Next(ctx)
+			if err != nil || string(m.Payload) != fmt.Sprint(i) {
+				t.Fatalf("message %d: %q, %v", i, m.Payload, err)
+			}
+		}
+		synctest.Wait()
+		if s := c.Stats(); s.Parked != 0 || s.Unacknowledged != 0 || s.Unmatched != 0 {
+			t.Errorf("claimed: %+v", s)
+		}
+	})
+}
+
+// PROTOCOL 13: after 30 s nobody waits any more, and later nothing is parked at all.
+func TestParkingEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		b := mqtttest.NewBroker(t)
+		leaveSession(t, ctx, b, "a/#", 10)
+		var unmatched []string
+		c := resume(t, ctx, b, mqtt.WithParking(5, 30*time.Second), mqtt.WithUnmatched(func(m mqtt.Message) {
+			unmatched = append(unmatched, string(m.Payload))
+		}))
+		synctest.Wait()
+		if s := c.Stats(); s.Parked != 5 || s.Unmatched != 5 {
+			t.Errorf("in 5 places: %+v", s)
+		}
+		time.Sleep(31 * time.Second) // virtual
+		synctest.Wait()
+		if s := c.Stats(); s.Parked != 0 || s.Unmatched != 10 || s.Unacknowledged != 0 {
+			t.Errorf("after 30 s: %+v", s)
+		}
+		b.Publish(mqtttest.Message{Topic: "a/b", QoS: 1, Payload: []byte("late")})
+		synctest.Wait()
+		if s := c.Stats(); s.Parked != 0 || s.Unmatched != 11 {
+			t.Errorf("later: %+v", s)
+		}
+		c.Close()
+		if fmt.Sprint(unmatched) != "[5 6 7 8 9 0 1 2 3 4 late]" {
+			t.Errorf("unmatched %v", unmatched)
+		}
+	})
+}
+
+// A subscription that is refused gives back what it had claimed, for the next one.
+func TestParkedMessagesSurviveARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		b := mqtttest.NewBroker(t)
+		leaveSession(t, ctx, b, "a/#", 3)
+		c := resume(t, ctx, b)
+		defer c.Close()
+		synctest.Wait()
+		remove := b.Fault(mqtttest.Fault{Packet: "SUBACK", Outbound: true, Times: 1, Reason: 0x87})
+		if _, err := c.Subscribe(ctx, "a/+", mqtt.AtLeastOnce); !errors.Is(err, mqtt.NotAuthorized) {
+			t.Fatalf("Subscribe: %v", err)
+		}
+		remove()
+		if s := c.Stats(); s.Parked != 3 {
+			t.Errorf("after the refusal: %+v", s)
+		}
+		sub, err := c.Subscribe(ctx, "a/#", mqtt.ExactlyOnce)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 3 {
+			if m, err := sub.Next(ctx); err != nil || string(m.Payload) != fmt.Sprint(i) {
+				t.Fatalf("message %d: %q, %v", i, m.Payload, err)
+			}
+		}
+	})
+}

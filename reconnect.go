@@ -1,0 +1,214 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/transport"
+)
+
+// ReconnectPolicy says when to connect again. Zero fields mean the defaults.
+type ReconnectPolicy struct {
+	// InitialDelay bounds the first wait, MaxDelay all of them; in between the bound grows by Factor with each failure.
+	// The wait itself is random, between 0 and the bound, so that many clients do not come back at once.
+	InitialDelay time.Duration // 1 s
+	MaxDelay     time.Duration // 60 s
+	Factor       float64       // 2
+	MaxAttempts  int           // in a row; 0: no limit
+	// StableAfter is how long a connection must last for its loss to count as the first failure again; by default
+	// MaxDelay or twice the keep alive interval, whichever is longer.
+	StableAfter time.Duration
+	// Decide is asked after every failed attempt and every loss, by the client's supervisor, without locks held. It
+	// returns how long to wait, or an error that ends the client. ctx ends with the client. nil returns f.Err if
+	// f.Permanent, else f.Delay.
+	Decide func(ctx context.Context, f Failure) (time.Duration, error)
+}
+
+// Failure is a failed attempt or a lost connection.
+type Failure struct {
+	Err       error
+	Server    string        // without password
+	Attempts  int           // since the last stable connection
+	Down      time.Duration // how long there has been no connection
+	Delay     time.Duration // the policy's, jitter included
+	Permanent bool          // trying again cannot help
+}
+
+// Permanent wraps an error of a credentials function, to say that trying again cannot help: the client ends with it.
+func Permanent(err error) error { return &permanent{err} }
+
+type permanent struct{ err error }
+
+func (e *permanent) Error() string { return e.err.Error() }
+func (e *permanent) Unwrap() error { return e.err }
+
+// fill replaces zero fields by the defaults.
+func (p *ReconnectPolicy) fill() {
+	if p.InitialDelay == 0 {
+		p.InitialDelay = time.Second
+	}
+	if p.MaxDelay == 0 {
+		p.MaxDelay = max(time.Minute, p.InitialDelay)
+	}
+	if p.Factor == 0 {
+		p.Factor = 2
+	}
+}
+
+func (p *ReconnectPolicy) check() error {
+	if p.InitialDelay < 0 || p.MaxDelay < p.InitialDelay || p.Factor < 1 || p.MaxAttempts < 0 || p.StableAfter < 0 {
+		return errors.New("mqtt: WithReconnect: negative or contradictory values")
+	}
+	return nil
+}
+
+// delay is how long to wait after n failures in a row.
+func (p *ReconnectPolicy) delay(n int) time.Duration {
+	bound := float64(p.InitialDelay) * math.Pow(p.Factor, float64(n-1))
+	return time.Duration(rand.Float64() * min(bound, float64(p.MaxDelay)))
+}
+
+// decide asks the application, if it wants to be asked.
+func (p *ReconnectPolicy) decide(ctx context.Context, f Failure) (time.Duration, error) {
+	switch {
+	case p.MaxAttempts > 0 && f.Attempts >= p.MaxAttempts:
+		return 0, f.Err
+	case p.Decide != nil:
+		return p.Decide(ctx, f)
+	case f.Permanent:
+		return 0, f.Err
+	}
+	return f.Delay, nil
+}
+
+// Attempt is one connect about to be made.
+type Attempt struct {
+	Number  int   // since the last stable connection, from 1
+	LastErr error // of the attempt or connection before; nil at the first
+	URL     *url.URL
+	// Username and Password go into CONNECT unless they are empty and no option gave any.
+	Username, Password string
+}
+
+// attempt is an Attempt with what the application has no say in.
+type attempt struct {
+	Attempt
+	cleanStart bool
+	clientID   string
+}
+
+// prepare lets the application's functions complete an attempt.
+func (c *config) prepare(ctx context.Context, a *attempt) error {
+	if c.credentialsFunc != nil {
+		var err error
+		if a.Username, a.Password, err = c.credentialsFunc(ctx); err != nil {
+			return err
+		}
+	}
+	if c.attemptFunc != nil {
+		return c.attemptFunc(ctx, &a.Attempt)
+	}
+	return nil
+}
+
+// permanent reports whether trying again cannot help.
+func (c *config) permanent(err error) bool {
+	var said *permanent
+	if errors.As(err, &said) {
+		return true
+	}
+	var refused *ConnectError
+	var disconnected *DisconnectError
+	switch {
+	case errors.As(err, &refused):
+		return c.permanentRefusal(refused.Code)
+	case errors.As(err, &disconnected) && disconnected.ByServer:
+		return disconnected.Code == SessionTakenOver || disconnected.Code == NotAuthorized && !c.freshCredentials()
+	}
+	return false
+}
+
+// permanentRefusal reports whether a CONNACK with this reason code would come again.
+func (c *config) permanentRefusal(code ReasonCode) bool {
+	switch code {
+	case BadUserNameOrPassword, NotAuthorized:
+		return !c.freshCredentials()
+	case UnsupportedProtocolVersion, ClientIdentifierNotValid, Banned, BadAuthenticationMethod, TopicNameInvalid,
+		PacketTooLarge, PayloadFormatInvalid, RetainNotSupported, QoSNotSupported:
+		return true
+	}
+	return false
+}
+
+// freshCredentials reports whether the next attempt may come with others.
+func (c *config) freshCredentials() bool { return c.credentialsFunc != nil || c.attemptFunc != nil }
+
+// redirected returns the URL that a Server Reference means (section 4.11): the first of its hosts, with the scheme of
+// the old URL. It is nil if there is none.
+func redirected(old *url.URL, reference string) *url.URL {
+	for host := range strings.FieldsSeq(reference) {
+		u, err := transport.ParseURL(old.Scheme + "://" + host)
+		if err == nil && u.Host != "" && u.User == nil {
+			u.Path, u.RawQuery = old.Path, old.RawQuery
+			return u
+		}
+	}
+	return nil
+}
+
+// reconnecting is a Reconnect that waits for the next attempt.
+type reconnecting struct {
+	done chan struct{}
+	err  error
+}
+
+// Reconnect drops the connection, if there is one, and connects at once.
+func (c *client) Reconnect(ctx context.Context) error {
+	c.mu.Lock()
+	if c.err != nil || c.draining {
+		defer c.mu.Unlock()
+		return c.notConnected()
+	}
+	r := c.reconnecting
+	if r == nil {
+		r = &reconnecting{done: make(chan struct{})}
+		c.reconnecting = r
+		c.poke <- struct{}{} // has room: it is emptied together with reconnecting
+	}
+	c.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		return fmt.Errorf("mqtt: waiting for CONNACK: %w", ctx.Err())
+	}
+}
+
+func (c *client) reconnectWanted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reconnecting != nil
+}
+
+// tellReconnects tells everybody who waits in Reconnect the outcome of an attempt.
+func (c *client) tellReconnects(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.reconnecting
+	if r == nil {
+		return
+	}
+	c.reconnecting = nil
+	select {
+	case <-c.poke:
+	default: // somebody was waiting for it
+	}
+	r.err = err
+	close(r.done)
+}

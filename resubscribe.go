@@ -1,0 +1,114 @@
+package mqtt
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// subscribeAgain makes, on a new connection, the subscriptions that the server does not have or may not have, and those
+// that have been waiting for a connection; mu is held.
+//
+// On MQTT 5 that is done even when the server has kept the session: one that was killed may come back with an older
+// snapshot of the session, without the subscriptions (seen with Mosquitto). On MQTT 3.1.1 it would bring all retained
+// messages again.
+func (c *client) subscribeAgain() {
+	present := c.connAck.SessionPresent
+	if !present {
+		for _, rt := range c.router.routes {
+			rt.confirmed, rt.uncertain = false, false
+		}
+	}
+	for _, s := range c.inOrder() {
+		if s.call.waiting() {
+			c.sendSubscribes(s)
+		} else {
+			c.resubscribe(s, present)
+		}
+	}
+}
+
+// inOrder returns the subscriptions in the order in which they were made; mu is held.
+func (c *client) inOrder() []*Subscription {
+	return slices.SortedFunc(maps.Keys(c.subs), func(a, b *Subscription) int { return cmp.Compare(a.born, b.born) })
+}
+
+// resubscribe sends SUBSCRIBEs for the routes of s, but for those that an older subscription sees to. Nobody waits for
+// the answers. mu is held.
+func (c *client) resubscribe(s *Subscription, present bool) {
+	if err := c.unavailable(s); err != nil {
+		c.abandon(s, err)
+		return
+	}
+	all := c.version >= codec.V5 || c.config.resubscribeResumed
+	var mine []*route
+	for _, rt := range s.routes {
+		if rt.eldest() == s && (all || !rt.confirmed) {
+			mine = append(mine, rt)
+		}
+	}
+	handling := func(rt *route) RetainHandling { return rt.retainAgain(present) }
+	err := inPackets(mine, c.filtersAtOnce(s), func(routes []*route) error {
+		return c.sendSubscribe(&request{routes: routes}, s, nil, handling)
+	})
+	if err == nil {
+		return
+	}
+	for _, rt := range mine {
+		c.endHolders(rt, err)
+	}
+}
+
+// unanswered notes a request whose answer was cut off. An UNSUBSCRIBE is sent again. Nobody knows whether the server has
+// seen a SUBSCRIBE: those who want its filters send another, and what nobody wants is unsubscribed. mu is held.
+func (c *client) unanswered(q *request) {
+	if q.routes == nil {
+		c.unsubscribes = append(c.unsubscribes, q) // its call counts it already
+		return
+	}
+	var unwanted []string
+	for _, rt := range q.routes {
+		rt.uncertain = true
+		if c.router.routes[rt.filter] == nil {
+			unwanted = append(unwanted, rt.filter)
+		}
+	}
+	c.sendUnsubscribe(nil, unwanted)
+}
+
+// eldest returns the route's first holder that is granted and not about to leave.
+func (rt *route) eldest() *Subscription {
+	for _, h := range rt.holders {
+		if !h.sub.call.waiting() && h.sub.leaving == nil {
+			return h.sub
+		}
+	}
+	return nil
+}
+
+// retainAgain is what a SUBSCRIBE that is made again asks for: on a kept session no retained messages that the
+// subscription had before, on a new one what its holders asked for, because the state may have changed meanwhile.
+func (rt *route) retainAgain(present bool) RetainHandling {
+	least := SkipRetained
+	for _, h := range rt.holders {
+		if h.sub.options.flags&NoRetainedOnResubscribe == 0 {
+			least = min(least, h.sub.options.retain)
+		}
+	}
+	if present {
+		return max(least, SendRetainedIfNew)
+	}
+	return least
+}
+
+// endHolders ends the subscriptions to a filter that had been granted and cannot be subscribed again; mu is held.
+func (c *client) endHolders(rt *route, err error) {
+	rt.confirmed = false
+	for _, h := range slices.Clone(rt.holders) {
+		if !h.sub.call.waiting() {
+			c.abandon(h.sub, err)
+		}
+	}
+}

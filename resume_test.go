@@ -1,0 +1,1036 @@
+package mqtt_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+)
+
+// Tests of DESIGN.md 4.4 and of 4.1 offline: what a client does with its state when a connection follows another one.
+
+// keptSession is what asks for a session that outlives a connection, in either version.
+func keptSession(v codec.Version) mqtt.Options {
+	if v == codec.V311 {
+		return mqtt.Options{mqtt.WithCleanStart(false)}
+	}
+	return nil
+}
+
+// pair is a client and the scripted server that it connects to, again and again.
+type pair struct {
+	*mqtttest.Script
+	t      *testing.T
+	server *mqtttest.Server
+	client mqtt.Client
+}
+
+// newPair makes a client whose session is kept, and answers its first CONNECT.
+func newPair(t *testing.T, v codec.Version, opts ...mqtt.Option) *pair {
+	t.Helper()
+	p := &pair{t: t, server: mqtttest.NewServer(t, v)}
+	opts = append([]mqtt.Option{keptSession(v)}, opts...)
+	c := start(func() (mqtt.Client, error) { return reconnectingAs(t, v, p.server.DialContext, opts...), nil })
+	p.accept(&codec.Connack{})
+	p.client = c.value(t)
+	return p
+}
+
+// accept answers the next CONNECT and returns it.
+func (p *pair) accept(ack *codec.Connack) *codec.Connect {
+	p.t.Helper()
+	p.Script = p.server.Accept()
+	p.Patience(5 * time.Minute) // which only a failing test waits for
+	connect := mqtttest.ReceiveAs[*codec.Connect](p.Script)
+	p.Send(ack)
+	return connect
+}
+
+// resume cuts the connection; the server has kept the session.
+func (p *pair) resume() *codec.Connect {
+	p.t.Helper()
+	p.Cut()
+	return p.accept(&codec.Connack{SessionPresent: true})
+}
+
+// renew cuts the connection; the server has lost the session.
+func (p *pair) renew() *codec.Connect {
+	p.t.Helper()
+	p.Cut()
+	return p.accept(&codec.Connack{})
+}
+
+func (p *pair) publish(topic string, qos mqtt.QoS) *mqtt.Delivery {
+	p.t.Helper()
+	return p.client.PublishAsync(p.t.Context(), topic, []byte("payload of "+topic), qos)
+}
+
+// wantPackets compares the packets that come next.
+func (p *pair) wantPackets(want ...string) {
+	p.t.Helper()
+	for _, w := range want {
+		if got := brief(p.Receive()); got != w {
+			p.t.Fatalf("the client sends %s, want %s", got, w)
+		}
+	}
+}
+
+func (p *pair) wantSilence() {
+	p.t.Helper()
+	p.ExpectSilence(time.Second)
+}
+
+// brief says of a packet what these tests look at.
+func brief(packet codec.Packet) string {
+	switch p := packet.(type) {
+	case *codec.Publish:
+		s := fmt.Sprintf("PUBLISH %d %s q%d", p.PacketID, p.Topic, p.QoS)
+		if p.Dup {
+			s += " dup"
+		}
+		return s
+	case *codec.Puback:
+		return fmt.Sprintf("PUBACK %d", p.PacketID)
+	case *codec.Pubrec:
+		return fmt.Sprintf("PUBREC %d", p.PacketID)
+	case *codec.Pubrel:
+		return fmt.Sprintf("PUBREL %d", p.PacketID)
+	case *codec.Pubcomp:
+		return fmt.Sprintf("PUBCOMP %d", p.PacketID)
+	case *codec.Subscribe:
+		var filters []string
+		for _, f := range p.Filters {
+			filters = append(filters, fmt.Sprintf("%s q%d rh%d", f.Filter, f.QoS, f.RetainHandling))
+		}
+		return "SUBSCRIBE " + strings.Join(filters, ", ")
+	case *codec.Unsubscribe:
+		return fmt.Sprintf("UNSUBSCRIBE %s", strings.Join(p.Filters, ", "))
+	}
+	return packet.Type().String()
+}
+
+// wantFate waits for a delivery and compares its error.
+func wantFate(t *testing.T, d *mqtt.Delivery, want error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := d.Wait(ctx); !errors.Is(err, want) {
+		t.Errorf("the delivery ends with %v, want %v", err, want)
+	}
+}
+
+// wantOpen fails the test if the fate of a delivery is known.
+func wantOpen(t *testing.T, deliveries ...*mqtt.Delivery) {
+	t.Helper()
+	synctest.Wait()
+	for i, d := range deliveries {
+		select {
+		case <-d.Done():
+			t.Errorf("delivery %d is done: %v", i, d.Err())
+		default:
+		}
+	}
+}
+
+// [MQTT-4.4.0-1] [MQTT-4.6.0-1] [MQTT-4.6.0-4]: with the session kept, PUBRELs and PUBLISHes are sent again, with the old
+// identifiers, in the old order, DUP set, before anything new.
+func TestResendOrder(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v)
+		var d []*mqtt.Delivery
+		for i, qos := range []mqtt.QoS{1, 2, 1, 2, 2} {
+			d = append(d, p.publish(fmt.Sprintf("t/%d", i+1), qos))
+		}
+		p.wantPackets("PUBLISH 1 t/1 q1", "PUBLISH 2 t/2 q2", "PUBLISH 3 t/3 q1", "PUBLISH 4 t/4 q2", "PUBLISH 5 t/5 q2")
+		p.Send(&codec.Pubrec{PacketID: 5}, &codec.Pubrec{PacketID: 4})
+		p.wantPackets("PUBREL 5", "PUBREL 4")
+		for range 2 { // the second time is as the first
+			p.resume()
+			if len(d) == 5 {
+				d = append(d, p.publish("t/6", 1))
+			}
+			p.wantPackets("PUBREL 5", "PUBREL 4", "PUBLISH 1 t/1 q1 dup", "PUBLISH 2 t/2 q2 dup", "PUBLISH 3 t/3 q1 dup")
+			if dup := " dup"; p.client.Stats().Connects == 3 {
+				p.wantPackets("PUBLISH 6 t/6 q1" + dup)
+			} else {
+				p.wantPackets("PUBLISH 6 t/6 q1")
+			}
+		}
+		p.wantSilence()
+		wantOpen(t, d...)
+		p.Send(&codec.Puback{PacketID: 1}, &codec.Pubrec{PacketID: 2}, &codec.Puback{PacketID: 3},
+			&codec.Pubcomp{PacketID: 4}, &codec.Pubcomp{PacketID: 5}, &codec.Puback{PacketID: 6})
+		p.wantPackets("PUBREL 2")
+		p.Send(&codec.Pubcomp{PacketID: 2})
+		for _, d := range d {
+			wantFate(t, d, nil)
+		}
+		if s := p.client.Stats(); s.InFlight != 0 || s.Connects != 3 || s.Losses != 2 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// PROTOCOL 3: no more than the server's Receive Maximum of this connection is resent at once, and all of it before
+// anything new; PUBRELs take no place.
+func TestResendWithinShrunkWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, codec.V5)
+		var d []*mqtt.Delivery
+		for i := range 5 {
+			d = append(d, p.publish(fmt.Sprintf("t/%d", i+1), 1+mqtt.QoS(i/4)))
+		}
+		for range 5 {
+			p.Receive()
+		}
+		p.Send(&codec.Pubrec{PacketID: 5})
+		p.wantPackets("PUBREL 5")
+		p.Cut()
+		synctest.Wait()
+		d = append(d, p.publish("t/6", 1))
+		p.accept(&codec.Connack{SessionPresent: true, Properties: codec.ConnackProperties{ReceiveMaximum: 2}})
+		p.wantPackets("PUBREL 5", "PUBLISH 1 t/1 q1 dup", "PUBLISH 2 t/2 q1 dup")
+		d = append(d, p.publish("t/7", 1))
+		p.wantSilence()
+		p.Send(&codec.Pubcomp{PacketID: 5}) // makes no room [MQTT-3.3.4-7]
+		p.wantSilence()
+		for i := range 5 {
+			id := uint16(i + 1)
+			if id == 5 {
+				id = 6
+			}
+			p.Send(&codec.Puback{PacketID: id})
+			want := fmt.Sprintf("PUBLISH %d t/%d q1", i+3, i+3)
+			switch {
+			case i < 2:
+				p.wantPackets(want + " dup")
+			case i == 2: // 5 was a PUBREL
+				p.wantPackets("PUBLISH 6 t/6 q1")
+			case i == 3:
+				p.wantPackets("PUBLISH 7 t/7 q1")
+			}
+			p.wantSilence()
+		}
+		p.Send(&codec.Puback{PacketID: 7})
+		for _, d := range d {
+			wantFate(t, d, nil)
+		}
+	})
+}
+
+// PROTOCOL 22: session gone. QoS 1 is published afresh, with a new identifier and without DUP, in order and before what
+// was queued; QoS 2 that was sent fails; QoS 2 that was not sent is sent.
+func TestSessionGone(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v)
+		first := p.publish("t/1", 1)
+		lost := p.publish("t/2", 2)
+		third := p.publish("t/3", 1)
+		released := p.publish("t/4", 2)
+		p.wantPackets("PUBLISH 1 t/1 q1", "PUBLISH 2 t/2 q2", "PUBLISH 3 t/3 q1", "PUBLISH 4 t/4 q2")
+		p.Send(&codec.Pubrec{PacketID: 4})
+		p.wantPackets("PUBREL 4")
+		p.Cut()
+		synctest.Wait()
+		queued := p.publish("t/5", 2)
+		p.accept(&codec.Connack{})
+		p.wantPackets("PUBLISH 5 t/1 q1", "PUBLISH 6 t/3 q1", "PUBLISH 7 t/5 q2")
+		wantFate(t, lost, mqtt.ErrSessionLost)
+		wantFate(t, lost, mqtt.ErrOutcomeUnknown)
+		wantFate(t, released, mqtt.ErrSessionLost)
+		if mqtt.SafeToRetry(lost.Err()) {
+			t.Error("a message of a lost session is not safe to retry")
+		}
+		wantOpen(t, first, third, queued)
+		p.Send(&codec.Puback{PacketID: 5}, &codec.Puback{PacketID: 6}, &codec.Pubrec{PacketID: 7})
+		p.wantPackets("PUBREL 7")
+		p.Send(&codec.Pubcomp{PacketID: 7})
+		wantFate(t, first, nil)
+		wantFate(t, third, nil)
+		wantFate(t, queued, nil)
+	})
+}
+
+// A PUBREL that is sent again may find that the server has completed the message: its PUBCOMP says 0x92, which is no
+// error then (section 3.7.2.1), because a PUBREC had said that the server took the message.
+func TestPubcompOfCompletedMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingV5(t, b.DialContext, mqtt.WithClientID("c"))
+		b.Fault(mqtttest.Fault{Packet: "PUBCOMP", Outbound: true, Drop: true, Cut: true, Times: 1})
+		if err := c.Publish(t.Context(), "t", nil, mqtt.ExactlyOnce); err != nil {
+			t.Errorf("the message arrived, and Publish returns %v", err)
+		}
+		if got := len(b.Received("t")); got != 1 {
+			t.Errorf("%d messages arrived", got)
+		}
+	})
+}
+
+// PROTOCOL 5: what the server of the new connection does not take is not sent again. Its identifier stays reserved.
+func TestResendForbiddenByNewLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, codec.V5)
+		d := p.publish("t/1", 2)
+		retained := p.client.PublishAsync(t.Context(), "t/2", nil, mqtt.AtLeastOnce, mqtt.Retain)
+		p.wantPackets("PUBLISH 1 t/1 q2", "PUBLISH 2 t/2 q1")
+		p.Cut()
+		synctest.Wait()
+		queued := p.publish("t/3", 2)
+		maximum, no := byte(1), false
+		p.accept(&codec.Connack{SessionPresent: true, Properties: codec.ConnackProperties{
+			MaximumQoS: &maximum, RetainAvailable: &no,
+		}})
+		wantFate(t, d, mqtt.ErrOutcomeUnknown)
+		wantFate(t, d, mqtt.QoSNotSupported)
+		wantFate(t, retained, mqtt.ErrOutcomeUnknown)
+		wantFate(t, retained, mqtt.RetainNotSupported)
+		wantFate(t, queued, mqtt.QoSNotSupported)
+		if !mqtt.SafeToRetry(queued.Err()) || mqtt.SafeToRetry(d.Err()) {
+			t.Error("what was never sent is safe to retry, and nothing else")
+		}
+		p.wantSilence()
+	})
+}
+
+// PROTOCOL 12: a resend of a message that still waits for its Ack is joined to it, and Ack on the old Message
+// acknowledges it. Once more after a second cut, and with what is in the channel and in line at AutoAck.
+func TestJoinedResend(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		for _, qos := range []byte{1, 2} {
+			p := newPair(t, v)
+			sub, _ := subscribed(t, p.client, p.Script, "t", mqtt.QoS(qos), mqtt.ManualAck)
+			m := &codec.Publish{Topic: "t", PacketID: 10, QoS: qos, Payload: []byte("x")}
+			p.Send(m)
+			messages := wantArrived(t, sub, fmt.Sprintf("t=x q%d", qos))
+			m.Dup = true
+			for range 2 {
+				p.resume()
+				if v == codec.V5 {
+					p.wantPackets(fmt.Sprintf("SUBSCRIBE t q%d rh1", qos))
+				}
+				p.Send(m)
+				wantArrived(t, sub)
+				p.wantSilence()
+			}
+			ack := map[byte]string{1: "PUBACK 10", 2: "PUBREC 10"}[qos]
+			if err := messages[0].Ack(); err != nil {
+				t.Error(err)
+			}
+			p.wantPackets(ack)
+			if qos == 2 { // acknowledged, and cut again: PUBREC is sent again, and then it is over
+				p.resume()
+				if v == codec.V5 {
+					p.wantPackets("SUBSCRIBE t q2 rh1")
+				}
+				p.Send(m)
+				p.wantPackets("PUBREC 10")
+				p.Send(&codec.Pubrel{PacketID: 10})
+				p.wantPackets("PUBCOMP 10")
+			}
+			wantArrived(t, sub)
+			if got := p.client.Stats().Unacknowledged; got != 0 {
+				t.Errorf("%d messages unacknowledged", got)
+			}
+			p.client.Close()
+		}
+	})
+}
+
+// PROTOCOL 12: an Ack while offline goes out when the server has sent the message again; one for a message that the
+// server does not know any more is an ErrSessionLost.
+func TestAckAcrossConnections(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v)
+		sub, _ := subscribed(t, p.client, p.Script, "t", mqtt.AtLeastOnce, mqtt.ManualAck)
+		m := &codec.Publish{Topic: "t", PacketID: 10, QoS: 1, Payload: []byte("x")}
+		p.Send(m)
+		got := wantArrived(t, sub, "t=x q1")
+		p.Cut()
+		synctest.Wait()
+		if err := got[0].Ack(); err != nil {
+			t.Error(err)
+		}
+		p.accept(&codec.Connack{SessionPresent: true})
+		if v == codec.V5 {
+			p.wantPackets("SUBSCRIBE t q1 rh1")
+		}
+		p.wantSilence()
+		m.Dup = true
+		p.Send(m)
+		p.wantPackets("PUBACK 10")
+		wantArrived(t, sub)
+
+		// The session is lost while a message waits.
+		p.Send(&codec.Publish{Topic: "t", PacketID: 11, QoS: 1, Payload: []byte("y")})
+		got = wantArrived(t, sub, "t=y q1")
+		p.renew()
+		p.wantPackets("SUBSCRIBE t q1 rh0")
+		synctest.Wait()
+		if err := got[0].Ack(); !errors.Is(err, mqtt.ErrSessionLost) {
+			t.Errorf("Ack returns %v", err)
+		}
+		p.wantSilence()
+		// The same identifier stands for another message now.
+		p.Send(&codec.Publish{Topic: "t", PacketID: 11, QoS: 1, Payload: []byte("y"), Dup: true})
+		again := wantArrived(t, sub, "t=y q1 dup")
+		if err := got[0].Ack(); !errors.Is(err, mqtt.ErrSessionLost) {
+			t.Errorf("Ack returns %v", err)
+		}
+		p.wantSilence()
+		if err := again[0].Ack(); err != nil {
+			t.Error(err)
+		}
+		p.wantPackets("PUBACK 11")
+	})
+}
+
+// DESIGN 4.4: an inbound QoS 2 message whose PUBREC was sent is not delivered again, whatever cuts the handshake.
+func TestInboundQoS2AcrossCuts(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, v, b.DialContext, keptSession(v), mqtt.WithClientID("c"))
+		sub := subscribe(t, c, "t", mqtt.ExactlyOnce)
+		for i, f := range []mqtttest.Fault{
+			{Packet: "PUBLISH", Outbound: true, Cut: true},
+			{Packet: "PUBREC", Drop: true, Cut: true},
+			{Packet: "PUBREC", Cut: true},
+			{Packet: "PUBREL", Outbound: true, Drop: true, Cut: true},
+			{Packet: "PUBREL", Outbound: true, Cut: true},
+			{Packet: "PUBCOMP", Drop: true, Cut: true},
+			{Packet: "PUBCOMP", Cut: true},
+		} {
+			f.ClientID, f.Times = "c", 1
+			remove := b.Fault(f)
+			b.Publish(text("t", fmt.Sprint(i), 2))
+			time.Sleep(time.Minute)
+			remove()
+			for _, m := range arrived(sub) {
+				if string(m.Payload) != fmt.Sprint(i) {
+					t.Errorf("%+v: %s", f, shown(m))
+				}
+			}
+			if s := c.Stats(); s.Unacknowledged != 0 {
+				t.Errorf("%+v: %+v", f, s)
+			}
+		}
+		if s := c.Stats(); s.Received != 7 || s.Connects != 8 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// PROTOCOL 20: session gone. SUBSCRIBEs as the user gave them, oldest first, eight filters a packet at most, before
+// publishes.
+func TestResubscribeSessionGone(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, v, b.DialContext, mqtt.WithClientID("c"))
+		b.Publish(retained("kept", "1", 1))
+		sub := subscribe(t, c, "kept", mqtt.AtLeastOnce)
+		var more []string
+		for i := range 20 {
+			more = append(more, fmt.Sprintf("f/%02d", i))
+		}
+		many := subscribe(t, c, "first", mqtt.Also(2, more...))
+		wantArrived(t, sub, "kept=1 q1 retain")
+		sent := watch(b, func(p codec.Packet) string { return brief(p) })
+		b.Offline()
+		b.Publish(retained("kept", "2", 1))
+		synctest.Wait()
+		d := c.PublishAsync(t.Context(), "f/03", []byte("x"), mqtt.AtLeastOnce)
+		b.Forget("c")
+		b.Online()
+		time.Sleep(2 * time.Minute)
+		got := sent.take()
+		if v == codec.V311 {
+			var packets []string
+			for part := range slices.Chunk(append([]string{"first"}, more...), 8) {
+				for i, f := range part {
+					if part[i] += " q2 rh0"; f == "first" {
+						part[i] = "first q0 rh0"
+					}
+				}
+				packets = append(packets, "SUBSCRIBE "+strings.Join(part, ", "))
+			}
+			want := append(append([]string{"CONNECT", "SUBSCRIBE kept q1 rh0"}, packets...), "PUBLISH 9 f/03 q1")
+			if len(got) < len(want) || !slices.Equal(got[:len(want)], want) {
+				t.Errorf("sent %q\nwant %q", got, want)
+			}
+		}
+		publish := slices.IndexFunc(got, func(s string) bool { return strings.HasPrefix(s, "PUBLISH") })
+		last := slices.IndexFunc(got, func(s string) bool { return strings.HasSuffix(s, "f/19 q2 rh0") })
+		if publish < last || last < 0 {
+			t.Errorf("SUBSCRIBEs go before publishes: %q", got)
+		}
+		wantFate(t, d, nil)
+		wantArrived(t, sub, "kept=2 q1 retain")
+		wantArrived(t, many, "f/03=x q1")
+	})
+}
+
+// PROTOCOL 20: session present. On MQTT 5 SUBSCRIBEs are sent again all the same, unawaited, without retained messages;
+// on 3.1.1 only WithResubscribeOnResume does that.
+func TestResubscribeSessionPresent(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v)
+		subscribed(t, p.client, p.Script, "a", mqtt.AtLeastOnce)
+		d := p.publish("t", 1)
+		p.wantPackets("PUBLISH 2 t q1")
+		p.resume()
+		if v == codec.V5 {
+			p.wantPackets("SUBSCRIBE a q1 rh1")
+		}
+		p.wantPackets("PUBLISH 2 t q1 dup")
+		p.wantSilence()
+		p.Send(&codec.Puback{PacketID: 2})
+		wantFate(t, d, nil)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, codec.V311, mqtt.WithResubscribeOnResume())
+		subscribed(t, p.client, p.Script, "a", mqtt.AtLeastOnce)
+		p.resume()
+		p.wantPackets("SUBSCRIBE a q1 rh0")
+	})
+}
+
+// PROTOCOL 20: what is asked of retained messages.
+func TestResubscribeRetained(t *testing.T) {
+	for _, test := range []struct {
+		name          string
+		opts          []mqtt.SubscribeOptionV5
+		present, gone byte
+	}{
+		{"default", nil, 1, 0},
+		{"if new", []mqtt.SubscribeOptionV5{mqtt.SendRetainedIfNew}, 1, 1},
+		{"skip", []mqtt.SubscribeOptionV5{mqtt.SkipRetained}, 2, 2},
+		{"not again", []mqtt.SubscribeOptionV5{mqtt.NoRetainedOnResubscribe}, 2, 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := mqtttest.NewBroker(t)
+				c := reconnectingV5(t, b.DialContext, mqtt.WithClientID("c"))
+				subscribeV5(t, c, "a", test.opts...)
+				sent := watchSubscribes(b)
+				b.Cut()
+				time.Sleep(time.Minute)
+				sent.want(t, fmt.Sprintf("a q0 rh%d", test.present))
+				b.Forget("c")
+				time.Sleep(time.Minute)
+				sent.want(t, fmt.Sprintf("a q0 rh%d", test.gone))
+			})
+		})
+	}
+}
+
+// DESIGN 4.2: a filter that the server refuses when the subscription is made again ends the subscription with a
+// *SubscribeError, and gives its other filters back. Others go on.
+func TestResubscribeRefused(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, v, b.DialContext, mqtt.WithClientID("c"))
+		refused := subscribe(t, c, "a", mqtt.Also(1, "b"))
+		other := subscribe(t, c, "c", mqtt.AtLeastOnce)
+		left := watchUnsubscribes(b)
+		b.Intercept(func(_ string, outbound bool, p codec.Packet) bool {
+			if ack, ok := p.(*codec.Suback); ok && len(ack.Codes) > 0 {
+				if v == codec.V311 && len(ack.Codes) == 2 {
+					ack.Codes[0] = codec.UnspecifiedError
+				}
+			}
+			return true
+		})
+		if v == codec.V5 {
+			b.Fault(mqtttest.Fault{Packet: "SUBACK", Outbound: true, Reason: byte(codec.NotAuthorized), Times: 1})
+		}
+		b.Forget("c")
+		time.Sleep(time.Minute)
+		var e *mqtt.SubscribeError
+		if err := refused.Err(); !errors.As(err, &e) || len(e.Failures) != 1 || e.Failures[0].Filter != "a" {
+			t.Fatalf("the subscription ends with %v", err)
+		}
+		wantClosed(t, refused)
+		left.want(t, "[b]")
+		b.Publish(text("c", "x", 1))
+		b.Publish(text("b", "x", 1))
+		wantArrived(t, other, "c=x q1")
+		if s := c.Stats(); s.Unmatched != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// A server that comes back without what a filter needs gets no SUBSCRIBE that it would have to end the connection for.
+func TestResubscribeUnavailable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		full, poor := mqtttest.NewBroker(t), mqtttest.NewBroker(t, mqtttest.NoWildcards(), mqtttest.NoSharedSubscriptions())
+		turns := newTurns(full)
+		c := reconnectingV5(t, turns.dial, mqtt.WithClientID("c"))
+		wild := subscribeV5(t, c, "a/+")
+		shared := subscribeV5(t, c, "$share/g/a")
+		plain := subscribeV5(t, c, "a/b", mqtt.AtLeastOnce)
+		turns.to(poor)
+		full.Offline()
+		time.Sleep(time.Minute)
+		for sub, code := range map[*mqtt.Subscription]mqtt.ReasonCode{
+			wild: mqtt.WildcardSubscriptionsNotSupported, shared: mqtt.SharedSubscriptionsNotSupported,
+		} {
+			if err := sub.Err(); !errors.Is(err, code) {
+				t.Errorf("%v ends with %v, want %v", sub.Filters(), err, code)
+			}
+		}
+		poor.Publish(text("a/b", "x", 1))
+		wantArrived(t, plain, "a/b=x q1")
+	})
+}
+
+// A SUBSCRIBE that is made again and cut before it arrived is made again once more, on 3.1.1 too, although the server
+// says then that it has a session: it is the new one, without the subscription.
+func TestResubscribeCut(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, v, b.DialContext, keptSession(v), mqtt.WithClientID("c"))
+		sub := subscribe(t, c, "t", mqtt.AtLeastOnce)
+		b.Fault(mqtttest.Fault{Packet: "SUBSCRIBE", Drop: true, Cut: true, Times: 1})
+		b.Forget("c")
+		time.Sleep(time.Minute)
+		if !c.SessionPresent() || c.Stats().Connects != 3 {
+			t.Fatalf("%v, %+v", c.SessionPresent(), c.Stats())
+		}
+		b.Publish(text("t", "x", 1))
+		wantArrived(t, sub, "t=x q1")
+	})
+}
+
+// PROTOCOL 18: a Subscribe that is cut before SUBACK is sent again, until its ctx ends.
+func TestSubscribeAcrossCut(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v)
+		sub := start(func() (*mqtt.Subscription, error) { return p.client.Subscribe(t.Context(), "a", mqtt.AtLeastOnce) })
+		p.wantPackets("SUBSCRIBE a q1 rh0")
+		p.resume()
+		p.wantPackets("SUBSCRIBE a q1 rh0")
+		sub.pending(t, "SUBACK has not come")
+		p.renew()
+		s := mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
+		p.Send(granted(s))
+		if f := sub.value(t).Filters(); len(f) != 1 || f[0].Granted != 1 {
+			t.Errorf("%+v", f)
+		}
+		p.wantSilence()
+	})
+}
+
+// PROTOCOL 18: a Subscribe whose ctx ends, offline or before SUBACK, leaves nothing behind at a server that keeps the
+// session.
+func TestSubscribeGivenUp(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		sub := start(func() (*mqtt.Subscription, error) { return p.client.Subscribe(ctx, "a") })
+		p.wantPackets("SUBSCRIBE a q0 rh0")
+		if err := sub.wait(); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		p.resume() // who knows whether the server took the SUBSCRIBE
+		p.wantPackets("UNSUBSCRIBE a")
+		p.resume()
+		u := mqtttest.ReceiveAs[*codec.Unsubscribe](p.Script)
+		p.Send(unsubscribeAck(v, u))
+		synctest.Wait()
+		p.Cut()
+		synctest.Wait()
+		ctx, cancel = context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if _, err := p.client.Subscribe(ctx, "b"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		p.accept(&codec.Connack{SessionPresent: true})
+		p.wantSilence()
+	})
+}
+
+func unsubscribeAck(v codec.Version, p *codec.Unsubscribe) *codec.Unsuback {
+	ack := &codec.Unsuback{PacketID: p.PacketID}
+	if v == codec.V5 {
+		ack.Codes = make([]codec.ReasonCode, len(p.Filters))
+	}
+	return ack
+}
+
+// PROTOCOL 19: an Unsubscribe offline, or cut before UNSUBACK, is sent again, and the filter is not subscribed again; a
+// new session has nothing to unsubscribe.
+func TestUnsubscribeAcrossCut(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v)
+		sub, _ := subscribed(t, p.client, p.Script, "a", mqtt.AtLeastOnce)
+		left := startErr(func() error { return sub.Unsubscribe(t.Context()) })
+		p.wantPackets("UNSUBSCRIBE a")
+		p.resume()
+		u := mqtttest.ReceiveAs[*codec.Unsubscribe](p.Script)
+		p.wantSilence()
+		left.pending(t, "UNSUBACK has not come")
+		p.Send(unsubscribeAck(v, u))
+		if err := left.wait(); err != nil {
+			t.Error(err)
+		}
+		wantClosed(t, sub)
+
+		sub, _ = subscribed(t, p.client, p.Script, "b", mqtt.AtLeastOnce)
+		p.Cut()
+		synctest.Wait()
+		left = startErr(func() error { return sub.Unsubscribe(t.Context()) })
+		left.pending(t, "there is no connection")
+		p.accept(&codec.Connack{})
+		if err := left.wait(); err != nil {
+			t.Error(err)
+		}
+		p.wantSilence()
+		wantClosed(t, sub)
+
+		// ctx ends offline: the subscription is gone here at once, and at the server when it is there again.
+		sub, _ = subscribed(t, p.client, p.Script, "c", mqtt.AtLeastOnce)
+		p.Cut()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if err := sub.Unsubscribe(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		wantClosed(t, sub)
+		p.accept(&codec.Connack{SessionPresent: true})
+		p.wantPackets("UNSUBSCRIBE c")
+		p.wantSilence()
+	})
+}
+
+// A filter that two subscriptions hold is unsubscribed when both leave at the same time, in a cut too; and one that is
+// subscribed anew meanwhile is subscribed.
+func TestLeaveAndComeBackInCut(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, v, b.DialContext, keptSession(v), mqtt.WithClientID("c"))
+		one, two := subscribe(t, c, "t", mqtt.AtLeastOnce), subscribe(t, c, "t", mqtt.AtLeastOnce)
+		stay := subscribe(t, c, "u", mqtt.AtLeastOnce)
+		leave := subscribe(t, c, "u", mqtt.AtLeastOnce)
+		b.Offline()
+		synctest.Wait()
+		var left []*running[struct{}]
+		for _, s := range []*mqtt.Subscription{one, two, leave} {
+			left = append(left, startErr(func() error { return s.Unsubscribe(t.Context()) }))
+		}
+		synctest.Wait()
+		b.Online()
+		for _, l := range left {
+			if err := l.wait(); err != nil {
+				t.Error(err)
+			}
+		}
+		b.Publish(text("t", "x", 1))
+		b.Publish(text("u", "x", 1))
+		wantArrived(t, stay, "u=x q1")
+		if s := c.Stats(); s.Unmatched != 0 || s.Received != 1 {
+			t.Errorf("%+v", s)
+		}
+
+		b.Offline()
+		synctest.Wait()
+		bye := startErr(func() error { return stay.Unsubscribe(t.Context()) })
+		synctest.Wait()
+		back := start(func() (*mqtt.Subscription, error) { return c.Subscribe(t.Context(), "u", mqtt.AtLeastOnce) })
+		synctest.Wait()
+		b.Online()
+		if err := bye.wait(); err != nil {
+			t.Error(err)
+		}
+		sub := back.value(t)
+		b.Publish(text("u", "y", 1))
+		wantArrived(t, sub, "u=y q1")
+	})
+}
+
+// DESIGN 4.1 offline: QoS 0 fails at once; QoS 1 and 2 wait in order, bounded in messages.
+func TestOfflineQueue(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, v, b.DialContext, mqtt.WithQueue(3, 1000))
+		b.Offline()
+		synctest.Wait()
+		if err := c.Publish(t.Context(), "t", nil); !errors.Is(err, mqtt.ErrNotConnected) || !mqtt.SafeToRetry(err) {
+			t.Errorf("QoS 0 offline: %v", err)
+		}
+		var d []*mqtt.Delivery
+		for i := range 3 {
+			d = append(d, c.PublishAsync(t.Context(), "t", fmt.Append(nil, i), mqtt.AtLeastOnce+mqtt.QoS(i%2)))
+		}
+		if err := c.Publish(t.Context(), "t", nil, mqtt.AtLeastOnce); !errors.Is(err, mqtt.ErrQueueFull) || !mqtt.SafeToRetry(err) {
+			t.Errorf("a full queue: %v", err)
+		}
+		if s := c.Stats(); s.Queued != 3 || s.QueueBytes != 6 {
+			t.Errorf("%+v", s)
+		}
+		if !d[1].Withdraw() || d[1].Withdraw() || !mqtt.SafeToRetry(d[1].Err()) {
+			t.Errorf("withdrawn: %v", d[1].Err())
+		}
+		d = append(d, c.PublishAsync(t.Context(), "t", []byte("3"), mqtt.AtLeastOnce))
+		if err := c.Publish(t.Context(), "t", make([]byte, 1000), mqtt.AtLeastOnce); !errors.Is(err, mqtt.ErrQueueFull) {
+			t.Errorf("too many: %v", err)
+		}
+		b.Online()
+		wantFate(t, d[0], nil)
+		wantFate(t, d[2], nil)
+		wantFate(t, d[3], nil)
+		var got string
+		for _, m := range b.Received("t") {
+			got += string(m.Payload)
+		}
+		if got != "023" {
+			t.Errorf("arrived in order %s", got)
+		}
+	})
+}
+
+// DESIGN 4.1 offline: the queue is bounded in bytes; a Publish whose ctx ends is withdrawn and makes room.
+func TestOfflineQueueBytesAndWithdrawal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingV5(t, b.DialContext, mqtt.WithQueue(100, 1000))
+		b.Offline()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := c.Publish(ctx, "t", make([]byte, 999), mqtt.AtLeastOnce); !errors.Is(err, context.DeadlineExceeded) || !mqtt.SafeToRetry(err) {
+			t.Errorf("ctx ends: %v", err)
+		}
+		keep := c.PublishAsync(t.Context(), "t", make([]byte, 900), mqtt.AtLeastOnce)
+		if err := c.Publish(t.Context(), "t", make([]byte, 200), mqtt.AtLeastOnce); !errors.Is(err, mqtt.ErrQueueFull) {
+			t.Errorf("too many bytes: %v", err)
+		}
+		b.Online()
+		wantFate(t, keep, nil)
+		if n := len(b.Received("t")); n != 1 {
+			t.Errorf("%d messages", n)
+		}
+	})
+}
+
+// PROTOCOL 6: the Message Expiry Interval counts while a message waits offline; a message in flight is resent all the
+// same, with one second at least.
+func TestExpiryOffline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingV5(t, b.DialContext, mqtt.WithClientID("c"))
+		seen := watch(b, func(p *codec.Publish) string {
+			return fmt.Sprintf("%s %v %v", p.Topic, p.Dup, p.Properties.MessageExpiry)
+		})
+		publish := func(topic string, expiry time.Duration) *mqtt.Delivery {
+			return c.PublishAsync(t.Context(), topic, nil, mqtt.AtLeastOnce, &mqtt.PublishProperties{MessageExpiry: expiry})
+		}
+		b.Fault(mqtttest.Fault{Packet: "PUBLISH", Drop: true, Times: 1})
+		flying := publish("flying", 100*time.Second)
+		synctest.Wait()
+		b.Offline()
+		synctest.Wait()
+		short, long := publish("short", 100*time.Second), publish("long", 1000*time.Second)
+		time.Sleep(300*time.Second + time.Millisecond)
+		b.Online()
+		wantFate(t, short, mqtt.ErrExpired)
+		if !mqtt.SafeToRetry(short.Err()) {
+			t.Error("an expired message was not sent")
+		}
+		wantFate(t, long, nil)
+		wantFate(t, flying, nil)
+		sent := seen.take()
+		if len(sent) != 3 || sent[1] != "flying false 1s" && sent[1] != "flying true 1s" || !strings.HasPrefix(sent[2], "long false 1") && !strings.HasPrefix(sent[2], "long false 6") {
+			t.Errorf("sent %q", sent)
+		}
+		if s := c.Stats(); s.Expired != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// DESIGN 4.1: a Publish whose ctx ends after the message was sent says that the outcome is unknown; the message stays in
+// flight across cuts, and its payload may be used again.
+func TestAbandonedPublishIsResent(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		payload := []byte("before")
+		sent := startErr(func() error { return p.client.Publish(ctx, "t", payload, mqtt.AtLeastOnce) })
+		p.wantPackets("PUBLISH 1 t q1")
+		p.Cut()
+		if err := sent.wait(); !errors.Is(err, mqtt.ErrOutcomeUnknown) || !errors.Is(err, context.DeadlineExceeded) || mqtt.SafeToRetry(err) {
+			t.Errorf("%v", err)
+		}
+		copy(payload, "after!")
+		p.accept(&codec.Connack{SessionPresent: true})
+		if m := mqtttest.ReceiveAs[*codec.Publish](p.Script); string(m.Payload) != "before" || !m.Dup {
+			t.Errorf("%+v", m)
+		}
+		p.renew()
+		if m := mqtttest.ReceiveAs[*codec.Publish](p.Script); string(m.Payload) != "before" || m.Dup || m.PacketID == 1 {
+			t.Errorf("%+v", m)
+		}
+		p.Send(&codec.Puback{PacketID: 2})
+		synctest.Wait()
+		if s := p.client.Stats(); s.InFlight != 0 || s.Queued != 0 || s.Published != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// DESIGN 4.1: the same when it ends between a lost session and the new connection.
+func TestAbandonedWhileSessionRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, codec.V5)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		first := p.publish("t/1", 1)
+		payload := []byte("before")
+		sent := startErr(func() error { return p.client.Publish(ctx, "t/2", payload, mqtt.AtLeastOnce) })
+		p.wantPackets("PUBLISH 1 t/1 q1", "PUBLISH 2 t/2 q1")
+		p.Cut()
+		p.accept(&codec.Connack{Properties: codec.ConnackProperties{ReceiveMaximum: 1}})
+		p.wantPackets("PUBLISH 3 t/1 q1")
+		cancel() // t/2 waits for the window
+		if err := sent.wait(); !errors.Is(err, mqtt.ErrOutcomeUnknown) {
+			t.Error(err)
+		}
+		copy(payload, "after!")
+		p.Send(&codec.Puback{PacketID: 3})
+		wantFate(t, first, nil)
+		if m := mqtttest.ReceiveAs[*codec.Publish](p.Script); string(m.Payload) != "before" || m.PacketID != 4 {
+			t.Errorf("%+v", m)
+		}
+	})
+}
+
+// DESIGN 4.4: the client identifier that the server assigned is kept.
+func TestAssignedClientIDIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pair{t: t, server: mqtttest.NewServer(t, codec.V5)}
+		c := start(func() (mqtt.Client, error) {
+			return reconnectingAs(t, codec.V5, p.server.DialContext, mqtt.WithClientID("")), nil
+		})
+		connect := p.accept(&codec.Connack{Properties: codec.ConnackProperties{AssignedClientID: "yours"}})
+		if connect.ClientID != "" || !connect.CleanStart {
+			t.Errorf("%+v", connect)
+		}
+		p.client = c.value(t)
+		for range 2 {
+			if connect := p.resume(); connect.ClientID != "yours" || connect.CleanStart {
+				t.Errorf("%+v", connect)
+			}
+			if id := p.client.ClientID(); id != "yours" {
+				t.Errorf("ClientID %q", id)
+			}
+		}
+	})
+}
+
+// PROTOCOL 21 and 29: what CONNECT and DISCONNECT say of the session's expiry.
+func TestSessionExpiryOnTheWire(t *testing.T) {
+	forever := uint32(1<<32 - 1)
+	five, hour, minute, none := uint32(300), uint32(3600), uint32(60), uint32(0)
+	for name, test := range map[string]struct {
+		opts                []mqtt.OptionV5
+		connect, disconnect *uint32
+		end                 func(context.Context, mqtt.ClientV5) error
+	}{
+		"default, Close":      {nil, &five, &none, func(_ context.Context, c mqtt.ClientV5) error { return c.Close() }},
+		"default, Disconnect": {nil, &five, &none, func(ctx context.Context, c mqtt.ClientV5) error { return c.Disconnect(ctx) }},
+		"given, Close": {[]mqtt.OptionV5{mqtt.WithSessionExpiry(time.Hour)}, &hour, nil,
+			func(_ context.Context, c mqtt.ClientV5) error { return c.Close() }},
+		"given, Disconnect": {[]mqtt.OptionV5{mqtt.WithSessionExpiry(time.Hour)}, &hour, nil,
+			func(ctx context.Context, c mqtt.ClientV5) error { return c.Disconnect(ctx) }},
+		"given, KeepSession": {[]mqtt.OptionV5{mqtt.WithSessionExpiry(time.Hour)}, &hour, &minute,
+			func(ctx context.Context, c mqtt.ClientV5) error {
+				return c.Disconnect(ctx, mqtt.KeepSession(time.Minute))
+			}},
+		"given, KeepSession 0": {[]mqtt.OptionV5{mqtt.WithSessionExpiry(time.Hour)}, &hour, &none,
+			func(ctx context.Context, c mqtt.ClientV5) error { return c.Disconnect(ctx, mqtt.KeepSession(0)) }},
+		"default, KeepSession": {nil, &five, &minute,
+			func(ctx context.Context, c mqtt.ClientV5) error {
+				return c.Disconnect(ctx, mqtt.KeepSession(time.Minute))
+			}},
+		"none": {[]mqtt.OptionV5{mqtt.WithSessionExpiry(0)}, nil, nil,
+			func(_ context.Context, c mqtt.ClientV5) error { return c.Close() }},
+		"never": {[]mqtt.OptionV5{mqtt.WithSessionExpiry(mqtt.SessionNeverExpires)}, &forever, nil,
+			func(_ context.Context, c mqtt.ClientV5) error { return c.Close() }},
+		"Reconnect": {nil, &five, nil, func(ctx context.Context, c mqtt.ClientV5) error {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			if err := c.Reconnect(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				return fmt.Errorf("Reconnect returns %v", err)
+			}
+			return nil
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := mqtttest.NewServer(t, codec.V5)
+				c := start(func() (mqtt.ClientV5, error) { return reconnectingV5(t, server.DialContext, test.opts...), nil })
+				s := server.Accept()
+				if p := mqtttest.ReceiveAs[*codec.Connect](s); !equal(p.Properties.SessionExpiry, test.connect) {
+					t.Errorf("CONNECT says %v", p.Properties.SessionExpiry)
+				}
+				s.Send(&codec.Connack{})
+				client := c.value(t)
+				ended := startErr(func() error { return test.end(t.Context(), client) })
+				if p := mqtttest.ReceiveAs[*codec.Disconnect](s); !equal(p.SessionExpiry, test.disconnect) || p.Code != 0 {
+					t.Errorf("DISCONNECT says %v, %v", p.Code, p.SessionExpiry)
+				}
+				s.Close()
+				if err := ended.wait(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+func equal[T comparable](a, b *T) bool { return a == b || a != nil && b != nil && *a == *b }
+
+// PROTOCOL 21: a client that asks for the session of an earlier one starts its packet identifiers at a random point.
+func TestIdentifiersOfResumedSession(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		ids := make(map[uint16]bool)
+		for range 5 {
+			server := mqtttest.NewServer(t, v)
+			c := start(func() (mqtt.Client, error) {
+				return reconnectingAs(t, v, server.DialContext, mqtt.WithCleanStart(false), mqtt.WithClientID("c")), nil
+			})
+			s := server.Accept()
+			mqtttest.ReceiveAs[*codec.Connect](s)
+			s.Send(&codec.Connack{SessionPresent: true})
+			c.value(t).PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
+			ids[mqtttest.ReceiveAs[*codec.Publish](s).PacketID] = true
+		}
+		if len(ids) == 1 {
+			t.Errorf("five clients begin with the same packet identifier: %v", ids)
+		}
+	})
+}
+
+// A program's tests run one after another, each in a bubble of its own.
+func TestPublishInSeveralBubbles(t *testing.T) {
+	for range 3 {
+		synctest.Test(t, func(t *testing.T) {
+			c := reconnectingV5(t, mqtttest.NewBroker(t).DialContext)
+			if err := c.Publish(t.Context(), "t", nil, mqtt.AtLeastOnce); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -1,0 +1,120 @@
+package mqtt
+
+import (
+	"slices"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/session"
+)
+
+// This file finds out which subscription holds everybody up. Acknowledgements leave in the order in which their messages
+// came, so the message that has waited longest holds back all others, and whoever has it in hand is to blame.
+
+// stallWarning is how long a message may wait for its acknowledgement before the log says so.
+const stallWarning = 10 * time.Second
+
+// stall is the message that has waited longest for its acknowledgement. The client's mutex guards it.
+type stall struct {
+	receipt *session.Receipt // nil: none waits
+	since   time.Time        // when it came to be the oldest
+	warned  bool
+}
+
+// watchStalls makes the supervisor look for stalls, from now on until no message waits; mu is held.
+func (c *client) watchStalls() {
+	if c.looking {
+		return
+	}
+	c.looking = true
+	select {
+	case c.heldUp <- struct{}{}:
+	default: // an earlier word was not taken yet
+	}
+}
+
+// checkStalls ends the subscriptions that have held up the others for too long, and warns of those that hold them up
+// for long. It returns when to look again, 0 if nothing waits.
+func (c *client) checkStalls() time.Duration {
+	c.mu.Lock()
+	var slow []*Subscription
+	c.looking = false
+	for i := range c.stalls {
+		st := &c.stalls[i]
+		if oldest := c.session.Oldest(byte(i + 1)); st.receipt != oldest {
+			*st = stall{receipt: oldest, since: time.Now()}
+		}
+		if st.receipt != nil {
+			c.looking = true
+			slow = append(slow, c.checkStall(st)...)
+		}
+	}
+	again := time.Duration(0)
+	if c.looking {
+		again = c.stallPatience() / 4
+	}
+	c.mu.Unlock()
+	for _, s := range slow {
+		c.config.logger.Warn("mqtt: a slow consumer holds up all acknowledgements; the server may pause, and drop what it cannot keep",
+			"filter", s.Filters()[0].Filter, "for", stallWarning)
+	}
+	return again
+}
+
+// checkStall looks at one stall; mu is held. It returns the subscriptions to warn of.
+func (c *client) checkStall(st *stall) (slow []*Subscription) {
+	lasts := time.Since(st.since)
+	for _, h := range slices.Clone(st.receipt.Holders()) {
+		s, ok := h.(*Subscription)
+		switch {
+		case !ok:
+		case s.options.stalled != nil && lasts >= *s.options.stalled:
+			c.endSlow(s)
+		case lasts >= stallWarning && !st.warned:
+			slow = append(slow, s)
+		}
+	}
+	st.warned = st.warned || lasts >= stallWarning
+	return slow
+}
+
+// stallPatience is the shortest time after which a stall is of interest; mu is held.
+func (c *client) stallPatience() time.Duration {
+	d := stallWarning
+	for s := range c.subs {
+		if s.options.stalled != nil {
+			d = min(d, *s.options.stalled)
+		}
+	}
+	return d
+}
+
+// endSlow ends a subscription that holds up the others: everything it holds is refused; mu is held.
+func (c *client) endSlow(s *Subscription) {
+	c.sendUnsubscribe(nil, s.leave())
+	s.end(ErrSlowConsumer)
+	for _, ok := s.next(); ok; _, ok = s.next() {
+		s.drop()
+	}
+	if l := c.live(); l != nil {
+		l.Commit(c.session.SettleAll(l.Buffer(), s, codec.QuotaExceeded, ""))
+	} else {
+		c.session.SettleAll(nil, s, codec.QuotaExceeded, "")
+	}
+}
+
+// boundInbound ends the subscription that has most in line when all lines together hold too much; mu is held.
+func (c *client) boundInbound() {
+	if c.waiting <= c.config.inboundLimit {
+		return
+	}
+	var most *Subscription
+	for s := range c.subs {
+		if most == nil || s.bytes > most.bytes {
+			most = s
+		}
+	}
+	if most != nil {
+		c.endSlow(most)
+	}
+}

@@ -1,0 +1,101 @@
+package mqtt_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+)
+
+// DESIGN 4.2: beside a consumer that sleeps for ever everything at QoS 0 and all publishes go on, QoS 1 goes on until the
+// window is full, and resumes when EndIfStalled ends the sleeper.
+func TestEndIfStalled(t *testing.T) {
+	for _, mode := range []mqtt.AckMode{mqtt.AutoAck, mqtt.ManualAck} {
+		t.Run(fmt.Sprint(mode), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx := t.Context()
+				b := mqtttest.NewBroker(t)
+				c, err := mqtt.NewClient(ctx, "mqtt://test", mqtt.WithDialer(b.DialContext), mqtt.WithReceiveMaximum(10))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				sleeper, err := c.Subscribe(ctx, "sleep", mqtt.AtLeastOnce, mode, mqtt.Buffer(1), mqtt.EndIfStalled(20*time.Second))
+				if err != nil {
+					t.Fatal(err)
+				}
+				awake, err := c.Subscribe(ctx, "awake/+", mqtt.AtLeastOnce)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range 20 {
+					b.Publish(mqtttest.Message{Topic: "sleep", QoS: 1})
+				}
+				b.Publish(mqtttest.Message{Topic: "awake/1", QoS: 1})
+				b.Publish(mqtttest.Message{Topic: "awake/0", QoS: 0})
+				start := time.Now()
+				if m, err := awake.Next(ctx); err != nil || m.Topic != "awake/0" || time.Since(start) > time.Second {
+					t.Errorf("at QoS 0 after %v: %v, %v", time.Since(start), m.Topic, err)
+				}
+				if err := c.Publish(ctx, "other", nil, mqtt.ExactlyOnce); err != nil || time.Since(start) > time.Second {
+					t.Errorf("publishing: %v", err)
+				}
+				if m, err := awake.Next(ctx); err != nil || m.Topic != "awake/1" {
+					t.Errorf("at QoS 1: %v, %v", m.Topic, err)
+				}
+				if d := time.Since(start); d < 20*time.Second || d > 30*time.Second {
+					t.Errorf("the window was free again after %v, want 20 s", d)
+				}
+				<-sleeper.Done()
+				if err := sleeper.Err(); !errors.Is(err, mqtt.ErrSlowConsumer) {
+					t.Errorf("the sleeper ended with %v", err)
+				}
+				synctest.Wait()
+				if s := c.Stats(); s.Unacknowledged != 0 {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
+}
+
+// PROTOCOL 15: the subscription that holds most goes first.
+func TestInboundLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		b := mqtttest.NewBroker(t)
+		c, err := mqtt.NewClientV311(ctx, "mqtt://test", mqtt.WithDialer(b.DialContext), mqtt.WithInboundLimit(100_000))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		small, err := c.Subscribe(ctx, "small", mqtt.AtLeastOnce, mqtt.Buffer(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		large, err := c.Subscribe(ctx, "large", mqtt.AtLeastOnce, mqtt.Buffer(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 200 {
+			b.Publish(mqtttest.Message{Topic: "small", QoS: 1, Payload: make([]byte, 100)})
+			b.Publish(mqtttest.Message{Topic: "large", QoS: 1, Payload: make([]byte, 1000)})
+			if i%10 == 0 {
+				synctest.Wait()
+			}
+		}
+		<-large.Done()
+		if err := large.Err(); !errors.Is(err, mqtt.ErrSlowConsumer) || large.Dropped() < 50 {
+			t.Errorf("ended with %v, %d dropped", err, large.Dropped())
+		}
+		for i := range 200 {
+			if _, err := small.Next(ctx); err != nil {
+				t.Fatalf("message %d of the other: %v", i, err)
+			}
+		}
+	})
+}

@@ -1,0 +1,291 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"math"
+	"net/url"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/link"
+)
+
+// supervisor makes a client's connections, one after another. All of it belongs to the supervisor's goroutine.
+type supervisor struct {
+	client    *client
+	servers   []*server
+	next      int       // index of the server to try
+	redirect  *server   // to try instead, once
+	redirects int       // followed since the last stable connection
+	attempts  int       // to connect, since the last stable connection
+	failures  int       // of attempts and connections, since the last stable connection
+	down      time.Time // since when there has been no connection
+	lastErr   error     // of the latest attempt or connection
+	silent    int       // unstable connections in a row that ended without a word
+}
+
+// server is one of the servers to try.
+type server struct {
+	url     *url.URL
+	session int // number of the session that it served last; 0: none
+}
+
+// maxRedirects is how many redirects in a row are followed.
+const maxRedirects = 5
+
+// run connects, again and again, until the client ends. first bounds the first connect, if somebody waits for that;
+// connected is told its outcome.
+func (s *supervisor) run(first context.Context, connected chan<- error) {
+	c := s.client
+	s.down = time.Now()
+	for {
+		err := s.connect(first)
+		if err == nil {
+			if first != nil {
+				connected <- nil
+				first = nil
+			}
+			err = s.serve()
+		}
+		s.lastErr = err
+		end := s.recover(first, err)
+		if end != nil {
+			c.end(end)
+			if first != nil {
+				connected <- end
+			}
+			return
+		}
+	}
+}
+
+// connect makes one attempt.
+func (s *supervisor) connect(first context.Context) error {
+	c := s.client
+	ctx := c.ctx
+	if first != nil {
+		ctx = first
+	}
+	to := s.servers[s.next%len(s.servers)]
+	if s.redirect != nil {
+		to, s.redirect = s.redirect, nil
+	}
+	s.attempts++
+	c.setState(StateConnecting)
+	l, ack, err := c.connect(ctx, s.attempt(to))
+	c.tellReconnects(err)
+	if err != nil {
+		s.next++
+		return err
+	}
+	to.session = c.begin(l, ack)
+	return nil
+}
+
+// attempt describes the next attempt.
+func (s *supervisor) attempt(to *server) *attempt {
+	c := s.client
+	u := *to.url
+	return &attempt{
+		Attempt: Attempt{
+			Number:   s.attempts,
+			LastErr:  s.lastErr,
+			URL:      &u,
+			Username: c.config.username,
+			Password: c.config.password,
+		},
+		cleanStart: s.cleanStart(to),
+		clientID:   c.ClientID(),
+	}
+}
+
+// cleanStart decides whether the server is to begin a new session: as the application said at the first connect, later
+// only if the session cannot be continued there, or must not be.
+func (s *supervisor) cleanStart(to *server) bool {
+	c := s.client
+	current := c.sessionNumber()
+	switch {
+	case current == 0 || c.version < codec.V5 && c.config.cleanStart:
+		return c.config.cleanStart
+	case c.version >= codec.V5 && c.config.sessionExpiry == 0:
+		return true
+	}
+	// A newer session began elsewhere: what this server has kept of an older one would swallow new messages.
+	return to.session != 0 && to.session != current
+}
+
+// serve waits for the end of the connection, and returns why it ended.
+func (s *supervisor) serve() error {
+	c := s.client
+	l := c.current()
+	began := time.Now()
+	s.watch(l)
+	cause := l.Wait()
+	s.down = time.Now()
+	err := c.connectionError(cause)
+	c.lose(err)
+	s.judge(s.down.Sub(began), cause)
+	if c.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return err
+}
+
+// watch returns when the connection is of no more use.
+func (s *supervisor) watch(l *link.Link) {
+	c := s.client
+	closing, stop := c.parkingClosed()
+	defer stop()
+	look := time.NewTimer(never)
+	defer look.Stop()
+	for {
+		select {
+		case <-l.Ended():
+			return
+		case <-c.ctx.Done():
+			c.sayGoodbye(l, true)
+			return
+		case <-c.poke:
+			c.sayGoodbye(l, false) // a Reconnect wants another one
+			return
+		case <-closing:
+			c.closeParking()
+		case <-c.heldUp:
+			lookAgain(look, c.checkStalls())
+		case <-look.C:
+			lookAgain(look, c.checkStalls())
+		}
+	}
+}
+
+// never is a duration after which nothing happens.
+const never = time.Duration(math.MaxInt64)
+
+func lookAgain(timer *time.Timer, after time.Duration) {
+	if after == 0 {
+		after = never
+	}
+	timer.Reset(after)
+}
+
+// judge notes how long a connection lasted: only after a stable one does the backoff begin anew.
+func (s *supervisor) judge(lasted time.Duration, cause error) {
+	switch {
+	case lasted >= s.client.stableAfter():
+		s.attempts, s.failures, s.redirects, s.silent = 0, 0, 0, 0
+	case errors.Is(cause, link.ErrServerClosed):
+		s.silent++
+	default:
+		s.silent = 0
+	}
+}
+
+// stableAfter is how long a connection must last to count as stable.
+func (c *client) stableAfter() time.Duration {
+	if d := c.config.reconnect.StableAfter; d != 0 {
+		return d
+	}
+	return max(c.config.reconnect.MaxDelay, 2*c.config.keepAlive)
+}
+
+// suspicious is how many short connections in a row that end without a word look like a second client with our
+// identifier.
+const suspicious = 5
+
+// recover decides what follows a failed attempt or a lost connection, and waits where it decides to wait. An error ends
+// the client.
+func (s *supervisor) recover(first context.Context, err error) error {
+	c := s.client
+	switch {
+	case c.ctx.Err() != nil:
+		return ErrClosed
+	case c.reconnectWanted():
+		return nil
+	case c.config.withoutReconnect && first == nil:
+		return err
+	case s.follow(err):
+		return nil
+	case first != nil && (first.Err() != nil || !c.config.connectRetry):
+		return err
+	}
+	s.failures++
+	f := Failure{
+		Err:       err,
+		Server:    s.servers[s.next%len(s.servers)].url.Redacted(),
+		Attempts:  s.attempts,
+		Down:      time.Since(s.down),
+		Delay:     c.config.reconnect.delay(s.failures),
+		Permanent: c.config.permanent(err),
+	}
+	if s.silent >= suspicious {
+		f.Delay = c.config.reconnect.MaxDelay
+		c.config.logger.Warn("mqtt: the server keeps closing the connection; does another client use this client identifier?",
+			"client", c.ClientID(), "connections", s.silent)
+	}
+	delay, err := c.config.reconnect.decide(c.ctx, f)
+	if err != nil {
+		return err
+	}
+	c.config.logger.Info("mqtt: connecting again", "after", delay, "because", f.Err)
+	return s.pause(first, delay, f.Err)
+}
+
+// pause waits before the next attempt.
+func (s *supervisor) pause(first context.Context, delay time.Duration, err error) error {
+	c := s.client
+	c.setState(StateWaiting)
+	var ended <-chan struct{}
+	if first != nil {
+		ended = first.Done()
+	}
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.poke:
+	case <-c.ctx.Done():
+		return ErrClosed
+	case <-ended:
+		return err
+	}
+	return nil
+}
+
+// follow takes a server's word that another one should be used (section 4.11). 0x9C holds for one attempt, 0x9D until
+// the client ends. Scheme and TLS stay as they are.
+func (s *supervisor) follow(err error) bool {
+	reference, code := redirection(err)
+	if reference == "" || s.client.config.noRedirect || s.redirects == maxRedirects {
+		return false
+	}
+	old := s.servers[s.next%len(s.servers)].url
+	u := redirected(old, reference)
+	if u == nil {
+		return false
+	}
+	s.redirects++
+	to := &server{url: u}
+	if code == ServerMoved {
+		s.servers, s.next = []*server{to}, 0
+	} else {
+		s.redirect = to
+	}
+	return true
+}
+
+// redirection returns the Server Reference of a refusal or a DISCONNECT that asks to go elsewhere.
+func redirection(err error) (reference string, code ReasonCode) {
+	var refused *ConnectError
+	var disconnected *DisconnectError
+	switch {
+	case errors.As(err, &refused):
+		reference, code = refused.ServerReference, refused.Code
+	case errors.As(err, &disconnected) && disconnected.ByServer:
+		reference, code = disconnected.ServerReference, disconnected.Code
+	}
+	if code != UseAnotherServer && code != ServerMoved {
+		return "", 0
+	}
+	return reference, code
+}
