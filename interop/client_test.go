@@ -252,7 +252,7 @@ func TestWill(t *testing.T) {
 				conn, err = new(net.Dialer).DialContext(ctx, network, address)
 				return conn, err
 			}
-			cut, err := v.connect(ctx, server.url(), mqtt.WithDialer(dial), mqtt.WithWill("wills/cut", []byte("yes"), mqtt.AtLeastOnce))
+			cut, err := v.connect(ctx, server.url(), mqtt.WithoutReconnect(), mqtt.WithDialer(dial), mqtt.WithWill("wills/cut", []byte("yes"), mqtt.AtLeastOnce))
 			check(t, err)
 			conn.Close()
 			<-cut.Done()
@@ -398,7 +398,7 @@ func TestServerKilled(t *testing.T) {
 		t.Run(v.name, func(t *testing.T) {
 			server := startMosquitto(t)
 			ctx := within(t, 10*time.Second)
-			c, err := v.connect(ctx, server.url())
+			c, err := v.connect(ctx, server.url(), mqtt.WithoutReconnect())
 			check(t, err)
 			sub, err := c.Subscribe(ctx, "#", mqtt.AtLeastOnce)
 			check(t, err)

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -37,9 +38,13 @@ func find(t testing.TB, program string) string {
 
 // mosquitto is a Mosquitto server of one test.
 type mosquitto struct {
-	port int
-	log  bytes.Buffer
-	kill func() // with SIGKILL, and waits
+	t      testing.TB
+	path   string // of the program
+	config string // of its configuration file
+	port   int
+	log    bytes.Buffer
+	cmd    *exec.Cmd
+	exited chan struct{} // closed when the process has ended
 }
 
 func (m *mosquitto) url() string { return fmt.Sprintf("mqtt://127.0.0.1:%d", m.port) }
@@ -48,8 +53,7 @@ func (m *mosquitto) url() string { return fmt.Sprintf("mqtt://127.0.0.1:%d", m.p
 // small packets; lines are added to its configuration.
 func startMosquitto(t testing.TB, lines ...string) *mosquitto {
 	t.Helper()
-	path := find(t, "mosquitto")
-	m := &mosquitto{port: freePort(t)}
+	m := &mosquitto{t: t, path: find(t, "mosquitto"), port: freePort(t)}
 	config := append([]string{
 		fmt.Sprintf("listener %d 127.0.0.1", m.port),
 		"allow_anonymous true",
@@ -59,32 +63,43 @@ func startMosquitto(t testing.TB, lines ...string) *mosquitto {
 		"set_tcp_nodelay true",
 		"user root", // of interest only to a Mosquitto that root starts: it may then read this test's files
 	}, lines...)
-	file := filepath.Join(t.TempDir(), "mosquitto.conf")
-	if err := os.WriteFile(file, []byte(strings.Join(config, "\n")+"\n"), 0o600); err != nil {
+	m.config = filepath.Join(t.TempDir(), "mosquitto.conf")
+	if err := os.WriteFile(m.config, []byte(strings.Join(config, "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(path, "-c", file)
-	cmd.Stdout, cmd.Stderr = &m.log, &m.log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan error, 1)
-	go func() {
-		exited <- cmd.Wait()
-		close(exited)
-	}()
-	m.kill = func() {
-		cmd.Process.Kill()
-		<-exited
-	}
+	m.start()
 	t.Cleanup(func() {
 		m.kill()
 		if t.Failed() {
 			t.Logf("mosquitto said:\n%s", m.log.String())
 		}
 	})
-	awaitListener(t, m.port, exited)
 	return m
+}
+
+// start runs the server, for the first time or again, and waits until it listens.
+func (m *mosquitto) start() {
+	m.t.Helper()
+	m.cmd = exec.Command(m.path, "-c", m.config)
+	m.cmd.Stdout, m.cmd.Stderr = &m.log, &m.log
+	if err := m.cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.exited = make(chan struct{})
+	go func(cmd *exec.Cmd, exited chan struct{}) {
+		cmd.Wait()
+		close(exited)
+	}(m.cmd, m.exited)
+	awaitListener(m.t, m.port, m.exited)
+}
+
+// kill ends the server with SIGKILL.
+func (m *mosquitto) kill() { m.stop(syscall.SIGKILL) }
+
+// stop ends the server with a signal and waits until it is gone.
+func (m *mosquitto) stop(signal syscall.Signal) {
+	m.cmd.Process.Signal(signal)
+	<-m.exited
 }
 
 func freePort(t testing.TB) int {
@@ -98,7 +113,7 @@ func freePort(t testing.TB) int {
 }
 
 // awaitListener waits until something listens on the port.
-func awaitListener(t testing.TB, port int, exited <-chan error) {
+func awaitListener(t testing.TB, port int, exited <-chan struct{}) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -110,8 +125,8 @@ func awaitListener(t testing.TB, port int, exited <-chan error) {
 			return
 		}
 		select {
-		case err := <-exited:
-			t.Fatalf("the server exited: %v", err)
+		case <-exited:
+			t.Fatal("the server exited")
 		case <-give:
 			t.Fatalf("nothing listens on port %d after 10 s: %v", port, err)
 		case <-tick.C:
