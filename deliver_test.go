@@ -302,6 +302,27 @@ func TestDeliverBlockUnsubscribe(t *testing.T) {
 	}
 }
 
+// While UNSUBACK is awaited the line of such a subscription has a bound.
+func TestDeliverBlockUnsubscribeBound(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		sub, _ := subscribed(t, c, s, "a", mqtt.Buffer(5), mqtt.Block)
+		leaving := startErr(func() error { return sub.Unsubscribe(t.Context()) })
+		u := mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+		const n = 1000
+		for range n {
+			s.Send(message("a", 0, 0))
+		}
+		s.Send(unsubscribed(v, u))
+		leaving.pending(t, "messages wait")
+		dropped := int(sub.Dropped())
+		if got := len(arrived(sub)); got < 10 || got > 11 || got+dropped != n {
+			t.Errorf("%d arrived, %d were dropped", got, dropped)
+		}
+		leaving.value(t)
+	})
+}
+
 // A subscription has a goroutine only while messages wait in its line.
 func TestDeliverPump(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

@@ -27,7 +27,7 @@ func TestSubscribeSameFilter(t *testing.T) {
 		subscribes.want(t, "a q0 rh0")
 		second := subscribeV5(t, c, "a", mqtt.AtMostOnce, mqtt.SkipRetained)
 		subscribes.want(t)
-		third := subscribeV5(t, c, "a", mqtt.ExactlyOnce, mqtt.SkipRetained)
+		third := subscribeV5(t, c, "a", mqtt.ExactlyOnce, mqtt.SendRetainedIfNew)
 		subscribes.want(t, "a q2 rh2")
 		third.Unsubscribe(t.Context())
 		fourth := subscribeV5(t, c, "a", mqtt.AtLeastOnce, mqtt.SendRetainedIfNew)
@@ -166,10 +166,14 @@ func TestSubscribeOtherFlags(t *testing.T) {
 			t.Error(err)
 		}
 		wantArrived(t, first)
-		// A failed subscription leaves nothing behind: neither its QoS, nor its filters.
-		subscribeV5(t, c, "a", mqtt.NoLocal, mqtt.AtMostOnce)
-		subscribeV5(t, c, "b", mqtt.NoLocal)
-		subscribes.want(t, "a q0 rh0", "b q0 rh0")
+		// A failed subscription leaves nothing behind: neither its filters, nor its QoS.
+		subscribeV5(t, c, "b")
+		subscribes.want(t, "b q0 rh0")
+		if _, err := c.Subscribe(t.Context(), "a", mqtt.ExactlyOnce, mqtt.Also(0, "b"), mqtt.NoLocal); err == nil {
+			t.Error("b is subscribed with other flags")
+		}
+		subscribeV5(t, c, "a", mqtt.NoLocal, mqtt.AtLeastOnce, mqtt.SkipRetained)
+		subscribes.want(t, "a q1 rh2")
 	})
 }
 
@@ -487,6 +491,9 @@ func TestSubscribeRaiseRefused(t *testing.T) {
 		c, s := scriptedV5(t, codec.ConnackProperties{})
 		first, p := subscribed(t, mqtt.Common(c), s, "a", mqtt.AtMostOnce)
 		for _, code := range []codec.ReasonCode{codec.QuotaExceeded, codec.GrantedQoS1} {
+			if _, err := c.Subscribe(t.Context(), "a", mqtt.SkipRetained); err != nil { // that QoS holds, before and after
+				t.Error(err)
+			}
 			raising := start(func() (*mqtt.Subscription, error) {
 				return c.Subscribe(t.Context(), "a", mqtt.AtLeastOnce, mqtt.SkipRetained)
 			})
@@ -498,6 +505,10 @@ func TestSubscribeRaiseRefused(t *testing.T) {
 		}
 		s.Send(&codec.Publish{Topic: "a", Payload: []byte("x"), SubscriptionIdentifiers: []uint32{p.SubscriptionIdentifier}})
 		wantArrived(t, first, "a=x q0")
+		if _, err := c.Subscribe(t.Context(), "a", mqtt.AtLeastOnce, mqtt.SkipRetained); err != nil {
+			t.Error(err)
+		}
+		s.ExpectSilence(time.Second) // nobody has to ask for what holds
 	})
 }
 
