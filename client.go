@@ -190,14 +190,11 @@ func newClient(ctx context.Context, cfg *config) (*client, error) {
 		up:      make(chan struct{}),
 		session: session.New(cfg.version, cfg.limits),
 		subs:    make(map[*Subscription]struct{}),
-		connAck: ConnAck{ClientID: cfg.clientID},
+		connAck: cfg.connAck(&codec.Connack{}, cfg.clientID), // nothing is forbidden before a server forbids it
 	}
 	c.router.init(cfg.filterPrefixes)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	s := &supervisor{client: c}
-	for _, u := range cfg.servers {
-		s.servers = append(s.servers, &server{url: u})
-	}
+	s := &supervisor{client: c, servers: cfg.servers, served: make(map[string]int)}
 	if cfg.inBackground {
 		c.goroutines.Go(func() { s.run(nil, nil) })
 		return c, nil

@@ -77,11 +77,7 @@ func (c *client) end(err error) {
 	}
 	c.room.wakeAll()
 	c.queue.wakeAll()
-	if r := c.reconnecting; r != nil {
-		c.reconnecting = nil
-		r.err = err
-		close(r.done)
-	}
+	c.tellReconnects(err)
 	c.mu.Unlock()
 	wake(told)
 	close(c.done)
@@ -114,12 +110,12 @@ func (c *client) lose(err error) {
 	c.queue.wakeAll()
 }
 
-// connect makes one attempt, within the connect timeout. ctx may be of the caller of NewClient.
-func (c *client) connect(ctx context.Context, a *attempt) (*link.Link, *codec.Connack, error) {
+// connect makes one attempt, which prepare completes, within the connect timeout. ctx may be of the caller of NewClient.
+func (c *client) connect(ctx context.Context, a *attempt, prepare func(context.Context, *attempt) error) (*link.Link, *codec.Connack, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.connectTimeout)
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
-	if err := c.config.prepare(ctx, a); err != nil {
+	if err := prepare(ctx, a); err != nil {
 		return nil, nil, a.error(err)
 	}
 	packet, err := c.config.connectPacket(a).Append(nil, c.version)
@@ -238,6 +234,7 @@ func (c *client) begin(l *link.Link, ack *codec.Connack) int {
 	c.subscribeAgain()
 	told = c.sendQueued(told)
 	c.noteUp()
+	c.tellReconnects(nil)
 	number, keepAlive := c.sessions, c.connAck.KeepAlive
 	c.mu.Unlock()
 	wake(told)

@@ -196,10 +196,15 @@ func (c *client) reconnectWanted() bool {
 	return c.reconnecting != nil
 }
 
-// tellReconnects tells everybody who waits in Reconnect the outcome of an attempt.
-func (c *client) tellReconnects(err error) {
+// reconnectFailed tells everybody who waits in Reconnect that the attempt has failed.
+func (c *client) reconnectFailed(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.tellReconnects(err)
+}
+
+// tellReconnects tells everybody who waits in Reconnect the outcome of an attempt; mu is held.
+func (c *client) tellReconnects(err error) {
 	r := c.reconnecting
 	if r == nil {
 		return

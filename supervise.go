@@ -3,6 +3,7 @@ package mqtt
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"net/url"
 	"time"
@@ -14,21 +15,17 @@ import (
 // supervisor makes a client's connections, one after another. All of it belongs to the supervisor's goroutine.
 type supervisor struct {
 	client    *client
-	servers   []*server
-	next      int       // index of the server to try
-	redirect  *server   // to try instead, once
-	redirects int       // followed since the last stable connection
-	attempts  int       // to connect, since the last stable connection
-	failures  int       // of attempts and connections, since the last stable connection
-	down      time.Time // since when there has been no connection
-	lastErr   error     // of the latest attempt or connection
-	silent    int       // unstable connections in a row that ended without a word
-}
-
-// server is one of the servers to try.
-type server struct {
-	url     *url.URL
-	session int // number of the session that it served last; 0: none
+	servers   []*url.URL
+	next      int            // index of the server to try
+	redirect  *url.URL       // to try instead, once
+	tried     *url.URL       // by the latest attempt
+	served    map[string]int // number of the session that an address served last
+	redirects int            // followed since the last stable connection
+	attempts  int            // to connect, since the last stable connection
+	failures  int            // of attempts and connections, since the last stable connection
+	down      time.Time      // since when there has been no connection
+	lastErr   error          // of the latest attempt or connection
+	silent    int            // unstable connections in a row that ended without a word
 }
 
 // maxRedirects is how many redirects in a row are followed.
@@ -51,6 +48,9 @@ func (s *supervisor) run(first context.Context, connected chan<- error) {
 		s.lastErr = err
 		end := s.recover(first, err)
 		if end != nil {
+			if first != nil && first.Err() != nil && !errors.Is(end, first.Err()) {
+				end = fmt.Errorf("%w: %w", end, first.Err())
+			}
 			c.end(end)
 			if first != nil {
 				connected <- end
@@ -73,20 +73,34 @@ func (s *supervisor) connect(first context.Context) error {
 	}
 	s.attempts++
 	c.setState(StateConnecting)
-	l, ack, err := c.connect(ctx, s.attempt(to))
-	c.tellReconnects(err)
+	a := s.attempt(to)
+	l, ack, err := c.connect(ctx, a, s.prepare)
+	s.tried = a.URL
 	if err != nil {
 		s.next++
+		c.reconnectFailed(err)
 		return err
 	}
-	to.session = c.begin(l, ack)
+	s.served[address(a.URL)] = c.begin(l, ack)
 	return nil
 }
 
+// prepare completes an attempt, once it is known where it goes.
+func (s *supervisor) prepare(ctx context.Context, a *attempt) error {
+	if err := s.client.config.prepare(ctx, a); err != nil {
+		return err
+	}
+	a.cleanStart = s.cleanStart(a.URL)
+	return nil
+}
+
+// address tells servers apart.
+func address(u *url.URL) string { return u.Host + u.Path }
+
 // attempt describes the next attempt.
-func (s *supervisor) attempt(to *server) *attempt {
+func (s *supervisor) attempt(to *url.URL) *attempt {
 	c := s.client
-	u := *to.url
+	u := *to
 	return &attempt{
 		Attempt: Attempt{
 			Number:   s.attempts,
@@ -95,14 +109,13 @@ func (s *supervisor) attempt(to *server) *attempt {
 			Username: c.config.username,
 			Password: c.config.password,
 		},
-		cleanStart: s.cleanStart(to),
-		clientID:   c.ClientID(),
+		clientID: c.ClientID(),
 	}
 }
 
 // cleanStart decides whether the server is to begin a new session: as the application said at the first connect, later
 // only if the session cannot be continued there, or must not be.
-func (s *supervisor) cleanStart(to *server) bool {
+func (s *supervisor) cleanStart(to *url.URL) bool {
 	c := s.client
 	current := c.sessionNumber()
 	switch {
@@ -112,7 +125,8 @@ func (s *supervisor) cleanStart(to *server) bool {
 		return true
 	}
 	// A newer session began elsewhere: what this server has kept of an older one would swallow new messages.
-	return to.session != 0 && to.session != current
+	served := s.served[address(to)]
+	return served != 0 && served != current
 }
 
 // serve waits for the end of the connection, and returns why it ended.
@@ -212,7 +226,7 @@ func (s *supervisor) recover(first context.Context, err error) error {
 	s.failures++
 	f := Failure{
 		Err:       err,
-		Server:    s.servers[s.next%len(s.servers)].url.Redacted(),
+		Server:    s.tried.Redacted(),
 		Attempts:  s.attempts,
 		Down:      time.Since(s.down),
 		Delay:     c.config.reconnect.delay(s.failures),
@@ -224,7 +238,10 @@ func (s *supervisor) recover(first context.Context, err error) error {
 			"client", c.ClientID(), "connections", s.silent)
 	}
 	delay, err := c.config.reconnect.decide(c.ctx, f)
-	if err != nil {
+	switch {
+	case c.ctx.Err() != nil:
+		return ErrClosed
+	case err != nil:
 		return err
 	}
 	c.config.logger.Info("mqtt: connecting again", "after", delay, "because", f.Err)
@@ -259,15 +276,13 @@ func (s *supervisor) follow(err error) bool {
 	if reference == "" || s.client.config.noRedirect || s.redirects == maxRedirects {
 		return false
 	}
-	old := s.servers[s.next%len(s.servers)].url
-	u := redirected(old, reference)
-	if u == nil {
+	to := redirected(s.tried, reference)
+	if to == nil {
 		return false
 	}
 	s.redirects++
-	to := &server{url: u}
 	if code == ServerMoved {
-		s.servers, s.next = []*server{to}, 0
+		s.servers, s.next = []*url.URL{to}, 0
 	} else {
 		s.redirect = to
 	}
