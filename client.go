@@ -196,12 +196,13 @@ func newClient(ctx context.Context, cfg *config) (*client, error) {
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	s := &supervisor{client: c, servers: cfg.servers, served: make(map[string]int)}
 	if cfg.inBackground {
-		c.goroutines.Go(func() { s.run(nil, nil) })
+		c.goroutines.Go(s.run)
 		return c, nil
 	}
-	connected := make(chan error, 1)
-	c.goroutines.Go(func() { s.run(ctx, connected) })
-	if err := <-connected; err != nil {
+	outcome := make(chan error, 1)
+	s.first = &firstConnect{ctx, outcome}
+	c.goroutines.Go(s.run)
+	if err := <-outcome; err != nil {
 		c.goroutines.Wait()
 		return nil, err
 	}

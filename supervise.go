@@ -15,6 +15,7 @@ import (
 // supervisor makes a client's connections, one after another. All of it belongs to the supervisor's goroutine.
 type supervisor struct {
 	client    *client
+	first     *firstConnect // nil once that is over, or when nobody waits for it
 	servers   []*url.URL
 	next      int            // index of the server to try
 	redirect  *url.URL       // to try instead, once
@@ -28,44 +29,54 @@ type supervisor struct {
 	silent    int            // unstable connections in a row that ended without a word
 }
 
+// firstConnect is a NewClient that waits.
+type firstConnect struct {
+	ctx     context.Context // of its caller; bounds the connect
+	outcome chan<- error    // capacity 1
+}
+
 // maxRedirects is how many redirects in a row are followed.
 const maxRedirects = 5
 
-// run connects, again and again, until the client ends. first bounds the first connect, if somebody waits for that;
-// connected is told its outcome.
-func (s *supervisor) run(first context.Context, connected chan<- error) {
-	c := s.client
+// run connects, again and again, until the client ends.
+func (s *supervisor) run() {
 	s.down = time.Now()
 	for {
-		err := s.connect(first)
+		err := s.connect()
 		if err == nil {
-			if first != nil {
-				connected <- nil
-				first = nil
+			if s.first != nil {
+				s.first.outcome <- nil
+				s.first = nil
 			}
 			err = s.serve()
 		}
 		s.lastErr = err
-		end := s.recover(first, err)
-		if end != nil {
-			if first != nil && first.Err() != nil && !errors.Is(end, first.Err()) {
-				end = fmt.Errorf("%w: %w", end, first.Err())
-			}
-			c.end(end)
-			if first != nil {
-				connected <- end
-			}
+		if end := s.recover(err); end != nil {
+			s.giveUp(end)
 			return
 		}
 	}
 }
 
+// giveUp ends the client.
+func (s *supervisor) giveUp(err error) {
+	if s.first == nil {
+		s.client.end(err)
+		return
+	}
+	if ended := s.first.ctx.Err(); ended != nil && !errors.Is(err, ended) {
+		err = fmt.Errorf("%w: %w", err, ended)
+	}
+	s.client.end(err)
+	s.first.outcome <- err
+}
+
 // connect makes one attempt.
-func (s *supervisor) connect(first context.Context) error {
+func (s *supervisor) connect() error {
 	c := s.client
 	ctx := c.ctx
-	if first != nil {
-		ctx = first
+	if s.first != nil {
+		ctx = s.first.ctx
 	}
 	to := s.servers[s.next%len(s.servers)]
 	if s.redirect != nil {
@@ -209,18 +220,18 @@ const suspicious = 5
 
 // recover decides what follows a failed attempt or a lost connection, and waits where it decides to wait. An error ends
 // the client.
-func (s *supervisor) recover(first context.Context, err error) error {
+func (s *supervisor) recover(err error) error {
 	c := s.client
 	switch {
 	case c.ctx.Err() != nil:
 		return ErrClosed
 	case c.reconnectWanted():
 		return nil
-	case c.config.withoutReconnect && first == nil:
+	case c.config.withoutReconnect && s.first == nil:
 		return err
 	case s.follow(err):
 		return nil
-	case first != nil && (first.Err() != nil || !c.config.connectRetry):
+	case s.first != nil && (s.first.ctx.Err() != nil || !c.config.connectRetry):
 		return err
 	}
 	s.failures++
@@ -245,16 +256,16 @@ func (s *supervisor) recover(first context.Context, err error) error {
 		return err
 	}
 	c.config.logger.Info("mqtt: connecting again", "after", delay, "because", f.Err)
-	return s.pause(first, delay, f.Err)
+	return s.pause(delay, f.Err)
 }
 
 // pause waits before the next attempt.
-func (s *supervisor) pause(first context.Context, delay time.Duration, err error) error {
+func (s *supervisor) pause(delay time.Duration, err error) error {
 	c := s.client
 	c.setState(StateWaiting)
 	var ended <-chan struct{}
-	if first != nil {
-		ended = first.Done()
+	if s.first != nil {
+		ended = s.first.ctx.Done()
 	}
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
