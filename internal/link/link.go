@@ -65,11 +65,12 @@ type Link struct {
 	need int // length of the packet that has come in part; 0: not known
 	skip int // bytes of an oversized packet to throw away
 
-	out        *writeBuffer // mu; packets that wait for the writer; nil: none
-	full       bool         // mu; Full said yes since the writer took a buffer
-	last       bool         // mu; Finish was called
-	pings      []ping       // mu; PINGREQs without PINGRESP, oldest first
-	pingsTaken int          // mu; how many of pings the writer has taken
+	out        *writeBuffer  // mu; packets that wait for the writer; nil: none
+	full       bool          // mu; Full said yes since the writer took a buffer
+	taken      chan struct{} // mu; closed when the writer takes the buffer; nil: nobody waits for that
+	last       bool          // mu; Finish was called
+	pings      []ping        // mu; PINGREQs without PINGRESP, oldest first
+	pingsTaken int           // mu; how many of pings the writer has taken
 
 	// Owned by the writer.
 	spare     *writeBuffer

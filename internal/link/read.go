@@ -28,7 +28,7 @@ func (l *Link) ReadPacket() (codec.Header, []byte, error) {
 	}
 }
 
-// read is the reader. It waits for nothing but the connection and the mutex.
+// read is the reader. It waits for nothing but the connection and the mutex, and for the writer when a server floods us.
 func (l *Link) read() {
 	err := l.receive()
 	if l.refuse(err) {
@@ -87,9 +87,25 @@ func (l *Link) dispatch() (more bool, err error) {
 			err = l.packet(h, body)
 		}
 	}
+	flooded := l.flooded()
 	l.mu.Unlock()
 	l.handler.Flush()
+	if flooded != nil {
+		select {
+		case <-flooded:
+		case <-l.closing:
+		}
+	}
 	return more, err
+}
+
+// flooded returns a channel to wait for when too much waits for the writer, with the mutex held.
+func (l *Link) flooded() <-chan struct{} {
+	if l.out == nil || len(l.out.bytes) <= answerBound {
+		return nil
+	}
+	l.taken = make(chan struct{})
+	return l.taken
 }
 
 // packet takes one packet, with the mutex held. After Finish none is of interest any more.

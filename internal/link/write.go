@@ -104,6 +104,10 @@ func (l *Link) take() (out []byte, last bool) {
 	l.wrote()
 	l.pingsTaken = len(l.pings)
 	l.out, l.spare = l.spare.emptied(), l.out
+	if l.taken != nil {
+		close(l.taken)
+		l.taken = nil
+	}
 	if l.full {
 		l.full = false
 		l.handler.Room()
