@@ -172,6 +172,9 @@ func (c *client) sendSubscribes(s *Subscription) {
 	err := inPackets(needed, c.filtersAtOnce(s), func(routes []*route) error {
 		return c.sendSubscribe(&request{call: s.call, routes: routes}, s, s, s.retainHandling)
 	})
+	if err != nil && s.call.pending > 0 {
+		err = errors.Unwrap(err) // some filters were sent: not safe to retry
+	}
 	if err != nil || s.call.pending == 0 {
 		s.call.finish(err)
 	}
@@ -377,7 +380,9 @@ func (r *receiver) answer(h codec.Header, id uint16, codes int, rule string) (*r
 	q := owner.(*request)
 	subscribe := h.Type == codec.SUBACK
 	if subscribe != (q.routes != nil) || codes >= 0 && codes != len(q.filters) {
-		q.call.finish(ErrConnectionLost)
+		if q.routes == nil {
+			r.client.unsubscribes = append(r.client.unsubscribes, q)
+		} // a subscription is found by its call, which goes on waiting
 		return nil, &codec.Error{
 			Packet: h.Type, Code: codec.ProtocolError, Rule: rule,
 			Detail: fmt.Sprintf("%d reason codes do not answer the request for %d filters", codes, len(q.filters)),
