@@ -99,7 +99,9 @@ func (c *client) lose(err error) {
 	in, out := c.link.Bytes()
 	c.stats.BytesIn += in
 	c.stats.BytesOut += out
-	c.stats.Losses++
+	if !errors.Is(err, ErrClosed) { // else it was we who said goodbye
+		c.stats.Losses++
+	}
 	c.link = nil
 	c.state = StateWaiting
 	c.up = make(chan struct{})

@@ -727,7 +727,7 @@ func TestReconnect(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if s := c.Stats(); s.Connects > 111 {
+		if s := c.Stats(); s.Connects > 111 || s.Losses != 0 {
 			t.Errorf("%+v", s)
 		}
 		b.Offline()
