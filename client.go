@@ -168,6 +168,7 @@ type client struct {
 	farewell codec.Disconnect // what the last DISCONNECT says
 
 	sessions     int           // how many have begun
+	unanswered   bool          // a CONNECT since then got no CONNACK: the server may have begun a session that we know nothing of
 	up           chan struct{} // closed while connected, and when the client has ended
 	reconnecting *reconnecting // Reconnects that wait for an attempt; nil: none
 	waiting      int           // bytes of topics and payloads in the subscriptions' lines

@@ -106,7 +106,7 @@ func (c *client) lose(err error) {
 	c.state = StateWaiting
 	c.up = make(chan struct{})
 	for _, owner := range c.session.Lost() {
-		c.unanswered(owner.(*request))
+		c.noteCut(owner.(*request))
 	}
 	c.room.wakeAll()
 	c.queue.wakeAll()
@@ -174,6 +174,7 @@ func (c *client) handshake(l *link.Link, connect []byte, a *attempt) (*codec.Con
 	if err := l.Write(connect); err != nil {
 		return nil, err
 	}
+	a.sent = true
 	ack, err := c.readConnack(l, a)
 	var broken *codec.Error
 	if c.version >= codec.V5 && errors.As(err, &broken) {
@@ -252,10 +253,15 @@ func (c *client) beginSession(l *link.Link) (told []*Delivery) {
 			c.sessions = 1
 			c.session.StartAt(uint16(rand.Uint32()))
 		}
+		if c.unanswered {
+			c.router.doubt()
+		}
+		c.unanswered = false
 		l.Commit(c.session.Resumed(l.Buffer(), receiveMaximum))
 		return nil
 	}
 	c.sessions++
+	c.unanswered = false
 	for _, m := range c.session.Renewed(receiveMaximum) {
 		if d, ok := m.Owner.(*Delivery); ok {
 			told = d.settle(told, Success, ErrSessionLost)

@@ -101,6 +101,7 @@ type attempt struct {
 	Attempt
 	cleanStart bool
 	clientID   string
+	sent       bool // CONNECT went out
 }
 
 // prepare lets the application's functions complete an attempt.
@@ -196,10 +197,14 @@ func (c *client) reconnectWanted() bool {
 	return c.reconnecting != nil
 }
 
-// reconnectFailed tells everybody who waits in Reconnect that the attempt has failed.
-func (c *client) reconnectFailed(err error) {
+// attemptFailed notes what an attempt may have left at the server, and tells everybody who waits in Reconnect.
+func (c *client) attemptFailed(a *attempt, err error) {
+	var refused *ConnectError
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if a.sent && !(errors.As(err, &refused) && refused.Code.Failed()) {
+		c.unanswered = true
+	}
 	c.tellReconnects(err)
 }
 

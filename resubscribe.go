@@ -61,9 +61,9 @@ func (c *client) resubscribe(s *Subscription, present bool) {
 	}
 }
 
-// unanswered notes a request whose answer was cut off. An UNSUBSCRIBE is sent again. Nobody knows whether the server has
+// noteCut notes a request whose answer was cut off. An UNSUBSCRIBE is sent again. Nobody knows whether the server has
 // seen a SUBSCRIBE: those who want its filters send another, and what nobody wants is unsubscribed. mu is held.
-func (c *client) unanswered(q *request) {
+func (c *client) noteCut(q *request) {
 	if q.routes == nil {
 		c.unsubscribes = append(c.unsubscribes, q) // its call counts it already
 		return

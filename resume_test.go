@@ -1034,3 +1034,21 @@ func TestPublishInSeveralBubbles(t *testing.T) {
 		})
 	}
 }
+
+// A server that has lost the session begins a new one, and the connection is cut before its CONNACK: at the next connect
+// a session is present, but without the subscriptions.
+func TestSessionRenewedUnseen(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, v, b.DialContext, keptSession(v), mqtt.WithClientID("c"))
+		sub := subscribe(t, c, "t", mqtt.AtLeastOnce)
+		b.Fault(mqtttest.Fault{Packet: "CONNACK", Outbound: true, Drop: true, Cut: true, Times: 1})
+		b.Forget("c")
+		time.Sleep(time.Minute)
+		if !c.SessionPresent() || c.Stats().Connects != 2 {
+			t.Fatalf("%v, %+v", c.SessionPresent(), c.Stats())
+		}
+		b.Publish(text("t", "x", 1))
+		wantArrived(t, sub, "t=x q1")
+	})
+}

@@ -169,6 +169,14 @@ func (rt *route) unsubscribed() {
 	}
 }
 
+// doubt notes that the server may not have what it granted.
+func (r *router) doubt() {
+	for _, rt := range r.routes {
+		rt.uncertain = rt.uncertain || rt.confirmed
+		rt.confirmed = false
+	}
+}
+
 // find returns the SUBSCRIBE that brought a message with these identifiers, nil if the route has none such.
 func (rt *route) find(ids []uint32) *subscribe {
 	for _, s := range slices.Backward(rt.subscribes) {

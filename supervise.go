@@ -89,7 +89,7 @@ func (s *supervisor) connect() error {
 	s.tried = a.URL
 	if err != nil {
 		s.next++
-		c.reconnectFailed(err)
+		c.attemptFailed(a, err)
 		return err
 	}
 	s.served[address(a.URL)] = c.begin(l, ack)
