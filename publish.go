@@ -292,7 +292,7 @@ func (c *client) sendQueued(told []*Delivery) []*Delivery {
 		if m == nil {
 			break
 		}
-		d, waited := m.Owner.(*Delivery)
+		d, waited := m.Owner.(*Delivery) // m is gone when it has been sent
 		err := c.stale(m)
 		var id uint16
 		if err == nil {
@@ -300,21 +300,29 @@ func (c *client) sendQueued(told []*Delivery) []*Delivery {
 			b, id, err = c.session.SendFront(l.Buffer(), c.now())
 			l.Commit(b)
 		}
-		if err != nil {
-			c.session.DropFront()
-		}
 		switch {
-		case !waited:
-		case err != nil && d.sent: // on a session that was lost
-			told = d.settle(told, Success, fmt.Errorf("%w: %w", ErrOutcomeUnknown, errors.Unwrap(err)))
+		case errors.Is(err, session.ErrNoIdentifier):
+			l = nil // until an answer comes
 		case err != nil:
-			told = d.settle(told, Success, err)
-		default:
+			told = settleOwner(told, c.session.DropFront(), err)
+		case waited:
 			d.id, d.sent = id, true
 		}
 	}
 	c.queueChanged()
 	return told
+}
+
+// settleOwner tells the publisher of a message that will not be sent, or not again.
+func settleOwner(told []*Delivery, m session.Message, err error) []*Delivery {
+	d, ok := m.Owner.(*Delivery)
+	if !ok {
+		return told
+	}
+	if n, ok := err.(*notSent); ok && d.sent {
+		err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, n.err) // sent before, on a session that is lost or a window that is gone
+	}
+	return d.settle(told, Success, err)
 }
 
 // resend sends a message again, on the session that the server has kept; mu is held. What the server does not take any
@@ -326,11 +334,8 @@ func (c *client) resend(l *link.Link, m *session.Message, told []*Delivery) []*D
 		b, err = c.session.Resend(l.Buffer(), c.now())
 		l.Commit(b)
 	}
-	if err == nil {
-		return told
-	}
-	if d, ok := c.session.GiveUpResend().Owner.(*Delivery); ok {
-		told = d.settle(told, Success, fmt.Errorf("%w: %w", ErrOutcomeUnknown, errors.Unwrap(err)))
+	if err != nil {
+		told = settleOwner(told, c.session.GiveUpResend(), err)
 	}
 	return told
 }
