@@ -500,29 +500,3 @@ func TestOldIdentifierDoesNotBlowUpTheTable(t *testing.T) {
 		t.Errorf("at most 21 messages in flight take %d slots", n)
 	}
 }
-
-func TestShrinkGivesMemoryBack(t *testing.T) {
-	s := connected(codec.V5, 2000)
-	var ids []uint16
-	for range 2000 {
-		id, _ := send(t, s, 1, "x")
-		ids = append(ids, id)
-	}
-	for _, id := range ids {
-		s.Puback(id)
-	}
-	for id := range uint16(200) {
-		s.Arrive(nil, view(id+1, 2, false))
-		s.Accept(nil, view(id+1, 2, false))
-	}
-	for id := range uint16(200) {
-		s.Pubrel(nil, id+1)
-	}
-	s.Shrink()
-	if s.sent.slots != nil || s.received.slots != nil || s.held.slots != nil {
-		t.Errorf("%d, %d and %d slots are left", len(s.sent.slots), len(s.received.slots), len(s.held.slots))
-	}
-	if id, _ := send(t, s, 1, "x"); id != 2001 {
-		t.Errorf("the identifier after Shrink is %d", id)
-	}
-}

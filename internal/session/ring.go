@@ -8,7 +8,7 @@ const minSlots = 16
 
 // ring is a table by packet identifier. Identifiers are handed out cyclically, on both ends, so the low bits of one
 // nearly always find a slot of their own: a look-up is one index and one comparison. A ring doubles when it must, up
-// to a slot for every identifier, and gives its memory back when it is told to.
+// to a slot for every identifier.
 type ring[T any] struct {
 	slots []slot[T] // a power of two, or none yet
 	used  int
@@ -79,13 +79,6 @@ func (r *ring[T]) grow() {
 func (r *ring[T]) widen() {
 	if 2*r.used >= len(r.slots) && len(r.slots) <= maxID {
 		r.grow()
-	}
-}
-
-// shrink gives the memory of an empty ring back.
-func (r *ring[T]) shrink() {
-	if r.used == 0 && len(r.slots) > minSlots {
-		r.slots = nil
 	}
 }
 

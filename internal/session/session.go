@@ -92,10 +92,3 @@ func (s *Session) Queued() (messages, bytes int) {
 
 // Unacknowledged returns the number of messages from the server that are not completely acknowledged.
 func (s *Session) Unacknowledged() int { return s.unsettled }
-
-// Shrink gives back the memory that a burst left behind. It is for a quiet moment.
-func (s *Session) Shrink() {
-	s.sent.shrink()
-	s.received.shrink()
-	s.held.shrink()
-}
