@@ -108,8 +108,10 @@ func (c *client) lose(err error) {
 	for _, owner := range c.session.Lost() {
 		c.noteCut(owner.(*request))
 	}
-	c.room.wakeAll()
-	c.queue.wakeAll()
+	if !c.config.withoutReconnect {
+		c.room.wakeAll() // to be told that there is no connection; else they learn in a moment why the client has ended
+		c.queue.wakeAll()
+	}
 }
 
 // connect makes one attempt, which prepare completes, within the connect timeout. ctx may be of the caller of NewClient.
@@ -236,6 +238,7 @@ func (c *client) begin(l *link.Link, ack *codec.Connack) int {
 	c.unsubscribeAgain()
 	c.subscribeAgain()
 	told = c.sendQueued(told)
+	c.room.wake()
 	c.noteUp()
 	c.tellReconnects(nil)
 	number, keepAlive := c.sessions, c.connAck.KeepAlive
