@@ -66,8 +66,9 @@ type Client interface {
 	// server refuses one of the filters the error is a *SubscribeError, and no filter stays subscribed.
 	Subscribe(ctx context.Context, filter string, opts ...SubscribeOption) (*Subscription, error)
 	// Disconnect refuses new publishes, also those that wait for room, waits until all messages queued and in flight are
-	// acknowledged, through reconnects if need be, or ctx ends, and then does what Close does. It returns nil if all are
-	// acknowledged, else ctx's error or why the client ended first.
+	// acknowledged, through reconnects if need be, or ctx ends, and then does what Close does. It returns nil if none was
+	// left to wait for, else ctx's error or why the client ended first; what became of each message is for its Publish
+	// or Delivery to say.
 	Disconnect(ctx context.Context) error
 }
 
@@ -171,7 +172,7 @@ type client struct {
 	unanswered   bool          // a CONNECT since then got no CONNACK: the server may have begun a session that we know nothing of
 	up           chan struct{} // closed while connected, and when the client has ended
 	reconnecting *reconnecting // Reconnects that wait for an attempt; nil: none
-	waiting      int           // bytes of topics and payloads in the subscriptions' lines
+	waiting      int           // bytes of memory in the subscriptions' lines
 	stalls       [2]stall      // of PUBACKs and of PUBRECs
 	looking      bool          // the supervisor looks for stalls, or is about to
 	parking      parkingLot

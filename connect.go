@@ -12,14 +12,18 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/link"
 )
 
+// errReconnecting ends a connection because a Reconnect wants another one.
+var errReconnecting = errors.New("another connection was asked for")
+
 // sayGoodbye sends a DISCONNECT: the client's last, or before a Reconnect. The link lets go of the connection when it is
 // out, or after a second.
 func (c *client) sayGoodbye(l *link.Link, final bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var d codec.Disconnect
+	cause := errReconnecting
 	if final {
-		d = c.farewell
+		cause, d = ErrClosed, c.farewell
 		if c.connAck.SessionExpiry > 0 && !c.config.keepsSession && d.SessionExpiry == nil {
 			d.SessionExpiry = new(uint32)
 		}
@@ -28,11 +32,12 @@ func (c *client) sayGoodbye(l *link.Link, final bool) {
 	for _, d := range []codec.Disconnect{d, {Code: d.Code, SessionExpiry: d.SessionExpiry}, {Code: d.Code}} {
 		packet, err := d.Append(nil, c.version)
 		if err == nil && !c.tooLarge(len(packet)) {
-			l.Finish(ErrClosed, packet)
+			l.Finish(cause, packet)
+			c.session.Leave()
 			return
 		}
 	}
-	l.Close(ErrClosed)
+	l.Close(cause)
 }
 
 // connectionError makes the public error of what ended a connection.
@@ -99,7 +104,7 @@ func (c *client) lose(err error) {
 	in, out := c.link.Bytes()
 	c.stats.BytesIn += in
 	c.stats.BytesOut += out
-	if !errors.Is(err, ErrClosed) { // else it was we who said goodbye
+	if !errors.Is(err, ErrClosed) && !errors.Is(err, errReconnecting) { // else it was we who said goodbye
 		c.stats.Losses++
 	}
 	c.link = nil
@@ -255,6 +260,7 @@ func (c *client) beginSession(l *link.Link) (told []*Delivery) {
 		if c.sessions == 0 { // an earlier client's: the application vouches for having its state
 			c.sessions = 1
 			c.session.StartAt(uint16(rand.Uint32()))
+			c.router.identifier = rand.Uint32N(maxIdentifier) // so as not to mistake its subscriptions for ours
 		}
 		if c.unanswered {
 			c.router.doubt()

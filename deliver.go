@@ -118,6 +118,7 @@ func (r *receiver) sendBlocking(s *Subscription, m Message) (sent bool) {
 type waiting struct {
 	message Message
 	place   uint64           // in the subscription's line
+	parked  *parked          // what it was before its subscription claimed it; nil: it came for the subscription
 	receipt *session.Receipt // settled when the message enters the channel, but with ManualAck; nil at QoS 0
 }
 
@@ -134,7 +135,21 @@ func (s *Subscription) leaveLine(w waiting) {
 	s.client.waiting -= w.size()
 }
 
-func (w *waiting) size() int { return len(w.message.Topic) + len(w.message.Payload) }
+// size is what the message costs in memory, about.
+func (w *waiting) size() int {
+	p := &w.message.Properties
+	n := messageSize + len(w.message.Topic) + len(w.message.Payload) + len(p.ContentType) + len(p.ResponseTopic) + len(p.CorrelationData)
+	for i := range p.UserProperties {
+		n += userPropertySize + len(p.UserProperties[i].Key) + len(p.UserProperties[i].Value)
+	}
+	return n
+}
+
+// The sizes of a Message in line and of a user property, without what they point to.
+const (
+	messageSize      = 200
+	userPropertySize = 32
+)
 
 // next takes the first message out of line.
 func (s *Subscription) next() (w waiting, ok bool) {

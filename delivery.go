@@ -112,7 +112,7 @@ func (d *Delivery) settle(told []*Delivery, reason ReasonCode, err error) []*Del
 	return append(told, d)
 }
 
-// wake tells those whose fate was decided. A mutex that they will want next must not be held.
+// wake tells those whose fate was decided. It does not block; the mutex, which they will want next, is better free.
 func wake(told []*Delivery) {
 	for _, d := range told {
 		switch {

@@ -1,12 +1,14 @@
 package mqtt
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/fifo"
 	"github.com/petrel-mqtt/mqtt/internal/session"
+	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
 // This file is about messages at QoS 1 and 2 that no subscription wants. A server that resumes the session of an earlier
@@ -17,13 +19,16 @@ import (
 // parkingLot holds such messages. The client's mutex guards it.
 type parkingLot struct {
 	closes  time.Time // zero: it never opened
-	waiting []parked
-	opened  bool // at the first connect, if then
+	waiting []*parked
+	opened  bool     // at the first connect, if then
+	count   uint64   // of messages that were parked
+	gone    []string // filters that were unsubscribed since, as topics match them
 }
 
 type parked struct {
 	message Message
 	receipt *session.Receipt
+	number  uint64 // in the order in which they came
 }
 
 // unmatchedBound is how many unmatched messages may wait for the application's function.
@@ -43,9 +48,13 @@ func (r *receiver) park(p *codec.PublishView, name string) bool {
 	if lot.closes.IsZero() || len(lot.waiting) >= r.client.config.parkingPlaces || r.client.router.isRetired(r.ids) {
 		return false
 	}
+	if slices.ContainsFunc(lot.gone, func(f string) bool { return topic.Match(f, name) }) {
+		return false
+	}
 	receipt := r.client.session.Hold(p)
 	receipt.AddHolder(lot)
-	lot.waiting = append(lot.waiting, parked{r.message(p, name, holder{qos: QoS(p.QoS)}), receipt})
+	lot.count++
+	lot.waiting = append(lot.waiting, &parked{r.message(p, name, holder{qos: QoS(p.QoS)}), receipt, lot.count})
 	r.link.Commit(r.client.session.Release(r.link.Buffer(), receipt, false))
 	return true
 }
@@ -53,7 +62,7 @@ func (r *receiver) park(p *codec.PublishView, name string) bool {
 // claim puts the parked messages that match the filters of a new subscription in its line, before everything that is
 // still to come. The line stands until the server has granted the filters; mu is held.
 func (c *client) claim(s *Subscription) {
-	c.parking.waiting = slices.DeleteFunc(c.parking.waiting, func(p parked) bool {
+	c.parking.waiting = slices.DeleteFunc(c.parking.waiting, func(p *parked) bool {
 		qos, ok := s.wants(c.router.lookup(p.message.Topic).routes)
 		if ok {
 			s.gated = true
@@ -65,20 +74,31 @@ func (c *client) claim(s *Subscription) {
 
 // giveBackParked parks again what a subscription had claimed that did not come about; mu is held.
 func (c *client) giveBackParked(s *Subscription) {
-	if !s.gated || c.parking.closes.IsZero() {
+	if !s.gated {
 		return
 	}
-	for s.held.Len() > 0 {
+	var back []*parked
+	for range s.held.Len() {
 		w := s.held.Pop()
+		if w.parked == nil { // came later, for this subscription
+			s.held.Push(w)
+			continue
+		}
 		s.leaveLine(w)
 		w.receipt.Pass(s, &c.parking)
-		c.parking.waiting = append(c.parking.waiting, parked{w.message, w.receipt})
+		back = append(back, w.parked)
 	}
+	if c.parking.closes.IsZero() {
+		c.clearParked(back)
+		return
+	}
+	c.parking.waiting = append(c.parking.waiting, back...)
+	slices.SortFunc(c.parking.waiting, func(a, b *parked) int { return cmp.Compare(a.number, b.number) })
 }
 
 // openGate lets the line of a subscription move, now that its filters are granted; mu is held.
 func (s *Subscription) openGate() {
-	if s.gated {
+	if s.gated && !s.ended {
 		s.gated = false
 		s.startPump()
 	}
@@ -97,14 +117,14 @@ func (s *Subscription) wants(routes []*route) (qos QoS, ok bool) {
 }
 
 // take puts a parked message in line; mu is held.
-func (s *Subscription) take(p parked, qos QoS) {
+func (s *Subscription) take(p *parked, qos QoS) {
 	m := p.message
 	m.QoS = min(m.QoS, qos)
 	p.receipt.Pass(&s.client.parking, s)
 	if s.options.ack == ManualAck {
 		m.origin = &origin{sub: s, receipt: p.receipt, ids: m.origin.identifiers()}
 	}
-	s.held.Push(s.inLine(waiting{message: m, receipt: p.receipt}))
+	s.held.Push(s.inLine(waiting{message: m, receipt: p.receipt, parked: p}))
 	s.startPump()
 }
 
@@ -114,12 +134,39 @@ func (c *client) closeParking() {
 	defer c.mu.Unlock()
 	left := c.parking.waiting
 	c.parking = parkingLot{opened: true}
-	for _, p := range left {
+	c.clearParked(left)
+}
+
+// clearParked acknowledges parked messages that nobody will claim; mu is held.
+func (c *client) clearParked(list []*parked) {
+	for _, p := range list {
 		c.settle(p.receipt, &c.parking, codec.Success, "")
 		c.stats.Unmatched++
 		if c.config.unmatched != nil {
 			c.giveAway(p.message)
 		}
+	}
+}
+
+// unpark clears the parked messages for filters that the application has unsubscribed, and sees to it that no more are
+// parked; mu is held.
+func (c *client) unpark(filters []string) {
+	lot := &c.parking
+	if lot.closes.IsZero() {
+		return
+	}
+	for _, f := range filters {
+		inner := topic.Inner(f, c.router.prefixes)
+		lot.gone = append(lot.gone, inner)
+		var gone []*parked
+		lot.waiting = slices.DeleteFunc(lot.waiting, func(p *parked) bool {
+			match := topic.Match(inner, p.message.Topic)
+			if match {
+				gone = append(gone, p)
+			}
+			return match
+		})
+		c.clearParked(gone)
 	}
 }
 

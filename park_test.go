@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
@@ -109,25 +111,85 @@ func TestParkedMessagesSurviveARefusal(t *testing.T) {
 		ctx := t.Context()
 		b := mqtttest.NewBroker(t)
 		leaveSession(t, ctx, b, "a/#", 3)
+		b.Publish(mqtttest.Message{Topic: "a/c", QoS: 1, Payload: []byte("3")})
 		c := resume(t, ctx, b)
 		defer c.Close()
 		synctest.Wait()
 		remove := b.Fault(mqtttest.Fault{Packet: "SUBACK", Outbound: true, Times: 1, Reason: 0x87})
-		if _, err := c.Subscribe(ctx, "a/+", mqtt.AtLeastOnce); !errors.Is(err, mqtt.NotAuthorized) {
+		if _, err := c.Subscribe(ctx, "a/b", mqtt.AtMostOnce, mqtt.ManualAck); !errors.Is(err, mqtt.NotAuthorized) {
 			t.Fatalf("Subscribe: %v", err)
 		}
 		remove()
-		if s := c.Stats(); s.Parked != 3 {
+		if s := c.Stats(); s.Parked != 4 {
 			t.Errorf("after the refusal: %+v", s)
 		}
 		sub, err := c.Subscribe(ctx, "a/#", mqtt.ExactlyOnce)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := range 3 {
-			if m, err := sub.Next(ctx); err != nil || string(m.Payload) != fmt.Sprint(i) {
-				t.Fatalf("message %d: %q, %v", i, m.Payload, err)
+		for i := range 4 { // as they were, in the order in which they came
+			if m, err := sub.Next(ctx); err != nil || string(m.Payload) != fmt.Sprint(i) || m.QoS != mqtt.AtLeastOnce {
+				t.Fatalf("message %d: %q at %v, %v", i, m.Payload, m.QoS, err)
 			}
 		}
 	})
+}
+
+// PROTOCOL 13: never for filters that were unsubscribed.
+func TestUnsubscribedIsNotParked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		b := mqtttest.NewBroker(t)
+		leaveSession(t, ctx, b, "a/#", 3)
+		c := resume(t, ctx, b)
+		defer c.Close()
+		synctest.Wait()
+		remove := b.Fault(mqtttest.Fault{Packet: "UNSUBSCRIBE", Drop: true}) // the server goes on sending
+		gone, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if err := c.Unsubscribe(gone, "a/#"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		remove()
+		b.Publish(mqtttest.Message{Topic: "a/b", QoS: 1})
+		synctest.Wait()
+		if s := c.Stats(); s.Parked != 0 || s.Unmatched != 4 || s.Unacknowledged != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// The end of the client may come between the SUBACK and the return of Subscribe, while the line stands.
+func TestEndWhileTheLineStands(t *testing.T) {
+	for range 200 {
+		server := mqtttest.NewServer(t, codec.V5)
+		connected := make(chan mqtt.ClientV5, 1)
+		go func() {
+			c, err := mqtt.NewClient(context.Background(), "mqtt://test", mqtt.WithDialer(server.DialContext),
+				mqtt.WithCleanStart(false), mqtt.WithoutReconnect())
+			if err != nil {
+				t.Error(err)
+			}
+			connected <- c
+		}()
+		s := server.Accept()
+		mqtttest.ReceiveAs[*codec.Connect](s)
+		s.Send(&codec.Connack{SessionPresent: true}, &codec.Publish{Topic: "a", QoS: 1, PacketID: 1})
+		c := <-connected
+		for c.Stats().Parked == 0 {
+			runtime.Gosched()
+		}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			if sub, err := c.Subscribe(context.Background(), "a", mqtt.AtLeastOnce); err == nil {
+				for range sub.Messages() {
+				}
+			}
+		}()
+		p := mqtttest.ReceiveAs[*codec.Subscribe](s)
+		s.Send(&codec.Suback{PacketID: p.PacketID, Codes: []codec.ReasonCode{1}}, &codec.Disconnect{Code: codec.ServerBusy})
+		<-ended
+		c.Close()
+	}
 }

@@ -188,6 +188,7 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 		switch verdict {
 		case session.Repeated:
 			c.stats.Received--
+			c.watchStalls() // it may have been joined to one that waits
 			return nil
 		case session.Exceeded:
 			return &codec.Error{

@@ -1052,3 +1052,32 @@ func TestSessionRenewedUnseen(t *testing.T) {
 		wantArrived(t, sub, "t=x q1")
 	})
 }
+
+// PROTOCOL 12: an Ack between our DISCONNECT and the end of the connection is not thrown away: the message comes again and
+// is acknowledged, and reaches nobody.
+func TestAckWhileReconnecting(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v)
+		subscribing := start(func() (*mqtt.Subscription, error) {
+			return p.client.Subscribe(t.Context(), "t", mqtt.AtLeastOnce, mqtt.ManualAck)
+		})
+		q := mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
+		p.Send(&codec.Suback{PacketID: q.PacketID, Codes: []codec.ReasonCode{1}})
+		sub := subscribing.value(t)
+		p.Send(&codec.Publish{Topic: "t", QoS: 1, PacketID: 7})
+		m, err := sub.Next(t.Context())
+		noErr(t, err)
+		reconnecting := calling(func() error { return p.client.Reconnect(t.Context()) })
+		mqtttest.ReceiveAs[*codec.Disconnect](p.Script)
+		noErr(t, m.Ack())
+		p.accept(&codec.Connack{SessionPresent: true})
+		noErr(t, outcome(t, reconnecting))
+		p.Send(&codec.Publish{Topic: "t", QoS: 1, PacketID: 7, Dup: true})
+		synctest.Wait()
+		select {
+		case m := <-sub.Messages():
+			t.Errorf("delivered again: %+v", m)
+		default:
+		}
+	})
+}

@@ -3,11 +3,13 @@ package mqtt_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
@@ -96,6 +98,59 @@ func TestInboundLimit(t *testing.T) {
 			if _, err := small.Next(ctx); err != nil {
 				t.Fatalf("message %d of the other: %v", i, err)
 			}
+		}
+	})
+}
+
+// A stall goes on through a reconnect.
+func TestStallOutlivesTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		b := mqtttest.NewBroker(t)
+		c, err := mqtt.NewClient(ctx, "mqtt://test", mqtt.WithDialer(b.DialContext), mqtt.WithReceiveMaximum(10))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		sleeper, err := c.Subscribe(ctx, "sleep", mqtt.AtLeastOnce, mqtt.Buffer(1), mqtt.EndIfStalled(20*time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			b.Publish(mqtttest.Message{Topic: "sleep", QoS: 1})
+		}
+		time.Sleep(10 * time.Second) // virtual
+		b.Cut()
+		select {
+		case <-sleeper.Done():
+		case <-time.After(time.Minute):
+		}
+		if err := sleeper.Err(); !errors.Is(err, mqtt.ErrSlowConsumer) {
+			t.Errorf("a minute after the cut the sleeper has ended with %v", err)
+		}
+	})
+}
+
+// WithInboundLimit counts properties too.
+func TestInboundLimitCountsProperties(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c, err := mqtt.NewClient(t.Context(), "mqtt://test", mqtt.WithDialer(b.DialContext), mqtt.WithInboundLimit(1<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		sub, err := c.Subscribe(t.Context(), "a", mqtt.AtMostOnce)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := mqtt.UserProperties{{Key: "k", Value: strings.Repeat("v", 60_000)}}
+		for range 200 {
+			b.Publish(mqtttest.Message{Topic: "a", Properties: codec.PublishProperties{UserProperties: u}})
+			synctest.Wait()
+		}
+		if err := sub.Err(); !errors.Is(err, mqtt.ErrSlowConsumer) {
+			t.Errorf("12 MB of properties wait, and the subscription has ended with %v", err)
 		}
 	})
 }

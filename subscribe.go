@@ -86,6 +86,9 @@ func (c *client) subscribe(ctx context.Context, o subscribeOptions, filters []fi
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err == nil && s.ended {
+		err = s.err // it was granted, and ended before we got to know that
+	}
 	if err == nil {
 		s.openGate()
 		return s, nil
@@ -156,7 +159,7 @@ func (c *client) sendSubscribes(s *Subscription) {
 	if c.live() == nil {
 		return
 	}
-	s.call.pending = 0
+	s.call.pending, s.call.failures = 0, nil
 	if err := c.unavailable(s); err != nil {
 		s.call.finish(err)
 		return
@@ -377,6 +380,7 @@ func (r *receiver) answer(h codec.Header, id uint16, codes int, rule string) (*r
 		r.client.stats.LateAcks++
 		return nil, nil
 	}
+	r.told = r.client.sendQueued(r.told) // the identifier is free, which a message may have waited for
 	q := owner.(*request)
 	subscribe := h.Type == codec.SUBACK
 	if subscribe != (q.routes != nil) || codes >= 0 && codes != len(q.filters) {

@@ -45,7 +45,7 @@ type Subscription struct {
 	sending bool                // somebody sends without holding the mutex: the pump, or the reader with Block
 	idle    chan struct{}       // closed when nobody does; nil: nobody waits for that
 	place   uint64              // of the latest message in line
-	bytes   int                 // of topics and payloads in line
+	bytes   int                 // of memory that the messages in line take
 	loose   fifo.Queue[waiting] // in line at QoS 0
 	held    fifo.Queue[waiting] // in line at QoS 1 and 2
 }

@@ -164,6 +164,7 @@ func (s *supervisor) watch(l *link.Link) {
 	defer stop()
 	look := time.NewTimer(never)
 	defer look.Stop()
+	lookAgain(look, c.checkStalls()) // what waits may be of an earlier connection
 	for {
 		select {
 		case <-l.Ended():

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/topic"
@@ -48,6 +49,7 @@ func (s *Subscription) startUnsubscribe() *call {
 			unwanted = append(unwanted, rt.filter)
 		}
 	}
+	c.unpark(unwanted)
 	c.sendUnsubscribe(k, unwanted)
 	if k.pending == 0 {
 		k.finish(c.err)
@@ -169,7 +171,18 @@ func (c *client) Unsubscribe(ctx context.Context, filters ...string) error {
 	if err != nil {
 		return err
 	}
-	return k.wait(ctx, "UNSUBACK")
+	err = k.wait(ctx, "UNSUBACK")
+	if err != nil {
+		c.forget(k)
+	}
+	return err
+}
+
+// forget drops the requests of a call that nobody waits for any more, as far as they have not been sent.
+func (c *client) forget(k *call) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unsubscribes = slices.DeleteFunc(c.unsubscribes, func(q *request) bool { return q.call == k })
 }
 
 func (c *client) startUnsubscribe(filters []string) (*call, error) {
@@ -183,6 +196,7 @@ func (c *client) startUnsubscribe(filters []string) (*call, error) {
 			return nil, &notSent{fmt.Errorf("mqtt: filter %q belongs to a subscription: use its own Unsubscribe", f)}
 		}
 	}
+	c.unpark(filters)
 	k := newCall(nil)
 	c.sendUnsubscribe(k, filters)
 	return k, nil

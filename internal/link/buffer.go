@@ -11,8 +11,8 @@ const (
 	// bufferBound is how many bytes may wait for the writer before Full says so. A larger bound gained nothing in
 	// measurements, a smaller one cost up to twice the time per message.
 	bufferBound = 1 << 20
-	// answerBound is how many bytes may wait in all. Answers to the server may exceed bufferBound, but a server that sends
-	// and does not read must not fill our memory: the reader then waits for the writer.
+	// answerBound is how many bytes of answers to the server may wait, beyond bufferBound. A server that sends and does
+	// not read must not fill our memory: the reader then waits for the writer.
 	answerBound = 16 << 20
 )
 

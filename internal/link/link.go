@@ -67,6 +67,7 @@ type Link struct {
 
 	out        *writeBuffer  // mu; packets that wait for the writer; nil: none
 	full       bool          // mu; Full said yes since the writer took a buffer
+	answers    int           // mu; bytes that the handler has appended to out
 	taken      chan struct{} // mu; closed when the writer takes the buffer; nil: nobody waits for that
 	last       bool          // mu; Finish was called
 	pings      []ping        // mu; PINGREQs without PINGRESP, oldest first

@@ -84,7 +84,9 @@ func (l *Link) dispatch() (more bool, err error) {
 		var h codec.Header
 		var body []byte
 		if h, body, more, err = l.next(); more && err == nil {
+			before := l.waiting()
 			err = l.packet(h, body)
+			l.answers += max(0, l.waiting()-before)
 		}
 	}
 	flooded := l.flooded()
@@ -99,9 +101,17 @@ func (l *Link) dispatch() (more bool, err error) {
 	return more, err
 }
 
-// flooded returns a channel to wait for when too much waits for the writer, with the mutex held.
+// waiting returns how many bytes wait for the writer.
+func (l *Link) waiting() int {
+	if l.out == nil {
+		return 0
+	}
+	return len(l.out.bytes)
+}
+
+// flooded returns a channel to wait for when too many answers wait for the writer, with the mutex held.
 func (l *Link) flooded() <-chan struct{} {
-	if l.out == nil || len(l.out.bytes) <= answerBound {
+	if l.answers <= answerBound {
 		return nil
 	}
 	l.taken = make(chan struct{})

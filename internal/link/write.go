@@ -104,6 +104,7 @@ func (l *Link) take() (out []byte, last bool) {
 	l.wrote()
 	l.pingsTaken = len(l.pings)
 	l.out, l.spare = l.spare.emptied(), l.out
+	l.answers = 0
 	if l.taken != nil {
 		close(l.taken)
 		l.taken = nil

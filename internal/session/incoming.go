@@ -284,8 +284,9 @@ func (s *Session) Pubrel(dst []byte, id uint16) []byte {
 	return must((&codec.Pubcomp{PacketID: id, Code: code}).Append(dst, s.version))
 }
 
-// leaveIncoming ends the connection for what the server sent: its unacknowledged messages will come again.
-func (s *Session) leaveIncoming() {
+// Leave ends the connection for what the server sent, because nothing that is appended goes out any more: its
+// unacknowledged messages will come again. Lost does the same.
+func (s *Session) Leave() {
 	for _, o := range []*order{&s.pubacks, &s.pubrecs} {
 		for !o.empty() {
 			r := o.waiting.Pop()

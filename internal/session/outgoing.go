@@ -265,7 +265,7 @@ func (s *Session) Discard() (sent, unsent []Message) {
 		unsent = append(unsent, s.queue.pop())
 	}
 	s.sent, s.inFlight, s.messages, s.window = ring[outgoing]{}, 0, 0, 0
-	s.leaveIncoming()
+	s.Leave()
 	s.forgetIncoming()
 	return sent, unsent
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/fifo"
 )
 
 // Lost ends the connection. It returns the owners of the SUBSCRIBEs and UNSUBSCRIBEs that were not answered, oldest
@@ -19,7 +20,7 @@ func (s *Session) Lost() (owners []any) {
 	}
 	s.window, s.inFlight = 0, 0
 	s.resends = nil
-	s.leaveIncoming()
+	s.Leave()
 	return owners
 }
 
@@ -58,6 +59,8 @@ func (s *Session) Resumed(dst []byte, receiveMaximum int) []byte {
 // they arrived: they are returned.
 func (s *Session) Renewed(receiveMaximum int) (lost []Message) {
 	s.window = min(s.limits.InFlight, receiveMaximum)
+	newer := s.again // what an earlier loss left to be published afresh was sent after what is in flight now
+	s.again = fifo.Queue[Message]{}
 	for _, o := range s.oldestFirst() {
 		switch m := o.value.message; {
 		case o.value.stage == stageReserved:
@@ -66,6 +69,9 @@ func (s *Session) Renewed(receiveMaximum int) (lost []Message) {
 		default:
 			lost = append(lost, m)
 		}
+	}
+	for newer.Len() > 0 {
+		s.again.Push(newer.Pop())
 	}
 	s.sent = ring[outgoing]{}
 	s.messages = 0

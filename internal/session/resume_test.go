@@ -279,3 +279,30 @@ func TestRenewedForgetsReceipts(t *testing.T) {
 		t.Error("not forgotten with the session")
 	}
 }
+
+// PROTOCOL 22 and 1: a second loss, before everything was published afresh, keeps the order.
+func TestRenewedTwice(t *testing.T) {
+	s := connected(codec.V5, 10)
+	for _, topic := range []string{"a", "b", "c", "d"} {
+		publish(t, s, topic, 1)
+	}
+	s.Lost()
+	s.Renewed(2)
+	for range 2 {
+		if _, _, err := s.SendFront(nil, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Lost()
+	s.Renewed(10)
+	var order []string
+	for m := s.Front(); m != nil; m = s.Front() {
+		order = append(order, m.Topic)
+		if _, _, err := s.SendFront(nil, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(order, []string{"a", "b", "c", "d"}) {
+		t.Errorf("published afresh in the order %q", order)
+	}
+}
