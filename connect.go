@@ -256,6 +256,7 @@ func (c *client) begin(l *link.Link, ack *codec.Connack) int {
 // beginSession continues the session, or begins a new one; mu is held.
 func (c *client) beginSession(l *link.Link) (told []*Delivery) {
 	receiveMaximum := int(c.connAck.ReceiveMaximum)
+	c.session.UseAliases(int(c.connAck.TopicAliasMaximum), int(c.connAck.MaximumPacketSize))
 	if c.connAck.SessionPresent {
 		if c.sessions == 0 { // an earlier client's: the application vouches for having its state
 			c.sessions = 1
@@ -302,7 +303,11 @@ func (c *config) connectPacket(a *attempt) *codec.Connect {
 	}
 	p.Properties.ReceiveMaximum = uint16(c.receiveMaximum)
 	p.Properties.MaximumPacketSize = uint32(c.maximumPacketSize)
+	p.Properties.TopicAliasMaximum = uint16(c.topicAliasMaximum)
 	p.Properties.UserProperties = c.userProperties
+	if c.noProblemInformation {
+		p.Properties.RequestProblemInformation = new(bool)
+	}
 	return p
 }
 

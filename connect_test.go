@@ -36,7 +36,8 @@ func TestConnectBytes(t *testing.T) {
 		mqtt.WithCleanStart(false),
 	}
 	v5 := []mqtt.OptionV5{
-		common, mqtt.WithSessionExpiry(time.Hour), mqtt.WithReceiveMaximum(10),
+		common, mqtt.WithSessionExpiry(time.Hour), mqtt.WithReceiveMaximum(10), mqtt.WithTopicAliasMaximum(7),
+		mqtt.WithoutProblemInformation(),
 		mqtt.WithUserProperties(mqtt.UserProperty{Key: "a", Value: "1"}, mqtt.UserProperty{Key: "a", Value: "2"}),
 		mqtt.WithWillProperties(&mqtt.WillProperties{
 			WillDelay: 5 * time.Second, UTF8Payload: true, MessageExpiry: time.Minute, ContentType: "c", ResponseTopic: "r",
@@ -51,7 +52,7 @@ func TestConnectBytes(t *testing.T) {
 	}{
 		{"everything", codec.V5, v5, connectBytes(
 			"\x00\x04MQTT\x05", "\xf4", "\x00\x1e",
-			"\x1b", "\x11\x00\x00\x0e\x10", "\x21\x00\x0a", "\x27\x00\x00\x03\xe8", "\x26\x00\x01a\x00\x011", "\x26\x00\x01a\x00\x012",
+			"\x20", "\x11\x00\x00\x0e\x10", "\x21\x00\x0a", "\x27\x00\x00\x03\xe8", "\x22\x00\x07", "\x17\x00", "\x26\x00\x01a\x00\x011", "\x26\x00\x01a\x00\x012",
 			"\x00\x07billing",
 			"\x20", "\x18\x00\x00\x00\x05", "\x01\x01", "\x02\x00\x00\x00\x3c", "\x03\x00\x01c", "\x08\x00\x01r", "\x09\x00\x02\x01\x02",
 			"\x26\x00\x01k\x00\x01v",
@@ -60,13 +61,13 @@ func TestConnectBytes(t *testing.T) {
 			"\x00\x04MQTT\x04", "\xf4", "\x00\x1e",
 			"\x00\x07billing", "\x00\x06will/t", "\x00\x04gone", "\x00\x04user", "\x00\x03p\x00\xff")},
 		{"defaults", codec.V5, []mqtt.OptionV5{mqtt.WithClientID("c")}, connectBytes(
-			"\x00\x04MQTT\x05", "\x02", "\x00\x3c", "\x08", "\x11\x00\x00\x01\x2c", "\x21\x04\x00", "\x00\x01c")},
+			"\x00\x04MQTT\x05", "\x02", "\x00\x3c", "\x0b", "\x11\x00\x00\x01\x2c", "\x21\x04\x00", "\x22\x00\x20", "\x00\x01c")},
 		{"defaults", codec.V311, []mqtt.OptionV5{mqtt.WithClientID("c")}, connectBytes(
 			"\x00\x04MQTT\x04", "\x02", "\x00\x3c", "\x00\x01c")},
-		{"nothing", codec.V5, []mqtt.OptionV5{mqtt.WithClientID(""), mqtt.WithKeepAlive(0), mqtt.WithSessionExpiry(0)}, connectBytes(
+		{"nothing", codec.V5, []mqtt.OptionV5{mqtt.WithClientID(""), mqtt.WithKeepAlive(0), mqtt.WithSessionExpiry(0), mqtt.WithTopicAliasMaximum(0)}, connectBytes(
 			"\x00\x04MQTT\x05", "\x02", "\x00\x00", "\x03", "\x21\x04\x00", "\x00\x00")},
 		{"session that never expires", codec.V5, []mqtt.OptionV5{mqtt.WithClientID("c"), mqtt.WithSessionExpiry(mqtt.SessionNeverExpires)},
-			connectBytes("\x00\x04MQTT\x05", "\x02", "\x00\x3c", "\x08", "\x11\xff\xff\xff\xff", "\x21\x04\x00", "\x00\x01c")},
+			connectBytes("\x00\x04MQTT\x05", "\x02", "\x00\x3c", "\x0b", "\x11\xff\xff\xff\xff", "\x21\x04\x00", "\x22\x00\x20", "\x00\x01c")},
 		{"empty user name and password", codec.V311, []mqtt.OptionV5{mqtt.WithClientID("c"), mqtt.WithCredentials("", "")}, connectBytes(
 			"\x00\x04MQTT\x04", "\xc2", "\x00\x3c", "\x00\x01c", "\x00\x00", "\x00\x00")},
 		{"empty will", codec.V311, []mqtt.OptionV5{mqtt.WithClientID("c"), mqtt.WithWill("w", nil)}, connectBytes(

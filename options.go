@@ -59,6 +59,7 @@ const (
 	defaultConnectTimeout = 30 * time.Second
 	defaultSessionExpiry  = 5 * time.Minute
 	defaultReceiveMaximum = 1024
+	defaultTopicAliases   = 32
 	defaultMaxInFlight    = 1024
 	defaultQueueMessages  = 10_000
 	defaultQueueBytes     = 64 << 20
@@ -87,10 +88,13 @@ type config struct {
 	willProperties *WillProperties
 	userProperties UserProperties
 
+	noProblemInformation bool
+
 	sessionExpiry     time.Duration
 	keepsSession      bool // the application asked for this expiry, so it survives Disconnect and Close
 	receiveMaximum    int
 	maximumPacketSize int
+	topicAliasMaximum int
 	limits            session.Limits
 
 	reconnect          ReconnectPolicy
@@ -143,6 +147,7 @@ func newConfig(v codec.Version, host string) (*config, error) {
 	}
 	if v >= codec.V5 {
 		c.sessionExpiry = defaultSessionExpiry
+		c.topicAliasMaximum = defaultTopicAliases
 	}
 	if u := server.User; u != nil {
 		c.hasUsername, c.username = true, u.Username()
@@ -498,6 +503,25 @@ func WithReceiveMaximum(n int) OptionV5 {
 	return optionV5(func(c *config) error {
 		c.receiveMaximum, c.limits.ReceiveMaximum = n, n
 		return between("WithReceiveMaximum", n, 1, math.MaxUint16)
+	})
+}
+
+// WithTopicAliasMaximum sets how many topic aliases the server may use (section 3.1.2.11.5), 0 to 65,535; the default is
+// 32. One that uses more is disconnected with reason code 0x94. The application gets messages with their topic names
+// either way. In the other direction the client uses aliases by itself, as many as the server takes.
+func WithTopicAliasMaximum(n int) OptionV5 {
+	return optionV5(func(c *config) error {
+		c.topicAliasMaximum = n
+		return between("WithTopicAliasMaximum", n, 0, math.MaxUint16)
+	})
+}
+
+// WithoutProblemInformation asks the server for no Reason String and no User Property (section 3.1.2.11.7) but in
+// PUBLISH, CONNACK and DISCONNECT. One that sends them all the same is disconnected with reason code 0x82.
+func WithoutProblemInformation() OptionV5 {
+	return optionV5(func(c *config) error {
+		c.noProblemInformation = true
+		return nil
 	})
 }
 

@@ -208,7 +208,7 @@ func (c *client) writeQoS0(l *link.Link, m *session.Message) error {
 		if m.Expires != 0 {
 			now = c.now()
 		}
-		b, err = session.AppendPublish(l.Buffer(), c.version, m, 0, false, now)
+		b, err = c.session.AppendPublish(l.Buffer(), m, 0, false, now)
 		l.Commit(b)
 	}
 	if !c.room.empty() && !l.Full() {

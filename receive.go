@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"bytes"
+	"fmt"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/link"
@@ -21,6 +22,7 @@ type receiver struct {
 	view       codec.PublishView
 	properties codec.PublishProperties
 	ids        []uint32 // subscription identifiers of the PUBLISH at hand
+	aliases    []string // topics by the server's alias, from 1; made when first needed
 	targets    []holder // where it goes
 }
 
@@ -84,6 +86,9 @@ func (r *receiver) puback(h codec.Header, body []byte) error {
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
+	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
+		return err
+	}
 	m, ok := r.client.session.Puback(p.PacketID)
 	r.complete(m, ok, p.Code, p.ReasonString, p.UserProperties)
 	return nil
@@ -92,6 +97,9 @@ func (r *receiver) puback(h codec.Header, body []byte) error {
 func (r *receiver) pubrec(h codec.Header, body []byte) error {
 	var p codec.Pubrec
 	if err := p.Decode(h, body, r.client.version); err != nil {
+		return err
+	}
+	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
 	b, m, done, known := r.client.session.Pubrec(r.link.Buffer(), p.PacketID, p.Code)
@@ -107,12 +115,26 @@ func (r *receiver) pubcomp(h codec.Header, body []byte) error {
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
+	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
+		return err
+	}
 	if p.Code == codec.PacketIdentifierNotFound && r.client.session.Released(p.PacketID) {
 		p.Code = codec.Success // no error then (section 3.7.2.1): the server had completed the message before the cut
 	}
 	m, ok := r.client.session.Pubcomp(p.PacketID)
 	r.complete(m, ok, p.Code, p.ReasonString, p.UserProperties)
 	return nil
+}
+
+// checkProblem refuses what WithoutProblemInformation asked the server not to send [MQTT-3.1.2-29].
+func (r *receiver) checkProblem(h codec.Header, reason string, u UserProperties) error {
+	if !r.client.config.noProblemInformation || reason == "" && len(u) == 0 {
+		return nil
+	}
+	return &codec.Error{
+		Packet: h.Type, Code: codec.ProtocolError, Rule: "MQTT-3.1.2-29",
+		Detail: "a reason string or user properties, although this client asked for none",
+	}
 }
 
 // complete settles a message that has its last acknowledgement, and sends what waited for its place.
@@ -137,6 +159,9 @@ func (r *receiver) complete(m session.Message, known bool, code codec.ReasonCode
 func (r *receiver) pubrel(h codec.Header, body []byte) error {
 	var p codec.Pubrel
 	if err := p.Decode(h, body, r.client.version); err != nil {
+		return err
+	}
+	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
 	r.link.Commit(r.client.session.Pubrel(r.link.Buffer(), p.PacketID))
@@ -174,10 +199,11 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 	if err := p.Split(h, body, c.version); err != nil {
 		return err
 	}
-	if err := r.readProperties(p); err != nil {
+	alias, err := r.readProperties(p)
+	if err != nil {
 		return err
 	}
-	t, err := r.topic(p)
+	t, err := r.topic(p, alias)
 	if err != nil {
 		return err
 	}
@@ -213,37 +239,62 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 	return nil
 }
 
-// topic resolves the topic name of a PUBLISH.
-func (r *receiver) topic(p *codec.PublishView) (*cachedTopic, error) {
-	if t := r.topics.get(p.Topic, r.client.router.generation); t != nil {
-		return t, nil
-	}
+// topic resolves the topic name of a PUBLISH, or the alias that stands for it; 0 is none.
+func (r *receiver) topic(p *codec.PublishView, alias int) (*cachedTopic, error) {
 	if len(p.Topic) == 0 {
-		return nil, &codec.Error{
-			Packet: codec.PUBLISH, Code: codec.ProtocolError, Rule: "MQTT-4.7.3-1", Detail: "no topic name, and no alias",
+		return r.aliased(alias)
+	}
+	t := r.topics.get(p.Topic, r.client.router.generation)
+	if t == nil {
+		if err := p.CheckTopic(); err != nil {
+			return nil, err
 		}
+		t = r.topics.put(r.client.router.lookup(string(p.Topic)))
 	}
-	if err := p.CheckTopic(); err != nil {
-		return nil, err
+	if alias > 0 {
+		r.setAlias(alias, t.name)
 	}
-	return r.topics.put(r.client.router.lookup(string(p.Topic))), nil
+	return t, nil
 }
 
-// readProperties decodes what MQTT 5 says of a message.
-func (r *receiver) readProperties(p *codec.PublishView) error {
-	r.ids = r.ids[:0]
-	if len(p.Properties) == 0 {
-		return nil
-	}
-	alias, ids, err := codec.DecodePublishProperties(p.Properties, &r.properties, r.ids)
-	r.ids = ids
-	if err == nil && alias != 0 {
-		err = &codec.Error{
-			Packet: codec.PUBLISH, Code: codec.TopicAliasInvalid, Rule: "MQTT-3.1.2-26",
-			Detail: "a topic alias although this client takes none",
+// aliased resolves a topic alias (section 3.3.4).
+func (r *receiver) aliased(alias int) (*cachedTopic, error) {
+	if alias >= len(r.aliases) || r.aliases[alias] == "" {
+		return nil, &codec.Error{
+			Packet: codec.PUBLISH, Code: codec.ProtocolError, Rule: "MQTT-4.7.3-1",
+			Detail: "no topic name, and no alias that stands for one",
 		}
 	}
-	return err
+	name := r.aliases[alias]
+	if t := r.topics.get([]byte(name), r.client.router.generation); t != nil {
+		return t, nil
+	}
+	return r.topics.put(r.client.router.lookup(name)), nil
+}
+
+// setAlias notes what an alias stands for from now on, on this connection [MQTT-3.3.2-7].
+func (r *receiver) setAlias(alias int, name string) {
+	if missing := alias + 1 - len(r.aliases); missing > 0 {
+		r.aliases = append(r.aliases, make([]string, missing)...)
+	}
+	r.aliases[alias] = name
+}
+
+// readProperties decodes what MQTT 5 says of a message, and returns the topic alias; 0 is none.
+func (r *receiver) readProperties(p *codec.PublishView) (alias int, err error) {
+	r.ids = r.ids[:0]
+	if len(p.Properties) == 0 {
+		return 0, nil
+	}
+	number, ids, err := codec.DecodePublishProperties(p.Properties, &r.properties, r.ids)
+	r.ids = ids
+	if most := r.client.config.topicAliasMaximum; err == nil && int(number) > most {
+		err = &codec.Error{
+			Packet: codec.PUBLISH, Code: codec.TopicAliasInvalid, Rule: "MQTT-3.1.2-26",
+			Detail: fmt.Sprintf("topic alias %d, above this client's Topic Alias Maximum of %d", number, most),
+		}
+	}
+	return int(number), err
 }
 
 // deliver hands the message to its targets and sees to its acknowledgement.

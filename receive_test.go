@@ -602,8 +602,8 @@ func TestReceiveBrokenPublish(t *testing.T) {
 		"wildcard":      {[2][]byte{{0x30, 4, 0, 1, '#', 0}, {0x30, 3, 0, 1, '#'}}, codec.TopicNameInvalid},            // [MQTT-3.3.2-2]
 		"no topic":      {[2][]byte{{0x30, 3, 0, 0, 0}, {0x30, 2, 0, 0}}, codec.ProtocolError},                         // [MQTT-4.7.3-1]
 		"not UTF-8":     {[2][]byte{{0x30, 4, 0, 1, 0xff, 0}, {0x30, 3, 0, 1, 0xff}}, codec.MalformedPacket},           // [MQTT-1.5.4-1]
-		"topic alias":   {[2][]byte{{0x30, 7, 0, 1, 'a', 3, 0x23, 0, 1}, nil}, codec.TopicAliasInvalid},                // [MQTT-3.1.2-26]
-		"alias alone":   {[2][]byte{{0x30, 6, 0, 0, 3, 0x23, 0, 1}, nil}, codec.TopicAliasInvalid},                     // [MQTT-3.1.2-26]
+		"topic alias":   {[2][]byte{{0x30, 7, 0, 1, 'a', 3, 0x23, 0, 33}, nil}, codec.TopicAliasInvalid},               // [MQTT-3.1.2-26]
+		"alias alone":   {[2][]byte{{0x30, 6, 0, 0, 3, 0x23, 0, 1}, nil}, codec.ProtocolError},                         // 3.3.4
 		"identifier 0":  {[2][]byte{{0x30, 6, 0, 1, 'a', 2, 0x0b, 0}, nil}, codec.ProtocolError},                       // 3.3.2.3.8
 		"truncated":     {[2][]byte{{0x30, 4, 0, 9, 'a', 0}, {0x30, 3, 0, 9, 'a'}}, codec.MalformedPacket},             // 4.13.1
 		"properties":    {[2][]byte{{0x30, 5, 0, 1, 'a', 9, 0x01}, nil}, codec.MalformedPacket},                        // 2.2.2.2

@@ -295,6 +295,9 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
+	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
+		return err
+	}
 	q, err := r.answer(h, p.PacketID, len(p.Codes), "MQTT-3.8.4-6")
 	if q == nil || err != nil {
 		return err
@@ -353,6 +356,9 @@ func (s *Subscription) grant(filter string, granted QoS) {
 func (r *receiver) unsuback(h codec.Header, body []byte) error {
 	var p codec.Unsuback
 	if err := p.Decode(h, body, r.client.version); err != nil {
+		return err
+	}
+	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
 	codes := len(p.Codes)

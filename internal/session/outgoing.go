@@ -62,7 +62,7 @@ func (s *Session) Send(dst []byte, m Message, now time.Duration) ([]byte, uint16
 	if err != nil {
 		return dst, 0, err
 	}
-	dst, err = AppendPublish(dst, s.version, &m, id, false, now)
+	dst, err = s.AppendPublish(dst, &m, id, false, now)
 	if err != nil {
 		return dst, 0, err
 	}
@@ -83,8 +83,8 @@ func (s *Session) put(id uint16, st stage) *outgoing {
 }
 
 // AppendPublish appends m as a PUBLISH packet. Of a message that expires it says how long it still has, in seconds,
-// at least one: whoever sends it has decided that it goes out.
-func AppendPublish(dst []byte, v codec.Version, m *Message, id uint16, dup bool, now time.Duration) ([]byte, error) {
+// at least one: whoever sends it has decided that it goes out. On an error nothing has changed.
+func (s *Session) AppendPublish(dst []byte, m *Message, id uint16, dup bool, now time.Duration) ([]byte, error) {
 	var p codec.Publish // a composite literal would be made elsewhere and copied, at a fifth of what sending costs
 	p.Topic, p.Payload, p.QoS, p.Retain = m.Topic, m.Payload, m.QoS, m.Retain
 	p.PacketID, p.Dup = id, dup
@@ -94,7 +94,30 @@ func AppendPublish(dst []byte, v codec.Version, m *Message, id uint16, dup bool,
 			p.Properties.MessageExpiry = max(m.Expires-now, time.Second)
 		}
 	}
-	return p.Append(dst, v)
+	if s.aliases.maximum == 0 {
+		return p.Append(dst, s.version)
+	}
+	return s.appendAliased(dst, &p)
+}
+
+// appendAliased appends p with a topic alias: the first packet with one says what it stands for. Where that would make
+// the packet too large for the server it goes without.
+func (s *Session) appendAliased(dst []byte, p *codec.Publish) ([]byte, error) {
+	a := &s.aliases
+	n := a.find(p.Topic)
+	switch {
+	case n > 0:
+		p.TopicAlias, p.Topic = uint16(n), ""
+	case len(p.Topic) < shortest || a.largest > 0 && p.Size(s.version)+aliasSize > a.largest:
+	default:
+		n = a.assign(p.Topic)
+		p.TopicAlias = uint16(n)
+	}
+	dst, err := p.Append(dst, s.version)
+	if err != nil && n > 0 {
+		a.forget(n)
+	}
+	return dst, err
 }
 
 // CanQueue reports whether the queue takes one more message of size bytes. A message larger than the whole queue is

@@ -271,7 +271,7 @@ func TestExpiryIsWhatRemains(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p := codec.PublishProperties{MessageExpiry: time.Minute}
 			m := Message{Topic: "a", QoS: 1, Properties: &p, Expires: c.expires}
-			b, err := AppendPublish(nil, codec.V5, &m, 1, true, c.now)
+			b, err := New(codec.V5, Limits{}).AppendPublish(nil, &m, 1, true, c.now)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -282,7 +282,7 @@ func TestExpiryIsWhatRemains(t *testing.T) {
 		})
 	}
 	m := Message{Topic: "a", Properties: &codec.PublishProperties{ContentType: "t"}}
-	b, err := AppendPublish(nil, codec.V5, &m, 0, false, time.Hour)
+	b, err := New(codec.V5, Limits{}).AppendPublish(nil, &m, 0, false, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -98,7 +98,7 @@ func (s *Session) Resending() *Message {
 func (s *Session) Resend(dst []byte, now time.Duration) ([]byte, error) {
 	id := s.resends[0]
 	o := s.sent.get(id)
-	dst, err := AppendPublish(dst, s.version, &o.message, id, true, now)
+	dst, err := s.AppendPublish(dst, &o.message, id, true, now)
 	if err == nil {
 		s.resends = s.resends[1:]
 		o.counted = true

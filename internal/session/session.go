@@ -54,6 +54,7 @@ type Session struct {
 	inFlight int    // PUBLISHes that count against window
 	messages int    // in sent: PUBLISH or PUBREL
 	queue    queue
+	aliases  aliases
 
 	resends []uint16            // PUBLISHes to be sent again on this connection, oldest first
 	again   fifo.Queue[Message] // of a lost session, to be published afresh before the queue
