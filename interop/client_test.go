@@ -343,6 +343,7 @@ const dynamicSecurity = `{
 
 // restricted starts a Mosquitto with that access control.
 func restricted(t *testing.T) *mosquitto {
+	find(t, "mosquitto")
 	file := filepath.Join(t.TempDir(), "security.json")
 	check(t, os.WriteFile(file, []byte(dynamicSecurity), 0o600))
 	plugins, _ := filepath.Glob("/usr/lib*/*/mosquitto_dynamic_security.so")
