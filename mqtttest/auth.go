@@ -9,11 +9,14 @@ type AuthStep func(clientID string, data []byte) (answer []byte, code codec.Reas
 
 // Authentication lets clients use an authentication method. Others are refused with 0x8C.
 func Authentication(method string, step AuthStep) Option {
-	return func(b *Broker) {
-		if b.settings.auth == nil {
-			b.settings.auth = make(map[string]AuthStep)
+	return func(s *settings) {
+		others := s.auth
+		s.auth = map[string]AuthStep{method: step}
+		for m, other := range others {
+			if m != method {
+				s.auth[m] = other
+			}
 		}
-		b.settings.auth[method] = step
 	}
 }
 
@@ -30,14 +33,14 @@ type authentication struct {
 func (c *conn) consult(p codec.Packet) {
 	switch p := p.(type) {
 	case *codec.Connect:
-		if authorize := c.b.settings.authorize; authorize != nil {
+		if authorize := c.settings.authorize; authorize != nil {
 			verdict := authorize(p)
 			c.b.mu.Lock()
 			c.verdict = verdict
 			c.b.mu.Unlock()
 		}
 		method := p.Properties.AuthenticationMethod
-		if step := c.b.settings.auth[method]; step != nil {
+		if step := c.settings.auth[method]; step != nil {
 			c.consultStep(&authentication{method: method, step: step}, p.ClientID, p.Properties.AuthenticationData)
 		}
 	case *codec.Auth:

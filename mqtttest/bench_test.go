@@ -38,7 +38,7 @@ func benchmarkPublish(b *testing.B, qos byte) {
 				return
 			}
 			if qos > 0 && i%1000 == 999 {
-				skip(b, acks, 4*1000)
+				_, _ = acks.Discard(4 * 1000) // it fails when the subscriber has everything and the broker closes
 			}
 		}
 	}()

@@ -25,14 +25,15 @@ import (
 // A broker and its clients work in a testing/synctest bubble, where keep alive, session expiry, message expiry and will
 // delay pass in virtual time. It has to be made inside of the bubble.
 type Broker struct {
-	tb       testing.TB // nil outside of tests
-	settings settings
-	wg       sync.WaitGroup // every goroutine of the broker; Add only under mu, while not closed
+	tb   testing.TB     // nil outside of tests
+	base settings       // what New was given
+	wg   sync.WaitGroup // every goroutine of the broker; Add only under mu, while not closed
 
 	mu         sync.Mutex // guards what is below, and sessions and connections where they do not say otherwise
 	closed     bool
 	offline    bool
-	names      int // how many names have been made up
+	settings   *settings // of connections to come
+	names      int       // how many names have been made up
 	conns      map[*conn]bool
 	listeners  map[net.Listener]bool
 	sessions   map[string]*session // by client identifier
@@ -48,7 +49,7 @@ type Broker struct {
 // New returns a broker that is ready to use, for programs that are not tests. Close ends it.
 func New(opts ...Option) *Broker {
 	b := &Broker{
-		settings:  defaults(),
+		base:      defaults(),
 		conns:     make(map[*conn]bool),
 		listeners: make(map[net.Listener]bool),
 		sessions:  make(map[string]*session),
@@ -56,9 +57,9 @@ func New(opts ...Option) *Broker {
 		router:    newRouter(),
 	}
 	for _, opt := range opts {
-		opt(b)
+		opt(&b.base)
 	}
-	b.record.limit = b.settings.record
+	b.Reconfigure()
 	return b
 }
 

@@ -24,10 +24,11 @@ const (
 
 // conn is a connection of a client. A reader and a writer serve it. The broker's lock guards what has no other owner.
 type conn struct {
-	b       *Broker
-	nc      net.Conn
-	frames  frames        // the reader's
-	version codec.Version // written by the reader under the lock, when CONNECT comes
+	b        *Broker
+	nc       net.Conn
+	settings *settings     // those in force when the connection was made
+	frames   frames        // the reader's
+	version  codec.Version // written by the reader under the lock, when CONNECT comes
 
 	clientID string
 	sess     *session // nil before CONNECT has been accepted, and once the connection has left its session
@@ -68,7 +69,7 @@ type terms struct {
 
 // newConn is called with the broker's lock. Its caller calls serve.
 func (b *Broker) newConn(nc net.Conn) *conn {
-	c := &conn{b: b, nc: nc, frames: frames{r: nc}, version: codec.V5}
+	c := &conn{b: b, nc: nc, settings: b.settings, frames: frames{r: nc}, version: codec.V5}
 	c.changed.L = &b.mu
 	b.conns[c] = true
 	b.wg.Add(2)
@@ -101,7 +102,7 @@ func (c *conn) read() error {
 	for {
 		limit := 0
 		if c.greeted && c.version == codec.V5 { // nobody else knows of it
-			limit = int(c.b.settings.maximumPacketSize)
+			limit = int(c.settings.maximumPacketSize)
 		}
 		h, body, err := c.frames.next(c.version, limit)
 		if err != nil {

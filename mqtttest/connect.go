@@ -54,7 +54,7 @@ func (c *conn) connect(p *codec.Connect) {
 
 // judge says why a CONNECT is refused.
 func (c *conn) judge(p *codec.Connect) codec.ReasonCode {
-	set := &c.b.settings
+	set := c.settings
 	if code := c.b.refusal.next(); code != codec.Success {
 		return code
 	}
@@ -109,9 +109,10 @@ func (c *conn) accept(p *codec.Connect) {
 	c.client = termsOf(p)
 	if p.Will != nil {
 		c.will = newWill(c.clientID, p.Will)
+		c.will.publish.Retain = p.Will.Retain && !c.settings.noRetain
 	}
 	s, present := b.enter(c, p.CleanStart)
-	s.expiry = b.expiryOf(p)
+	s.expiry = c.expiryOf(p)
 	c.referee.begin(s, present)
 	c.send(c.connack(p, present))
 	c.startKeepAlive(p.KeepAlive)
@@ -133,7 +134,7 @@ func termsOf(p *codec.Connect) terms {
 }
 
 // expiryOf returns the session expiry interval that a client gets.
-func (b *Broker) expiryOf(p *codec.Connect) uint32 {
+func (c *conn) expiryOf(p *codec.Connect) uint32 {
 	switch {
 	case p.Version != codec.V5 && p.CleanStart:
 		return 0
@@ -142,11 +143,11 @@ func (b *Broker) expiryOf(p *codec.Connect) uint32 {
 	case p.Properties.SessionExpiry == nil:
 		return 0
 	}
-	return b.limitExpiry(*p.Properties.SessionExpiry)
+	return c.limitExpiry(*p.Properties.SessionExpiry)
 }
 
-func (b *Broker) limitExpiry(seconds uint32) uint32 {
-	if limit := b.settings.sessionExpiry; limit != nil {
+func (c *conn) limitExpiry(seconds uint32) uint32 {
+	if limit := c.settings.sessionExpiry; limit != nil {
 		return min(seconds, *limit)
 	}
 	return seconds
@@ -158,7 +159,7 @@ func (c *conn) connack(p *codec.Connect, present bool) *codec.Connack {
 	if c.version != codec.V5 {
 		return ack
 	}
-	set := &c.b.settings
+	set := c.settings
 	ack.Properties = codec.ConnackProperties{
 		ReceiveMaximum:                   set.receiveMaximum,
 		MaximumPacketSize:                set.maximumPacketSize,
@@ -198,8 +199,8 @@ func unless(missing bool) *bool {
 
 // startKeepAlive watches the client, for one and a half times its keep alive.
 func (c *conn) startKeepAlive(seconds uint16) {
-	if c.version == codec.V5 && c.b.settings.keepAlive != nil {
-		seconds = *c.b.settings.keepAlive
+	if c.version == codec.V5 && c.settings.keepAlive != nil {
+		seconds = *c.settings.keepAlive
 	}
 	if seconds > 0 {
 		c.watch(time.Duration(seconds) * time.Second * 3 / 2)

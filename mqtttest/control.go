@@ -101,3 +101,17 @@ func (b *Broker) Forget(clientID string) {
 		c.cut()
 	}
 }
+
+// Reconfigure applies opts, on top of what the broker was made with, to connections from now on: a service may find other
+// limits after a cut. Without options it goes back to what the broker was made with. Connections that are there keep what
+// their CONNACK has said; MergeOverlapping and KeepReceived, which no client is told, change at once.
+func (b *Broker) Reconfigure(opts ...Option) {
+	s := b.base
+	for _, opt := range opts {
+		opt(&s)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.settings = &s
+	b.record.limit = s.record
+}

@@ -257,3 +257,80 @@ func TestBrokerDialContext(t *testing.T) {
 	_, err := b.DialContext(ctx, "tcp", "x")
 	wantError(t, "DialContext", err, context.Canceled)
 }
+
+// The broker's limits change between connections, and each connection is held to those that its CONNACK announced.
+func TestBrokerReconfigure(t *testing.T) {
+	forV5(t, func(t *testing.T, b *Broker) {
+		limits := func(s *Script, ack *codec.Connack) [3]uint16 {
+			qos := uint16(2)
+			if ack.Properties.MaximumQoS != nil {
+				qos = uint16(*ack.Properties.MaximumQoS)
+			}
+			return [3]uint16{ack.Properties.ReceiveMaximum, qos, ack.Properties.TopicAliasMaximum}
+		}
+		connectNew := func(id string) (*Script, *codec.Connack) {
+			return connectAs(t, b, codec.V5, &codec.Connect{ClientID: id, CleanStart: true})
+		}
+		first, ack := connectNew("first")
+		if got, want := limits(first, ack), [3]uint16{7, 2, 10}; got != want {
+			t.Errorf("limits %v, want %v", got, want)
+		}
+		b.Reconfigure(MaximumQoS(1), TopicAliasMaximum(0))
+		second, ack := connectNew("second")
+		if got, want := limits(second, ack), [3]uint16{7, 1, 0}; got != want {
+			t.Errorf("limits %v, want %v", got, want)
+		}
+		if got := second.subscribe(at(2, "#")); got.Codes[0] != 1 {
+			t.Errorf("SUBACK %v above the limit", got.Codes)
+		}
+		first.publish(publishOf(2, "a")) // this one was told that it may
+		first.publish(&codec.Publish{Topic: "b", TopicAlias: 1})
+		for _, want := range []string{"a=x q1", "b= q0"} {
+			second.wantPublish(want)
+		}
+		b.Reconfigure()
+		third, ack := connectNew("third")
+		if got, want := limits(third, ack), [3]uint16{7, 2, 10}; got != want {
+			t.Errorf("limits %v, want %v", got, want)
+		}
+	}, ReceiveMaximum(7))
+}
+
+// Authentication methods are added to those that there are, and taken away again.
+func TestBrokerReconfigureAuthentication(t *testing.T) {
+	forV5(t, func(t *testing.T, b *Broker) {
+		try := func(method string) codec.ReasonCode {
+			s := dial(t, b, codec.V5)
+			defer s.Close()
+			s.Send(&codec.Connect{ClientID: "c", CleanStart: true, Properties: codec.ConnectProperties{AuthenticationMethod: method}})
+			ack, ok := s.Receive().(*codec.Connack)
+			if !ok {
+				return codec.Success
+			}
+			return ack.Code
+		}
+		b.Reconfigure(Authentication("other", echo))
+		if one, other := try("echo"), try("other"); one != 0 || other != 0 {
+			t.Errorf("echo %v, other %v, want both", one, other)
+		}
+		b.Reconfigure()
+		if one, other := try("echo"), try("other"); one != 0 || other != codec.BadAuthenticationMethod {
+			t.Errorf("echo %v, other %v, want echo alone", one, other)
+		}
+	}, Authentication("echo", echo))
+}
+
+// A client that was told that retained messages are available may go on with them.
+func TestBrokerReconfigureRetain(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		s := connect(t, b, v, "c")
+		b.Reconfigure(NoRetain())
+		s.publish(&codec.Publish{Topic: "a", Retain: true})
+		s.barrier()
+		b.Publish(Message{Topic: "b", Retain: true, Payload: []byte("x")})
+		s.publish(&codec.Publish{Topic: "c", Retain: true, Payload: []byte("x")})
+		s.subscribe(at(0, "#"))
+		s.wantPublish("c=x q0 retain")
+		s.barrier()
+	})
+}

@@ -45,7 +45,7 @@ func newOutgoing() outgoing {
 // deliver sends a message to the client, or keeps it for later if its QoS is not 0.
 func (s *session) deliver(d delivery) {
 	if d.qos == 0 {
-		if c := s.conn; c != nil && c.outBytes < s.b.settings.waiting && !d.message.expired() {
+		if c := s.conn; c != nil && c.outBytes < c.settings.waiting && !d.message.expired() {
 			c.sendMessage(d, 0, false)
 		}
 		return

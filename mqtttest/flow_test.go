@@ -58,7 +58,7 @@ func TestBrokerEndsFlood(t *testing.T) {
 // Messages at QoS 0 for a client that does not read are dropped when too many bytes wait.
 func TestBrokerDropsQoS0(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := NewBroker(t, func(b *Broker) { b.settings.waiting = 10_000 })
+		b := NewBroker(t, func(s *settings) { s.waiting = 10_000 })
 		s := connect(t, b, codec.V5, "c")
 		s.subscribe(at(1, "#"))
 		b.Publish(Message{Topic: "first", Payload: make([]byte, 2*window)}) // keeps the writer busy

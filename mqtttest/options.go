@@ -7,9 +7,9 @@ import (
 )
 
 // Option configures a Broker.
-type Option func(*Broker)
+type Option func(*settings)
 
-// settings are what options set. They do not change once New has returned.
+// settings are what options set. They do not change once they are in use: Reconfigure makes new ones.
 type settings struct {
 	receiveMaximum    uint16 // 0: not announced, 65,535
 	maximumPacketSize uint32 // bytes; 0: no limit
@@ -37,89 +37,89 @@ func defaults() settings {
 // ReceiveMaximum announces how many messages at QoS 1 and 2 a client of MQTT 5.0 may have unacknowledged, 1 to 65,535. It is
 // 65,535 by default.
 func ReceiveMaximum(n uint16) Option {
-	return func(b *Broker) { b.settings.receiveMaximum = n }
+	return func(s *settings) { s.receiveMaximum = n }
 }
 
 // MaximumPacketSize announces to clients of MQTT 5.0 the largest packet that the broker takes, in bytes. There is no limit
 // by default.
 func MaximumPacketSize(bytes uint32) Option {
-	return func(b *Broker) { b.settings.maximumPacketSize = bytes }
+	return func(s *settings) { s.maximumPacketSize = bytes }
 }
 
 // MaximumQoS announces to clients of MQTT 5.0 that publishing above qos, 0 or 1, is not possible. Subscriptions of both
 // versions are granted no more.
 func MaximumQoS(qos byte) Option {
-	return func(b *Broker) { b.settings.maximumQoS = min(qos, 2) }
+	return func(s *settings) { s.maximumQoS = min(qos, 2) }
 }
 
 // TopicAliasMaximum announces how many topic aliases a client may use. It is 10 by default; 0 is none.
 func TopicAliasMaximum(n uint16) Option {
-	return func(b *Broker) { b.settings.topicAliasMaximum = n }
+	return func(s *settings) { s.topicAliasMaximum = n }
 }
 
 // NoRetain announces to clients of MQTT 5.0 that retained messages are not available. Those of MQTT 3.1.1 are treated as not
 // retained.
 func NoRetain() Option {
-	return func(b *Broker) { b.settings.noRetain = true }
+	return func(s *settings) { s.noRetain = true }
 }
 
 // NoWildcards announces that wildcard subscriptions are not available.
 func NoWildcards() Option {
-	return func(b *Broker) { b.settings.noWildcards = true }
+	return func(s *settings) { s.noWildcards = true }
 }
 
 // NoSharedSubscriptions announces that shared subscriptions are not available.
 func NoSharedSubscriptions() Option {
-	return func(b *Broker) { b.settings.noShared = true }
+	return func(s *settings) { s.noShared = true }
 }
 
 // NoSubscriptionIdentifiers announces that subscription identifiers are not available.
 func NoSubscriptionIdentifiers() Option {
-	return func(b *Broker) { b.settings.noIdentifiers = true }
+	return func(s *settings) { s.noIdentifiers = true }
 }
 
 // ServerKeepAlive makes clients of MQTT 5.0 use this keep alive, whole seconds up to 65,535, instead of their own; 0
 // switches it off.
 func ServerKeepAlive(d time.Duration) Option {
 	seconds := uint16(d / time.Second)
-	return func(b *Broker) { b.settings.keepAlive = &seconds }
+	return func(s *settings) { s.keepAlive = &seconds }
 }
 
 // SessionExpiryLimit is the longest session expiry interval that a client of MQTT 5.0 gets, in whole seconds. There is no
 // limit by default.
 func SessionExpiryLimit(d time.Duration) Option {
 	seconds := uint32(d / time.Second)
-	return func(b *Broker) { b.settings.sessionExpiry = &seconds }
+	return func(s *settings) { s.sessionExpiry = &seconds }
 }
 
 // ResponseInformation is what clients get that ask for it.
-func ResponseInformation(s string) Option {
-	return func(b *Broker) { b.settings.responseInfo = s }
+func ResponseInformation(info string) Option {
+	return func(s *settings) { s.responseInfo = info }
 }
 
 // MergeOverlapping sends a client one copy of a message that matches several of its subscriptions, at the highest QoS and
 // with all the subscription identifiers. By default each subscription gets a copy.
 func MergeOverlapping() Option {
-	return func(b *Broker) { b.settings.merge = true }
+	return func(s *settings) { s.merge = true }
 }
 
 // UseTopicAliases sends topic aliases to clients that allow them.
 func UseTopicAliases() Option {
-	return func(b *Broker) { b.settings.aliases = true }
+	return func(s *settings) { s.aliases = true }
 }
 
 // Fragment lets a client that comes through DialContext read no more than n bytes at a time, so that packets arrive in pieces.
 func Fragment(n int) Option {
-	return func(b *Broker) { b.settings.fragment = n }
+	return func(s *settings) { s.fragment = n }
 }
 
 // KeepReceived is how many of the latest messages Received and Await know, 100,000 by default.
 func KeepReceived(n int) Option {
-	return func(b *Broker) { b.settings.record = max(n, 0) }
+	return func(s *settings) { s.record = max(n, 0) }
 }
 
 // Authorize asks f about each CONNECT, whose fields f must not change. A reason code of 0x80 and above refuses it. Calls may
 // be concurrent.
 func Authorize(f func(c *codec.Connect) codec.ReasonCode) Option {
-	return func(b *Broker) { b.settings.authorize = f }
+	return func(s *settings) { s.authorize = f }
 }

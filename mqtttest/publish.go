@@ -27,7 +27,7 @@ func (b *Broker) newMessage(from string, p *codec.Publish) *message {
 	b.messages++
 	m := &message{
 		number: b.messages, from: from, topic: p.Topic, payload: p.Payload, qos: p.QoS,
-		retain: p.Retain && !b.settings.noRetain, dup: p.Dup, props: p.Properties,
+		retain: p.Retain, dup: p.Dup, props: p.Properties,
 	}
 	if p.Properties.MessageExpiry != 0 {
 		m.expires = time.Now().Add(p.Properties.MessageExpiry)
@@ -44,7 +44,9 @@ func (m *message) expired() bool {
 func (c *conn) publish(p *codec.Publish) {
 	matched := true
 	if p.QoS < 2 || !c.sess.received[p.PacketID] { // [MQTT-4.3.3-10]
-		matched = c.b.take(c.b.newMessage(c.clientID, p))
+		m := c.b.newMessage(c.clientID, p)
+		m.retain = p.Retain && !c.settings.noRetain
+		matched = c.b.take(m)
 	}
 	code := codec.Success
 	if !matched && c.version == codec.V5 {
@@ -103,6 +105,6 @@ func (b *Broker) Publish(m Message) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.distribute(b.newMessage("", &codec.Publish{
-		Topic: m.Topic, Payload: bytes.Clone(m.Payload), QoS: m.QoS, Retain: m.Retain, Properties: m.Properties,
+		Topic: m.Topic, Payload: bytes.Clone(m.Payload), QoS: m.QoS, Retain: m.Retain && !b.settings.noRetain, Properties: m.Properties,
 	}))
 }

@@ -24,7 +24,7 @@ func (r *referee) publish(c *conn, p *codec.Publish) *Violation {
 	if v := r.identifier(c, p); v != nil {
 		return v
 	}
-	if limit := c.b.settings.receiveMaximum; limit > 0 && c.version == codec.V5 && r.open > int(limit) {
+	if limit := c.settings.receiveMaximum; limit > 0 && c.version == codec.V5 && r.open > int(limit) {
 		return c.foul(codec.ReceiveMaximumExceeded, "MQTT-3.3.4-7", "", "more unacknowledged messages than Receive Maximum")
 	}
 	return nil
@@ -32,7 +32,7 @@ func (r *referee) publish(c *conn, p *codec.Publish) *Violation {
 
 // limits compares a PUBLISH with what CONNACK said.
 func (r *referee) limits(c *conn, p *codec.Publish) *Violation {
-	set := &c.b.settings
+	set := c.settings
 	switch {
 	case len(p.SubscriptionIdentifiers) > 0:
 		return c.foul(codec.ProtocolError, "MQTT-3.3.4-6", "", "Subscription Identifier in a client's PUBLISH")
@@ -153,7 +153,7 @@ func (r *referee) pubrel(c *conn, p *codec.Pubrel) *Violation {
 }
 
 func (r *referee) subscribe(c *conn, p *codec.Subscribe) *Violation {
-	if p.SubscriptionIdentifier != 0 && c.b.settings.noIdentifiers {
+	if p.SubscriptionIdentifier != 0 && c.settings.noIdentifiers {
 		return c.foul(codec.SubscriptionIdentifiersNotSupported, "3.2.2.3.12", "", "subscription identifiers are not available")
 	}
 	for _, f := range p.Filters {
@@ -183,7 +183,7 @@ func (r *referee) request(c *conn, id uint16) *Violation {
 }
 
 func (r *referee) filter(c *conn, filter string) *Violation {
-	set := &c.b.settings
+	set := c.settings
 	err := topic.CheckFilter(filter)
 	switch {
 	case err != nil:

@@ -34,7 +34,7 @@ func (c *conn) subscribe(p *codec.Subscribe) {
 	ack := &codec.Suback{PacketID: p.PacketID}
 	var retained []*subscription
 	for _, f := range p.Filters {
-		code := c.b.grant(&f, c.version)
+		code := c.grant(&f)
 		ack.Codes = append(ack.Codes, code)
 		if code.Failed() {
 			continue
@@ -51,23 +51,23 @@ func (c *conn) subscribe(p *codec.Subscribe) {
 }
 
 // grant returns the reason code for a filter, and lowers its QoS to what is granted.
-func (b *Broker) grant(f *codec.SubscribeFilter, v codec.Version) codec.ReasonCode {
+func (c *conn) grant(f *codec.SubscribeFilter) codec.ReasonCode {
 	code := codec.Success
 	switch {
 	case topic.CheckFilter(f.Filter) != nil:
 		code = codec.TopicFilterInvalid
-	case b.settings.noWildcards && strings.ContainsAny(f.Filter, "+#"):
+	case c.settings.noWildcards && strings.ContainsAny(f.Filter, "+#"):
 		code = codec.WildcardSubscriptionsNotSupported
-	case b.settings.noShared && topic.Shared(f.Filter):
+	case c.settings.noShared && topic.Shared(f.Filter):
 		code = codec.SharedSubscriptionsNotSupported
 	}
-	if code.Failed() && v != codec.V5 {
+	if code.Failed() && c.version != codec.V5 {
 		return codec.UnspecifiedError
 	}
 	if code.Failed() {
 		return code
 	}
-	f.QoS = min(f.QoS, b.settings.maximumQoS)
+	f.QoS = min(f.QoS, c.settings.maximumQoS)
 	return codec.ReasonCode(f.QoS)
 }
 

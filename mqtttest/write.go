@@ -118,7 +118,7 @@ func (c *conn) leaving(p codec.Packet) {
 
 // alias puts a topic alias in the place of the topic, if the option and the client allow it.
 func (c *conn) alias(p *codec.Publish) {
-	if !c.b.settings.aliases || c.client.topicAliasMaximum == 0 || p.TopicAlias != 0 {
+	if !c.settings.aliases || c.client.topicAliasMaximum == 0 || p.TopicAlias != 0 {
 		return
 	}
 	if known := c.aliases[p.Topic]; known != 0 {
