@@ -34,6 +34,7 @@ type Broker struct {
 	offline    bool
 	settings   *settings // of connections to come
 	names      int       // how many names have been made up
+	accepted   int       // how many connections there have been
 	conns      map[*conn]bool
 	listeners  map[net.Listener]bool
 	sessions   map[string]*session // by client identifier
@@ -121,7 +122,7 @@ func (b *Broker) DialContext(ctx context.Context, network, address string) (net.
 		return nil, dialError(syscall.ECONNREFUSED)
 	}
 	b.names++
-	client, server := newConnection(addr(fmt.Sprintf("client:%d", b.names)), "broker:1883", b.settings.fragment)
+	client, server := newConnection(addr(fmt.Sprintf("client:%d", b.names)), "broker:1883", b.settings.shape)
 	c := b.newConn(server)
 	go c.serve()
 	return client, nil

@@ -25,6 +25,7 @@ const (
 // conn is a connection of a client. A reader and a writer serve it. The broker's lock guards what has no other owner.
 type conn struct {
 	b        *Broker
+	number   int // in the order of the connections
 	nc       net.Conn
 	settings *settings     // those in force when the connection was made
 	frames   frames        // the reader's
@@ -53,10 +54,11 @@ type conn struct {
 	late      late
 }
 
-// parcel is a packet on its way to the client. A settled one has been through the faults.
+// parcel is a packet on its way to the client. A settled one has been through hooks and faults.
 type parcel struct {
 	packet  codec.Packet
 	settled bool
+	bytes   int // how many are sent, the last of the connection; 0: all
 }
 
 // terms are what the client's CONNECT says about packets to it.
@@ -69,7 +71,8 @@ type terms struct {
 
 // newConn is called with the broker's lock. Its caller calls serve.
 func (b *Broker) newConn(nc net.Conn) *conn {
-	c := &conn{b: b, nc: nc, settings: b.settings, frames: frames{r: nc}, version: codec.V5}
+	b.accepted++
+	c := &conn{b: b, number: b.accepted, nc: nc, settings: b.settings, frames: frames{r: nc}, version: codec.V5}
 	c.changed.L = &b.mu
 	b.conns[c] = true
 	b.wg.Add(2)
@@ -221,6 +224,12 @@ func (c *conn) send(p codec.Packet) {
 	if len(c.out) == 1 {
 		c.changed.Broadcast()
 	}
+}
+
+// sendSettled queues a packet that hooks and faults leave alone.
+func (c *conn) sendSettled(p codec.Packet) {
+	c.out = append(c.out, parcel{packet: p, settled: true})
+	c.changed.Broadcast()
 }
 
 // end ends the connection from the broker's side. In MQTT 5.0 a DISCONNECT says why.

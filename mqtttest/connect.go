@@ -13,19 +13,18 @@ const neverExpires = math.MaxUint32
 
 // refusal refuses CONNECTs to come.
 type refusal struct {
-	left int // how many; negative: all
-	code codec.ReasonCode
+	left   int // how many; negative: all
+	code   codec.ReasonCode
+	silent bool // the connection ends without CONNACK
 }
 
-// next returns the reason to refuse the next CONNECT, or Success.
-func (r *refusal) next() codec.ReasonCode {
-	if r.left == 0 {
-		return codec.Success
-	}
+// next reports whether the next CONNECT is refused.
+func (r *refusal) next() bool {
 	if r.left > 0 {
 		r.left--
+		return true
 	}
-	return r.code
+	return r.left < 0
 }
 
 // greet notes who a connection is before anything looks at its CONNECT.
@@ -42,6 +41,10 @@ func (c *conn) greet(p *codec.Connect) {
 
 // connect answers a CONNECT.
 func (c *conn) connect(p *codec.Connect) {
+	if r := &c.b.refusal; r.next() {
+		c.turnAway(r)
+		return
+	}
 	if code := c.judge(p); code != codec.Success {
 		c.refuse(code)
 		return
@@ -55,9 +58,6 @@ func (c *conn) connect(p *codec.Connect) {
 // judge says why a CONNECT is refused.
 func (c *conn) judge(p *codec.Connect) codec.ReasonCode {
 	set := c.settings
-	if code := c.b.refusal.next(); code != codec.Success {
-		return code
-	}
 	switch {
 	case c.verdict.Failed():
 		return c.verdict
@@ -67,6 +67,15 @@ func (c *conn) judge(p *codec.Connect) codec.ReasonCode {
 		return codec.RetainNotSupported
 	}
 	return codec.Success
+}
+
+// turnAway refuses a connection because Refuse or HangUp say so.
+func (c *conn) turnAway(r *refusal) {
+	if r.silent {
+		c.finish()
+		return
+	}
+	c.refuse(r.code)
 }
 
 // refuse answers CONNECT with a reason code and ends the connection. In MQTT 3.1.1, a reason that has no return code becomes

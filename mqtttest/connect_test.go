@@ -231,3 +231,21 @@ func TestBrokerRefusesAuthentication(t *testing.T) {
 		}
 	}, Authentication("echo", echo))
 }
+
+// The connection ends without CONNACK, and then all is as before.
+func TestBrokerHangUp(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		offline(t, b, v)
+		b.HangUp(2)
+		for range 2 {
+			s := dial(t, b, v)
+			s.Send(persistent(v, "sub", false))
+			s.ExpectEOF()
+			s.Close()
+		}
+		resume(t, b, v)
+		b.HangUp(-1)
+		b.HangUp(0)
+		connect(t, b, v, "c")
+	})
+}

@@ -50,11 +50,30 @@ func (b *Broker) abandon(clientIDs []string) []*conn {
 func (b *Broker) HalfOpen(clientIDs ...string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for _, e := range b.endpoints(clientIDs) {
+		e.vanish()
+	}
+}
+
+// Throttle limits the connections of the clients, of all if none are named, to so many bytes per second in each direction; 0
+// is no limit. Only connections made by DialContext can be so.
+func (b *Broker) Throttle(bytesPerSecond int, clientIDs ...string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range b.endpoints(clientIDs) {
+		e.throttle(max(bytesPerSecond, 0))
+	}
+}
+
+// endpoints returns our ends of the connections that clients, all if none are named, have made through memory.
+func (b *Broker) endpoints(clientIDs []string) []*endpoint {
+	var found []*endpoint
 	for c := range b.conns {
 		if e, ok := c.nc.(*endpoint); ok && (len(clientIDs) == 0 || slices.Contains(clientIDs, c.clientID)) {
-			e.vanish()
+			found = append(found, e)
 		}
 	}
+	return found
 }
 
 // Kick ends the connection of a client: in MQTT 5.0 with a DISCONNECT that has this reason code, which must be one of DISCONNECT.
@@ -67,11 +86,19 @@ func (b *Broker) Kick(clientID string, reason byte) {
 }
 
 // Refuse answers the next n CONNECTs with this reason code of MQTT 5.0; negative n is every one, 0 none any more. In MQTT
-// 3.1.1 it becomes the return code that means the same, or "server unavailable".
+// 3.1.1 it becomes the return code that means the same, or "server unavailable". It replaces an earlier Refuse or HangUp.
 func (b *Broker) Refuse(n int, reason byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.refusal = refusal{left: n, code: codec.ReasonCode(reason)}
+}
+
+// HangUp ends the connections of the next n CONNECTs without an answer, as proxies do in front of a server that is down; negative
+// n is every one, 0 none any more. It replaces an earlier Refuse or HangUp.
+func (b *Broker) HangUp(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refusal = refusal{left: n, silent: true}
 }
 
 // Offline cuts all connections and refuses new ones until Online. Sessions and retained messages stay, and time goes on for them.
@@ -89,16 +116,39 @@ func (b *Broker) Online() {
 	b.offline = false
 }
 
-// Forget ends the session of a client, and cuts its connection if it has one. A will that waits is published.
-func (b *Broker) Forget(clientID string) {
-	conns := b.abandon([]string{clientID})
+// Forget ends the sessions of the clients, of all if none are named, and cuts those that are connected. Wills that wait are
+// published. Retained messages stay.
+func (b *Broker) Forget(clientIDs ...string) {
+	conns := b.abandon(clientIDs)
 	b.mu.Lock()
-	if s := b.sessions[clientID]; s != nil && s.conn == nil {
-		b.endSession(s)
+	for id, s := range b.sessions {
+		if s.conn == nil && (len(clientIDs) == 0 || slices.Contains(clientIDs, id)) {
+			b.endSession(s)
+		}
 	}
 	b.mu.Unlock()
 	for _, c := range conns {
 		c.cut()
+	}
+}
+
+// Send sends packets to a client, in its present connection or in one that waits for its CONNACK, whatever they do there. They
+// pass by Intercept and Fault. A hook of Intercept may call it, to answer a packet that it keeps from the broker. Nothing
+// happens if the client is not connected.
+func (b *Broker) Send(clientID string, packets ...codec.Packet) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var latest *conn
+	for c := range b.conns {
+		if c.greeted && !c.ended && c.clientID == clientID && (latest == nil || c.number > latest.number) {
+			latest = c
+		}
+	}
+	if latest == nil {
+		return
+	}
+	for _, p := range packets {
+		latest.sendSettled(p)
 	}
 }
 

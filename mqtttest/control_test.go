@@ -94,6 +94,47 @@ func TestBrokerForget(t *testing.T) {
 	})
 }
 
+func TestBrokerForgetAll(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		offline(t, b, v)
+		s, _ := connectAs(t, b, v, persistent(v, "c", false))
+		b.Publish(Message{Topic: "a", Payload: []byte("x"), Retain: true})
+		b.Forget()
+		_, err := s.read()
+		wantError(t, "read", err, syscall.ECONNRESET)
+		for _, id := range []string{"sub", "c"} {
+			if _, ack := connectAs(t, b, v, persistent(v, id, false)); ack.SessionPresent {
+				t.Errorf("the session of %s is still there", id)
+			}
+		}
+		s = connect(t, b, v, "other")
+		s.subscribe(at(0, "a"))
+		s.wantPublish("a=x q0 retain")
+	})
+}
+
+func TestBrokerThrottle(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		slow, fast := connect(t, b, v, "slow"), connect(t, b, v, "fast")
+		took := func(s *Script) time.Duration {
+			start := time.Now()
+			s.barrier()
+			return time.Since(start)
+		}
+		b.Throttle(10, "slow")
+		if got := took(slow); got != 200*time.Millisecond { // two bytes there and back, all but the first wait
+			t.Errorf("slow after %v", got)
+		}
+		if got := took(fast); got != 0 {
+			t.Errorf("fast after %v", got)
+		}
+		b.Throttle(0)
+		if got := took(slow); got != 0 {
+			t.Errorf("after Throttle(0): %v", got)
+		}
+	})
+}
+
 func TestBrokerHalfOpen(t *testing.T) {
 	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
 		s, _ := connectAs(t, b, v, &codec.Connect{ClientID: "c", CleanStart: true, KeepAlive: 10})

@@ -18,14 +18,20 @@ type Fault struct {
 
 	// Drop loses the packet.
 	Drop bool
-	// Delay holds the packet back, and no other: those behind it overtake it.
+	// Delay keeps the packet back, and no other: those behind it overtake it.
 	Delay time.Duration
+	// Hold keeps the packet back, and no other, until the fault is removed; then all that are held go on, in their order.
+	// Those of a connection that has ended meanwhile are lost.
+	Hold bool
 	// Reason is a reason code of 0x80 and above. A packet of the client is not acted on but answered with it, and one of the
 	// broker that has a reason code gets it instead. Where MQTT 3.1.1 cannot say so, the connection is cut.
 	Reason byte
 	// Cut drops the connection, without a DISCONNECT: after a packet of the broker has been sent, or one of the client has
-	// been acted on and before it is answered. It does not wait for Delay.
+	// been acted on and before it is answered. It does not wait for Delay or Hold.
 	Cut bool
+	// Bytes, where it is not 0, lets Cut end the connection in the middle of a packet of the broker: no more than so many of
+	// its bytes are sent.
+	Bytes int
 }
 
 // matches looks at everything but the counts.
@@ -43,10 +49,23 @@ type hooks struct {
 type activeFault struct {
 	Fault
 	seen int // packets that matched
+	held []heldPacket
 }
 
-// match counts a packet and returns what its faults do together.
-func (h *hooks) match(clientID string, p codec.Packet, outbound bool) (effect Fault) {
+type heldPacket struct {
+	conn     *conn
+	packet   codec.Packet
+	outbound bool
+}
+
+// effect is what faults do to a packet together.
+type effect struct {
+	Fault
+	holder *activeFault // nil: it is not held
+}
+
+// match counts a packet and returns what its faults do.
+func (h *hooks) match(clientID string, p codec.Packet, outbound bool) (effect effect) {
 	for _, f := range h.faults {
 		if !f.matches(clientID, p, outbound) {
 			continue
@@ -61,11 +80,21 @@ func (h *hooks) match(clientID string, p codec.Packet, outbound bool) (effect Fa
 		if f.Reason != 0 {
 			effect.Reason = f.Reason
 		}
+		if f.Bytes != 0 {
+			effect.Bytes = f.Bytes
+		}
+		if f.Hold {
+			effect.holder = f
+		}
 	}
 	return effect
 }
 
-// Fault lets packets suffer f from now on, until remove is called.
+// Fault lets packets suffer f from now on, until remove is called. To hold acknowledgements, and to release them:
+//
+//	release := broker.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Hold: true})
+//	…
+//	release()
 func (b *Broker) Fault(f Fault) (remove func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -75,6 +104,11 @@ func (b *Broker) Fault(f Fault) (remove func()) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.hooks.faults = slices.DeleteFunc(b.hooks.faults, func(other *activeFault) bool { return other == active })
+		held := active.held
+		active.held = nil
+		for _, h := range held {
+			h.conn.letGo(h.packet, h.outbound)
+		}
 	}
 }
 
@@ -96,8 +130,9 @@ func (list intercepts) keep(clientID string, outbound bool, p codec.Packet) bool
 
 // Intercept shows every packet to f from now on, until remove is called: those of clients before the broker acts on them,
 // and those of the broker before they are sent, each before faults. A packet is lost unless f returns true. f may set the
-// packet's fields, but not write into its slices, which others share, and may keep the packet. Calls for one connection and
-// direction come in order; others are concurrent.
+// packet's fields, but not write into its slices, which others share, and may keep the packet. It may answer a packet with
+// Send, and call the broker's other methods but Close. Calls for one connection and direction come in order; others are
+// concurrent.
 func (b *Broker) Intercept(f func(clientID string, outbound bool, p codec.Packet) (keep bool)) (remove func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -209,17 +244,33 @@ func (c *conn) deliverLate() {
 	for len(c.late.packets) > 0 && !c.late.packets[0].due.After(now) {
 		p := c.late.packets[0]
 		c.late.packets = c.late.packets[1:]
-		switch {
-		case c.ended:
-			return
-		case p.outbound:
-			c.out = append(c.out, parcel{packet: p.packet, settled: true})
-			c.changed.Broadcast()
-		default:
-			c.handle(p.packet)
-		}
+		c.letGo(p.packet, p.outbound)
 	}
-	if len(c.late.packets) > 0 {
+	if len(c.late.packets) > 0 && !c.ended {
 		c.awaitLate()
+	}
+}
+
+// keepBack delays or holds a packet, if a fault says so, and reports whether it does.
+func (c *conn) keepBack(e effect, p codec.Packet, outbound bool) bool {
+	switch {
+	case e.holder != nil:
+		e.holder.held = append(e.holder.held, heldPacket{c, p, outbound})
+	case e.Delay > 0:
+		c.delay(e.Delay, p, outbound)
+	default:
+		return false
+	}
+	return true
+}
+
+// letGo lets a packet that was kept back go on.
+func (c *conn) letGo(p codec.Packet, outbound bool) {
+	switch {
+	case c.ended:
+	case outbound:
+		c.sendSettled(p)
+	default:
+		c.handle(p)
 	}
 }

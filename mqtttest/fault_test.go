@@ -3,10 +3,12 @@ package mqtttest
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -367,4 +369,120 @@ func TestInterceptNonsense(t *testing.T) {
 	if len(tb.failures) != 1 || !bytes.Contains([]byte(tb.failures[0]), []byte("SUBACK")) {
 		t.Errorf("failures %q", tb.failures)
 	}
+}
+
+// What is held goes on in its order when the fault is removed, and nothing before; the others pass by.
+func TestFaultHold(t *testing.T) {
+	for _, f := range []Fault{{Packet: "PUBLISH", Hold: true, Skip: 1, Times: 2}, {Packet: "PUBACK", Outbound: true, Hold: true, Skip: 1, Times: 2}} {
+		forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+			release := b.Fault(f)
+			s := connect(t, b, v, "c")
+			for id := range uint16(4) {
+				s.Send(&codec.Publish{Topic: "a", QoS: 1, PacketID: id + 1})
+			}
+			for _, id := range []uint16{1, 4, 2, 3} {
+				if id == 2 {
+					s.ExpectSilence(time.Hour)
+					release()
+				}
+				if got := ReceiveAs[*codec.Puback](s).PacketID; got != id {
+					t.Errorf("PUBACK %d, want %d", got, id)
+				}
+			}
+			release() // does nothing more
+			s.barrier()
+		})
+	}
+}
+
+// What is held beyond the end of its connection is lost.
+func TestFaultHoldEnds(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		release := b.Fault(Fault{Packet: "PUBLISH", Hold: true})
+		s, _ := connectAs(t, b, v, persistent(v, "c", false))
+		s.Send(publishOf(1, "a"))
+		s.barrier()
+		reconnect(t, b, s)
+		release()
+		s.barrier()
+		if got := b.Received(); len(got) > 0 {
+			t.Errorf("Received %v", got)
+		}
+	})
+}
+
+// A connection can break at each byte of a packet; what has not come whole has not come.
+func TestFaultCutBytes(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		offline(t, b, v)
+		b.Publish(Message{Topic: "a", QoS: 2, Payload: []byte("x")})
+		whole, err := (&codec.Publish{Topic: "a", QoS: 2, PacketID: 1, Payload: []byte("x")}).Append(nil, v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := 1; n <= len(whole)+1; n++ {
+			remove := b.Fault(Fault{Packet: "PUBLISH", Outbound: true, Cut: true, Bytes: n})
+			s := resume(t, b, v)
+			got, err := io.ReadAll(s.end)
+			if len(got) != min(n, len(whole)) || err != nil {
+				t.Errorf("% x comes, %v, want %d bytes", got, err, n)
+			}
+			s.Close()
+			remove()
+		}
+		s := resume(t, b, v)
+		s.complete(s.wantPublish("a=x q2 dup"))
+		s.barrier()
+	})
+}
+
+// A hook answers in the broker's place, also before CONNACK.
+func TestInterceptAnswers(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		b.Intercept(func(clientID string, outbound bool, p codec.Packet) bool {
+			switch p := p.(type) {
+			case *codec.Connect:
+				b.Send(clientID, &codec.Connack{SessionPresent: !p.CleanStart})
+				return p.CleanStart || outbound
+			case *codec.Connack:
+				return false
+			case *codec.Publish:
+				b.Send(clientID, &codec.Puback{PacketID: p.PacketID}, &codec.Publish{Topic: "answer", QoS: 1, PacketID: 1})
+				return false
+			}
+			return true
+		})
+		s := dial(t, b, v)
+		s.Send(persistent(v, "c", false))
+		s.Expect(&codec.Connack{SessionPresent: true})
+		s.Send(publishOf(1, "a"))
+		s.Expect(&codec.Puback{PacketID: 1})
+		s.wantPublish("answer= q1")
+		b.Cut()
+		s.Close()
+
+		s = connect(t, b, v, "c") // this CONNECT reaches the broker too
+		s.Send(publishOf(1, "a"))
+		s.Expect(&codec.Puback{PacketID: 1})
+		s.wantPublish("answer= q1")
+		s.barrier()
+		if got := b.Received(); len(got) > 0 {
+			t.Errorf("Received %v", got)
+		}
+	})
+}
+
+// Send reaches the client's latest connection.
+func TestBrokerSend(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		b.Send("c", &codec.Pingresp{})
+		old := connect(t, b, v, "c")
+		b.Fault(Fault{Packet: "CONNECT", Drop: true})
+		s := dial(t, b, v)
+		s.Send(&codec.Connect{ClientID: "c", CleanStart: true})
+		synctest.Wait()
+		b.Send("c", &codec.Connack{})
+		s.Expect(&codec.Connack{})
+		old.barrier()
+	})
 }

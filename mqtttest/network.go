@@ -27,11 +27,18 @@ type endpoint struct {
 	local, remote addr
 }
 
-// newConnection returns the two ends of a connection. fragment is the largest number of bytes that one Read of the client's
-// end returns; 0 is no limit.
-func newConnection(client, server addr, fragment int) (clientEnd, serverEnd *endpoint) {
+// shape is how a connection carries bytes. The zero shape lets all bytes through, at once.
+type shape struct {
+	fragment int           // the largest number of bytes that one Read of the client's end returns; 0 is no limit
+	coalesce time.Duration // how long what arrives at the client's end is gathered
+	rate     int           // bytes per second in each direction; 0 is no limit
+}
+
+// newConnection returns the two ends of a connection.
+func newConnection(client, server addr, s shape) (clientEnd, serverEnd *endpoint) {
 	up, down := newPipe(), newPipe()
-	down.fragment = fragment
+	up.rate, down.rate = s.rate, s.rate
+	down.fragment, down.coalesce = s.fragment, s.coalesce
 	clientEnd = &endpoint{in: down, out: up, local: client, remote: server}
 	serverEnd = &endpoint{in: up, out: down, local: server, remote: client}
 	return clientEnd, serverEnd
@@ -76,6 +83,12 @@ func (e *endpoint) vanish() {
 	e.out.vanish()
 }
 
+// throttle limits the connection to a rate, as in shape.
+func (e *endpoint) throttle(rate int) {
+	e.in.throttle(rate)
+	e.out.throttle(rate)
+}
+
 // SetDeadline implements net.Conn.
 func (e *endpoint) SetDeadline(t time.Time) error {
 	_ = e.SetReadDeadline(t)
@@ -102,13 +115,17 @@ func (e *endpoint) opError(op string, err error) error {
 // pipe carries bytes in one direction. Its lock is never held while something waits, except by the condition, so that its waits
 // are durable in the sense of testing/synctest.
 type pipe struct {
-	fragment int // limit of one read, 0 is none; not changed after the pipe is in use
+	fragment int           // limit of one read, 0 is none; not changed after the pipe is in use
+	coalesce time.Duration // the same
 
 	mu      sync.Mutex
 	changed sync.Cond // a field below has changed; its L is &mu
 	unread  []byte    // at most window bytes
 	spare   []byte    // the whole buffer that unread lies in
 	writing bool      // a write is under way: others wait, so that writes do not mix
+	rate    int       // bytes per second, 0 is no limit
+	ready   time.Time // unread can be read from then on; zero: always
+	wake    *time.Timer
 
 	writerClosed, readerClosed  bool
 	broken                      bool // reset
@@ -133,7 +150,10 @@ func (p *pipe) read(b []byte) (int, error) {
 			return 0, syscall.ECONNRESET
 		case p.readDeadline.over():
 			return 0, os.ErrDeadlineExceeded
-		case len(p.unread) > 0 || len(b) == 0:
+		case len(b) == 0:
+			return 0, nil
+		case len(p.unread) > 0 && !p.ready.IsZero() && p.wakeWhenReady():
+		case len(p.unread) > 0:
 			return p.take(b), nil
 		case p.writerClosed && !p.vanished:
 			return 0, io.EOF
@@ -147,12 +167,49 @@ func (p *pipe) take(b []byte) int {
 	if p.fragment > 0 && len(b) > p.fragment {
 		b = b[:p.fragment]
 	}
+	if p.rate > 0 {
+		b = b[:min(len(b), 1+p.rate/100)] // what comes in 10 ms
+	}
 	if len(p.unread) == window {
 		p.changed.Broadcast()
 	}
 	n := copy(b, p.unread)
 	p.unread = p.unread[n:]
+	if p.rate > 0 {
+		p.ready = time.Now().Add(time.Duration(n) * time.Second / time.Duration(p.rate))
+	}
 	return n
+}
+
+// wakeWhenReady sees to it that a reader wakes up when unread can be read, and reports false if it can already.
+func (p *pipe) wakeWhenReady() bool {
+	left := time.Until(p.ready)
+	if left > 0 && p.wake == nil {
+		p.wake = time.AfterFunc(left, p.awake)
+	}
+	return left > 0
+}
+
+func (p *pipe) awake() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wake = nil
+	p.changed.Broadcast()
+}
+
+func (p *pipe) throttle(rate int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rate, p.ready = rate, time.Time{}
+	p.stopWake()
+	p.changed.Broadcast()
+}
+
+func (p *pipe) stopWake() {
+	if p.wake != nil {
+		p.wake.Stop()
+		p.wake = nil
+	}
 }
 
 func (p *pipe) write(b []byte) (n int, err error) {
@@ -203,6 +260,9 @@ func (p *pipe) put(b []byte) int {
 	}
 	if len(p.unread) == 0 {
 		p.unread = p.spare[:0]
+		if p.coalesce > 0 && len(b) > 0 {
+			p.ready = later(p.ready, time.Now().Add(p.coalesce))
+		}
 		p.changed.Broadcast()
 	}
 	n := min(len(b), window-len(p.unread))
@@ -215,6 +275,13 @@ func (p *pipe) put(b []byte) int {
 		p.spare = p.unread
 	}
 	return n
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // closeWrite ends the writing end. The reader gets the rest.
@@ -262,6 +329,7 @@ func (p *pipe) vanish() {
 // discard throws away what is unread and wakes whoever waits.
 func (p *pipe) discard() {
 	p.unread, p.spare = nil, nil
+	p.stopWake()
 	p.changed.Broadcast()
 }
 

@@ -17,7 +17,7 @@ import (
 // inBubble runs f in virtual time with the two ends of a connection. Nothing may be left running.
 func inBubble(t *testing.T, f func(t *testing.T, a, b *endpoint)) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b := newConnection("client", "server", 0)
+		a, b := newConnection("client", "server", shape{})
 		defer a.Close()
 		defer b.Close()
 		f(t, a, b)
@@ -47,7 +47,7 @@ func TestNetworkIntegrity(t *testing.T) {
 		for i := range sent {
 			sent[i] = byte(rand.Uint32())
 		}
-		a, b := newConnection("client", "server", fragment)
+		a, b := newConnection("client", "server", shape{fragment: fragment})
 		var wg sync.WaitGroup
 		for _, pair := range [][2]*endpoint{{a, b}, {b, a}} {
 			wg.Go(func() { writeChunks(t, pair[0], sent) })
@@ -89,7 +89,7 @@ func readChunks(t *testing.T, c net.Conn, n int) []byte {
 }
 
 func TestNetworkFragment(t *testing.T) {
-	a, b := newConnection("client", "server", 2)
+	a, b := newConnection("client", "server", shape{fragment: 2})
 	defer a.Close()
 	defer b.Close()
 	if _, err := b.Write([]byte("12345")); err != nil {
@@ -304,5 +304,84 @@ func TestNetworkVanish(t *testing.T) {
 		if n, err := a.Write([]byte("x")); n != 1 || err != nil {
 			t.Errorf("Write after the peer's Close returns %d, %v", n, err)
 		}
+	})
+}
+
+// A limited connection passes so many bytes per second, however they are written.
+func TestNetworkRate(t *testing.T) {
+	for _, rate := range []int{1, 1000, 10 * window} {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := newConnection("client", "server", shape{rate: rate})
+			defer a.Close()
+			defer b.Close()
+			for _, pair := range [][2]*endpoint{{a, b}, {b, a}} {
+				start := time.Now()
+				go func() { _, _ = pair[0].Write(make([]byte, 5*rate)) }()
+				if _, err := io.ReadFull(pair[1], make([]byte, 5*rate)); err != nil {
+					t.Fatal(err)
+				}
+				// The last piece counts for what comes after it.
+				if took := time.Since(start).Seconds(); took > 5 || took < 5-max(0.011, 1/float64(rate)) {
+					t.Errorf("5 seconds' worth at %d bytes/s took %.3f s", rate, took)
+				}
+			}
+		})
+	}
+}
+
+// Throttle changes what is under way, a wait for a slow byte too.
+func TestNetworkThrottle(t *testing.T) {
+	inBubble(t, func(t *testing.T, a, b *endpoint) {
+		read := func(n int, want time.Duration) {
+			t.Helper()
+			start := time.Now()
+			if _, err := io.ReadFull(b, make([]byte, n)); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(start); took != want {
+				t.Errorf("%d bytes take %v, want %v", n, took, want)
+			}
+		}
+		if _, err := a.Write(make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		b.throttle(1)
+		read(3, 2*time.Second)
+		go func() {
+			time.Sleep(100 * time.Millisecond)
+			b.throttle(100)
+		}()
+		read(5, 140*time.Millisecond) // two at a time
+		b.throttle(0)
+		read(992, 0)
+	})
+}
+
+// What is written within a time arrives together, at its end.
+func TestNetworkCoalesce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newConnection("client", "server", shape{coalesce: time.Second, fragment: 4})
+		defer a.Close()
+		defer b.Close()
+		start := time.Now()
+		go func() {
+			for range 3 {
+				_, _ = b.Write([]byte("abc"))
+				time.Sleep(400 * time.Millisecond)
+			}
+		}()
+		for _, want := range []string{"abca", "bcab", "c"} {
+			buffer := make([]byte, 100)
+			n, err := a.Read(buffer)
+			if got := string(buffer[:n]); got != want || err != nil || time.Since(start) != time.Second {
+				t.Errorf("%q after %v, error %v; want %q", got, time.Since(start), err, want)
+			}
+		}
+		if err := a.SetReadDeadline(time.Now().Add(500 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = b.Write([]byte("late"))
+		_, err := a.Read(make([]byte, 1))
+		wantTimeout(t, "Read", err)
 	})
 }

@@ -21,9 +21,10 @@ type settings struct {
 
 	noRetain, noWildcards, noShared, noIdentifiers bool
 
-	merge     bool // one copy of a message for each session
-	aliases   bool // use topic aliases if the client allows them
-	fragment  int
+	merge     bool  // one copy of a message for each session
+	early     bool  // retained messages come before SUBACK
+	aliases   bool  // use topic aliases if the client allows them
+	shape     shape // of the connections of DialContext
 	record    int
 	waiting   int // maxWaitingBytes, less in tests of it
 	authorize func(*codec.Connect) codec.ReasonCode
@@ -103,14 +104,33 @@ func MergeOverlapping() Option {
 	return func(s *settings) { s.merge = true }
 }
 
+// MessagesBeforeSuback sends a subscription's retained messages before its SUBACK, as servers may (section 3.8.4). What waits
+// in a session is sent after CONNACK in any case, whether or not the client subscribes again.
+func MessagesBeforeSuback() Option {
+	return func(s *settings) { s.early = true }
+}
+
 // UseTopicAliases sends topic aliases to clients that allow them.
 func UseTopicAliases() Option {
 	return func(s *settings) { s.aliases = true }
 }
 
-// Fragment lets a client that comes through DialContext read no more than n bytes at a time, so that packets arrive in pieces.
+// Fragment lets a client that comes through DialContext read no more than n bytes at a time, so that packets arrive in
+// pieces. With Coalesce, one read may have the end of a packet, whole ones, and the start of another.
 func Fragment(n int) Option {
-	return func(s *settings) { s.fragment = n }
+	return func(s *settings) { s.shape.fragment = n }
+}
+
+// Coalesce gathers what the broker sends to a client that comes through DialContext for d, from the first byte on, so that
+// packets arrive together.
+func Coalesce(d time.Duration) Option {
+	return func(s *settings) { s.shape.coalesce = d }
+}
+
+// Bandwidth limits the connections of DialContext to so many bytes per second in each direction; 0 is no limit. Throttle
+// limits connections that are there.
+func Bandwidth(bytesPerSecond int) Option {
+	return func(s *settings) { s.shape.rate = max(bytesPerSecond, 0) }
 }
 
 // KeepReceived is how many of the latest messages Received and Await know, 100,000 by default.

@@ -48,8 +48,7 @@ func (c *conn) act(p codec.Packet) (cut bool) {
 	effect := c.b.hooks.match(c.clientID, p, false)
 	switch {
 	case effect.Drop:
-	case effect.Delay > 0:
-		c.delay(effect.Delay, p, false)
+	case c.keepBack(effect, p, false):
 	case effect.Reason != 0:
 		c.answer(p, codec.ReasonCode(effect.Reason))
 	default:

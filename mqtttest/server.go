@@ -57,7 +57,7 @@ func (s *Server) DialContext(ctx context.Context, network, address string) (net.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dials++
-	client, server := newConnection(addr(fmt.Sprintf("client:%d", s.dials)), "server:1883", 0)
+	client, server := newConnection(addr(fmt.Sprintf("client:%d", s.dials)), "server:1883", shape{})
 	select {
 	case s.waiting <- server:
 		s.ends = append(s.ends, server)

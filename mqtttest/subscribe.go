@@ -44,9 +44,14 @@ func (c *conn) subscribe(p *codec.Subscribe) {
 			retained = append(retained, sub)
 		}
 	}
-	c.send(ack)
+	if !c.settings.early {
+		c.send(ack)
+	}
 	for _, sub := range retained {
 		c.b.sendRetained(sub)
+	}
+	if c.settings.early {
+		c.send(ack)
 	}
 }
 

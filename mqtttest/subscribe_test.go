@@ -250,3 +250,14 @@ func TestBrokerProperties(t *testing.T) {
 		}
 	})
 }
+
+func TestBrokerMessagesBeforeSuback(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		b.Publish(Message{Topic: "a", Payload: []byte("x"), QoS: 1, Retain: true})
+		s := connect(t, b, v, "c")
+		s.Send(&codec.Subscribe{PacketID: 9, Filters: []codec.SubscribeFilter{at(1, "#")}})
+		s.wantPublish("a=x q1 retain")
+		s.Expect(&codec.Suback{PacketID: 9, Codes: []codec.ReasonCode{1}})
+		s.barrier()
+	}, MessagesBeforeSuback())
+}

@@ -74,10 +74,12 @@ func (c *conn) settle(batch []parcel) (kept []parcel, cut bool) {
 	for _, parcel := range batch {
 		goes := true
 		if !parcel.settled {
-			goes, cut = c.suffer(parcel.packet)
+			goes, cut = c.suffer(&parcel)
 		}
 		if goes {
-			c.leaving(parcel.packet)
+			if parcel.bytes == 0 {
+				c.leaving(parcel.packet)
+			}
 			kept = append(kept, parcel)
 		}
 		if cut {
@@ -89,16 +91,24 @@ func (c *conn) settle(batch []parcel) (kept []parcel, cut bool) {
 }
 
 // suffer applies the faults to a packet of the broker.
-func (c *conn) suffer(p codec.Packet) (goes, cut bool) {
+func (c *conn) suffer(parcel *parcel) (goes, cut bool) {
+	p := parcel.packet
 	effect := c.b.hooks.match(c.clientID, p, true)
 	if effect.Reason != 0 && !setReason(p, c.version, codec.ReasonCode(effect.Reason)) {
 		return false, true
 	}
-	if effect.Delay > 0 && !effect.Drop {
-		c.delay(effect.Delay, p, true)
+	if effect.Cut && effect.Bytes > 0 && effect.Bytes < sizeOf(p, c.version) {
+		parcel.bytes = effect.Bytes
 	}
 	refused := effect.Reason != 0 && p.Type() == codec.CONNACK // [MQTT-3.2.2-7]
-	return !effect.Drop && effect.Delay == 0, effect.Cut || refused
+	goes = !effect.Drop && !c.keepBack(effect, p, true)
+	return goes, effect.Cut || refused
+}
+
+// sizeOf returns the number of bytes of a packet on the wire, without a topic alias.
+func sizeOf(p codec.Packet, v codec.Version) int {
+	b, _ := p.Append(nil, v)
+	return len(b)
 }
 
 // leaving notes that a packet is about to be written.
@@ -144,9 +154,13 @@ func (c *conn) writeBatch(buffer []byte, batch []parcel) ([]byte, error) {
 	var err error
 	buffer = buffer[:0]
 	for _, parcel := range batch {
+		start := len(buffer)
 		if buffer, err = parcel.packet.Append(buffer, c.version); err != nil {
 			c.b.complain("client %q: %v", c.clientID, err)
 			return buffer, err
+		}
+		if parcel.bytes > 0 {
+			buffer = buffer[:start+parcel.bytes]
 		}
 		if len(buffer) >= chunk {
 			if _, err := c.nc.Write(buffer); err != nil {
