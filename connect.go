@@ -198,10 +198,7 @@ func (c *client) readConnack(l *link.Link, a *attempt) (*codec.Connack, error) {
 		return nil, err
 	}
 	if h.Type != codec.CONNACK {
-		return nil, &codec.Error{
-			Packet: h.Type, Code: codec.ProtocolError, Rule: "MQTT-3.2.0-1",
-			Detail: "the first packet from a server is CONNACK",
-		}
+		return nil, c.protocolError(h.Type, "MQTT-3.2.0-1", "MQTT-3.2.0-1", "the first packet from a server is CONNACK")
 	}
 	ack := new(codec.Connack)
 	if err := ack.Decode(h, body, c.version); err != nil {
@@ -216,15 +213,9 @@ func (c *client) readConnack(l *link.Link, a *attempt) (*codec.Connack, error) {
 			Refusal:         Refusal{Code: ReasonCode(ack.Code), Reason: p.ReasonString, UserProperties: p.UserProperties},
 		}
 	case ack.SessionPresent && a.cleanStart:
-		return nil, &codec.Error{
-			Packet: codec.CONNACK, Code: codec.ProtocolError, Rule: "MQTT-3.2.2-2",
-			Detail: "a session is present although a clean start was asked for",
-		}
+		return nil, c.protocolError(h.Type, "MQTT-3.2.2-2", "MQTT-3.2.2-1", "a session is present although a clean start was asked for")
 	case ack.Properties.AuthenticationMethod != "":
-		return nil, &codec.Error{
-			Packet: codec.CONNACK, Code: codec.ProtocolError, Rule: "MQTT-4.12.0-6",
-			Detail: "an authentication method that was not asked for",
-		}
+		return nil, c.protocolError(h.Type, "MQTT-4.12.0-6", "", "an authentication method that was not asked for")
 	}
 	return ack, nil
 }

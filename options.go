@@ -273,10 +273,10 @@ func WithServers(hosts ...string) Option {
 	})
 }
 
-// WithReconnect sets when the client connects again.
+// WithReconnect sets when the client connects again. Of this option and WithoutReconnect the last one counts.
 func WithReconnect(p ReconnectPolicy) Option {
 	return option(func(c *config) error {
-		c.reconnect = p
+		c.reconnect, c.withoutReconnect = p, false
 		return nil
 	})
 }

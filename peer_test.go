@@ -42,7 +42,12 @@ type peer struct {
 // startPeer connects a client. It is closed when the test ends.
 func startPeer(t *testing.T, v codec.Version, ack *codec.Connack, opts ...mqtt.OptionV5) *peer {
 	t.Helper()
-	server := mqtttest.NewServer(t, v)
+	return startPeerAt(t, v, mqtttest.NewServer(t, v), ack, opts...)
+}
+
+// startPeerAt is startPeer with a server that is there.
+func startPeerAt(t *testing.T, v codec.Version, server *mqtttest.Server, ack *codec.Connack, opts ...mqtt.OptionV5) *peer {
+	t.Helper()
 	p := &peer{t: t, v: v}
 	failed := make(chan error, 1)
 	go func() {

@@ -392,7 +392,8 @@ func TestPacketIdentifiers(t *testing.T) {
 	})
 }
 
-// PROTOCOL 8: acknowledgements of unknown identifiers are ignored and counted, but PUBREC and PUBREL get their answer
+// PROTOCOL 8: acknowledgements of unknown identifiers are ignored and counted, but PUBREC and PUBREL get their answer. For
+// those of identifiers that are in use for something else see TestHostileServer
 // [MQTT-4.3.3-4] [MQTT-4.3.3-11] [MQTT-3.6.2-1] [MQTT-3.7.2-1].
 func TestLateAcknowledgements(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -412,16 +413,12 @@ func TestLateAcknowledgements(t *testing.T) {
 		p.Send(&codec.Pubrel{PacketID: 7})
 		p.Expect(&codec.Pubcomp{PacketID: 7, Code: notFound})
 
-		// Acknowledgements that do not fit the message are unknown too.
-		p.Send(&codec.Puback{PacketID: 2}, &codec.Pubcomp{PacketID: 2}, &codec.Pubcomp{PacketID: 1})
-		p.Send(&codec.Pubrec{PacketID: 1})
-		p.Expect(&codec.Pubrel{PacketID: 1, Code: notFound})
 		synctest.Wait()
 		if one.Err() != nil || two.Err() != nil || p.client.Stats().InFlight != 2 {
-			t.Error("a message was acknowledged by another's acknowledgement")
+			t.Error("a message was acknowledged by one of an unknown identifier")
 		}
-		if got := p.client.Stats().LateAcks; got != 8 {
-			t.Errorf("%d late acknowledgements were counted, want 8", got)
+		if got := p.client.Stats().LateAcks; got != 4 {
+			t.Errorf("%d late acknowledgements were counted, want 4", got)
 		}
 		if v == codec.V5 { // a refusal is not answered
 			p.Send(&codec.Pubrec{PacketID: 9, Code: codec.QuotaExceeded})

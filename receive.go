@@ -72,11 +72,28 @@ func (r *receiver) Packet(h codec.Header, body []byte) error {
 	case codec.DISCONNECT:
 		return r.disconnect(h, body)
 	}
-	// [MQTT-3.2.0-2] for a second CONNACK, [MQTT-4.12.0-6] for AUTH; the others are for servers to receive.
-	return &codec.Error{
-		Packet: h.Type, Code: codec.ProtocolError, Rule: "4.13.1",
-		Detail: "a server must not send this packet now",
+	return r.unexpected(h)
+}
+
+// unexpected makes the error for a packet that a server never sends after CONNACK.
+func (r *receiver) unexpected(h codec.Header) error {
+	const detail = "a server must not send this packet now"
+	switch h.Type {
+	case codec.CONNACK:
+		return r.client.protocolError(h.Type, "MQTT-3.2.0-2", "3.2", detail)
+	case codec.AUTH:
+		return r.client.protocolError(h.Type, "MQTT-4.12.0-6", "", detail)
 	}
+	return r.client.protocolError(h.Type, "4.13.1", "MQTT-4.8.0-1", detail)
+}
+
+// protocolError makes the error for a packet that breaks a rule: v5, or v311 in that version.
+func (c *client) protocolError(t codec.Type, v5, v311, detail string) error {
+	rule := v5
+	if c.version < codec.V5 {
+		rule = v311
+	}
+	return &codec.Error{Packet: t, Code: codec.ProtocolError, Rule: rule, Detail: detail}
 }
 
 // puback completes a message at QoS 1. The late acknowledgement of an identifier that is not in use is counted and
@@ -88,6 +105,9 @@ func (r *receiver) puback(h codec.Header, body []byte) error {
 	}
 	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
+	}
+	if r.client.session.Misplaced(h.Type, p.PacketID) {
+		return r.misplaced(h)
 	}
 	m, ok := r.client.session.Puback(p.PacketID)
 	r.complete(m, ok, p.Code, p.ReasonString, p.UserProperties)
@@ -101,6 +121,9 @@ func (r *receiver) pubrec(h codec.Header, body []byte) error {
 	}
 	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
+	}
+	if r.client.session.Misplaced(h.Type, p.PacketID) {
+		return r.misplaced(h)
 	}
 	b, m, done, known := r.client.session.Pubrec(r.link.Buffer(), p.PacketID, p.Code)
 	r.link.Commit(b)
@@ -118,6 +141,9 @@ func (r *receiver) pubcomp(h codec.Header, body []byte) error {
 	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
+	if r.client.session.Misplaced(h.Type, p.PacketID) {
+		return r.misplaced(h)
+	}
 	if p.Code == codec.PacketIdentifierNotFound && r.client.session.Released(p.PacketID) {
 		p.Code = codec.Success // no error then (section 3.7.2.1): the server had completed the message before the cut
 	}
@@ -126,15 +152,22 @@ func (r *receiver) pubcomp(h codec.Header, body []byte) error {
 	return nil
 }
 
+// misplaced makes the error for an acknowledgement of what it does not acknowledge: whoever waits for the right one would
+// wait for ever.
+func (r *receiver) misplaced(h codec.Header) error {
+	const detail = "the packet identifier is in use for something else"
+	if h.Type == codec.SUBACK || h.Type == codec.UNSUBACK {
+		return r.client.protocolError(h.Type, "MQTT-2.2.1-6", "MQTT-2.3.1-7", detail)
+	}
+	return r.client.protocolError(h.Type, "MQTT-2.2.1-5", "MQTT-2.3.1-6", detail)
+}
+
 // checkProblem refuses what WithoutProblemInformation asked the server not to send [MQTT-3.1.2-29].
 func (r *receiver) checkProblem(h codec.Header, reason string, u UserProperties) error {
 	if !r.client.config.noProblemInformation || reason == "" && len(u) == 0 {
 		return nil
 	}
-	return &codec.Error{
-		Packet: h.Type, Code: codec.ProtocolError, Rule: "MQTT-3.1.2-29",
-		Detail: "a reason string or user properties, although this client asked for none",
-	}
+	return r.client.protocolError(h.Type, "MQTT-3.1.2-29", "", "a reason string or user properties, although this client asked for none")
 }
 
 // complete settles a message that has its last acknowledgement, and sends what waited for its place.
@@ -171,19 +204,14 @@ func (r *receiver) pubrel(h codec.Header, body []byte) error {
 // disconnect takes the server's DISCONNECT: the connection ends, and nothing is sent any more (section 3.14.4).
 func (r *receiver) disconnect(h codec.Header, body []byte) error {
 	if r.client.version < codec.V5 {
-		return &codec.Error{
-			Packet: h.Type, Code: codec.ProtocolError, Rule: "3.14", Detail: "a server has no DISCONNECT in MQTT 3.1.1",
-		}
+		return r.client.protocolError(h.Type, "", "3.14", "a server has no DISCONNECT in MQTT 3.1.1")
 	}
 	var p codec.Disconnect
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
 	if p.SessionExpiry != nil {
-		return &codec.Error{
-			Packet: h.Type, Code: codec.ProtocolError, Rule: "3.14.2.2.2",
-			Detail: "Session Expiry Interval in a server's DISCONNECT",
-		}
+		return r.client.protocolError(h.Type, "MQTT-3.14.2-2", "", "Session Expiry Interval in a server's DISCONNECT")
 	}
 	return &DisconnectError{
 		ByServer:        true,
@@ -260,10 +288,7 @@ func (r *receiver) topic(p *codec.PublishView, alias int) (*cachedTopic, error) 
 // aliased resolves a topic alias (section 3.3.4).
 func (r *receiver) aliased(alias int) (*cachedTopic, error) {
 	if alias >= len(r.aliases) || r.aliases[alias] == "" {
-		return nil, &codec.Error{
-			Packet: codec.PUBLISH, Code: codec.ProtocolError, Rule: "MQTT-4.7.3-1",
-			Detail: "no topic name, and no alias that stands for one",
-		}
+		return nil, r.client.protocolError(codec.PUBLISH, "MQTT-4.7.3-1", "MQTT-4.7.3-1", "no topic name, and no alias that stands for one")
 	}
 	name := r.aliases[alias]
 	if t := r.topics.get([]byte(name), r.client.router.generation); t != nil {

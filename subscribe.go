@@ -298,7 +298,7 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
-	q, err := r.answer(h, p.PacketID, len(p.Codes), "MQTT-3.8.4-6")
+	q, err := r.answer(h, p.PacketID, len(p.Codes), "MQTT-3.8.4-6", "MQTT-3.8.4-5")
 	if q == nil || err != nil {
 		return err
 	}
@@ -365,7 +365,7 @@ func (r *receiver) unsuback(h codec.Header, body []byte) error {
 	if r.client.version < codec.V5 {
 		codes = -1 // an UNSUBACK of MQTT 3.1.1 says nothing more
 	}
-	q, err := r.answer(h, p.PacketID, codes, "MQTT-3.11.3-1")
+	q, err := r.answer(h, p.PacketID, codes, "MQTT-3.11.3-1", "")
 	if q == nil || err != nil {
 		return err
 	}
@@ -379,8 +379,11 @@ func (r *receiver) unsuback(h codec.Header, body []byte) error {
 }
 
 // answer finds the request that a SUBACK or UNSUBACK answers; nil if there is none. It must have one reason code for
-// each filter; -1 stands for packets without codes.
-func (r *receiver) answer(h codec.Header, id uint16, codes int, rule string) (*request, error) {
+// each filter, which is what the rules ask for; -1 stands for packets without codes.
+func (r *receiver) answer(h codec.Header, id uint16, codes int, v5, v311 string) (*request, error) {
+	if r.client.session.Misplaced(h.Type, id) {
+		return nil, r.misplaced(h)
+	}
 	owner, ok := r.client.session.Answer(id)
 	if !ok {
 		r.client.stats.LateAcks++
@@ -388,17 +391,19 @@ func (r *receiver) answer(h codec.Header, id uint16, codes int, rule string) (*r
 	}
 	r.told = r.client.sendQueued(r.told) // the identifier is free, which a message may have waited for
 	q := owner.(*request)
-	subscribe := h.Type == codec.SUBACK
-	if subscribe != (q.routes != nil) || codes >= 0 && codes != len(q.filters) {
-		if q.routes == nil {
-			r.client.unsubscribes = append(r.client.unsubscribes, q)
-		} // a subscription is found by its call, which goes on waiting
-		return nil, &codec.Error{
-			Packet: h.Type, Code: codec.ProtocolError, Rule: rule,
-			Detail: fmt.Sprintf("%d reason codes do not answer the request for %d filters", codes, len(q.filters)),
-		}
+	var err error
+	switch {
+	case (h.Type == codec.SUBACK) != (q.routes != nil):
+		err = r.misplaced(h)
+	case codes >= 0 && codes != len(q.filters):
+		err = r.client.protocolError(h.Type, v5, v311, fmt.Sprintf("%d reason codes do not answer the request for %d filters", codes, len(q.filters)))
+	default:
+		return q, nil
 	}
-	return q, nil
+	if q.routes == nil {
+		r.client.unsubscribes = append(r.client.unsubscribes, q)
+	} // a subscription is found by its call, which goes on waiting
+	return nil, err
 }
 
 // refused notes a filter that the server refused.

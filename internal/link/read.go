@@ -166,8 +166,12 @@ func (l *Link) throwAway() {
 // PUBLISH is skipped piece by piece, and its start shown to the handler. passed is false while that has not come.
 func (l *Link) oversized(h codec.Header, n int) (passed bool, err error) {
 	if l.config.Version >= codec.V5 || h.Type != codec.PUBLISH || l.handler == nil {
+		rule := "MQTT-3.1.2-24"
+		if l.config.Version < codec.V5 {
+			rule = "2.2.3" // which has no limit but its own: the limit is the application's
+		}
 		return false, &codec.Error{
-			Packet: h.Type, Code: codec.PacketTooLarge, Rule: "MQTT-3.1.2-24",
+			Packet: h.Type, Code: codec.PacketTooLarge, Rule: rule,
 			Detail: fmt.Sprintf("%d bytes are more than this client's Maximum Packet Size of %d", n+h.Length, l.config.MaximumPacketSize),
 		}
 	}

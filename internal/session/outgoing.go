@@ -254,6 +254,24 @@ func (s *Session) complete(id uint16, o *outgoing) Message {
 	return m
 }
 
+// Misplaced reports whether a packet of type t, an acknowledgement, has an identifier that is in use for what such a
+// packet does not acknowledge, or not now.
+func (s *Session) Misplaced(t codec.Type, id uint16) bool {
+	o := s.sent.get(id)
+	if o == nil || o.stage == stageReserved {
+		return false // it is late, which is not the server's fault
+	}
+	switch t {
+	case codec.PUBACK:
+		return o.stage != stagePublish || o.message.QoS != 1
+	case codec.PUBREC:
+		return o.message.QoS != 2
+	case codec.PUBCOMP:
+		return o.stage != stageRelease
+	}
+	return o.stage != stageRequest
+}
+
 // Request reserves an identifier for a SUBSCRIBE or UNSUBSCRIBE of owner.
 func (s *Session) Request(owner any) (uint16, error) {
 	id, err := s.nextID()

@@ -2,6 +2,7 @@ package session
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -392,6 +393,38 @@ func TestRequests(t *testing.T) {
 	if _, ok := s.Answer(id); ok {
 		t.Error("a second SUBACK is known")
 	}
+}
+
+// An acknowledgement of an identifier that is in use must fit what it is in use for [MQTT-2.2.1-5] [MQTT-2.2.1-6]
+// [MQTT311-2.3.1-6] [MQTT311-2.3.1-7]; one of an identifier that is not, or that was given up, is late.
+func TestMisplaced(t *testing.T) {
+	s := connected(codec.V5, 10)
+	all := []codec.Type{codec.PUBACK, codec.PUBREC, codec.PUBCOMP, codec.SUBACK, codec.UNSUBACK}
+	check := func(name string, id uint16, fits ...codec.Type) {
+		t.Helper()
+		for _, typ := range all {
+			if got := s.Misplaced(typ, id); got == slices.Contains(fits, typ) {
+				t.Errorf("%s: %v is misplaced: %v", name, typ, got)
+			}
+		}
+	}
+	one, _ := send(t, s, 1, "x")
+	two, _ := send(t, s, 2, "x")
+	request, err := s.Request("owner")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("QoS 1", one, codec.PUBACK)
+	check("QoS 2", two, codec.PUBREC)
+	check("a request", request, codec.SUBACK, codec.UNSUBACK)
+	check("nothing", 9, all...)
+	s.Pubrec(nil, two, codec.Success)
+	check("QoS 2, released", two, codec.PUBREC, codec.PUBCOMP)
+	s.Lost()
+	s.Resumed(nil, 10)
+	s.Resending()
+	s.GiveUpResend()
+	check("QoS 1, given up", one, all...)
 }
 
 func TestDiscardKeepsTheOrderOfTheCalls(t *testing.T) {
