@@ -123,14 +123,29 @@ func (s *Session) appendAliased(dst []byte, p *codec.Publish) ([]byte, error) {
 // CanQueue reports whether the queue takes one more message of size bytes. A message larger than the whole queue is
 // taken when it is empty.
 func (s *Session) CanQueue(size int) bool {
-	if s.queue.length == 0 {
+	length := s.queue.length + s.offline.length
+	if length == 0 {
 		return s.limits.QueueMessages > 0
 	}
-	return s.queue.length < s.limits.QueueMessages && s.queue.bytes+size <= s.limits.QueueBytes
+	return length < s.limits.QueueMessages && s.queue.bytes+s.offline.bytes+size <= s.limits.QueueBytes
 }
 
 // Queue lets m wait to be sent. CanQueue must have said yes. The ticket finds it again while it waits.
-func (s *Session) Queue(m Message) (ticket uint64) { return s.queue.push(m) }
+func (s *Session) Queue(m Message) (ticket uint64) {
+	s.ticket++
+	if m.QoS == 0 {
+		s.offline.push(s.ticket, m)
+	} else {
+		s.queue.push(s.ticket, m)
+	}
+	return s.ticket
+}
+
+// Offline returns the message at QoS 0 to be sent next, or nil. It is good until the next call.
+func (s *Session) Offline() *Message { return s.offline.front() }
+
+// DropOffline lets go of the message that Offline returned.
+func (s *Session) DropOffline() Message { return s.offline.pop() }
 
 // Front returns the message to be sent next, or nil: none waits, the window is full, or others must be sent again first.
 // It is good until the next call.
@@ -163,7 +178,7 @@ func (s *Session) DropFront() Message {
 
 // Withdraw takes a message out of the queue. It reports false if the message was sent or withdrawn already.
 func (s *Session) Withdraw(ticket uint64) bool {
-	return s.queue.remove(ticket)
+	return s.queue.remove(ticket) || s.offline.remove(ticket)
 }
 
 // Keep makes a message that was sent, last under id, independent of its publisher, who stops waiting: it copies what
@@ -198,6 +213,7 @@ func (s *Session) Puback(id uint16) (m Message, ok bool) {
 	if o == nil || o.stage != stagePublish || o.message.QoS != 1 {
 		return Message{}, false
 	}
+	s.suspect.acknowledged = true
 	return s.complete(id, o), true
 }
 
@@ -212,7 +228,9 @@ func (s *Session) Pubrec(dst []byte, id uint16, code codec.ReasonCode) (_ []byte
 			return dst, Message{}, false, false
 		}
 		return s.pubrel(dst, id, codec.PacketIdentifierNotFound), Message{}, false, false // [MQTT-4.3.3-4]
-	case code.Failed() && o.stage == stagePublish:
+	}
+	s.suspect.acknowledged = true
+	if code.Failed() && o.stage == stagePublish {
 		return dst, s.complete(id, o), true, true
 	}
 	o.stage = stageRelease
@@ -241,6 +259,7 @@ func (s *Session) Pubcomp(id uint16) (m Message, ok bool) {
 	if o == nil || o.stage != stageRelease {
 		return Message{}, false
 	}
+	s.suspect.acknowledged = true
 	return s.complete(id, o), true
 }
 
@@ -302,8 +321,10 @@ func (s *Session) Discard() (sent, unsent []Message) {
 	for s.again.Len() > 0 {
 		sent = append(sent, s.again.Pop())
 	}
-	for m := s.queue.front(); m != nil; m = s.queue.front() {
-		unsent = append(unsent, s.queue.pop())
+	for _, q := range []*queue{&s.queue, &s.offline} {
+		for m := q.front(); m != nil; m = q.front() {
+			unsent = append(unsent, q.pop())
+		}
 	}
 	s.sent, s.inFlight, s.messages, s.window = ring[outgoing]{}, 0, 0, 0
 	s.Leave()

@@ -11,9 +11,8 @@ import (
 // the front or most places are empty.
 type queue struct {
 	entries fifo.Queue[entry]
-	ticket  uint64 // of the latest entry
-	length  int    // entries that were not withdrawn
-	bytes   int    // of their topics and payloads
+	length  int // entries that were not withdrawn
+	bytes   int // of their topics and payloads
 }
 
 type entry struct {
@@ -24,12 +23,11 @@ type entry struct {
 // spareEntries is how many empty places may stand in a queue that is otherwise empty.
 const spareEntries = 16
 
-func (q *queue) push(m Message) (ticket uint64) {
-	q.ticket++
-	q.entries.Push(entry{q.ticket, m})
+// push adds a message; its ticket is greater than those before it.
+func (q *queue) push(ticket uint64, m Message) {
+	q.entries.Push(entry{ticket, m})
 	q.length++
 	q.bytes += m.size()
-	return q.ticket
 }
 
 // front returns the first message that was not withdrawn, or nil. The pointer is good until the next change.

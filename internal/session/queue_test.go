@@ -22,7 +22,8 @@ func TestQueueIsASlice(t *testing.T) {
 		switch rng.IntN(4) {
 		case 0, 1:
 			payload := strconv.Itoa(i)
-			ticket := q.push(Message{Topic: "t", Payload: []byte(payload)})
+			ticket := uint64(i + 1)
+			q.push(ticket, Message{Topic: "t", Payload: []byte(payload)})
 			model = append(model, queued{ticket, payload})
 		case 2:
 			if len(model) == 0 {
@@ -69,9 +70,10 @@ func checkQueue(t *testing.T, q *queue, model []queued) {
 // Publishes that give up while the connection is away must not fill the memory, however long it is away.
 func TestQueueForgetsTheWithdrawn(t *testing.T) {
 	var q queue
-	first := q.push(Message{Topic: "first"})
-	for range 10_000 {
-		if !q.remove(q.push(Message{Topic: "t", Payload: make([]byte, 10)})) {
+	q.push(1, Message{Topic: "first"})
+	for ticket := range uint64(10_000) {
+		q.push(ticket+2, Message{Topic: "t", Payload: make([]byte, 10)})
+		if !q.remove(ticket + 2) {
 			t.Fatal("the latest message is not found")
 		}
 	}
@@ -81,15 +83,16 @@ func TestQueueForgetsTheWithdrawn(t *testing.T) {
 	if m := q.front(); m == nil || m.Topic != "first" {
 		t.Errorf("front is %v", m)
 	}
-	if !q.remove(first) || q.front() != nil {
+	if !q.remove(1) || q.front() != nil {
 		t.Error("the first message cannot be withdrawn")
 	}
 }
 
 func TestQueueForgetsPayloadsOfTheWithdrawn(t *testing.T) {
 	var q queue
-	q.push(Message{Topic: "first"})
-	q.remove(q.push(Message{Topic: "t", Payload: make([]byte, 10)}))
+	q.push(1, Message{Topic: "first"})
+	q.push(2, Message{Topic: "t", Payload: make([]byte, 10)})
+	q.remove(2)
 	for i := range q.entries.Len() {
 		if e := q.entries.At(i); e.message.Payload != nil {
 			t.Error("the payload of a withdrawn message is still referenced")

@@ -42,6 +42,7 @@ func (s *Session) oldestFirst() []*slot[outgoing] {
 // more than the window lets go out, before anything new.
 func (s *Session) Resumed(dst []byte, receiveMaximum int) []byte {
 	s.window = min(s.limits.InFlight, receiveMaximum)
+	s.suspect.begin()
 	for _, o := range s.oldestFirst() {
 		o.value.counted = false
 		switch o.value.stage {
@@ -59,6 +60,7 @@ func (s *Session) Resumed(dst []byte, receiveMaximum int) []byte {
 // they arrived: they are returned.
 func (s *Session) Renewed(receiveMaximum int) (lost []Message) {
 	s.window = min(s.limits.InFlight, receiveMaximum)
+	s.suspect = suspect{}
 	newer := s.again // what an earlier loss left to be published afresh was sent after what is in flight now
 	s.again = fifo.Queue[Message]{}
 	for _, o := range s.oldestFirst() {
@@ -103,6 +105,7 @@ func (s *Session) Resend(dst []byte, now time.Duration) ([]byte, error) {
 		s.resends = s.resends[1:]
 		o.counted = true
 		s.inFlight++
+		s.suspect.resent(o.seq)
 	}
 	return dst, err
 }
@@ -111,9 +114,13 @@ func (s *Session) Resend(dst []byte, now time.Duration) ([]byte, error) {
 // because the server may have the message.
 func (s *Session) GiveUpResend() Message {
 	o := s.sent.get(s.resends[0])
+	s.resends = s.resends[1:]
+	return s.giveUp(o)
+}
+
+func (s *Session) giveUp(o *outgoing) Message {
 	m := o.message
 	*o = outgoing{seq: o.seq, stage: stageReserved}
 	s.messages--
-	s.resends = s.resends[1:]
 	return m
 }

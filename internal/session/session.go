@@ -53,10 +53,13 @@ type Session struct {
 	window   int    // how many PUBLISHes this connection allows in flight
 	inFlight int    // PUBLISHes that count against window
 	messages int    // in sent: PUBLISH or PUBREL
+	ticket   uint64 // of the latest message that was queued
 	queue    queue
+	offline  queue // of messages at QoS 0, which take no place in the window
 	aliases  aliases
 
-	resends []uint16            // PUBLISHes to be sent again on this connection, oldest first
+	resends []uint16 // PUBLISHes to be sent again on this connection, oldest first
+	suspect suspect
 	again   fifo.Queue[Message] // of a lost session, to be published afresh before the queue
 
 	// Incoming.
@@ -88,7 +91,7 @@ func (s *Session) InFlight() int { return s.messages }
 
 // Queued returns the number of messages that wait to be sent, and the bytes of their topics and payloads.
 func (s *Session) Queued() (messages, bytes int) {
-	return s.queue.length + s.again.Len(), s.queue.bytes
+	return s.queue.length + s.offline.length + s.again.Len(), s.queue.bytes + s.offline.bytes
 }
 
 // Unacknowledged returns the number of messages from the server that are not completely acknowledged.

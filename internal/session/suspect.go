@@ -1,0 +1,52 @@
+package session
+
+// suspect is the message that may be why connections are lost: the server fails over it whenever it is sent again.
+type suspect struct {
+	seq    uint64 // of the oldest message that was sent again; 0: none was
+	losses int    // connections in a row that ended after it, without any acknowledgement
+
+	// On this connection.
+	oldest       uint64 // seq of the first message that was sent again; 0: none was
+	acknowledged bool   // something was
+}
+
+// begin begins a connection.
+func (p *suspect) begin() { p.oldest, p.acknowledged = 0, false }
+
+// resent notes a message that was sent again, the oldest first.
+func (p *suspect) resent(seq uint64) {
+	if p.oldest == 0 {
+		p.oldest = seq
+	}
+}
+
+// blame looks back on a connection that was lost.
+func (p *suspect) blame() {
+	switch {
+	case p.acknowledged:
+		p.seq, p.losses = 0, 0
+	case p.oldest == 0:
+	case p.oldest == p.seq:
+		p.losses++
+	default:
+		p.seq, p.losses = p.oldest, 1
+	}
+	p.begin()
+}
+
+// Blame looks for the reason of a connection's loss; Lost follows. When limit connections in a row have ended without
+// any acknowledgement after the same oldest message was sent again, it gives that message up and returns it. Its
+// identifier stays reserved, because the server may have the message. A limit of 0 is none.
+func (s *Session) Blame(limit int) (m Message, guilty bool) {
+	s.suspect.blame()
+	if limit == 0 || s.suspect.losses < limit {
+		return Message{}, false
+	}
+	for i := range s.sent.slots {
+		if o := &s.sent.slots[i].value; o.stage == stagePublish && o.seq == s.suspect.seq {
+			s.suspect = suspect{}
+			return s.giveUp(o), true
+		}
+	}
+	return Message{}, false
+}

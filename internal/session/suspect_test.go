@@ -1,0 +1,134 @@
+package session
+
+import (
+	"testing"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// PROTOCOL 7: the message over which five connections in a row are lost is given up.
+func TestSuspect(t *testing.T) {
+	const limit = 5
+	for _, c := range []struct {
+		name  string
+		spoil func(s *Session, connection int)
+		after int // connections after which "a" is given up; 0: never
+	}{
+		{"nothing else", func(*Session, int) {}, 5},
+		{"an acknowledgement on the third", func(s *Session, connection int) {
+			if connection == 3 {
+				s.Puback(2)
+			}
+		}, 8},
+		{"an acknowledgement on each", func(s *Session, connection int) {
+			s.Pubrec(nil, uint16(connection+2), codec.Success)
+		}, 0},
+		{"an acknowledgement of something unknown", func(s *Session, _ int) {
+			s.Puback(4711)
+			s.Pubrec(nil, 4711, codec.Success)
+			s.Pubcomp(4711)
+		}, 5},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := connected(codec.V5, 100)
+			publish(t, s, "a", 1)
+			publish(t, s, "b", 1)
+			for range 20 {
+				publish(t, s, "c", 2)
+			}
+			if _, guilty := s.Blame(limit); guilty {
+				t.Fatal("a message is blamed that was never sent again")
+			}
+			s.Lost()
+			for connection := 1; connection <= 20; connection++ {
+				s.Resumed(nil, 100)
+				resendAll(t, s)
+				c.spoil(s, connection)
+				m, guilty := s.Blame(limit)
+				s.Lost()
+				switch {
+				case !guilty && connection == c.after:
+					t.Fatalf("nothing is given up after %d connections", connection)
+				case guilty && connection != c.after:
+					t.Fatalf("%q is given up after %d connections", m.Topic, connection)
+				case guilty:
+					checkGivenUp(t, s, m)
+					return
+				}
+			}
+		})
+	}
+}
+
+func checkGivenUp(t *testing.T, s *Session, m Message) {
+	t.Helper()
+	if m.Owner != "a" || s.sent.get(1) == nil {
+		t.Errorf("%q is given up; its identifier is reserved: %v", m.Topic, s.sent.get(1) != nil)
+	}
+	s.Resumed(nil, 100)
+	if m := s.Resending(); m == nil || m.Topic == "a" {
+		t.Errorf("then %v is sent again", m)
+	}
+}
+
+// PROTOCOL 7: 0 is no limit, and the next message gets a count of its own.
+func TestSuspectOfAnotherMessage(t *testing.T) {
+	s := connected(codec.V5, 100)
+	publish(t, s, "a", 1)
+	publish(t, s, "b", 1)
+	s.Lost()
+	lose := func(limit int) (Message, bool) {
+		s.Resumed(nil, 100)
+		resendAll(t, s)
+		m, guilty := s.Blame(limit)
+		s.Lost()
+		return m, guilty
+	}
+	for range 10 {
+		if m, guilty := lose(0); guilty {
+			t.Fatalf("%q is given up without a limit", m.Topic)
+		}
+	}
+	if m, guilty := lose(3); !guilty || m.Topic != "a" {
+		t.Fatalf("%q is given up: %v", m.Topic, guilty)
+	}
+	for n := 1; n <= 3; n++ {
+		if m, guilty := lose(3); guilty != (n == 3) || guilty && m.Topic != "b" {
+			t.Fatalf("after %d connections more %q is given up: %v", n, m.Topic, guilty)
+		}
+	}
+}
+
+// Messages at QoS 0 that wait for a connection are queued apart, within the same bounds.
+func TestOffline(t *testing.T) {
+	s := New(codec.V5, Limits{InFlight: 10, QueueMessages: 3, QueueBytes: 100})
+	one := s.Queue(Message{Topic: "a", QoS: 1})
+	none := s.Queue(Message{Topic: "b"})
+	last := s.Queue(Message{Topic: "c", Payload: make([]byte, 10)})
+	if s.CanQueue(1) {
+		t.Error("a fourth message has room")
+	}
+	if n, bytes := s.Queued(); n != 3 || bytes != 13 {
+		t.Errorf("%d messages, %d bytes", n, bytes)
+	}
+	if !s.Withdraw(none) || s.Withdraw(none) || s.Offline().Topic != "c" {
+		t.Errorf("after a withdrawal %v is next", s.Offline())
+	}
+	if !s.CanQueue(88) || s.CanQueue(89) {
+		t.Error("the bytes of both queues do not count together")
+	}
+	s.Renewed(10)
+	if m := s.Front(); m.Topic != "a" {
+		t.Errorf("the window is for %v", m)
+	}
+	if m := s.DropOffline(); m.Topic != "c" || s.Offline() != nil {
+		t.Errorf("dropped %v", m)
+	}
+	if s.Withdraw(last) || !s.Withdraw(one) {
+		t.Error("what was sent is withdrawn, or what was not is not")
+	}
+	s.Queue(Message{Topic: "d"})
+	if _, unsent := s.Discard(); len(unsent) != 1 || unsent[0].Topic != "d" {
+		t.Errorf("discarded %v", unsent)
+	}
+}
