@@ -36,6 +36,9 @@ type Config struct {
 	MaximumPacketSize int
 	// Patience is how long the server may take to answer a PINGREQ, or to accept a single byte.
 	Patience time.Duration
+	// Trace, if it is not nil, is called with every packet, without the mutex: before it is written, and before the handler
+	// gets it. It is called by the goroutine that reads or writes.
+	Trace func(sent bool, h codec.Header, packet []byte)
 }
 
 // Handler takes what a link receives. Its methods are called by the link's reader and writer.

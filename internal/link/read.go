@@ -18,6 +18,9 @@ const oversizedStart = 2 + 65_535 + 2
 // ReadPacket reads one packet, before Start. body is good until the next call.
 func (l *Link) ReadPacket() (codec.Header, []byte, error) {
 	for {
+		if l.config.Trace != nil {
+			l.traceIn()
+		}
 		h, body, ok, err := l.next()
 		if err == nil && !ok {
 			if err = l.fill(); err == nil {
@@ -78,6 +81,11 @@ func (l *Link) refuse(err error) bool {
 
 // dispatch hands a batch of the packets that have come to the handler and reports whether there may be more.
 func (l *Link) dispatch() (more bool, err error) {
+	batch := batch
+	if l.config.Trace != nil {
+		l.traceIn()
+		batch = 1 // the next one is to be shown first, without the mutex
+	}
 	l.mu.Lock()
 	more = true
 	for n := 0; n < batch && more && err == nil; n++ {

@@ -9,7 +9,10 @@ import (
 )
 
 // Write writes b, before Start.
-func (l *Link) Write(b []byte) error { return l.writeAll(b) }
+func (l *Link) Write(b []byte) error {
+	l.traceOut(b)
+	return l.writeAll(b)
+}
 
 // write is the writer: it writes what was appended, and it sends a PINGREQ when one is due.
 func (l *Link) write() {
@@ -37,6 +40,7 @@ func (l *Link) transmit() error {
 		// yield halves the time per message with many publishers, and costs a lone one nothing.
 		runtime.Gosched()
 		out, last := l.take()
+		l.traceOut(out)
 		if err := l.writeAll(out); err != nil {
 			return err
 		}
