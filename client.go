@@ -132,6 +132,11 @@ type Stats struct {
 
 	InFlight, Queued, QueueBytes int // gauges, outgoing
 	Unacknowledged, Parked       int // gauges, incoming at QoS 1 and 2
+
+	// Who holds up all acknowledgements: the filters of the subscription that has the oldest unacknowledged message, and
+	// for how long that has been the oldest; nil and 0 if there is none.
+	HeldBy  []Filter
+	HeldFor time.Duration
 }
 
 // client is a client of either version.
@@ -176,7 +181,9 @@ type client struct {
 	stalls       [2]stall      // of PUBACKs and of PUBRECs
 	looking      bool          // the supervisor looks for stalls, or is about to
 	parking      parkingLot
-	unclaimed    unclaimed
+	unclaimed    errands    // calls with messages that nobody subscribed to
+	notices      errands    // calls of the logger and of hooks
+	shown        State      // that StateChanged was last told
 	unsubscribes []*request // UNSUBSCRIBEs to be sent, or sent again, at the next connect
 	born         uint64     // counts subscriptions
 }
@@ -223,16 +230,13 @@ func (c *client) ClientID() string {
 func (c *client) State() State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.draining && c.state != StateClosed {
-		return StateDisconnecting
-	}
-	return c.state
+	return c.visible()
 }
 
 func (c *client) setState(s State) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.state = s
+	c.moveTo(s)
 }
 
 // current returns the link; only the supervisor changes it.
@@ -287,6 +291,7 @@ func (c *client) Stats() Stats {
 	s.Queued, s.QueueBytes = c.session.Queued()
 	s.Unacknowledged = c.session.Unacknowledged()
 	s.Parked = len(c.parking.waiting)
+	s.HeldBy, s.HeldFor = c.holdup()
 	return s
 }
 
@@ -350,6 +355,7 @@ func (c *client) disconnect(ctx context.Context, farewell codec.Disconnect) erro
 		return c.Err()
 	}
 	c.draining = true
+	c.moveTo(c.state)
 	c.farewell = farewell
 	if c.drained == nil {
 		c.drained = make(chan struct{})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"time"
@@ -45,7 +46,7 @@ func (c *client) connectionError(cause error) error {
 	var broken *codec.Error
 	var disconnect *DisconnectError
 	switch {
-	case errors.As(cause, &disconnect):
+	case errors.As(cause, &disconnect), errors.Is(cause, ErrClosed):
 		return cause
 	case errors.As(cause, &broken) && c.version >= codec.V5:
 		return &DisconnectError{Refusal: Refusal{Code: ReasonCode(broken.Code)}, Err: packetError(broken)}
@@ -58,7 +59,8 @@ func (c *client) connectionError(cause error) error {
 // end ends the client: it tells everybody who waits.
 func (c *client) end(err error) {
 	c.mu.Lock()
-	c.state, c.err = StateClosed, err
+	c.err = err
+	c.moveTo(StateClosed)
 	c.cancel() // after err is set, which lost relies on
 	c.noteUp()
 	sent, unsent := c.session.Discard()
@@ -98,7 +100,9 @@ func (c *client) noteUp() {
 }
 
 // lose ends the client's connection. What is in flight and queued stays; requests are noted, to be made again.
-func (c *client) lose(err error) {
+func (c *client) lose(err error) { wake(c.unlink(err)) }
+
+func (c *client) unlink(err error) (told []*Delivery) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	in, out := c.link.Bytes()
@@ -106,9 +110,11 @@ func (c *client) lose(err error) {
 	c.stats.BytesOut += out
 	if !errors.Is(err, ErrClosed) && !errors.Is(err, errReconnecting) { // else it was we who said goodbye
 		c.stats.Losses++
+		told = c.blame(err)
 	}
 	c.link = nil
-	c.state = StateWaiting
+	c.traceDisconnected(err)
+	c.moveTo(StateWaiting)
 	c.up = make(chan struct{})
 	for _, owner := range c.session.Lost() {
 		c.noteCut(owner.(*request))
@@ -117,6 +123,19 @@ func (c *client) lose(err error) {
 		c.room.wakeAll() // to be told that there is no connection; else they learn in a moment why the client has ended
 		c.queue.wakeAll()
 	}
+	return told
+}
+
+// blame gives up the message over which the server seems to fail again and again; mu is held.
+func (c *client) blame(err error) (told []*Delivery) {
+	m, guilty := c.session.Blame(c.config.poisonLimit)
+	if !guilty {
+		return nil
+	}
+	c.log(slog.LevelError, "mqtt: a message was given up: connections are lost whenever it is sent again",
+		"topic", m.Topic, "connections", c.config.poisonLimit, "because", err)
+	c.checkDrained()
+	return settleOwner(nil, m, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
 }
 
 // connect makes one attempt, which prepare completes, within the connect timeout. ctx may be of the caller of NewClient.
@@ -139,6 +158,7 @@ func (c *client) connect(ctx context.Context, a *attempt, prepare func(context.C
 		Version:           c.version,
 		MaximumPacketSize: c.config.maximumPacketSize,
 		Patience:          c.config.pingTimeout,
+		Trace:             c.config.packetHook(),
 	})
 	ack, err := within(ctx, conn, func() (*codec.Connack, error) { return c.handshake(l, packet, a) })
 	if err != nil {
@@ -226,7 +246,7 @@ func (c *client) begin(l *link.Link, ack *codec.Connack) int {
 	c.mu.Lock()
 	clientID := c.connAck.ClientID
 	c.connAck = c.config.connAck(ack, clientID)
-	c.state = StateConnected
+	c.moveTo(StateConnected)
 	c.link = l
 	c.stats.Connects++
 	c.openParking()

@@ -64,11 +64,12 @@ func (r *receiver) offer(s *Subscription, m Message) {
 		return
 	case s.loose.Len() < s.options.buffer:
 	case s.options.overflow == DropNewest:
-		s.drop()
+		s.drop(m)
 		return
 	default:
-		s.leaveLine(s.loose.Pop())
-		s.drop()
+		w := s.loose.Pop()
+		s.leaveLine(w)
+		s.drop(w.message)
 	}
 	s.loose.Push(s.inLine(waiting{message: m}))
 	s.startPump()
@@ -165,9 +166,10 @@ func (s *Subscription) next() (w waiting, ok bool) {
 	return w, true
 }
 
-func (s *Subscription) drop() {
+func (s *Subscription) drop(m Message) {
 	s.dropped++
 	s.client.stats.Dropped++
+	s.client.traceDropped(s, m)
 }
 
 func (s *Subscription) startPump() {
@@ -232,6 +234,6 @@ func (s *Subscription) giveUp(w waiting) {
 	if s.client.err != nil {
 		return
 	}
-	s.drop()
+	s.drop(w.message)
 	s.client.settle(w.receipt, s, codec.Success, "")
 }

@@ -66,6 +66,7 @@ const (
 	defaultInboundLimit   = 64 << 20
 	defaultParkingPlaces  = 1000
 	defaultParkingTime    = 30 * time.Second
+	defaultPoisonLimit    = 5
 )
 
 // config is what the options say. It does not change once the client is made.
@@ -110,6 +111,8 @@ type config struct {
 	parkingPlaces int
 	parkingTime   time.Duration
 	unmatched     func(Message)
+	poisonLimit   int
+	trace         Trace
 
 	topicDefaults  []topicDefault // in the order given; a later one wins
 	filterPrefixes []string
@@ -143,6 +146,7 @@ func newConfig(v codec.Version, host string) (*config, error) {
 		inboundLimit:   defaultInboundLimit,
 		parkingPlaces:  defaultParkingPlaces,
 		parkingTime:    defaultParkingTime,
+		poisonLimit:    defaultPoisonLimit,
 		filterPrefixes: []string{"$queue/", "$exclusive/"},
 	}
 	if v >= codec.V5 {
@@ -346,8 +350,8 @@ func WithWill(topicName string, payload []byte, opts ...PublishOption) Option {
 		switch {
 		case o.qos > ExactlyOnce:
 			return fmt.Errorf("mqtt: WithWill: %v", o.qos)
-		case o.properties != nil:
-			return errors.New("mqtt: WithWill: properties are set by WithWillProperties")
+		case o.properties != nil || o.flags != 0:
+			return errors.New("mqtt: WithWill: of the options only QoS and RetainFlag count; for properties there is WithWillProperties")
 		}
 		c.will = &codec.Will{Topic: topicName, Payload: payload, QoS: byte(o.qos), Retain: o.retain}
 		return topicError(topicName, false, topic.CheckName(topicName)) // [MQTT-3.1.3-11]
@@ -438,6 +442,16 @@ func WithParking(n int, d time.Duration) Option {
 			return errors.New("mqtt: WithParking: negative")
 		}
 		return nil
+	})
+}
+
+// WithPoisonLimit sets when a message is given up over which the server seems to fail: when n connections in a row have
+// ended without any acknowledgement after that message was the first to be sent again. Its publisher gets an
+// ErrOutcomeUnknown that wraps the last loss. The default is 5; with 0 no message is ever given up.
+func WithPoisonLimit(n int) Option {
+	return option(func(c *config) error {
+		c.poisonLimit = n
+		return between("WithPoisonLimit", n, 0, math.MaxInt)
 	})
 }
 

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
-	"github.com/petrel-mqtt/mqtt/internal/fifo"
 	"github.com/petrel-mqtt/mqtt/internal/session"
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
@@ -30,9 +29,6 @@ type parked struct {
 	receipt *session.Receipt
 	number  uint64 // in the order in which they came
 }
-
-// unmatchedBound is how many unmatched messages may wait for the application's function.
-const unmatchedBound = 1000
 
 // openParking opens the lot at the first connect, if the server had a session; mu is held.
 func (c *client) openParking() {
@@ -182,32 +178,14 @@ func (c *client) parkingClosed() (<-chan time.Time, func() bool) {
 	return timer.C, timer.Stop
 }
 
-// giveAway puts a message that nobody subscribed to in line for the application's function; mu is held.
+// giveAway hands a message that nobody subscribed to to the application's function; mu is held.
 func (c *client) giveAway(m Message) {
-	if c.unclaimed.line.Len() >= unmatchedBound {
+	if c.unclaimed.full() {
 		return
 	}
-	c.unclaimed.line.Push(m)
-	if !c.unclaimed.running {
-		c.unclaimed.running = true
-		c.goroutines.Go(c.giveUnmatched)
-	}
-}
-
-// unclaimed is the line of messages for the application's function. A goroutine exists while there are some.
-type unclaimed struct {
-	line    fifo.Queue[Message]
-	running bool
-}
-
-func (c *client) giveUnmatched() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for c.unclaimed.line.Len() > 0 && c.err == nil {
-		m := c.unclaimed.line.Pop()
-		c.mu.Unlock()
-		c.config.unmatched(m)
-		c.mu.Lock()
-	}
-	c.unclaimed.running = false
+	c.run(&c.unclaimed, func() {
+		if c.Err() == nil {
+			c.config.unmatched(m)
+		}
+	})
 }

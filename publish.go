@@ -12,6 +12,11 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
+// queues reports whether a message at QoS 0 that could not be handed over for this reason is to wait.
+func (o *publishOptions) queues(err error) bool {
+	return o.flags&QueueOffline != 0 && errors.Is(err, ErrNotConnected)
+}
+
 // publish sends a message and waits for its fate.
 func (c *client) publish(ctx context.Context, topicName string, payload []byte, o *publishOptions) error {
 	m, err := c.message(topicName, payload, o)
@@ -19,7 +24,9 @@ func (c *client) publish(ctx context.Context, topicName string, payload []byte, 
 		return err
 	}
 	if m.QoS == 0 {
-		return c.publishQoS0(ctx, m)
+		if err := c.publishQoS0(ctx, m); !o.queues(err) {
+			return err
+		}
 	}
 	d := c.waiter()
 	defer c.reuse(d)
@@ -75,10 +82,12 @@ func (c *client) publishAsync(ctx context.Context, topicName string, payload []b
 		return NewDelivery(Success, err)
 	}
 	if m.QoS == 0 {
-		if err := c.publishQoS0(ctx, m); err != nil {
+		switch err := c.publishQoS0(ctx, m); {
+		case err == nil:
+			return delivered
+		case !o.queues(err):
 			return NewDelivery(Success, err)
 		}
-		return delivered
 	}
 	if m.Properties != nil {
 		p := *m.Properties // the caller may fill the same struct for the next message
@@ -190,7 +199,7 @@ func (c *client) publishQoS0(ctx context.Context, m session.Message) error {
 		if l == nil || c.draining {
 			return c.notConnected()
 		}
-		if !l.Full() && (woken || c.room.empty()) {
+		if !l.Full() && c.session.Offline() == nil && (woken || c.room.empty()) {
 			return c.writeQoS0(l, &m)
 		}
 		if c.room.wait(ctx, &c.mu, woken) != nil {
@@ -260,7 +269,7 @@ func (c *client) place(d *Delivery, m session.Message) (placed bool, err error) 
 	if err := c.stale(&m); err != nil {
 		return false, err
 	}
-	if l := c.live(); l != nil && c.session.Ready() && !l.Full() {
+	if l := c.live(); l != nil && c.session.Ready() && !l.Full() && m.QoS > 0 {
 		b, id, err := c.session.Send(l.Buffer(), m, c.now())
 		if err != nil {
 			return false, &notSent{err}
@@ -273,7 +282,24 @@ func (c *client) place(d *Delivery, m session.Message) (placed bool, err error) 
 		return false, nil
 	}
 	d.ticket = c.session.Queue(m)
+	if m.QoS == 0 {
+		wake(c.sendOffline(nil)) // a connection may have come since there was none
+	}
 	return true, nil
+}
+
+// sendOffline sends the messages at QoS 0 that waited for a connection; mu is held.
+func (c *client) sendOffline(told []*Delivery) []*Delivery {
+	l := c.live()
+	if l == nil || c.session.Offline() == nil {
+		return told
+	}
+	for m := c.session.Offline(); m != nil && !l.Full(); m = c.session.Offline() {
+		err := c.writeQoS0(l, m)
+		told = settleOwner(told, c.session.DropOffline(), err)
+	}
+	c.room.wake()
+	return told
 }
 
 // sendQueued sends what waits in the queue, as far as the window and the write buffer have room; mu is held. Messages
@@ -287,6 +313,7 @@ func (c *client) sendQueued(told []*Delivery) []*Delivery {
 		}
 		told = c.resend(l, m, told)
 	}
+	told = c.sendOffline(told)
 	for l != nil && !l.Full() {
 		m := c.session.Front()
 		if m == nil {
@@ -313,7 +340,7 @@ func (c *client) sendQueued(told []*Delivery) []*Delivery {
 	return told
 }
 
-// settleOwner tells the publisher of a message that will not be sent, or not again.
+// settleOwner tells the publisher of a message that will not be sent, or not again, or of one at QoS 0 that was.
 func settleOwner(told []*Delivery, m session.Message, err error) []*Delivery {
 	d, ok := m.Owner.(*Delivery)
 	if !ok {

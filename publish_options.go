@@ -19,7 +19,7 @@ type PublishOptionV5 interface {
 	publishV5()
 }
 
-// PublishOption is an option of one publish, in either version: QoS, RetainFlag, PublishOptions.
+// PublishOption is an option of one publish, in either version: QoS, RetainFlag, PublishFlag, PublishOptions.
 type PublishOption interface {
 	PublishOptionV5
 	publishV311()
@@ -38,10 +38,19 @@ const (
 	NoRetain RetainFlag = false
 )
 
+// PublishFlag is a publish option.
+type PublishFlag uint8
+
+// QueueOffline lets a message at QoS 0 wait in the queue when there is no connection, as messages at the other levels do.
+// Publish then waits too.
+const QueueOffline PublishFlag = 1
+
 func (QoS) publishV5()                {}
 func (QoS) publishV311()              {}
 func (RetainFlag) publishV5()         {}
 func (RetainFlag) publishV311()       {}
+func (PublishFlag) publishV5()        {}
+func (PublishFlag) publishV311()      {}
 func (PublishOptions) publishV5()     {}
 func (PublishOptions) publishV311()   {}
 func (*PublishProperties) publishV5() {}
@@ -52,6 +61,7 @@ type publishOptions struct {
 	retain     bool
 	qosSet     bool
 	retainSet  bool
+	flags      PublishFlag
 	properties *PublishProperties
 }
 
@@ -63,6 +73,8 @@ func addOptions[O PublishOptionV5](o *publishOptions, opts []O) {
 			o.qos, o.qosSet = v, true
 		case RetainFlag:
 			o.retain, o.retainSet = bool(v), true
+		case PublishFlag:
+			o.flags |= v
 		case *PublishProperties:
 			o.properties = v
 		case PublishOptions:
@@ -79,4 +91,5 @@ func (o *publishOptions) defaults(d *publishOptions) {
 	if !o.retainSet && d.retainSet {
 		o.retain, o.retainSet = d.retain, true
 	}
+	o.flags |= d.flags
 }

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/link"
@@ -16,8 +17,6 @@ type receiver struct {
 	link   *link.Link
 	told   []*Delivery // to be woken when the mutex is free again
 
-	oversized []oversized // to be logged when the mutex is free again
-
 	topics     topicCache
 	view       codec.PublishView
 	properties codec.PublishProperties
@@ -26,21 +25,10 @@ type receiver struct {
 	targets    []holder // where it goes
 }
 
-// oversized is a message that was thrown away.
-type oversized struct {
-	topic string
-	size  int
-}
-
 func newReceiver(c *client, l *link.Link) *receiver { return &receiver{client: c, link: l} }
 
-// Flush tells publishers what became of their messages, and logs. The mutex is free.
+// Flush tells publishers what became of their messages. The mutex is free.
 func (r *receiver) Flush() {
-	for _, o := range r.oversized {
-		r.client.config.logger.Warn("mqtt: a message larger than WithMaximumPacketSize was thrown away",
-			"topic", o.topic, "bytes", o.size)
-	}
-	r.oversized = nil
 	wake(r.told)
 	clear(r.told)
 	r.told = r.told[:0]
@@ -383,7 +371,8 @@ func (r *receiver) Oversized(h codec.Header, start []byte) error {
 		return err
 	}
 	c.stats.Oversized++
-	r.oversized = append(r.oversized, oversized{string(p.Topic), size})
+	c.log(slog.LevelWarn, "mqtt: a message larger than WithMaximumPacketSize was thrown away",
+		"topic", string(p.Topic), "bytes", size)
 	if p.QoS == 0 {
 		return nil
 	}

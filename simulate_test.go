@@ -128,6 +128,7 @@ func (s *simulation) addClient(i int) {
 		mqtt.WithKeepAlive(time.Duration(10+s.random.IntN(50)) * time.Second),
 		mqtt.WithReconnect(mqtt.ReconnectPolicy{MaxDelay: 10 * time.Second}),
 		mqtt.WithMaxInFlight(1 + s.random.IntN(30)),
+		mqtt.WithPoisonLimit(0), // so many faults look like a message that a server cannot take
 	}
 	if c.version == codec.V5 {
 		c.Client = mqtt.Common(reconnectingV5(s.t, s.broker.DialContext, opts, mqtt.WithSessionExpiry(time.Hour)))

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"log/slog"
 	"slices"
 	"time"
 
@@ -37,7 +38,7 @@ func (c *client) watchStalls() {
 // for long. It returns when to look again, 0 if nothing waits.
 func (c *client) checkStalls() time.Duration {
 	c.mu.Lock()
-	var slow []*Subscription
+	defer c.mu.Unlock()
 	c.looking = false
 	for i := range c.stalls {
 		st := &c.stalls[i]
@@ -46,23 +47,17 @@ func (c *client) checkStalls() time.Duration {
 		}
 		if st.receipt != nil {
 			c.looking = true
-			slow = append(slow, c.checkStall(st)...)
+			c.checkStall(st)
 		}
 	}
-	again := time.Duration(0)
-	if c.looking {
-		again = c.stallPatience() / 4
+	if !c.looking {
+		return 0
 	}
-	c.mu.Unlock()
-	for _, s := range slow {
-		c.config.logger.Warn("mqtt: a slow consumer holds up all acknowledgements; the server may pause, and drop what it cannot keep",
-			"filter", s.Filters()[0].Filter, "for", stallWarning)
-	}
-	return again
+	return c.stallPatience() / 4
 }
 
-// checkStall looks at one stall; mu is held. It returns the subscriptions to warn of.
-func (c *client) checkStall(st *stall) (slow []*Subscription) {
+// checkStall looks at one stall; mu is held.
+func (c *client) checkStall(st *stall) {
 	lasts := time.Since(st.since)
 	for _, h := range slices.Clone(st.receipt.Holders()) {
 		s, ok := h.(*Subscription)
@@ -71,11 +66,34 @@ func (c *client) checkStall(st *stall) (slow []*Subscription) {
 		case s.options.stalled != nil && lasts >= *s.options.stalled:
 			c.endSlow(s)
 		case lasts >= stallWarning && !st.warned:
-			slow = append(slow, s)
+			c.warnOfStall(s, st.since)
 		}
 	}
 	st.warned = st.warned || lasts >= stallWarning
-	return slow
+}
+
+func (c *client) warnOfStall(s *Subscription, since time.Time) {
+	c.log(slog.LevelWarn, "mqtt: a slow consumer holds up all acknowledgements; the server may pause, and drop what it cannot keep",
+		"filter", s.filters[0].Filter, "for", stallWarning)
+	if f := c.config.trace.Stalled; f != nil {
+		c.run(&c.notices, func() { f(s, since) })
+	}
+}
+
+// holdup returns the filters of the subscription that holds up all acknowledgements, and for how long it has; mu is held.
+func (c *client) holdup() (filters []Filter, lasts time.Duration) {
+	for i := range c.stalls {
+		st := &c.stalls[i]
+		if st.receipt == nil || st.receipt != c.session.Oldest(byte(i+1)) {
+			continue
+		}
+		for _, h := range st.receipt.Holders() {
+			if s, ok := h.(*Subscription); ok && time.Since(st.since) >= lasts {
+				filters, lasts = slices.Clone(s.filters), time.Since(st.since)
+			}
+		}
+	}
+	return filters, lasts
 }
 
 // stallPatience is the shortest time after which a stall is of interest; mu is held.
@@ -93,8 +111,8 @@ func (c *client) stallPatience() time.Duration {
 func (c *client) endSlow(s *Subscription) {
 	c.sendUnsubscribe(nil, s.leave())
 	s.end(ErrSlowConsumer)
-	for _, ok := s.next(); ok; _, ok = s.next() {
-		s.drop()
+	for w, ok := s.next(); ok; w, ok = s.next() {
+		s.drop(w.message)
 	}
 	if l := c.live(); l != nil {
 		l.Commit(c.session.SettleAll(l.Buffer(), s, codec.QuotaExceeded, ""))

@@ -85,8 +85,10 @@ func (s *supervisor) connect() error {
 	s.attempts++
 	c.setState(StateConnecting)
 	a := s.attempt(to)
+	c.traceConnectStart(a.URL.Redacted(), a.Number)
 	l, ack, err := c.connect(ctx, a, s.prepare)
 	s.tried = a.URL
+	c.traceConnectDone(a.URL.Redacted(), a.Number, err)
 	if err != nil {
 		s.next++
 		c.attemptFailed(a, err)
@@ -256,6 +258,7 @@ func (s *supervisor) recover(err error) error {
 	case err != nil:
 		return err
 	}
+	c.traceRetrying(f, delay)
 	c.config.logger.Info("mqtt: connecting again", "after", delay, "because", f.Err)
 	return s.pause(delay, f.Err)
 }

@@ -1,0 +1,171 @@
+package mqtt_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+)
+
+// PROTOCOL 2: QoS 0 waits for a connection only on request, in order and in its place within the queue's bounds.
+func TestQueueOffline(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v, mqtt.WithQueue(3, 1000))
+		c := p.client
+		p.offline()
+		wantErr(t, c.Publish(t.Context(), "t", nil), mqtt.ErrNotConnected, true)
+		first := c.PublishAsync(t.Context(), "t", []byte("1"), mqtt.QueueOffline)
+		second := calling(func() error { return c.Publish(t.Context(), "t", []byte("2"), mqtt.QueueOffline) })
+		synctest.Wait()
+		c.PublishAsync(t.Context(), "t", []byte("3"), mqtt.AtLeastOnce)
+		stillWaits(t, second)
+		wantErr(t, c.Publish(t.Context(), "t", nil, mqtt.QueueOffline), mqtt.ErrQueueFull, true)
+		if s := c.Stats(); s.Queued != 3 || s.QueueBytes != 6 {
+			t.Errorf("queued %d messages with %d bytes", s.Queued, s.QueueBytes)
+		}
+		p.accept(&codec.Connack{SessionPresent: true})
+		p.Expect(toT(0, 0, "1"))
+		p.Expect(toT(0, 0, "2"))
+		p.Expect(toT(1, 1, "3"))
+		noErr(t, first.Wait(t.Context()))
+		noErr(t, outcome(t, second))
+		c.PublishAsync(t.Context(), "t", []byte("4"), mqtt.QueueOffline)
+		p.Expect(toT(0, 0, "4"))
+		p.Send(&codec.Puback{PacketID: 1})
+		synctest.Wait()
+		if s := c.Stats(); s.Queued != 0 || s.QueueBytes != 0 || s.Published != 4 {
+			t.Errorf("in the end %+v", s)
+		}
+	})
+}
+
+// offline cuts the connection and waits until the client knows.
+func (p *pair) offline() {
+	p.Cut()
+	synctest.Wait()
+}
+
+// A message at QoS 0 that waits for a connection is taken back when its ctx ends, by Withdraw, and with the client.
+func TestQueueOfflineWithdrawn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, codec.V5)
+		c := p.client
+		p.offline()
+		ctx, cancel := context.WithCancel(t.Context())
+		given := calling(func() error { return c.Publish(ctx, "t", []byte("1"), mqtt.QueueOffline) })
+		d := c.PublishAsync(t.Context(), "t", []byte("2"), mqtt.QueueOffline)
+		stillWaits(t, given)
+		cancel()
+		wantErr(t, outcome(t, given), context.Canceled, true)
+		if !d.Withdraw() || !mqtt.SafeToRetry(d.Err()) {
+			t.Errorf("withdrawn: %v", d.Err())
+		}
+		expires := c.PublishAsync(t.Context(), "t", []byte("3"), mqtt.QueueOffline)
+		p.accept(&codec.Connack{SessionPresent: true})
+		p.Expect(toT(0, 0, "3"))
+		noErr(t, expires.Wait(t.Context()))
+		p.offline()
+		last := c.PublishAsync(t.Context(), "t", []byte("4"), mqtt.QueueOffline)
+		c.Close()
+		wantErr(t, last.Err(), mqtt.ErrClosed, true)
+	})
+}
+
+// QoS 0 keeps its order among itself, whether it waited for the connection or not, and is not held up by the window.
+func TestQueueOfflineOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, codec.V5, mqtt.WithMaxInFlight(1))
+		c := p.client
+		p.offline()
+		c.PublishAsync(t.Context(), "t", []byte("held"), mqtt.AtLeastOnce)
+		c.PublishAsync(t.Context(), "t", []byte("waits"), mqtt.AtLeastOnce)
+		large := make([]byte, 300_000) // more than the write buffer takes at once
+		for n := range 8 {
+			c.PublishAsync(t.Context(), fmt.Sprint("offline/", n), large, mqtt.QueueOffline)
+		}
+		s := p.server.Accept()
+		defer s.Close()
+		mqtttest.ReceiveAs[*codec.Connect](s)
+		s.Send(&codec.Connack{SessionPresent: true})
+		noErr(t, c.WaitConnected(t.Context()))
+		later := calling(func() error { return c.Publish(t.Context(), "online", nil) })
+		stillWaits(t, later) // the write buffer is full, and others are before it
+		for _, want := range []string{"offline/0", "offline/1", "offline/2", "offline/3", "offline/4", "offline/5", "offline/6", "offline/7", "t", "online"} {
+			if got := mqtttest.ReceiveAs[*codec.Publish](s); got.Topic != want {
+				t.Errorf("%s comes, want %s", got.Topic, want)
+			}
+		}
+		noErr(t, outcome(t, later))
+	})
+}
+
+// An expired message at QoS 0 is not sent.
+func TestQueueOfflineExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingV5(t, b.DialContext)
+		b.Offline()
+		synctest.Wait()
+		d := c.PublishAsync(t.Context(), "t", nil, mqtt.QueueOffline, &mqtt.PublishProperties{MessageExpiry: time.Minute})
+		time.Sleep(2 * time.Minute)
+		b.Online()
+		wantErr(t, d.Wait(t.Context()), mqtt.ErrExpired, true)
+	})
+}
+
+// PROTOCOL 7: a message over which connection after connection is lost fails, and those behind it get through.
+func TestPoison(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, v, b.DialContext, keptSession(v), mqtt.WithClientID("publisher"))
+		fallen := false // the server has come across it, and takes nothing more
+		remove := b.Intercept(func(_ string, outbound bool, p codec.Packet) bool {
+			switch p := p.(type) {
+			case *codec.Connect:
+				fallen = false
+			case *codec.Publish:
+				if string(p.Payload) == "poison" {
+					fallen = true
+					go b.Cut("publisher")
+				}
+			}
+			return outbound || !fallen
+		})
+		defer remove()
+		bad := c.PublishAsync(t.Context(), "t", []byte("poison"), mqtt.AtLeastOnce)
+		good := c.PublishAsync(t.Context(), "t", []byte("good"), mqtt.AtLeastOnce)
+		err := bad.Wait(t.Context())
+		wantErr(t, err, mqtt.ErrOutcomeUnknown, false)
+		if !errors.Is(err, mqtt.ErrConnectionLost) {
+			t.Errorf("%v does not tell the loss", err)
+		}
+		if losses := c.Stats().Losses; losses != 6 { // the first sent it for the first time
+			t.Errorf("given up after %d losses", losses)
+		}
+		noErr(t, good.Wait(t.Context()))
+		noErr(t, c.Disconnect(t.Context()))
+	})
+}
+
+// PROTOCOL 7: with a limit of 0 no message is given up.
+func TestPoisonWithoutLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingV5(t, b.DialContext, mqtt.WithPoisonLimit(0))
+		remove := b.Fault(mqtttest.Fault{Packet: "PUBLISH", Drop: true, Cut: true})
+		d := c.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
+		time.Sleep(time.Hour)
+		if losses := c.Stats().Losses; losses < 20 {
+			t.Errorf("only %d losses", losses)
+		}
+		noErr(t, d.Err())
+		remove()
+		noErr(t, d.Wait(t.Context()))
+	})
+}
