@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,8 +26,9 @@ const (
 // conn is a connection of a client. A reader and a writer serve it. The broker's lock guards what has no other owner.
 type conn struct {
 	b        *Broker
-	number   int // in the order of the connections
-	nc       net.Conn
+	number   int           // in the order of the connections
+	raw      net.Conn      // the connection of the network
+	nc       net.Conn      // what speaks MQTT on it
 	settings *settings     // those in force when the connection was made
 	frames   frames        // the reader's
 	version  codec.Version // written by the reader under the lock, when CONNECT comes
@@ -51,6 +53,7 @@ type conn struct {
 
 	heard     time.Time // when a packet was last handled
 	keepAlive alarm
+	overdue   bool // the client has sent nothing for too long
 	late      late
 }
 
@@ -72,7 +75,7 @@ type terms struct {
 // newConn is called with the broker's lock. Its caller calls serve.
 func (b *Broker) newConn(nc net.Conn) *conn {
 	b.accepted++
-	c := &conn{b: b, number: b.accepted, nc: nc, settings: b.settings, frames: frames{r: nc}, version: codec.V5}
+	c := &conn{b: b, number: b.accepted, raw: nc, nc: nc, settings: b.settings, frames: frames{r: nc}, version: codec.V5}
 	c.changed.L = &b.mu
 	b.conns[c] = true
 	b.wg.Add(2)
@@ -96,8 +99,14 @@ func (c *conn) serve() {
 	}
 	_ = c.nc.Close()
 	c.b.mu.Lock()
-	defer c.b.mu.Unlock()
 	delete(c.b.conns, c)
+	overdue := c.overdue
+	c.b.mu.Unlock()
+	if overdue && !slices.Contains(c.settings.tolerated, c.rule("MQTT-3.1.2-20", "MQTT-3.1.2-23")) {
+		c.b.report(Violation{
+			ClientID: c.clientID, Rule: c.rule("MQTT-3.1.2-20", "MQTT-3.1.2-23"), Detail: "sends nothing for 1.5 times its keep alive",
+		})
+	}
 }
 
 // read handles packets until the connection ends, and returns why reading failed, if it did.
@@ -264,13 +273,13 @@ func (c *conn) abandon() {
 
 // cut breaks the connection as a fault of the network would. It is called without the lock.
 func (c *conn) cut() {
-	switch nc := c.nc.(type) {
+	switch nc := c.raw.(type) {
 	case interface{ reset() }:
 		nc.reset()
 	case interface{ SetLinger(int) error }:
 		_ = nc.SetLinger(0)
 	}
-	_ = c.nc.Close()
+	_ = c.raw.Close()
 }
 
 // frames splits a stream into packets. Its buffer grows with the bytes that come.

@@ -220,6 +220,8 @@ func (c *conn) startKeepAlive(seconds uint16) {
 func (c *conn) watch(limit time.Duration) {
 	left := limit - time.Since(c.heard)
 	if left <= 0 {
+		e, ok := c.raw.(*endpoint)
+		c.overdue = ok && c.referee.acceptedFor(limit) && e.silent(limit)
 		c.end(codec.KeepAliveTimeout)
 		return
 	}

@@ -134,7 +134,7 @@ func TestBrokerKeepAlive(t *testing.T) {
 		if d := time.Since(start); d != (3*14+15)*time.Second {
 			t.Errorf("ended after %v", d)
 		}
-	})
+	}, Tolerate("MQTT-3.1.2-20", "MQTT-3.1.2-23"))
 }
 
 func TestBrokerServerKeepAlive(t *testing.T) {
@@ -142,7 +142,7 @@ func TestBrokerServerKeepAlive(t *testing.T) {
 		s := connect(t, b, codec.V5, "c")
 		s.ExpectSilence(3*time.Second - 1)
 		s.Expect(&codec.Disconnect{Code: codec.KeepAliveTimeout})
-	}, ServerKeepAlive(2*time.Second))
+	}, ServerKeepAlive(2*time.Second), Tolerate("MQTT-3.1.2-20"))
 }
 
 func TestBrokerNoKeepAlive(t *testing.T) {

@@ -69,7 +69,7 @@ func (b *Broker) Throttle(bytesPerSecond int, clientIDs ...string) {
 func (b *Broker) endpoints(clientIDs []string) []*endpoint {
 	var found []*endpoint
 	for c := range b.conns {
-		if e, ok := c.nc.(*endpoint); ok && (len(clientIDs) == 0 || slices.Contains(clientIDs, c.clientID)) {
+		if e, ok := c.raw.(*endpoint); ok && (len(clientIDs) == 0 || slices.Contains(clientIDs, c.clientID)) {
 			found = append(found, e)
 		}
 	}

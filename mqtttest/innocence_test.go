@@ -35,6 +35,70 @@ func TestNoViolation(t *testing.T) {
 			reconnect(t, b, s).sent(message(1, true))
 			reconnect(t, b, s).sent(message(1, true), message(2, true))
 		},
+		"new message after as much as Receive Maximum allows was sent again": func(t *testing.T, b *Broker, s *Script) {
+			release := b.Fault(Fault{Packet: "PUBACK", Outbound: true, Drop: true})
+			var again []codec.Packet
+			for id := range uint16(2) {
+				s.sent(&codec.Publish{Topic: "a", QoS: 1, PacketID: id + 1})
+				again = append(again, &codec.Publish{Topic: "a", QoS: 1, PacketID: id + 1, Dup: true})
+			}
+			release()
+			b.Reconfigure(ReceiveMaximum(1))
+			reconnect(t, b, s)
+			for _, p := range append(again, &codec.Publish{Topic: "a", QoS: 1, PacketID: 3}) {
+				s.sent(p)
+			}
+		},
+		"message at QoS 0 before those sent again": func(t *testing.T, b *Broker, s *Script) {
+			b.Fault(Fault{Packet: "PUBACK", Outbound: true, Drop: true, Times: 1})
+			s.sent(publishOf(1, "a"))
+			reconnect(t, b, s).sent(publishOf(0, "b"), dup(1), &codec.Publish{Topic: "a", QoS: 1, PacketID: 2})
+		},
+		"resend that the new limits forbid is left out": func(t *testing.T, b *Broker, s *Script) {
+			if s.version != codec.V5 {
+				return
+			}
+			b.Fault(Fault{Packet: "PUBACK", Outbound: true, Drop: true, Times: 2})
+			b.Fault(Fault{Packet: "PUBREC", Outbound: true, Drop: true, Times: 1})
+			large := &codec.Publish{Topic: "a", QoS: 1, PacketID: 1, Payload: make([]byte, 100)}
+			retained := &codec.Publish{Topic: "a", QoS: 1, PacketID: 2, Retain: true}
+			s.sent(large)
+			s.sent(retained)
+			b.Reconfigure(MaximumPacketSize(100), NoRetain())
+			reconnect(t, b, s).sent(&codec.Publish{Topic: "a", QoS: 1, PacketID: 3})
+			s.sent(&codec.Publish{Topic: "a", QoS: 2, PacketID: 4})
+			b.Reconfigure(MaximumPacketSize(100), NoRetain(), MaximumQoS(1))
+			reconnect(t, b, s).sent(&codec.Publish{Topic: "a", QoS: 1, PacketID: 5})
+		},
+		"keep alive with PINGREQ that a fault loses": func(t *testing.T, b *Broker, s *Script) {
+			b.Fault(Fault{Packet: "PINGREQ", Drop: true, Times: 1})
+			b.Reconfigure(ServerKeepAlive(10 * time.Second))
+			reconnect(t, b, s)
+			s.ExpectSilence(10 * time.Second)
+			s.Send(&codec.Pingreq{})
+			if s.version != codec.V5 {
+				return
+			}
+			s.ExpectSilence(5*time.Second - 1)
+			s.Expect(&codec.Disconnect{Code: codec.KeepAliveTimeout}) // the broker has seen nothing, but it was sent
+			s.Close()
+			reconnect(t, b, s)
+		},
+		"silence behind a CONNACK that comes late": func(t *testing.T, b *Broker, s *Script) {
+			b.Reconfigure(ServerKeepAlive(10 * time.Second))
+			b.Fault(Fault{Packet: "CONNACK", Outbound: true, Delay: 14 * time.Second, Times: 1})
+			s.Patience(15 * time.Second)
+			b.Cut()
+			s.end = dial(t, b, s.version).end
+			s.Send(persistent(s.version, "c", false))
+			if ReceiveAs[*codec.Connack](s); s.version == codec.V5 {
+				s.ExpectSilence(time.Second - 1)
+				s.Expect(&codec.Disconnect{Code: codec.KeepAliveTimeout})
+				s.Close()
+				b.Reconfigure()
+				reconnect(t, b, s)
+			}
+		},
 		"resend of what a hook has changed": func(t *testing.T, b *Broker, s *Script) {
 			b.Fault(Fault{Packet: "PUBACK", Outbound: true, Drop: true, Times: 1})
 			b.Intercept(func(_ string, _ bool, p codec.Packet) bool {

@@ -89,6 +89,15 @@ func (e *endpoint) throttle(rate int) {
 	e.out.throttle(rate)
 }
 
+// silent reports whether the peer, which could have, has written nothing for d. On a slow or broken connection nobody can say.
+func (e *endpoint) silent(d time.Duration) bool {
+	p := e.in
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	cannot := p.writerClosed || p.broken || p.vanished || p.writing || p.rate > 0
+	return !cannot && time.Since(p.written) >= d
+}
+
 // SetDeadline implements net.Conn.
 func (e *endpoint) SetDeadline(t time.Time) error {
 	_ = e.SetReadDeadline(t)
@@ -123,6 +132,7 @@ type pipe struct {
 	unread  []byte    // at most window bytes
 	spare   []byte    // the whole buffer that unread lies in
 	writing bool      // a write is under way: others wait, so that writes do not mix
+	written time.Time // the start of the latest write
 	rate    int       // bytes per second, 0 is no limit
 	ready   time.Time // unread can be read from then on; zero: always
 	wake    *time.Timer
@@ -222,6 +232,7 @@ func (p *pipe) write(b []byte) (n int, err error) {
 		p.changed.Wait()
 	}
 	p.writing = true
+	p.written = time.Now()
 	defer func() {
 		p.writing = false
 		p.changed.Broadcast()

@@ -1,6 +1,7 @@
 package mqtttest
 
 import (
+	"slices"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -27,6 +28,7 @@ type settings struct {
 	shape     shape // of the connections of DialContext
 	record    int
 	waiting   int // maxWaitingBytes, less in tests of it
+	tolerated []string
 	authorize func(*codec.Connect) codec.ReasonCode
 	auth      map[string]AuthStep
 }
@@ -131,6 +133,12 @@ func Coalesce(d time.Duration) Option {
 // limits connections that are there.
 func Bandwidth(bytesPerSecond int) Option {
 	return func(s *settings) { s.shape.rate = max(bytesPerSecond, 0) }
+}
+
+// Tolerate lets clients do what these statements forbid, such as "MQTT-4.4.0-1": it is no violation. Packets that cannot be
+// decoded stay violations.
+func Tolerate(rules ...string) Option {
+	return func(s *settings) { s.tolerated = append(slices.Clip(s.tolerated), rules...) }
 }
 
 // KeepReceived is how many of the latest messages Received and Await know, 100,000 by default.

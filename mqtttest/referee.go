@@ -2,6 +2,7 @@ package mqtttest
 
 import (
 	"slices"
+	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 )
@@ -10,13 +11,15 @@ import (
 // those of the broker after them, and says what a conformant client would not have sent. It acts on nothing, except that it
 // resolves topic aliases, which belong to the wire. The broker's lock guards it.
 type referee struct {
-	connected bool    // CONNECT has come
-	accepted  bool    // CONNACK has been sent
-	method    string  // of authentication
-	authDue   bool    // the broker has sent AUTH 0x18
-	reauth    bool    // the client has begun to re-authenticate
-	ledger    *ledger // nil: before CONNECT has been accepted
-	fresh     bool    // the session was not resumed
+	connected bool      // CONNECT has come
+	accepted  bool      // CONNACK has been sent
+	since     time.Time // then
+	method    string    // of authentication
+	authDue   bool      // the broker has sent AUTH 0x18
+	reauth    bool      // the client has begun to re-authenticate
+	ledger    *ledger   // nil: before CONNECT has been accepted
+	fresh     bool      // the session was not resumed
+	settled   bool      // a new message has been sent: what was unfinished has been sent again
 
 	open       int             // publishes on this connection that are not finished
 	lastResent uint64          // entry.number of the latest publish that was sent again
@@ -39,6 +42,8 @@ type entry struct {
 	topic    string
 	payload  []byte
 	qos      byte
+	retain   bool
+	size     int    // of the packet, in bytes
 	number   uint64 // in the order in which the client has sent them first
 	on       *conn  // where it last came
 	recorded *conn  // where PUBREC was last sent
@@ -59,7 +64,7 @@ func (r *referee) begin(s *session, present bool) {
 func (r *referee) sent(c *conn, p codec.Packet) {
 	switch p := p.(type) {
 	case *codec.Connack:
-		r.accepted = p.Code == codec.Success
+		r.accepted, r.since = p.Code == codec.Success, time.Now()
 	case *codec.Auth:
 		r.authDue = p.Code == codec.ContinueAuthentication
 		r.reauth = r.reauth && r.authDue
@@ -88,6 +93,11 @@ func (r *referee) sent(c *conn, p codec.Packet) {
 	case *codec.Unsuback:
 		delete(r.requests, p.PacketID)
 	}
+}
+
+// acceptedFor reports whether the client has had its CONNACK for d.
+func (r *referee) acceptedFor(d time.Duration) bool {
+	return r.accepted && time.Since(r.since) >= d
 }
 
 // finished notes that the client is told that its message is finished.
@@ -142,9 +152,9 @@ func (r *referee) received(c *conn, p codec.Packet) *Violation {
 	case *codec.Publish:
 		return r.publish(c, p)
 	case *codec.Puback:
-		return r.answered(c, &r.pubacks, p.PacketID, "MQTT-4.6.0-2", "PUBACK")
+		return r.answered(c, p.PacketID, &r.pubacks, r.pubrecs, &pubackRules)
 	case *codec.Pubrec:
-		return r.answered(c, &r.pubrecs, p.PacketID, "MQTT-4.6.0-3", "PUBREC")
+		return r.answered(c, p.PacketID, &r.pubrecs, r.pubacks, &pubrecRules)
 	case *codec.Pubrel:
 		return r.pubrel(c, p)
 	case *codec.Pubcomp:
@@ -187,17 +197,32 @@ func (r *referee) auth(c *conn, p *codec.Auth) *Violation {
 	return c.foul(codec.ProtocolError, "MQTT-3.15.2-1", "", "AUTH that answers nothing")
 }
 
-// answered looks at an acknowledgement, which has to be for the oldest message that waits for one.
-func (r *referee) answered(c *conn, due *[]uint16, id uint16, rule, name string) *Violation {
+// answerRules are the statements about PUBACK or PUBREC.
+type answerRules struct {
+	name         string
+	order        string // in both versions
+	kind, kind31 string // what a message at the other QoS has to be answered with
+}
+
+var (
+	pubackRules = answerRules{name: "PUBACK", order: "MQTT-4.6.0-2", kind: "MQTT-4.3.3-8", kind31: "MQTT-4.3.3-2"}
+	pubrecRules = answerRules{name: "PUBREC", order: "MQTT-4.6.0-3", kind: "MQTT-4.3.2-4", kind31: "MQTT-4.3.2-2"}
+)
+
+// answered looks at an acknowledgement, which has to be for the oldest message that waits for one. others are the messages
+// that have to be answered with the other packet.
+func (r *referee) answered(c *conn, id uint16, due *[]uint16, others []uint16, rules *answerRules) *Violation {
 	at := slices.Index(*due, id)
 	switch {
 	case at == 0:
 		*due = (*due)[1:]
 	case at > 0:
 		*due = slices.Delete(*due, at, at+1)
-		return c.foul(codec.ProtocolError, rule, rule, name+" out of order")
+		return c.foul(codec.ProtocolError, rules.order, rules.order, rules.name+" out of order")
+	case slices.Contains(others, id):
+		return c.foul(codec.ProtocolError, rules.kind, rules.kind31, rules.name+" for a message at another QoS")
 	case r.fresh:
-		return r.unknown(c, name)
+		return r.unknown(c, rules.name)
 	}
 	return nil
 }

@@ -83,10 +83,35 @@ func (r *referee) identifier(c *conn, p *codec.Publish) *Violation {
 	number := r.ledger.numbers
 	if p.Dup { // its acknowledgement was lost: it belongs before what is still to be sent again
 		number = r.lastResent
+	} else if r.owes(c) {
+		return c.foul(codec.ProtocolError, "MQTT-4.4.0-1", "MQTT-4.4.0-1", "new message before all unfinished ones were sent again")
 	}
-	r.ledger.entries[p.PacketID] = &entry{topic: p.Topic, payload: p.Payload, qos: p.QoS, number: number, on: c}
+	r.ledger.entries[p.PacketID] = &entry{
+		topic: p.Topic, payload: p.Payload, qos: p.QoS, retain: p.Retain, size: p.Size(c.version), number: number, on: c,
+	}
 	r.open++
 	return nil
+}
+
+// owes reports whether the client has still to send something again in a session that was resumed. It is asked about the
+// first new message.
+func (r *referee) owes(c *conn) bool {
+	if r.fresh || r.settled {
+		return false
+	}
+	r.settled = true
+	for _, e := range r.ledger.entries {
+		if e.on != c && e.released != c && (e.released != nil || !c.settings.forbid(e, c.version)) {
+			return true
+		}
+	}
+	return false
+}
+
+// forbid reports whether a message, sent on an earlier connection, is one that CONNACK does not allow any more.
+func (s *settings) forbid(e *entry, v codec.Version) bool {
+	limit := int(s.maximumPacketSize)
+	return v == codec.V5 && (e.qos > s.maximumQoS || e.retain && s.noRetain || limit > 0 && e.size > limit)
 }
 
 // neverSent reports whether a message with an identifier that is not in use cannot be one sent again. In MQTT 3.1.1 it can be one whose
@@ -130,7 +155,7 @@ func (r *referee) resent(c *conn, e *entry, p *codec.Publish) *Violation {
 
 // same reports whether p is the entry's message.
 func (e *entry) same(p *codec.Publish) bool {
-	return e.qos == p.QoS && e.topic == p.Topic && bytes.Equal(e.payload, p.Payload)
+	return e.qos == p.QoS && e.retain == p.Retain && e.topic == p.Topic && bytes.Equal(e.payload, p.Payload)
 }
 
 func (r *referee) pubrel(c *conn, p *codec.Pubrel) *Violation {

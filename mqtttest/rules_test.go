@@ -16,6 +16,7 @@ type foul struct {
 	code    codec.ReasonCode
 	opts    []Option
 	connect *codec.Connect // nil: "c" with a clean start
+	session bool           // the session is kept
 	do      func(t *testing.T, b *Broker, s *Script)
 }
 
@@ -65,7 +66,6 @@ func reconnect(t *testing.T, b *Broker, s *Script) *Script {
 }
 
 var (
-	v5Session  = persistent(codec.V5, "c", false)
 	twoFilters = []codec.SubscribeFilter{at(0, "a"), at(0, "b")}
 )
 
@@ -98,7 +98,7 @@ var fouls = []foul{
 	},
 	{name: "unknown topic alias", v5: "MQTT-3.3.2-7", code: codec.ProtocolError, do: sends(&codec.Publish{TopicAlias: 1})},
 	{
-		name: "topic alias of an earlier connection", v5: "MQTT-3.3.2-7", code: codec.ProtocolError, connect: v5Session,
+		name: "topic alias of an earlier connection", v5: "MQTT-3.3.2-7", code: codec.ProtocolError, session: true,
 		do: func(t *testing.T, b *Broker, s *Script) {
 			s.sent(&codec.Publish{Topic: "a", TopicAlias: 1}, &codec.Publish{TopicAlias: 1})
 			reconnect(t, b, s).Send(&codec.Publish{TopicAlias: 1})
@@ -145,7 +145,7 @@ var fouls = []foul{
 		},
 	},
 	{
-		name: "packet identifier of another message in a resumed session", v5: "MQTT-2.2.1-3", code: codec.ProtocolError, connect: v5Session,
+		name: "packet identifier of another message in a resumed session", v5: "MQTT-2.2.1-3", v3: "MQTT-2.3.1-2", code: codec.ProtocolError, session: true,
 		do: func(t *testing.T, b *Broker, s *Script) {
 			holdBack(b, codec.PUBACK)
 			s.sent(publishOf(1, "a"))
@@ -166,7 +166,7 @@ var fouls = []foul{
 		},
 	},
 	{
-		name: "sent again without DUP", v5: "MQTT-3.3.1-1", code: codec.ProtocolError, connect: v5Session,
+		name: "sent again without DUP", v5: "MQTT-3.3.1-1", v3: "MQTT-3.3.1-1", code: codec.ProtocolError, session: true,
 		do: func(t *testing.T, b *Broker, s *Script) {
 			holdBack(b, codec.PUBACK)
 			s.sent(publishOf(1, "a"))
@@ -174,7 +174,7 @@ var fouls = []foul{
 		},
 	},
 	{
-		name: "sent again in another order", v5: "MQTT-4.6.0-1", code: codec.ProtocolError, connect: v5Session,
+		name: "sent again in another order", v5: "MQTT-4.6.0-1", v3: "MQTT-4.6.0-1", code: codec.ProtocolError, session: true,
 		do: func(t *testing.T, b *Broker, s *Script) {
 			holdBack(b, codec.PUBACK)
 			var again []codec.Packet
@@ -186,13 +186,43 @@ var fouls = []foul{
 		},
 	},
 	{
-		name: "PUBLISH after PUBREL", v5: "MQTT-4.3.3-6", code: codec.ProtocolError, connect: v5Session,
+		name: "PUBLISH after PUBREL", v5: "MQTT-4.3.3-6", v3: "MQTT-4.3.3-1", code: codec.ProtocolError, session: true,
 		do: func(t *testing.T, b *Broker, s *Script) {
 			holdBack(b, codec.PUBCOMP)
 			s.sent(publishOf(2, "a"))
 			s.sent(&codec.Pubrel{PacketID: 1})
 			again := publishOf(2, "a")
 			again.Dup = true
+			reconnect(t, b, s).Send(again)
+		},
+	},
+
+	{
+		name: "new message before those sent again", v5: "MQTT-4.4.0-1", v3: "MQTT-4.4.0-1", code: codec.ProtocolError, session: true,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBACK)
+			first, second := publishOf(1, "a"), &codec.Publish{Topic: "b", QoS: 1, PacketID: 2}
+			s.sent(first, second)
+			first.Dup = true
+			reconnect(t, b, s).Send(first, &codec.Publish{Topic: "c", QoS: 1, PacketID: 3})
+		},
+	},
+	{
+		name: "new message before PUBREL is sent again", v5: "MQTT-4.4.0-1", v3: "MQTT-4.4.0-1", code: codec.ProtocolError, session: true,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBCOMP)
+			s.sent(publishOf(2, "a"))
+			s.sent(&codec.Pubrel{PacketID: 1})
+			reconnect(t, b, s).Send(&codec.Publish{Topic: "c", QoS: 1, PacketID: 3})
+		},
+	},
+	{
+		name: "sent again with RETAIN", v5: "MQTT-2.2.1-3", v3: "MQTT-2.3.1-2", code: codec.ProtocolError, session: true,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBACK)
+			again := publishOf(1, "a")
+			s.sent(again)
+			again.Dup, again.Retain = true, true
 			reconnect(t, b, s).Send(again)
 		},
 	},
@@ -257,6 +287,26 @@ var fouls = []foul{
 		do: func(t *testing.T, b *Broker, s *Script) {
 			s.Send(&codec.Pubcomp{PacketID: given(t, b, s, 2, 1)[0]})
 		},
+	},
+
+	{
+		name: "PUBACK at QoS 2", v5: "MQTT-4.3.3-8", v3: "MQTT-4.3.3-2", code: codec.ProtocolError, session: true,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			s.Send(&codec.Puback{PacketID: given(t, b, reconnect(t, b, s), 2, 1)[0]})
+		},
+	},
+	{
+		name: "PUBREC at QoS 1", v5: "MQTT-4.3.2-4", v3: "MQTT-4.3.2-2", code: codec.ProtocolError, session: true,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			s.Send(&codec.Pubrec{PacketID: given(t, b, reconnect(t, b, s), 1, 1)[0]})
+		},
+	},
+
+	// keep alive
+	{
+		name: "silence", v5: "MQTT-3.1.2-20", v3: "MQTT-3.1.2-23", code: codec.KeepAliveTimeout,
+		connect: &codec.Connect{ClientID: "c", CleanStart: true, KeepAlive: 10},
+		do:      func(_ *testing.T, _ *Broker, s *Script) { s.ExpectSilence(15*time.Second - 1) },
 	},
 
 	// SUBSCRIBE and UNSUBSCRIBE
@@ -324,7 +374,10 @@ func (f *foul) test(t *testing.T, v codec.Version, rule string) {
 	b := New(f.opts...)
 	defer b.Close()
 	p := f.connect
-	if p == nil {
+	switch {
+	case f.session:
+		p = persistent(v, "c", false)
+	case p == nil:
 		p = &codec.Connect{ClientID: "c", CleanStart: true}
 	}
 	s, _ := connectAs(t, b, v, p)
@@ -356,6 +409,16 @@ func (s *Script) untilEnd() (last codec.Packet) {
 		}
 		last = p
 	}
+}
+
+// What is tolerated is no violation.
+func TestTolerate(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		s := connect(t, b, v, "c")
+		s.sent(&codec.Puback{PacketID: 1})
+		b.Reconfigure()
+		s.sent(&codec.Pubrec{PacketID: 1})
+	}, Tolerate("MQTT-2.2.1-5"), Tolerate("MQTT-2.3.1-6"))
 }
 
 func TestViolationDuringAuthentication(t *testing.T) {
