@@ -120,6 +120,28 @@ func TestReceivedAliasesAreForgotten(t *testing.T) {
 	})
 }
 
+// PROTOCOL 12: a resend is joined to the message that it repeats although one of them has an alias instead of its topic.
+func TestAliasedResendIsJoined(t *testing.T) {
+	full := &codec.Publish{Topic: "a", TopicAlias: 1, Payload: []byte("x"), QoS: 1, PacketID: 1, Dup: true}
+	aliased := &codec.Publish{TopicAlias: 1, Payload: []byte("x"), QoS: 1, PacketID: 1, Dup: true}
+	for name, packets := range map[string][2]*codec.Publish{"first": {aliased, full}, "second": {full, aliased}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, codec.V5)
+				defer func() { p.client.Close() }()
+				sub, _ := subscribed(t, p.client, p.Script, "a", mqtt.AtLeastOnce, mqtt.ManualAck)
+				alias := &codec.Publish{Topic: "a", TopicAlias: 1, Payload: []byte("alias")}
+				p.Send(alias, packets[0])
+				wantArrived(t, sub, "a=alias q0", "a=x q1 dup")
+				p.resume()
+				p.wantPackets("SUBSCRIBE a q1 rh1")
+				p.Send(alias, packets[1])
+				wantArrived(t, sub, "a=alias q0")
+			})
+		})
+	}
+}
+
 // [MQTT-3.1.2-29]: who asks for no problem information gets a reason string in CONNACK, PUBLISH and DISCONNECT alone.
 func TestWithoutProblemInformation(t *testing.T) {
 	reason, user := "because", codec.UserProperties{{Key: "k", Value: "v"}}

@@ -21,7 +21,7 @@ type receiver struct {
 	view       codec.PublishView
 	properties codec.PublishProperties
 	ids        []uint32 // subscription identifiers of the PUBLISH at hand
-	aliases    []string // topics by the server's alias, from 1; made when first needed
+	aliases    [][]byte // topics by the server's alias, from 1; made when first needed
 	targets    []holder // where it goes
 }
 
@@ -255,42 +255,32 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 	return nil
 }
 
-// topic resolves the topic name of a PUBLISH, or the alias that stands for it; 0 is none.
+// topic resolves the topic name of a PUBLISH, and puts it in the place of an alias; 0 is none.
 func (r *receiver) topic(p *codec.PublishView, alias int) (*cachedTopic, error) {
+	switch {
+	case len(p.Topic) > 0 && alias > 0:
+		r.setAlias(alias, p.Topic)
+	case len(p.Topic) == 0 && alias < len(r.aliases):
+		p.Topic = r.aliases[alias] // what comes again must look the same, with and without an alias
+	}
 	if len(p.Topic) == 0 {
-		return r.aliased(alias)
-	}
-	t := r.topics.get(p.Topic, r.client.router.generation)
-	if t == nil {
-		if err := p.CheckTopic(); err != nil {
-			return nil, err
-		}
-		t = r.topics.put(r.client.router.lookup(string(p.Topic)))
-	}
-	if alias > 0 {
-		r.setAlias(alias, t.name)
-	}
-	return t, nil
-}
-
-// aliased resolves a topic alias (section 3.3.4).
-func (r *receiver) aliased(alias int) (*cachedTopic, error) {
-	if alias >= len(r.aliases) || r.aliases[alias] == "" {
 		return nil, r.client.protocolError(codec.PUBLISH, "MQTT-4.7.3-1", "MQTT-4.7.3-1", "no topic name, and no alias that stands for one")
 	}
-	name := r.aliases[alias]
-	if t := r.topics.get([]byte(name), r.client.router.generation); t != nil {
+	if t := r.topics.get(p.Topic, r.client.router.generation); t != nil {
 		return t, nil
 	}
-	return r.topics.put(r.client.router.lookup(name)), nil
+	if err := p.CheckTopic(); err != nil {
+		return nil, err
+	}
+	return r.topics.put(r.client.router.lookup(string(p.Topic))), nil
 }
 
 // setAlias notes what an alias stands for from now on, on this connection [MQTT-3.3.2-7].
-func (r *receiver) setAlias(alias int, name string) {
+func (r *receiver) setAlias(alias int, name []byte) {
 	if missing := alias + 1 - len(r.aliases); missing > 0 {
-		r.aliases = append(r.aliases, make([]string, missing)...)
+		r.aliases = append(r.aliases, make([][]byte, missing)...)
 	}
-	r.aliases[alias] = name
+	r.aliases[alias] = bytes.Clone(name)
 }
 
 // readProperties decodes what MQTT 5 says of a message, and returns the topic alias; 0 is none.
