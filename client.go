@@ -89,6 +89,49 @@ type ClientV5 interface {
 	// Disconnect, see Client. Without options it says reason code 0x00, and a session expiry interval that was not
 	// asked for becomes 0.
 	Disconnect(ctx context.Context, opts ...DisconnectOption) error
+	// Request publishes a request and waits for the reply, as long as ctx lets it; see ResponseError for failures that
+	// the responder reports. Replies are told apart by correlation data and may come in any order; one that no request
+	// waits for is dropped and counted in Stats.LateReplies. Like every message at QoS 1, a request may be delivered more
+	// than once.
+	//
+	// The QoS is 1 unless given. ctx's deadline becomes the message expiry, so that the server drops a request nobody
+	// waits for. Of *PublishProperties, MessageExpiry, ResponseTopic and CorrelationData win where they are set; of two
+	// requests that wait for replies on one response topic the correlation data must differ.
+	//
+	// The client subscribes to the response topic, at QoS 1, before the first request goes out, and keeps that up:
+	// through reconnects, and between requests for the 64 topics used last. Its own topic is
+	// "petrel/reply/{client identifier}" or, where the server gives Response Information, "{that}/{client identifier}".
+	// The server's access control has to let the client subscribe to it, and responders publish to it. In the
+	// identifier, percent signs, slashes, pluses and number signs are replaced by %25, %2F, %2B and %23.
+	//
+	// The error is SafeToRetry if the request was not sent: the reply subscription was refused (a *SubscribeError), ctx
+	// ended first, or as with Publish. A *PublishError says that the server refused the request or, with
+	// NoMatchingSubscribers, that nobody was there to get it, as far as the server tells. After it was sent, the end of ctx,
+	// of the client and of the reply subscription, which a server may refuse when it has lost the session, is an
+	// ErrOutcomeUnknown with the cause: the request may have been carried out. A lost session alone does not end the
+	// waiting; a reply that came in between is lost, and ctx bounds the wait.
+	//
+	// The payload may be used again when Request has returned.
+	Request(ctx context.Context, topic string, payload []byte, opts ...PublishOptionV5) (Message, error)
+	// Respond answers the requests that arrive on sub, with up to workers calls of handler at a time, until ctx, sub or
+	// the client ends. It returns when all calls have, with ctx's error, sub's Err or the client's. Several responders
+	// may share the work by a shared subscription, "$share/{group}/{filter}". sub may be another client's.
+	//
+	// What handler returns is published to the request's response topic with its correlation data and what is left of its
+	// expiry, at QoS 1 unless replyOpts, which also may give further properties, say otherwise. An error is sent with the
+	// payload, if any, as ResponseError says: its text, 1,024 bytes at most, is for the requester to read. A request
+	// without response topic is handled too, and what handler returns is dropped. A reply that cannot be sent is logged.
+	//
+	// handler's ctx ends when the request has expired, counted from its arrival, or the client ends; a request that has
+	// expired gets no reply, is not handled if it has waited that long, and is counted in Stats.Expired. ctx ends only the
+	// intake: handlers that run finish, and their replies may then take 10 s to be acknowledged. A panic of handler is not
+	// recovered.
+	//
+	// With AutoAck a request is acknowledged when it enters sub's channel, and those that are in it when Respond ends are
+	// lost with it. With ManualAck it is acknowledged when its reply is, so that one that was not answered comes again to
+	// the next client of the session, or to another of a shared subscription. Either way handler may run twice for a
+	// request, as at QoS 1 it may be delivered twice.
+	Respond(ctx context.Context, sub *Subscription, workers int, handler func(context.Context, Message) ([]byte, error), replyOpts ...PublishOptionV5) error
 	// ConnAck returns what the server said at the latest connect, defaults filled in.
 	ConnAck() ConnAck
 }
@@ -128,7 +171,8 @@ type Stats struct {
 	Unmatched         uint64 // messages at QoS 1 and 2 that no subscription wanted
 	Oversized         uint64 // messages thrown away for their size, see WithMaximumPacketSize
 	LateAcks          uint64 // acknowledgements with a packet identifier that is not in use
-	Expired           uint64
+	LateReplies       uint64 // messages on response topics that no request waits for, see ClientV5.Request
+	Expired           uint64 // messages not sent, and requests not answered, because they had expired
 
 	InFlight, Queued, QueueBytes int // gauges, outgoing
 	Unacknowledged, Parked       int // gauges, incoming at QoS 1 and 2
@@ -186,6 +230,7 @@ type client struct {
 	shown        State      // that StateChanged was last told
 	unsubscribes []*request // UNSUBSCRIBEs to be sent, or sent again, at the next connect
 	born         uint64     // counts subscriptions
+	requests     requests
 }
 
 func newClient(ctx context.Context, cfg *config) (*client, error) {
@@ -363,6 +408,7 @@ func (c *client) disconnect(ctx context.Context, farewell codec.Disconnect) erro
 	drained := c.drained
 	c.room.wakeAll() // to be refused
 	c.queue.wakeAll()
+	c.requests.places.wakeAll()
 	c.checkDrained()
 	c.mu.Unlock()
 

@@ -84,6 +84,7 @@ func (c *client) end(err error) {
 	}
 	c.room.wakeAll()
 	c.queue.wakeAll()
+	c.requests.places.wakeAll()
 	c.tellReconnects(err)
 	c.mu.Unlock()
 	wake(told)
@@ -316,6 +317,8 @@ func (c *config) connectPacket(a *attempt) *codec.Connect {
 	p.Properties.MaximumPacketSize = uint32(c.maximumPacketSize)
 	p.Properties.TopicAliasMaximum = uint16(c.topicAliasMaximum)
 	p.Properties.UserProperties = c.userProperties
+	yes := true
+	p.Properties.RequestResponseInformation = &yes // requests come later, and asking costs two bytes
 	if c.noProblemInformation {
 		p.Properties.RequestProblemInformation = new(bool)
 	}

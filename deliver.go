@@ -18,6 +18,10 @@ const yields = 4
 // try puts m into the subscription's channel if there is room and nothing waits before it. It may release the mutex in
 // between.
 func (r *receiver) try(s *Subscription, m Message) bool {
+	if s.replies != nil && !s.ended {
+		s.replies.take(m)
+		return true
+	}
 	for i := 0; !s.ended && !s.sending && !s.gated; i++ {
 		select {
 		case s.channel <- m:

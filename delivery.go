@@ -16,6 +16,7 @@ type Delivery struct {
 	ticket  uint64        // while it waits in the session's queue
 	id      uint16        // once it was sent
 	sent    bool
+	again   bool // it was sent more than once
 	settled bool
 	reason  ReasonCode
 	err     error

@@ -3,12 +3,13 @@ package mqtt
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
-// Message is a message received, passed by value (152 bytes); copies share one acknowledgement.
+// Message is a message received, passed by value (160 bytes); copies share one acknowledgement.
 type Message struct {
 	Topic      string
 	Payload    []byte            // the receiver's, which no other subscription sees
@@ -17,7 +18,8 @@ type Message struct {
 	Duplicate  bool              // the server sends it again; it need not have arrived before
 	Properties PublishProperties // zero on 3.1.1; &m.Properties hands them on
 
-	origin *origin // nil: nothing to acknowledge, no subscription identifiers
+	origin  *origin       // nil: nothing to acknowledge, no subscription identifiers
+	expires time.Duration // on the client's clock; 0: never
 }
 
 // origin is what the copies of a message share.

@@ -67,6 +67,7 @@ const (
 	defaultParkingPlaces  = 1000
 	defaultParkingTime    = 30 * time.Second
 	defaultPoisonLimit    = 5
+	defaultMaxRequests    = 1000
 )
 
 // config is what the options say. It does not change once the client is made.
@@ -114,6 +115,8 @@ type config struct {
 	poisonLimit   int
 	trace         Trace
 
+	maxRequests int
+
 	topicDefaults  []topicDefault // in the order given; a later one wins
 	filterPrefixes []string
 }
@@ -147,6 +150,7 @@ func newConfig(v codec.Version, host string) (*config, error) {
 		parkingPlaces:  defaultParkingPlaces,
 		parkingTime:    defaultParkingTime,
 		poisonLimit:    defaultPoisonLimit,
+		maxRequests:    defaultMaxRequests,
 		filterPrefixes: []string{"$queue/", "$exclusive/"},
 	}
 	if v >= codec.V5 {

@@ -58,21 +58,32 @@ func (c *client) reuse(d *Delivery) {
 
 // giveUp ends the waiting of a Publish whose ctx has ended.
 func (c *client) giveUp(ctx context.Context, d *Delivery) error {
+	switch settled, sent := c.letGo(d); {
+	case settled:
+		return d.err
+	case !sent:
+		return ended(ctx)
+	}
+	return fmt.Errorf("%w: waiting for an acknowledgement: %w", ErrOutcomeUnknown, ctx.Err())
+}
+
+// letGo ends the waiting for what becomes of a message: one that was sent stays in flight, without its publisher, one that
+// was not is withdrawn. Nobody refers to d any more. If it is settled already, d says how.
+func (c *client) letGo(d *Delivery) (settled, sent bool) {
 	c.mu.Lock()
 	switch {
 	case d.settled:
 		c.mu.Unlock()
 		<-d.signal
-		return d.err
+		return true, d.sent
 	case !d.sent:
 		c.session.Withdraw(d.ticket)
 		c.queueChanged()
-		c.mu.Unlock()
-		return ended(ctx)
+	default:
+		c.session.Keep(d.id, d)
 	}
-	c.session.Keep(d.id, d)
 	c.mu.Unlock()
-	return fmt.Errorf("%w: waiting for an acknowledgement: %w", ErrOutcomeUnknown, ctx.Err())
+	return false, d.sent
 }
 
 // publishAsync sends or queues a message.
@@ -333,7 +344,7 @@ func (c *client) sendQueued(told []*Delivery) []*Delivery {
 		case err != nil:
 			told = settleOwner(told, c.session.DropFront(), err)
 		case waited:
-			d.id, d.sent = id, true
+			d.id, d.sent, d.again = id, true, d.sent
 		}
 	}
 	c.queueChanged()
@@ -358,6 +369,9 @@ func (c *client) resend(l *link.Link, m *session.Message, told []*Delivery) []*D
 	err := c.forbidden(m)
 	if err == nil {
 		var b []byte
+		if d, ok := m.Owner.(*Delivery); ok {
+			d.again = true
+		}
 		b, err = c.session.Resend(l.Buffer(), c.now())
 		l.Commit(b)
 	}

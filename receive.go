@@ -341,6 +341,9 @@ func (r *receiver) message(p *codec.PublishView, name string, to holder) Message
 	}
 	if len(p.Properties) > 0 {
 		m.Properties = PublishProperties(r.properties)
+		if m.Properties.MessageExpiry > 0 {
+			m.expires = r.client.now() + m.Properties.MessageExpiry
+		}
 		m.Properties.CorrelationData = bytes.Clone(r.properties.CorrelationData)
 		m.Properties.UserProperties = append(UserProperties(nil), r.properties.UserProperties...)
 	}

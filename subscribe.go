@@ -43,6 +43,9 @@ func (k *call) finish(err error) {
 	default:
 		k.err = err
 		close(k.done)
+		if err != nil && k.sub != nil && k.sub.replies != nil {
+			k.sub.client.abandon(k.sub, err) // no call of Subscribe does that
+		}
 	}
 }
 
@@ -110,6 +113,11 @@ func (c *client) abandon(s *Subscription, err error) {
 func (c *client) startSubscribe(s *Subscription, filters []filterRequest) (*call, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.beginSubscribe(s, filters)
+}
+
+// beginSubscribe is startSubscribe with mu held.
+func (c *client) beginSubscribe(s *Subscription, filters []filterRequest) (*call, error) {
 	if c.err != nil || c.draining || c.live() == nil && c.config.withoutReconnect {
 		return nil, c.notConnected()
 	}
@@ -125,7 +133,11 @@ func (c *client) startSubscribe(s *Subscription, filters []filterRequest) (*call
 	c.born++
 	c.subs[s], s.born = struct{}{}, c.born
 	s.call = newCall(s)
-	c.claim(s)
+	if s.replies == nil {
+		c.claim(s)
+	} else {
+		c.unpark([]string{s.filters[0].Filter}) // replies to an earlier client
+	}
 	c.sendSubscribes(s)
 	return s.call, nil
 }
@@ -349,6 +361,9 @@ func (s *Subscription) grant(filter string, granted QoS) {
 		if f := &s.filters[i]; f.Filter == filter {
 			f.Granted = min(f.QoS, granted)
 		}
+	}
+	if s.replies != nil {
+		s.replies.granting.wakeAll()
 	}
 }
 

@@ -106,7 +106,7 @@ func EndIfStalled(d time.Duration) SubscribeOption { return endIfStalled(d) }
 
 const (
 	defaultBuffer   = 1000
-	channelCapacity = 64 // a larger one makes nothing faster, and each place takes 152 bytes
+	channelCapacity = 64 // a larger one makes nothing faster, and each place takes 160 bytes
 )
 
 // subscribeOptions is what the options of one subscription say.

@@ -25,6 +25,7 @@ import (
 type Subscription struct {
 	client   *client // nil: made by NewSubscription
 	options  subscribeOptions
+	replies  *replies // takes its messages instead of the channel; nil: as usual
 	messages <-chan Message
 	channel  chan Message // messages, for those who send; closed by the last of them
 	done     chan struct{}
@@ -172,6 +173,9 @@ func (s *Subscription) end(err error) {
 	close(s.done)
 	if !s.sending {
 		close(s.channel)
+	}
+	if s.replies != nil {
+		s.replies.end(err)
 	}
 }
 

@@ -1,0 +1,424 @@
+package mqtt
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/internal/session"
+	"github.com/petrel-mqtt/mqtt/internal/topic"
+)
+
+// This file is about requests (section 4.10). Each response topic has one subscription, a Subscription whose messages go
+// to the requests that wait for them, under the mutex, instead of into a channel.
+
+// requests is what a client knows of its requests. The client's mutex guards it.
+type requests struct {
+	topics  map[string]*replies
+	clock   uint64   // counts uses of topics
+	own     string   // the client's response topic, made of basis
+	basis   string   // Response Information of the server
+	pending int      // requests that have a place
+	places  waitlist // those that wait for one
+
+	pool sync.Pool // of exchanges; like client.waiters
+}
+
+const (
+	maxResponseTopics = 64
+	replyPrefix       = "petrel/reply"
+	errorProperty     = "petrel-error" // see ResponseError
+	maxMessageExpiry  = math.MaxUint32 * time.Second
+)
+
+// replies is the subscription to a response topic. The client's mutex guards it.
+type replies struct {
+	client    *client
+	topic     string
+	sub       *Subscription
+	exchanges map[string]*exchange // that wait for a reply, by correlation data
+	users     int                  // those, and requests that wait for the subscription
+	used      uint64               // when it was, by the clock of requests
+	granting  waitlist             // requests that wait for the subscription
+}
+
+// exchange is a request and the reply to it.
+type exchange struct {
+	properties  PublishProperties // of the request
+	correlation [16]byte          // made up
+	done        chan struct{}     // capacity 1: gets a value when there is a reply or err
+
+	// Guarded by client.mu until done.
+	replies *replies // where it waits; nil: it does not
+	key     string   // there
+	reply   Message
+	err     error // why none will come
+}
+
+// ResponseError is a failure that the responder sent back instead of an answer: Request returns it when the reply has a
+// user property with the name "petrel-error", whose value is Text. Any program may send that.
+//
+// A handler of Respond may return one to choose what is sent: of Reply the payload, the content type, UTF8Payload and the
+// user properties are, so that a failure can be handed on as it came. For any other error the text is sent.
+type ResponseError struct {
+	Text  string
+	Reply Message
+}
+
+func (e *ResponseError) Error() string { return "mqtt: the responder failed: " + e.Text }
+
+// WithMaxRequests bounds the requests that wait for replies, from 1; the default is 1,000. Further calls of Request wait
+// for a place.
+func WithMaxRequests(n int) OptionV5 {
+	return optionV5(func(c *config) error {
+		c.maxRequests = n
+		return between("WithMaxRequests", n, 1, math.MaxInt)
+	})
+}
+
+func (c clientV5) Request(ctx context.Context, topic string, payload []byte, opts ...PublishOptionV5) (Message, error) {
+	o := publishOptions{qos: AtLeastOnce} // what is given, here or by topic defaults, wins
+	addOptions(&o, opts)
+	return c.request(ctx, topic, payload, &o)
+}
+
+func (c *client) request(ctx context.Context, topicName string, payload []byte, o *publishOptions) (Message, error) {
+	if err := topic.CheckName(topicName); err != nil {
+		return Message{}, topicError(topicName, false, err)
+	}
+	x := c.newExchange(o.properties)
+	defer c.endExchange(x)
+	if err := c.openExchange(ctx, x); err != nil {
+		return Message{}, err
+	}
+	x.expireWith(ctx)
+	o.properties = &x.properties
+	m, err := c.message(topicName, payload, o)
+	if err != nil {
+		return Message{}, err
+	}
+	if m.QoS == 0 {
+		err := c.publishQoS0(ctx, m)
+		switch {
+		case err == nil:
+			return c.awaitReply(ctx, x, &m, nil)
+		case !o.queues(err):
+			return Message{}, err
+		}
+	}
+	d := c.waiter()
+	defer c.reuse(d)
+	m.Owner = d
+	if err := c.submit(ctx, d, m); err != nil {
+		return Message{}, err
+	}
+	return c.awaitReply(ctx, x, &m, d)
+}
+
+func (c *client) newExchange(p *PublishProperties) *exchange {
+	x, ok := c.requests.pool.Get().(*exchange)
+	if !ok {
+		x = &exchange{done: make(chan struct{}, 1)}
+	}
+	if p != nil {
+		x.properties = *p
+	}
+	if x.properties.CorrelationData == nil {
+		rand.Read(x.correlation[:]) // unguessable, so that who may publish to the response topic cannot forge a reply
+		x.properties.CorrelationData = x.correlation[:]
+	}
+	x.key = string(x.properties.CorrelationData)
+	return x
+}
+
+// expireWith makes the request expire with ctx, unless it has an expiry.
+func (x *exchange) expireWith(ctx context.Context) {
+	deadline, ok := ctx.Deadline()
+	if ok && x.properties.MessageExpiry == 0 {
+		x.properties.MessageExpiry = min(max(time.Until(deadline), time.Millisecond), maxMessageExpiry)
+	}
+}
+
+// openExchange waits for a place among the requests, and for the subscription to the response topic. Then x waits for a
+// reply. On an error nothing was sent.
+func (c *client) openExchange(ctx context.Context, x *exchange) error {
+	if ctx.Err() != nil {
+		return ended(ctx)
+	}
+	if x.properties.ResponseTopic == "" && c.sessionNumber() == 0 {
+		if err := c.WaitConnected(ctx); err != nil { // the server has a say in the topic
+			return &notSent{err}
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.takePlace(ctx); err != nil {
+		return err
+	}
+	err := c.joinReplies(ctx, x)
+	if err != nil {
+		c.leavePlace()
+	}
+	return err
+}
+
+// takePlace waits for a place among the requests; mu is held, but not meanwhile.
+func (c *client) takePlace(ctx context.Context) error {
+	q := &c.requests
+	woken := false
+	for {
+		switch {
+		case c.err != nil || c.draining:
+			return c.notConnected()
+		case q.pending < c.config.maxRequests && (woken || q.places.empty()):
+			q.pending++
+			return nil
+		case q.places.wait(ctx, &c.mu, woken) != nil:
+			return ended(ctx)
+		}
+		woken = true
+	}
+}
+
+func (c *client) leavePlace() {
+	c.requests.pending--
+	c.requests.places.wake()
+}
+
+// joinReplies waits until the server has granted the subscription to x's response topic; mu is held, but not meanwhile.
+func (c *client) joinReplies(ctx context.Context, x *exchange) error {
+	r, err := c.repliesTo(x.properties.ResponseTopic)
+	if err != nil {
+		return err
+	}
+	x.properties.ResponseTopic = r.topic
+	r.users++
+	if err := r.awaitGrant(ctx); err != nil {
+		r.users--
+		return err
+	}
+	if r.exchanges[x.key] != nil {
+		r.users--
+		return &notSent{fmt.Errorf("mqtt: a request with correlation data %q waits for its reply already", x.key)}
+	}
+	x.replies, r.exchanges[x.key] = r, x
+	return nil
+}
+
+// awaitGrant waits until the server has the subscription in its current session; mu is held, but not meanwhile. While
+// there is no connection, what it had counts: it is made again before anything is sent.
+func (r *replies) awaitGrant(ctx context.Context) error {
+	for {
+		switch {
+		case r.sub.ended:
+			return &notSent{fmt.Errorf("mqtt: subscribing to replies: %w", r.sub.err)}
+		case !r.sub.call.waiting() && r.sub.routes[0].confirmed:
+			return nil
+		case r.granting.wait(ctx, &r.client.mu, false) != nil:
+			return ended(ctx)
+		}
+	}
+}
+
+// repliesTo returns the subscription to a response topic, "" for the client's own, and makes it if there is none; mu is
+// held.
+func (c *client) repliesTo(name string) (*replies, error) {
+	q := &c.requests
+	if name == "" {
+		name = c.responseTopic()
+	}
+	r := q.topics[name]
+	if r == nil {
+		var err error
+		if r, err = c.subscribeReplies(name); err != nil {
+			return nil, err
+		}
+	}
+	q.clock++
+	r.used = q.clock
+	return r, nil
+}
+
+// responseTopic returns the client's own response topic: what the server suggests, or our prefix, and the client
+// identifier. No two clients of a server have the same one, and access control can name it. mu is held.
+func (c *client) responseTopic() string {
+	q := &c.requests
+	if info := c.connAck.ResponseInformation; q.own == "" || q.basis != info {
+		q.basis, q.own = info, replyPrefix
+		if info != "" {
+			q.own = strings.TrimSuffix(info, "/")
+		}
+		q.own += "/" + topicLevel.Replace(c.connAck.ClientID)
+	}
+	return q.own
+}
+
+// topicLevel makes one level of a topic name of a client identifier, a different one of each.
+var topicLevel = strings.NewReplacer("%", "%25", "/", "%2F", "+", "%2B", "#", "%23")
+
+// subscribeReplies makes the subscription to a response topic. Nobody waits for its SUBACK in particular; if it is refused,
+// replies.end tells everybody. mu is held.
+func (c *client) subscribeReplies(name string) (*replies, error) {
+	if err := topic.CheckName(name); err != nil {
+		return nil, topicError(name, false, err)
+	}
+	if topic.Inner(name, c.router.prefixes) != name {
+		return nil, &notSent{fmt.Errorf("mqtt: a subscription to the response topic %q would be one to another topic", name)}
+	}
+	if err := c.dropIdleReplies(); err != nil {
+		return nil, err
+	}
+	s := newSubscription(c, subscribeOptions{retain: SkipRetained, buffer: 1})
+	r := &replies{client: c, topic: name, sub: s, exchanges: make(map[string]*exchange)}
+	s.replies = r
+	if _, err := c.beginSubscribe(s, []filterRequest{{name, AtLeastOnce}}); err != nil {
+		return nil, err
+	}
+	if s.ended { // refused at once; awaitGrant says why
+		return r, nil
+	}
+	if c.requests.topics == nil {
+		c.requests.topics = make(map[string]*replies)
+	}
+	c.requests.topics[name] = r
+	return r, nil
+}
+
+// dropIdleReplies unsubscribes the response topic that was not used for longest, if there are too many; mu is held.
+func (c *client) dropIdleReplies() error {
+	if len(c.requests.topics) < maxResponseTopics {
+		return nil
+	}
+	var idle *replies
+	for _, r := range c.requests.topics {
+		if r.users == 0 && (idle == nil || r.used < idle.used) {
+			idle = r
+		}
+	}
+	if idle == nil {
+		return &notSent{fmt.Errorf("mqtt: requests wait on %d response topics already", maxResponseTopics)}
+	}
+	c.abandon(idle.sub, ErrClosed)
+	return nil
+}
+
+// take gives a message to the request that it is the reply to; mu is held.
+func (r *replies) take(m Message) {
+	x := r.exchanges[string(m.Properties.CorrelationData)]
+	if x == nil {
+		r.client.stats.LateReplies++
+		return
+	}
+	x.settle(m, nil)
+}
+
+// end tells those who wait that there will be no replies; mu is held.
+func (r *replies) end(err error) {
+	if r.client.requests.topics[r.topic] == r {
+		delete(r.client.requests.topics, r.topic)
+	}
+	for _, x := range r.exchanges {
+		x.settle(Message{}, err)
+	}
+	r.granting.wakeAll()
+}
+
+func (x *exchange) settle(reply Message, err error) {
+	x.reply, x.err = reply, err
+	x.leave()
+	x.done <- struct{}{}
+}
+
+// leave makes x wait no more; mu is held.
+func (x *exchange) leave() {
+	r := x.replies
+	if r == nil {
+		return
+	}
+	x.replies = nil
+	delete(r.exchanges, x.key)
+	r.users--
+	r.client.leavePlace()
+}
+
+// endExchange makes a call's exchange ready for another one's.
+func (c *client) endExchange(x *exchange) {
+	c.mu.Lock()
+	x.leave()
+	c.mu.Unlock()
+	select {
+	case <-x.done:
+	default:
+	}
+	*x = exchange{done: x.done}
+	c.requests.pool.Put(x)
+}
+
+// awaitReply waits for the reply to m, and for what becomes of m as long as that may mean that there will be none. d is nil
+// at QoS 0, and once m is acknowledged.
+func (c *client) awaitReply(ctx context.Context, x *exchange, m *session.Message, d *Delivery) (Message, error) {
+	var acknowledged chan struct{}
+	if d != nil {
+		acknowledged = d.signal
+	}
+	for {
+		select {
+		case <-x.done:
+			return c.conclude(x, d)
+		case <-acknowledged:
+			switch {
+			case d.err != nil:
+				return Message{}, d.err
+			case d.reason == NoMatchingSubscribers && !d.again && !m.Retain:
+				return Message{}, &PublishError{Topic: m.Topic, Refusal: Refusal{Code: d.reason}}
+			}
+			d, acknowledged = nil, nil
+		case <-ctx.Done():
+			return c.giveUpReply(ctx, x, d)
+		}
+	}
+}
+
+// conclude returns the outcome of a request that is done, whatever becomes of its message.
+func (c *client) conclude(x *exchange, d *Delivery) (Message, error) {
+	settled, sent := true, true
+	if d != nil {
+		settled, sent = c.letGo(d)
+	}
+	switch {
+	case x.err == nil:
+		return x.result()
+	case d != nil && settled && d.err != nil:
+		return Message{}, d.err
+	case !sent:
+		return Message{}, &notSent{x.err}
+	}
+	return Message{}, fmt.Errorf("%w: waiting for a reply: %w", ErrOutcomeUnknown, x.err)
+}
+
+// giveUpReply ends the waiting of a request whose ctx has ended.
+func (c *client) giveUpReply(ctx context.Context, x *exchange, d *Delivery) (Message, error) {
+	select {
+	case <-x.done:
+		return c.conclude(x, d)
+	default:
+	}
+	if d != nil {
+		if err := c.giveUp(ctx, d); err != nil {
+			return Message{}, err
+		}
+	}
+	return Message{}, fmt.Errorf("%w: waiting for a reply: %w", ErrOutcomeUnknown, ctx.Err())
+}
+
+// result reads the reply.
+func (x *exchange) result() (Message, error) {
+	if text, failed := x.reply.Properties.UserProperties.Get(errorProperty); failed {
+		return Message{}, &ResponseError{Text: text, Reply: x.reply}
+	}
+	return x.reply, nil
+}

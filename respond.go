@@ -1,0 +1,173 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// replyGrace is how long the publishing of a reply may take once Respond is to end.
+const replyGrace = 10 * time.Second
+
+// errorText bounds the text of an error that is sent, in bytes.
+const errorText = 1024
+
+var (
+	errRequestExpired = errors.New("mqtt: the request has expired")
+	errGivenUp        = errors.New("mqtt: Respond has ended") // before a reply was acknowledged
+)
+
+// responder is one call of Respond.
+type responder struct {
+	client  *client
+	sub     *Subscription
+	handler func(context.Context, Message) ([]byte, error)
+	options publishOptions  // of replies
+	intake  context.Context // ends when no more requests are to be taken
+	base    context.Context // ends with the client
+	sending context.Context // ends a grace after intake
+}
+
+func (c clientV5) Respond(ctx context.Context, sub *Subscription, workers int, handler func(context.Context, Message) ([]byte, error), replyOpts ...PublishOptionV5) error {
+	r := &responder{client: c.client, sub: sub, handler: handler, options: publishOptions{qos: AtLeastOnce}}
+	addOptions(&r.options, replyOpts)
+	return r.run(ctx, workers)
+}
+
+func (r *responder) run(ctx context.Context, workers int) error {
+	c := r.client
+	intake, stop := context.WithCancel(ctx)
+	defer stop()
+	base, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	defer context.AfterFunc(c.ctx, func() {
+		stop()
+		end()
+	})()
+	sending, giveUp := context.WithCancel(base)
+	defer giveUp()
+	defer context.AfterFunc(intake, func() { time.AfterFunc(replyGrace, giveUp) })()
+	r.intake, r.base, r.sending = intake, base, sending
+
+	err := r.sub.Handle(intake, workers, r.serve)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case c.ctx.Err() != nil:
+		<-c.done
+		return c.Err()
+	}
+	return err
+}
+
+// serve handles one request.
+func (r *responder) serve(m Message) {
+	ctx := r.base
+	if deadline, ok := r.deadline(m); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
+	switch err := r.answer(ctx, m); {
+	case r.client.ctx.Err() != nil, errors.Is(err, ErrClosed), errors.Is(err, errGivenUp):
+		return // not acknowledged: the session's next client, or another of a shared subscription, will get it
+	case errors.Is(err, errRequestExpired):
+		r.client.countExpired()
+	case err != nil:
+		r.client.config.logger.Warn("mqtt: a request was not answered", "request", m.Topic,
+			"response topic", m.Properties.ResponseTopic, "error", err)
+	}
+	_ = m.Ack() // if it cannot go out any more, the Err of sub or of its client says why
+}
+
+// answer handles a request and publishes the reply. ctx ends when the request has expired.
+func (r *responder) answer(ctx context.Context, m Message) error {
+	if ctx.Err() != nil {
+		return errRequestExpired
+	}
+	payload, err := r.handler(ctx, m)
+	switch {
+	case ctx.Err() != nil:
+		return errRequestExpired
+	case m.Properties.ResponseTopic == "":
+		return err
+	}
+	return r.reply(ctx, m, payload, err)
+}
+
+// deadline returns when a request expires, counted from its arrival.
+func (r *responder) deadline(m Message) (deadline time.Time, ok bool) {
+	switch {
+	case m.Properties.MessageExpiry <= 0:
+		return time.Time{}, false
+	case r.sub.client != nil && m.expires != 0:
+		return r.sub.client.began.Add(m.expires), true
+	}
+	return time.Now().Add(m.Properties.MessageExpiry), true // of a fake
+}
+
+func (c *client) countExpired() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stats.Expired++
+}
+
+// reply publishes what a handler returned. It bears what is left of the request's expiry, which is when ctx ends.
+func (r *responder) reply(ctx context.Context, m Message, payload []byte, failure error) error {
+	o := r.options
+	p := PublishProperties{}
+	if o.properties != nil {
+		p = *o.properties
+	}
+	p.CorrelationData = m.Properties.CorrelationData
+	if deadline, ok := ctx.Deadline(); ok && p.MessageExpiry == 0 {
+		p.MessageExpiry = time.Until(deadline)
+	}
+	if failure != nil {
+		payload = p.fail(payload, failure)
+	}
+	o.properties = &p
+	sending := r.sending
+	if r.intake.Err() != nil {
+		var cancel context.CancelFunc
+		sending, cancel = context.WithTimeout(r.base, replyGrace)
+		defer cancel()
+	}
+	err := r.client.publish(sending, m.Properties.ResponseTopic, payload, &o)
+	if err != nil && sending.Err() != nil {
+		return fmt.Errorf("%w: %w", errGivenUp, err)
+	}
+	return err
+}
+
+// fail makes the properties those of a reply that says that a request failed, and returns its payload.
+func (p *PublishProperties) fail(payload []byte, failure error) []byte {
+	text := failure.Error()
+	p.UserProperties = slices.Clone(p.UserProperties)
+	if e, ok := failure.(*ResponseError); ok {
+		text = e.Text
+		if payload == nil {
+			payload = e.Reply.Payload
+		}
+		from := &e.Reply.Properties
+		p.UTF8Payload, p.ContentType = from.UTF8Payload, from.ContentType
+		for _, u := range from.UserProperties {
+			if u.Key != errorProperty {
+				p.UserProperties = append(p.UserProperties, u)
+			}
+		}
+	}
+	p.UserProperties = append(p.UserProperties, UserProperty{Key: errorProperty, Value: sendable(text)})
+	return payload
+}
+
+// sendable makes any text one that a packet can hold.
+func sendable(text string) string {
+	if len(text) > errorText {
+		text = text[:errorText]
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+}
