@@ -227,6 +227,7 @@ func checkClosed(t *testing.T, p *peer, waiters []waiter) {
 
 // [MQTT-3.14.4-1] [MQTT-3.14.4-2]: what Close sends, byte by byte: what was appended before, DISCONNECT, the end of the
 // stream at once, and nothing after DISCONNECT.
+// [MQTT-3.14.1-1] [MQTT311-3.14.1-1] [MQTT311-3.14.4-1] [MQTT311-3.14.4-2]
 func TestCloseOnTheWire(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := startPeer(t, v, nil)
@@ -252,6 +253,7 @@ func TestCloseOnTheWire(t *testing.T) {
 
 // [MQTT-3.14.4-1]: concurrent publishers cannot get anything in behind DISCONNECT, and nothing that came back as sent is
 // lost before it.
+// [MQTT311-3.14.4-2]
 func TestCloseUnderPublishers(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		broker := mqtttest.NewBroker(t) // complains about what comes after DISCONNECT
@@ -295,6 +297,7 @@ func TestCloseUnderPublishers(t *testing.T) {
 }
 
 // PROTOCOL 29: the will comes when the connection is lost, or when Disconnect asks for it, and not else.
+// [MQTT-3.14.4-3] [MQTT311-3.14.4-3]
 func TestWill(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -444,7 +447,8 @@ func TestCloseAfterLoss(t *testing.T) {
 	})
 }
 
-// [MQTT-3.14.2-1] [MQTT-3.14.2-3] [MQTT-3.14.2-4], 3.14.2.2.2 and PROTOCOL 21: what DISCONNECT says.
+// [MQTT-3.14.2-1] [MQTT-3.14.2-3] [MQTT-3.14.2-4] [MQTT-3.14.2.2.2] and PROTOCOL 21: what DISCONNECT says.
+// [MQTT-3.2.2.3.2]
 func TestDisconnectOptions(t *testing.T) {
 	props := &mqtt.DisconnectProperties{ReasonString: "bye", UserProperties: mqtt.UserProperties{{Key: "k", Value: "v"}}}
 	said := codec.Disconnect{ReasonString: "bye", UserProperties: codec.UserProperties{{Key: "k", Value: "v"}}}
@@ -489,6 +493,7 @@ func TestDisconnectOptions(t *testing.T) {
 }
 
 // What a client must not say is refused, and the client lives on.
+// [MQTT-3.14.2-1] [MQTT-3.14.2.2.2]
 func TestDisconnectOptionsAreChecked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := startPeer(t, codec.V5, nil, mqtt.WithSessionExpiry(0))
@@ -526,6 +531,7 @@ func TestDisconnectOptionsAreChecked(t *testing.T) {
 }
 
 // [MQTT-3.1.2-20] [MQTT-3.2.2-21]: when PINGREQ goes out.
+// [MQTT-3.1.2-21] [MQTT-3.1.2.10b] [MQTT311-3.1.2-23] [MQTT311-3.1.2.10b]
 func TestKeepAlive(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -571,6 +577,7 @@ func TestKeepAlive(t *testing.T) {
 }
 
 // [MQTT-3.1.2-20]: what comes from the server does not put PINGREQ off; what is sent to it does.
+// [MQTT311-3.1.2-23]
 func TestKeepAliveTraffic(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := startPeer(t, v, nil, mqtt.WithKeepAlive(10*time.Second))
@@ -595,6 +602,7 @@ func TestKeepAliveTraffic(t *testing.T) {
 
 // PROTOCOL 28: a PINGREQ without answer ends the client after the ping timeout; a half-open connection is noticed also by
 // who only publishes.
+// [MQTT-3.1.2.10a] [MQTT311-3.1.2.10a]
 func TestServerSilent(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		opts := []mqtt.OptionV5{mqtt.WithKeepAlive(20 * time.Second), mqtt.WithPingTimeout(5 * time.Second)}
@@ -632,6 +640,7 @@ func TestServerSilent(t *testing.T) {
 }
 
 // [MQTT-3.1.2-22]: an application that does not take its messages does not hold up PINGREQ, whatever happens to them.
+// [MQTT311-3.1.2-24]
 func TestKeepAliveWithBlockedConsumer(t *testing.T) {
 	for _, c := range []struct {
 		name string

@@ -207,7 +207,7 @@ func (c *client) handshake(l *link.Link, connect []byte, a *attempt) (*codec.Con
 	var broken *codec.Error
 	if c.version >= codec.V5 && errors.As(err, &broken) {
 		if packet, err := (&codec.Disconnect{Code: broken.Code}).Append(nil, c.version); err == nil {
-			_ = l.Write(packet) // [MQTT-4.13.1-1] as far as it goes: the connection ends anyway
+			_ = l.Write(packet) // [MQTT-4.13.1] as far as it goes: the connection ends anyway
 		}
 	}
 	return ack, err

@@ -141,6 +141,7 @@ func TestDeliverMixed(t *testing.T) {
 
 // DESIGN 4.2: a consumer that does not move stalls neither another subscription's QoS 0, nor publishes, pings,
 // subscribing and unsubscribing, also when the server's window is full; and when it moves everything comes.
+// [MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT311-4.6.0-5] [MQTT311-4.6.0-6]
 func TestDeliverStalledConsumer(t *testing.T) {
 	for _, ack := range []mqtt.AckMode{mqtt.AutoAck, mqtt.ManualAck} {
 		inBothVersions(t, func(t *testing.T, v codec.Version) {

@@ -159,7 +159,7 @@ var (
 	afterConnack  = [][]hostile{hostileHeaders, hostileTypes, hostilePublishes, hostileAcks, hostileAnswers}
 )
 
-// DESIGN 4.6, [MQTT-4.13.1-1] [MQTT311-4.8.0-1]: what is not a right CONNACK ends the attempt with an error that names the
+// DESIGN 4.6, [MQTT-4.13.1] [MQTT311-4.8.0-1]: what is not a right CONNACK ends the attempt with an error that names the
 // packet, and with MQTT 5 a DISCONNECT that says why.
 func TestHostileServerBeforeConnack(t *testing.T) {
 	eachHostile(t, beforeConnack, func(t *testing.T, h hostile, v codec.Version) {
@@ -180,7 +180,7 @@ func TestHostileServerBeforeConnack(t *testing.T) {
 	})
 }
 
-// DESIGN 4.6, [MQTT-4.13.1-1] [MQTT311-4.8.0-1]: what the specification forbids ends the connection at once, with MQTT 5
+// DESIGN 4.6, [MQTT-4.13.1] [MQTT311-4.8.0-1]: what the specification forbids ends the connection at once, with MQTT 5
 // after a DISCONNECT that says why. A client that does not connect again ends with it, and tells everybody.
 func TestHostileServer(t *testing.T) {
 	eachHostile(t, afterConnack, func(t *testing.T, h hostile, v codec.Version) {
@@ -221,6 +221,7 @@ func TestHostileServerIsLeft(t *testing.T) {
 }
 
 // A server that neither reads nor closes after its offence does not keep the client.
+// [MQTT-4.13.2-1]
 func TestHostileServerThatStays(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		b := newBusy(t, v)
@@ -254,7 +255,7 @@ func TestHostileServerThatFloods(t *testing.T) {
 
 // harmless are packets that are strange but not forbidden, with what the client answers.
 var harmless = []hostile{
-	{"PINGRESP that nobody asked for [MQTT-3.12.4-1]", 0, "\xd0\x00\xd0\x00\xd0\x00", 0, ""},
+	{"PINGRESP that nobody asked for [MQTT-3.12.4-1] [MQTT311-3.12.4-1]", 0, "\xd0\x00\xd0\x00\xd0\x00", 0, ""},
 	{"PUBACK, PUBCOMP of unknown identifiers", 0, "\x40\x02\xff\xff\x70\x02\xff\xff", 0, ""},
 	{"PUBACK, PUBREC, PUBCOMP with properties", v5, "\x40\x07\xff\xff\x00\x03\x1f\x00\x00\x50\x07\xff\xff\x80\x03\x1f\x00\x00\x70\x07\xff\xff\x92\x03\x1f\x00\x00", 0, ""},
 	{"PUBACK, long form", v5, "\x40\x04\xff\xff\x00\x00", 0, ""},
@@ -275,7 +276,7 @@ var harmless = []hostile{
 	{"PUBLISH at QoS 2, again [MQTT311-4.3.3-2] [MQTT311-4.5.0-2]", v311, "\x34\x05\x00\x01z\x00\x03" + "\x3c\x05\x00\x01z\x00\x03" + "\x62\x02\x00\x03", 0,
 		"\x50\x02\x00\x03" + "\x50\x02\x00\x03" + "\x70\x02\x00\x03"},
 	{"PUBLISH, topic with control and non-characters [MQTT-1.5.4]", v5, "\x30\x07\x00\x04\x01\xef\xbf\xbf\x00", 0, ""},
-	{"PUBLISH, topic with control and non-characters [MQTT311-1.5.3]", v311, "\x30\x06\x00\x04\x01\xef\xbf\xbf", 0, ""},
+	{"PUBLISH, topic with control and non-characters [MQTT311-1.5.3a]", v311, "\x30\x06\x00\x04\x01\xef\xbf\xbf", 0, ""},
 	{"PUBLISH, payload that is not the UTF-8 it says [MQTT-3.3.2.3.2]", v5, "\x30\x07\x00\x01z\x02\x01\x01\xff", 0, ""},
 	{"PUBLISH, expired at QoS 2 [MQTT-4.3.3-13]", v5, "\x34\x0b\x00\x01z\x00\x03\x05\x02\x00\x00\x00\x00" + "\x62\x02\x00\x03", 0, "\x50\x02\x00\x03\x70\x02\x00\x03"},
 	{"PUBLISH, unknown Subscription Identifiers, the largest among them", v5, "\x30\x0b\x00\x01z\x07\x0b\x7f\x0b\xff\xff\xff\x7f", 0, ""},
@@ -306,7 +307,8 @@ func TestHarmlessPackets(t *testing.T) {
 	})
 }
 
-// [MQTT-3.14.4-3] and 3.14.4: after the server's DISCONNECT nothing is sent; what it said reaches everybody.
+// After the server's DISCONNECT nothing is sent; what it said reaches everybody.
+// [MQTT-3.2.2.3.16] [MQTT-3.14.4]
 func TestServerDisconnects(t *testing.T) {
 	for _, code := range []codec.ReasonCode{
 		0x00, 0x80, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x8F, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99, 0x9A, 0x9B,

@@ -168,7 +168,7 @@ func newConfig(v codec.Version, host string) (*config, error) {
 func (c *config) finish() error {
 	switch {
 	case c.clientID == "" && !c.cleanStart && c.version < codec.V5:
-		return errors.New("mqtt: an empty client identifier needs a clean session [MQTT-3.1.3-7]")
+		return errors.New("mqtt: an empty client identifier needs a clean session") // [MQTT311-3.1.3-7]
 	case c.willProperties != nil && c.will == nil:
 		return errors.New("mqtt: WithWillProperties: there is no will")
 	case c.hasPassword && !c.hasUsername && c.version < codec.V5:

@@ -307,6 +307,7 @@ func TestPublishQuota(t *testing.T) {
 }
 
 // [MQTT-3.3.4-8] [MQTT-4.9.0-3]: with a full window everything else still flows.
+// [MQTT-2.2.1-4] [MQTT-3.10.4-5] [MQTT311-2.3.1-4]
 func TestFullWindowHoldsNothingElse(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := startPeer(t, v, nil, mqtt.WithMaxInFlight(1))
@@ -340,6 +341,7 @@ func TestFullWindowHoldsNothingElse(t *testing.T) {
 
 // PROTOCOL 4: identifiers go round, never lowest first, and skip 0 and those in use [MQTT-2.2.1-3]. With 65,519 messages
 // in flight a SUBSCRIBE still finds one.
+// [MQTT311-2.3.1-1] [MQTT311-2.3.1-2]
 func TestPacketIdentifiers(t *testing.T) {
 	if raceEnabled {
 		t.Skip("takes the race detector seconds")
@@ -395,6 +397,7 @@ func TestPacketIdentifiers(t *testing.T) {
 // PROTOCOL 8: acknowledgements of unknown identifiers are ignored and counted, but PUBREC and PUBREL get their answer. For
 // those of identifiers that are in use for something else see TestHostileServer
 // [MQTT-4.3.3-4] [MQTT-4.3.3-11] [MQTT-3.6.2-1] [MQTT-3.7.2-1].
+// [MQTT-4.3.3-6] [MQTT311-4.3.3-1] [MQTT311-4.3.3-2]
 func TestLateAcknowledgements(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := startPeer(t, v, nil)
@@ -437,6 +440,9 @@ func TestLateAcknowledgements(t *testing.T) {
 }
 
 // DESIGN 4.1: at QoS 0 nil comes once the message is handed over, at QoS 1 and 2 once the server has said so.
+// [MQTT-2.2.1-5] [MQTT-3.3.1-2] [MQTT-4.1.0-1] [MQTT-4.3.1-1] [MQTT-4.3.2-1] [MQTT-4.3.2-2] [MQTT-4.3.2-3]
+// [MQTT-4.3.3-1] [MQTT-4.3.3-2] [MQTT-4.3.3-3] [MQTT-4.3.3-4] [MQTT-4.3.3-5] [MQTT-4.4.0-1] [MQTT311-2.3.1-6]
+// [MQTT311-3.3.1-2] [MQTT311-4.1.0-1] [MQTT311-4.3.1-1] [MQTT311-4.3.2-1] [MQTT311-4.3.3-1]
 func TestPublishReturns(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := startPeer(t, v, nil)
@@ -460,14 +466,16 @@ func TestPublishReturns(t *testing.T) {
 		if s := p.client.Stats(); s.Published != 3 || s.InFlight != 0 {
 			t.Errorf("stats %+v", s)
 		}
-		// Nothing is sent again on a connection that lives [MQTT-4.4.0-1].
-		p.client.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
+		// Nothing is sent again on a connection that lives [MQTT-4.4.0-1], and nothing is forgotten [MQTT-4.1.0-1].
+		late := p.client.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
 		p.Expect(toT(1, 3, ""))
 		p.Patience(2 * time.Minute)
 		for range 5 {
 			mqtttest.ReceiveAs[*codec.Pingreq](p.Script)
 			p.Send(&codec.Pingresp{})
 		}
+		p.Send(&codec.Puback{PacketID: 3})
+		noErr(t, late.Wait(t.Context()))
 	})
 }
 
@@ -564,6 +572,7 @@ func TestPublishConnectionLost(t *testing.T) {
 }
 
 // DESIGN 4.1, [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT-3.7.2-1]: a refusal is a *PublishError with all the server said.
+// [MQTT-2.4] [MQTT-4.13.2]
 func TestPublishRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := startPeer(t, codec.V5, nil)
@@ -947,6 +956,8 @@ func sized(qos mqtt.QoS, payload int, props *mqtt.PublishProperties) func(mqtt.C
 }
 
 // What the specification forbids is an error before anything is sent, at any QoS.
+// [MQTT-3.3.2-1] [MQTT-3.3.2.1] [MQTT-4.7.0-1] [MQTT311-1.5.3-1] [MQTT311-1.5.3-2] [MQTT311-3.3.1-4]
+// [MQTT311-3.3.2-1] [MQTT311-3.3.2-2] [MQTT311-4.7.1-1] [MQTT311-4.7.3-1] [MQTT311-4.7.3-2] [MQTT311-4.7.3-3]
 func TestPublishInvalid(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := startPeer(t, v, nil)
@@ -986,6 +997,7 @@ func TestPublishInvalid(t *testing.T) {
 	})
 }
 
+// [MQTT-1.5.6] [MQTT-1.5.7-1] [MQTT-3.3.2-13] [MQTT-3.3.2-14] [MQTT-3.3.2-19]
 func TestPublishInvalidProperties(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := startPeer(t, codec.V5, nil)

@@ -72,6 +72,7 @@ func byPayload(messages []mqtt.Message) map[string]mqtt.Message {
 
 // PROTOCOL 9, [MQTT-4.6.0-2], [MQTT-4.6.0-3]: PUBACKs and PUBRECs leave in the order of their messages, each kind on its
 // own, whatever the order in which the application acknowledges.
+// [MQTT311-4.6.0-2] [MQTT311-4.6.0-3]
 func TestReceiveAcknowledgementOrder(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		c, s := scripted(t, v)
@@ -114,6 +115,7 @@ func TestReceiveAcknowledgementOrder(t *testing.T) {
 
 // PROTOCOL 9: a PUBREL is answered at once, whatever waits, and also when it belongs to nothing (PROTOCOL 8,
 // [MQTT-4.3.3-11]).
+// [MQTT311-4.3.3-2]
 func TestReceivePubrel(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		c, s := scripted(t, v)
@@ -137,6 +139,7 @@ func TestReceivePubrel(t *testing.T) {
 
 // QoS 2 messages that come again on the connection are not delivered again until PUBREL [MQTT-4.3.3-10], and are new
 // after it [MQTT-4.3.3-12].
+// [MQTT-4.3.3-8] [MQTT-4.3.3-11] [MQTT311-4.3.3-2]
 func TestReceiveExactlyOnce(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		c, s := scripted(t, v)
@@ -163,6 +166,7 @@ func TestReceiveExactlyOnce(t *testing.T) {
 
 // [MQTT-4.3.3-9]: after a PUBREC that refuses, the identifier is new. [MQTT-4.3.2-5]: so it is after a PUBACK, whatever
 // DUP says.
+// [MQTT-4.3.2-4] [MQTT311-4.3.2-2]
 func TestReceiveIdentifierAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := scripted(t, codec.V5)
@@ -402,6 +406,7 @@ func TestReceiveRejectReasonThatFits(t *testing.T) {
 }
 
 // A message that nobody wants is acknowledged and counted [MQTT-3.3.4-1]; parking is for persistent sessions.
+// [MQTT-4.5.0-2] [MQTT311-3.3.4-1] [MQTT311-4.5.0-2]
 func TestReceiveUnmatched(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		c, s := scripted(t, v)
@@ -452,6 +457,8 @@ func TestReceiveOversizedV5(t *testing.T) {
 }
 
 // Everything that a message can carry arrives, is the receiver's own, and can be published again as it is.
+// [MQTT-2.2.2.2c] [MQTT-3.3.2-4] [MQTT-3.3.2-6] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17] [MQTT-3.3.2-18]
+// [MQTT-3.3.2-20]
 func TestReceiveProperties(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mqtttest.NewBroker(t)
@@ -503,6 +510,7 @@ func TestReceiveProperties(t *testing.T) {
 
 // The subscription identifiers of a message are all those that the server sent with it, in their order [MQTT-3.3.4-3],
 // and each message's own.
+// [MQTT-3.3.2.3.8] [MQTT-3.3.4-4]
 func TestReceiveSubscriptionIdentifiers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := scriptedV5(t, codec.ConnackProperties{})
@@ -533,6 +541,7 @@ func TestReceiveSubscriptionIdentifiers(t *testing.T) {
 }
 
 // What a topic matches is looked up again after every change of the subscriptions, while messages of it keep coming.
+// [MQTT-3.3.2-3] [MQTT311-3.3.2-3]
 func TestReceiveWhileSubscriptionsChange(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		b := mqtttest.NewBroker(t)

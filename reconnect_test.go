@@ -446,6 +446,7 @@ func TestServersOfAttemptFunc(t *testing.T) {
 }
 
 // PROTOCOL 26: 0x9C holds for one attempt, 0x9D for ever; the scheme stays that of the server which says so.
+// [MQTT-3.2.2.3.16] [MQTT-4.11]
 func TestRedirect(t *testing.T) {
 	for _, code := range []codec.ReasonCode{codec.UseAnotherServer, codec.ServerMoved} {
 		t.Run(code.String(), func(t *testing.T) {

@@ -142,6 +142,9 @@ func wantOpen(t *testing.T, deliveries ...*mqtt.Delivery) {
 
 // [MQTT-4.4.0-1] [MQTT-4.6.0-1] [MQTT-4.6.0-4]: with the session kept, PUBRELs and PUBLISHes are sent again, with the old
 // identifiers, in the old order, DUP set, before anything new.
+// [MQTT-3.1.2-23] [MQTT-3.3.1-1] [MQTT-4.3.2-3] [MQTT-4.3.3-3] [MQTT-4.3.3-5] [MQTT-4.3.3-6] [MQTT311-2.3.1-3]
+// [MQTT311-3.1.2-4] [MQTT311-3.3.1-1] [MQTT311-4.1.0-2] [MQTT311-4.3.2-1] [MQTT311-4.3.3-1] [MQTT311-4.4.0-1]
+// [MQTT311-4.6.0-1] [MQTT311-4.6.0-4]
 func TestResendOrder(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := newPair(t, v)
@@ -181,6 +184,7 @@ func TestResendOrder(t *testing.T) {
 
 // PROTOCOL 3: no more than the server's Receive Maximum of this connection is resent at once, and all of it before
 // anything new; PUBRELs take no place.
+// [MQTT-3.3.4-7] [MQTT-4.9.0-1]
 func TestResendWithinShrunkWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, codec.V5)
@@ -228,6 +232,7 @@ func TestResendWithinShrunkWindow(t *testing.T) {
 
 // PROTOCOL 22: session gone. QoS 1 is published afresh, with a new identifier and without DUP, in order and before what
 // was queued; QoS 2 that was sent fails; QoS 2 that was not sent is sent.
+// [MQTT-3.2.2-5] [MQTT311-3.2.2-3]
 func TestSessionGone(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := newPair(t, v)
@@ -394,6 +399,7 @@ func TestAckAcrossConnections(t *testing.T) {
 }
 
 // DESIGN 4.4: an inbound QoS 2 message whose PUBREC was sent is not delivered again, whatever cuts the handshake.
+// [MQTT-4.3.3-8] [MQTT-4.3.3-10] [MQTT-4.3.3-11] [MQTT311-4.3.3-2]
 func TestInboundQoS2AcrossCuts(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		b := mqtttest.NewBroker(t)
@@ -917,6 +923,7 @@ func TestAbandonedWhileSessionRenewed(t *testing.T) {
 }
 
 // DESIGN 4.4: the client identifier that the server assigned is kept.
+// [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-16]
 func TestAssignedClientIDIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &pair{t: t, server: mqtttest.NewServer(t, codec.V5)}
@@ -940,6 +947,7 @@ func TestAssignedClientIDIsKept(t *testing.T) {
 }
 
 // PROTOCOL 21 and 29: what CONNECT and DISCONNECT say of the session's expiry.
+// [MQTT-3.1.2.11.2]
 func TestSessionExpiryOnTheWire(t *testing.T) {
 	forever := uint32(1<<32 - 1)
 	five, hour, minute, none := uint32(300), uint32(3600), uint32(60), uint32(0)

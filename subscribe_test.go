@@ -17,6 +17,7 @@ import (
 
 // PROTOCOL 11: a filter is subscribed once, at the highest QoS its holders ask for. Raising it sends SUBSCRIBE again
 // with Retain Handling 2, leaving never lowers it, and UNSUBSCRIBE goes out with the last holder.
+// [MQTT-3.8.4-3]
 func TestSubscribeSameFilter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mqtttest.NewBroker(t)
@@ -52,6 +53,7 @@ func TestSubscribeSameFilter(t *testing.T) {
 
 // PROTOCOL 11 on MQTT 3.1.1, where every SUBSCRIBE brings retained messages: a later holder sends one to get them, and
 // at the highest QoS, because it replaces the first.
+// [MQTT311-3.8.4-3]
 func TestSubscribeSameFilterV311(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mqtttest.NewBroker(t)
@@ -77,6 +79,7 @@ func TestSubscribeSameFilterV311(t *testing.T) {
 
 // PROTOCOL 11: the retained messages that a later holder's SUBSCRIBE brings go to it alone, by identifier, and without
 // identifiers because they come after its SUBACK.
+// [MQTT-3.3.1-9] [MQTT-3.3.1-12] [MQTT-3.8.4-4] [MQTT311-3.3.1-6] [MQTT311-3.3.1-8] [MQTT311-3.3.1-9]
 func TestSubscribeRetainedForLaterHolder(t *testing.T) {
 	test := func(t *testing.T, v codec.Version, opts ...mqtttest.Option) {
 		b := mqtttest.NewBroker(t, opts...)
@@ -124,6 +127,7 @@ func TestSubscribeSkipRetainedTakesNoneAway(t *testing.T) {
 }
 
 // SendRetainedIfNew and SkipRetained say what they do, also to a filter that overlaps one that is not new.
+// [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]
 func TestSubscribeRetainHandling(t *testing.T) {
 	for _, merge := range []bool{false, true} {
 		t.Run(fmt.Sprint("merge ", merge), func(t *testing.T) {
@@ -179,6 +183,7 @@ func TestSubscribeOtherFlags(t *testing.T) {
 
 // DESIGN 4.2: each subscription receives each message once, also with overlapping filters, whether the server sends a
 // copy for each filter or one for all [MQTT-3.3.4-2].
+// [MQTT-3.3.2-3] [MQTT-3.3.4-4] [MQTT-3.3.4-5]
 func TestSubscribeOverlapping(t *testing.T) {
 	for _, opts := range [][]mqtttest.Option{nil, {mqtttest.MergeOverlapping()}} {
 		t.Run(fmt.Sprint("merge ", len(opts) > 0), func(t *testing.T) {
@@ -366,6 +371,7 @@ func TestSubscribeIdentifierGiven(t *testing.T) {
 }
 
 // PROTOCOL 20: a SUBSCRIBE carries at most 8 filters; with subscription identifiers each filter has a packet of its own.
+// [MQTT-3.2.2.3.12] [MQTT-3.8.4-5] [MQTT311-3.8.4-4]
 func TestSubscribeManyFilters(t *testing.T) {
 	filters := func(n int) (f []string) {
 		for i := range n {
@@ -411,6 +417,7 @@ func TestSubscribeManyFilters(t *testing.T) {
 }
 
 // A message may come before SUBACK [MQTT-3.8.4-1], and none is lost then.
+// [MQTT311-3.8.4-1]
 func TestSubscribeMessageBeforeSuback(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		c, s := scripted(t, v)
@@ -428,6 +435,7 @@ func TestSubscribeMessageBeforeSuback(t *testing.T) {
 
 // SUBACKs are matched by packet identifier [MQTT-2.2.1-6], in whatever order they come; Granted is the lower of what was
 // asked for and what was granted.
+// [MQTT-3.8.4-2] [MQTT-3.8.4-8] [MQTT311-2.3.1-7] [MQTT311-3.8.4-2] [MQTT311-3.8.4-6]
 func TestSubscribeReverseSubacks(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		c, s := scripted(t, v)
@@ -514,6 +522,7 @@ func TestSubscribeRaiseRefused(t *testing.T) {
 
 // PROTOCOL 18: one refused filter fails the whole subscription, and those granted are unsubscribed, unless others hold
 // them.
+// [MQTT-3.8.4-7] [MQTT-3.9.3-1] [MQTT-3.9.3-2] [MQTT311-3.9.3-1] [MQTT311-3.9.3-2]
 func TestSubscribeRefused(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		b := mqtttest.NewBroker(t)
@@ -668,6 +677,7 @@ func TestSubscribeAtTheEnd(t *testing.T) {
 }
 
 // Features that the server announced not to have are errors here (sections 3.2.2.3.11 to 3.2.2.3.13).
+// [MQTT-3.2.2.3.11] [MQTT-3.2.2.3.12] [MQTT-3.2.2.3.13]
 func TestSubscribeUnavailable(t *testing.T) {
 	no := false
 	for _, test := range []struct {
@@ -731,6 +741,7 @@ func TestSubscribeMaximumPacketSize(t *testing.T) {
 }
 
 // What no packet can say is an error before anything is sent.
+// [MQTT-3.8.2.1.2] [MQTT-3.8.3-1] [MQTT-3.8.3-5] [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.8.2-1] [MQTT-4.8.2-2]
 func TestSubscribeOptions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := scriptedV5(t, codec.ConnackProperties{})
@@ -778,6 +789,7 @@ func TestSubscribeOptions(t *testing.T) {
 }
 
 // The options are in the packet as they were given [MQTT-3.8.3-3], and SubscribeOptions is one of them.
+// [MQTT-3.8.2.1.2] [MQTT-3.8.3-5]
 func TestSubscribePacket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := scriptedV5(t, codec.ConnackProperties{})
@@ -796,6 +808,7 @@ func TestSubscribePacket(t *testing.T) {
 }
 
 // With Retain As Published the RETAIN flag says nothing about why a message came: every holder gets it.
+// [MQTT-3.3.1-13]
 func TestSubscribeRetainAsPublished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mqtttest.NewBroker(t)
@@ -810,6 +823,7 @@ func TestSubscribeRetainAsPublished(t *testing.T) {
 
 // A SUBACK or UNSUBACK that does not answer its request ends the connection: too few or too many codes [MQTT-3.9.3-1],
 // the wrong kind. One that answers nothing is ignored.
+// [MQTT-3.8.4-6] [MQTT311-3.8.4-5]
 func TestSubscribeWrongAnswers(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		for name, answer := range map[string]func(id uint16) codec.Packet{
@@ -856,6 +870,8 @@ func TestSubscribeWrongAnswers(t *testing.T) {
 
 // PROTOCOL 19: Unsubscribe ends the channel after UNSUBACK. Messages may come until then and are delivered
 // [MQTT-3.10.4-2]; later ones belong to nobody, but are acknowledged.
+// [MQTT-3.10.4-3] [MQTT-3.10.4-4] [MQTT-4.5.0-2] [MQTT311-3.10.4-2] [MQTT311-3.10.4-3] [MQTT311-3.10.4-4]
+// [MQTT311-4.5.0-2]
 func TestUnsubscribe(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		c, s := scripted(t, v)
@@ -891,6 +907,7 @@ func TestUnsubscribe(t *testing.T) {
 }
 
 // PROTOCOL 19: messages that wait in line are delivered before the channel ends.
+// [MQTT-3.10.4-3] [MQTT-4.6.0-6] [MQTT311-3.10.4-3] [MQTT311-4.6.0-6]
 func TestUnsubscribeDeliversFirst(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		b := mqtttest.NewBroker(t)
@@ -1073,6 +1090,7 @@ func TestUnsubscribeAtTheEnd(t *testing.T) {
 }
 
 // Client.Unsubscribe removes filters that have no subscription here, and no others.
+// [MQTT-3.10.3-1] [MQTT-3.10.3-2] [MQTT-3.10.4-5] [MQTT311-3.10.3-1] [MQTT311-3.10.3-2] [MQTT311-3.10.4-5]
 func TestUnsubscribeFilters(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		b := mqtttest.NewBroker(t)

@@ -104,8 +104,12 @@ var (
 	malformedPubacks = malformedAcks("40", "MQTT-3.4.2-1", "92", "42")
 )
 
-func TestPuback(t *testing.T)          { testVectors(t, pubackVectors) }
+func TestPuback(t *testing.T) { testVectors(t, pubackVectors) }
+
+// [MQTT-3.4.2-1]
 func TestMalformedPuback(t *testing.T) { testMalformed(t, malformedPubacks) }
+
+// [MQTT-3.4.2-1]
 func TestForbiddenPuback(t *testing.T) {
 	testForbidden(t, forbiddenAcks(PUBACK, PacketIdentifierNotFound, NotAuthorized))
 }
@@ -116,21 +120,29 @@ var (
 	malformedPubrecs = malformedAcks("50", "MQTT-3.5.2-1", "92", "52")
 )
 
-func TestPubrec(t *testing.T)          { testVectors(t, pubrecVectors) }
+func TestPubrec(t *testing.T) { testVectors(t, pubrecVectors) }
+
+// [MQTT-3.5.2-1]
 func TestMalformedPubrec(t *testing.T) { testMalformed(t, malformedPubrecs) }
+
+// [MQTT-3.5.2-1]
 func TestForbiddenPubrec(t *testing.T) {
 	testForbidden(t, forbiddenAcks(PUBREC, PacketIdentifierNotFound, NotAuthorized))
 }
 func FuzzPubrec(f *testing.F) { fuzzPacket(f, PUBREC, pubrecVectors, malformedPubrecs) }
 
-// The flags of PUBREL are 0010 [MQTT-3.6.1-1].
+// The flags of PUBREL are 0010 [MQTT-3.6.1-1] [MQTT311-3.6.1-1].
 var (
 	pubrelVectors    = ackVectors(PUBREL, "62", PacketIdentifierNotFound)
 	malformedPubrels = malformedAcks("62", "MQTT-3.6.2-1", "10", "60")
 )
 
-func TestPubrel(t *testing.T)          { testVectors(t, pubrelVectors) }
+func TestPubrel(t *testing.T) { testVectors(t, pubrelVectors) }
+
+// [MQTT-3.6.2-1]
 func TestMalformedPubrel(t *testing.T) { testMalformed(t, malformedPubrels) }
+
+// [MQTT-3.6.2-1]
 func TestForbiddenPubrel(t *testing.T) {
 	testForbidden(t, forbiddenAcks(PUBREL, UnspecifiedError, PacketIdentifierNotFound))
 }
@@ -141,8 +153,12 @@ var (
 	malformedPubcomps = malformedAcks("70", "MQTT-3.7.2-1", "80", "72")
 )
 
-func TestPubcomp(t *testing.T)          { testVectors(t, pubcompVectors) }
+func TestPubcomp(t *testing.T) { testVectors(t, pubcompVectors) }
+
+// [MQTT-3.7.2-1]
 func TestMalformedPubcomp(t *testing.T) { testMalformed(t, malformedPubcomps) }
+
+// [MQTT-3.7.2-1]
 func TestForbiddenPubcomp(t *testing.T) {
 	testForbidden(t, forbiddenAcks(PUBCOMP, NoMatchingSubscribers, PacketIdentifierNotFound))
 }

@@ -62,7 +62,11 @@ var forbiddenAuths = []forbidden{
 	{"bad UTF-8", V5, &Auth{Method: "\xff"}, MalformedPacket, "MQTT-1.5.4-1"},
 }
 
-func TestAuth(t *testing.T)          { testVectors(t, authVectors) }
+func TestAuth(t *testing.T) { testVectors(t, authVectors) }
+
+// [MQTT-1.5.4-1] [MQTT-2.1.3-1] [MQTT-3.15.2-1]
 func TestMalformedAuth(t *testing.T) { testMalformed(t, malformedAuths) }
+
+// [MQTT-1.5.4-1] [MQTT-3.15.2-1]
 func TestForbiddenAuth(t *testing.T) { testForbidden(t, forbiddenAuths) }
 func FuzzAuth(f *testing.F)          { fuzzPacket(f, AUTH, authVectors, malformedAuths) }

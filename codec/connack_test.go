@@ -15,10 +15,10 @@ var connackVectors = []vector{
 		packet: &Connack{},
 	},
 	{name: "accepted", v: V311, bytes: "20 02 00 00", packet: &Connack{}},
-	{name: "MQTT-3.2.2-2 session present", v: V5, bytes: "20 03 01 00 00", packet: &Connack{SessionPresent: true}},
-	{name: "MQTT-3.2.2-1 session present", v: V311, bytes: "20 02 01 00", packet: &Connack{SessionPresent: true}},
+	{name: "session present", v: V5, bytes: "20 03 01 00 00", packet: &Connack{SessionPresent: true}},
+	{name: "session present", v: V311, bytes: "20 02 01 00", packet: &Connack{SessionPresent: true}},
 	{
-		name: "MQTT-3.2.2-7 refused with a reason", v: V5,
+		name: "refused with a reason", v: V5,
 		bytes: "20 0E" +
 			"00 9C" + // Use another server
 			"0B" +
@@ -124,7 +124,10 @@ var forbiddenConnacks = []forbidden{
 	{"property", V311, &Connack{Properties: ConnackProperties{ReasonString: "x"}}, MalformedPacket, "2.3"},
 }
 
-func TestConnack(t *testing.T)          { testVectors(t, connackVectors) }
+func TestConnack(t *testing.T) { testVectors(t, connackVectors) }
+
+// [MQTT-1.5.4-1] [MQTT-1.5.4-2] [MQTT-2.1.3-1] [MQTT-3.2.2-1] [MQTT-3.2.2-6] [MQTT-3.2.2-8] [MQTT311-2.2.2-2]
+// [MQTT311-3.2.2-4] [MQTT311-3.2.2-6]
 func TestMalformedConnack(t *testing.T) { testMalformed(t, malformedConnacks) }
 func TestForbiddenConnack(t *testing.T) { testForbidden(t, forbiddenConnacks) }
 func FuzzConnack(f *testing.F)          { fuzzPacket(f, CONNACK, connackVectors, malformedConnacks) }

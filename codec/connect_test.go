@@ -8,7 +8,7 @@ import (
 
 var connectVectors = []vector{
 	{
-		name: "MQTT-3.1.3-3 smallest", v: V5,
+		name: "[MQTT-3.1.3-3] smallest", v: V5,
 		bytes: "10 0D" + // CONNECT, Remaining Length 13
 			"0004 4D515454 05" + // protocol name, version
 			"00 0000" + // connect flags, keep alive
@@ -17,7 +17,7 @@ var connectVectors = []vector{
 		packet: &Connect{Version: V5},
 	},
 	{
-		name: "MQTT-3.1.3-7 smallest", v: V311,
+		name: "[MQTT311-3.1.3-3] smallest", v: V311,
 		bytes: "10 0C" +
 			"0004 4D515454 04" +
 			"02 0000" + // Clean Session
@@ -25,7 +25,7 @@ var connectVectors = []vector{
 		packet: &Connect{Version: V311, CleanStart: true},
 	},
 	{
-		name: "MQTT-3.1.3-1 all fields and properties", v: V5,
+		name: "[MQTT-3.1.3-1] all fields and properties", v: V5,
 		bytes: "10 65" +
 			"0004 4D515454 05" +
 			"F6 003C" + // user name, password, will retain, will QoS 2, will, clean start; keep alive
@@ -71,7 +71,7 @@ var connectVectors = []vector{
 		},
 	},
 	{
-		name: "MQTT-3.1.3-1 all fields", v: V311,
+		name: "[MQTT311-3.1.3-1] all fields", v: V311,
 		bytes: "10 1C" +
 			"0004 4D515454 04" +
 			"EE FFFF" + // user name, password, will retain, will QoS 1, will, Clean Session
@@ -87,7 +87,7 @@ var connectVectors = []vector{
 		},
 	},
 	{
-		name: "MQTT-3.1.2-17 empty user name and password are present", v: V5,
+		name: "[MQTT-3.1.2-17] empty user name and password are present", v: V5,
 		bytes: "10 11" +
 			"0004 4D515454 05" +
 			"C2 0000 00" +
@@ -95,7 +95,7 @@ var connectVectors = []vector{
 		packet: &Connect{Version: V5, CleanStart: true, HasUsername: true, HasPassword: true, Password: []byte{}},
 	},
 	{
-		name: "MQTT-3.1.2-19 empty user name is present", v: V311,
+		name: "[MQTT311-3.1.2-19] empty user name is present", v: V311,
 		bytes: "10 0E" +
 			"0004 4D515454 04" +
 			"82 0000" +
@@ -103,7 +103,7 @@ var connectVectors = []vector{
 		packet: &Connect{Version: V311, CleanStart: true, HasUsername: true},
 	},
 	{
-		name: "3.1.2.9 password without user name", v: V5,
+		name: "[MQTT-3.1.2.9] password without user name", v: V5,
 		bytes: "10 11" +
 			"0004 4D515454 05" +
 			"40 0000 00" +
@@ -260,8 +260,13 @@ var forbiddenConnects = []forbidden{
 	{"will property", V311, &Connect{ClientID: "c", Will: &Will{Topic: "w", Properties: WillProperties{CorrelationData: []byte{}}}}, MalformedPacket, "2.3"},
 }
 
+// [MQTT-2.2.2-1] [MQTT-3.1.2-1] [MQTT-3.1.2-2] [MQTT-3.1.2-3] [MQTT311-3.1.2-1] [MQTT311-3.1.2-2] [MQTT311-3.1.2-3]
 func TestConnect(t *testing.T)          { testVectors(t, connectVectors) }
 func TestMalformedConnect(t *testing.T) { testMalformed(t, malformedConnects) }
+
+// [MQTT-1.5.4-1] [MQTT-1.5.4-2] [MQTT-3.1.2-2] [MQTT-3.1.2-12] [MQTT-3.1.2-16] [MQTT-3.1.2-18] [MQTT-3.3.2-14]
+// [MQTT-4.7.0-1] [MQTT-4.7.3-1] [MQTT311-1.5.3-1] [MQTT311-3.1.2-14] [MQTT311-3.1.2-18] [MQTT311-3.1.2-20]
+// [MQTT311-3.1.2-22] [MQTT311-3.1.3-8] [MQTT311-4.7.1-1]
 func TestForbiddenConnect(t *testing.T) { testForbidden(t, forbiddenConnects) }
 func FuzzConnect(f *testing.F)          { fuzzPacket(f, CONNECT, connectVectors, malformedConnects) }
 

@@ -60,7 +60,12 @@ var forbiddenDisconnects = []forbidden{
 	{"bad UTF-8", V5, &Disconnect{ServerReference: "\xff"}, MalformedPacket, "MQTT-1.5.4-1"},
 }
 
-func TestDisconnect(t *testing.T)          { testVectors(t, disconnectVectors) }
+// [MQTT-3.14.1-1] [MQTT311-3.14.1-1]
+func TestDisconnect(t *testing.T) { testVectors(t, disconnectVectors) }
+
+// [MQTT-1.5.4-1] [MQTT-1.5.5-1] [MQTT-2.1.3-1] [MQTT-3.14.2-1] [MQTT311-2.2.2-2]
 func TestMalformedDisconnect(t *testing.T) { testMalformed(t, malformedDisconnects) }
+
+// [MQTT-1.5.4-1] [MQTT-3.14.2-1]
 func TestForbiddenDisconnect(t *testing.T) { testForbidden(t, forbiddenDisconnects) }
 func FuzzDisconnect(f *testing.F)          { fuzzPacket(f, DISCONNECT, disconnectVectors, malformedDisconnects) }

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Every first byte, in both versions [MQTT-2.1.3-1], 3.1.1 [MQTT-2.2.2-1] [MQTT-2.2.2-2].
+// Every first byte, in both versions [MQTT-2.1.3-1], [MQTT311-2.2.2-1] [MQTT311-2.2.2-2].
 func TestHeaderFirstByte(t *testing.T) {
 	// legal are the flags of section 2.1.3, by type.
 	legal := map[Type][]byte{
@@ -48,6 +48,7 @@ var remainingLengths = []struct {
 	{MaxRemainingLength, []byte{0xFF, 0xFF, 0xFF, 0x7F}},
 }
 
+// [MQTT-1.5.5-1] [MQTT311-2.2.3]
 func TestRemainingLength(t *testing.T) {
 	for _, v := range []Version{V5, V311} {
 		for _, c := range remainingLengths {
@@ -76,6 +77,7 @@ func TestVarint(t *testing.T) {
 	}
 }
 
+// [MQTT-1.5.5-1] [MQTT311-2.2.3]
 func TestMalformedRemainingLength(t *testing.T) {
 	for _, c := range []struct {
 		bytes string

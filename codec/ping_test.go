@@ -26,9 +26,11 @@ var malformedPingresps = []malformed{
 	{"reserved flags", V311, "D4 00", MalformedPacket, "MQTT-2.2.2-2"},
 }
 
-func TestPingreq(t *testing.T)           { testVectors(t, pingreqVectors) }
-func TestMalformedPingreq(t *testing.T)  { testMalformed(t, malformedPingreqs) }
-func FuzzPingreq(f *testing.F)           { fuzzPacket(f, PINGREQ, pingreqVectors, malformedPingreqs) }
-func TestPingresp(t *testing.T)          { testVectors(t, pingrespVectors) }
+func TestPingreq(t *testing.T)          { testVectors(t, pingreqVectors) }
+func TestMalformedPingreq(t *testing.T) { testMalformed(t, malformedPingreqs) }
+func FuzzPingreq(f *testing.F)          { fuzzPacket(f, PINGREQ, pingreqVectors, malformedPingreqs) }
+func TestPingresp(t *testing.T)         { testVectors(t, pingrespVectors) }
+
+// [MQTT-2.1.3-1] [MQTT311-2.2.2-2]
 func TestMalformedPingresp(t *testing.T) { testMalformed(t, malformedPingresps) }
 func FuzzPingresp(f *testing.F)          { fuzzPacket(f, PINGRESP, pingrespVectors, malformedPingresps) }

@@ -2,6 +2,7 @@ package codec
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 )
@@ -88,6 +89,7 @@ func TestPropertyTable(t *testing.T) {
 }
 
 // Every property in every packet, once and twice, section 2.2.2.2.
+// [MQTT-2.2.2.2a] [MQTT-2.2.2.2b]
 func TestPropertyPlaces(t *testing.T) {
 	for id, p := range specifiedProperties {
 		property := fmt.Sprintf("%02X %s", id, p.value)
@@ -170,7 +172,28 @@ func TestPropertyCut(t *testing.T) {
 	}
 }
 
+// Properties may come in any order [MQTT-2.2.2.2c].
+func TestPropertyOrder(t *testing.T) {
+	for _, typ := range []Type{CONNECT, CONNACK, PUBLISH, DISCONNECT, AUTH} {
+		var up, down string
+		for id := range byte(0x2B) {
+			p, ok := specifiedProperties[id]
+			if ok && slices.Contains(p.packets, typ) {
+				property := fmt.Sprintf("%02X %s", id, p.value)
+				up, down = up+property, property+down
+			}
+		}
+		want, err := decodeProperties(t, typ, up)
+		checkError(t, err)
+		got, err2 := decodeProperties(t, typ, down)
+		if err != nil || err2 != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%v: %+v, %v; want %+v, %v", typ, got, err2, want, err)
+		}
+	}
+}
+
 // Identifiers that no property has are malformed in every packet.
+// [MQTT-2.2.2.2a]
 func TestUnknownProperties(t *testing.T) {
 	for id := range 256 {
 		if _, ok := specifiedProperties[byte(id)]; ok {

@@ -11,7 +11,7 @@ import (
 
 var publishVectors = []vector{
 	{
-		name: "MQTT-2.2.1-2 QoS 0 has no packet identifier", v: V5,
+		name: "[MQTT-2.2.1-2] QoS 0 has no packet identifier", v: V5,
 		bytes: "30 08" + // PUBLISH, QoS 0, Remaining Length 8
 			"0003 612F62" + // topic name
 			"00" + // property length
@@ -19,7 +19,7 @@ var publishVectors = []vector{
 		packet: &Publish{Topic: "a/b", Payload: []byte("hi")},
 	},
 	{
-		name: "MQTT-2.3.1-5 QoS 0 has no packet identifier", v: V311,
+		name: "[MQTT311-2.3.1-5] QoS 0 has no packet identifier", v: V311,
 		bytes:  "30 07 0003 612F62 6869",
 		packet: &Publish{Topic: "a/b", Payload: []byte("hi")},
 	},
@@ -72,7 +72,7 @@ var publishVectors = []vector{
 		packet: &Publish{TopicAlias: 1, Payload: []byte{}},
 	},
 	{
-		name: "MQTT-1.5.4-3 the byte order mark is a character", v: V5,
+		name: "[MQTT-1.5.4-3] the byte order mark is a character", v: V5,
 		bytes:  "30 07 0004 EFBBBF61 00",
 		packet: &Publish{Topic: "\ufeffa", Payload: []byte{}},
 	},
@@ -192,8 +192,17 @@ var forbiddenPublishes = []forbidden{
 	{"longer than the Remaining Length can say", V311, &Publish{Topic: "a", Payload: make([]byte, MaxRemainingLength-2)}, PacketTooLarge, "2.2.3"},
 }
 
-func TestPublish(t *testing.T)          { testVectors(t, publishVectors) }
+// [MQTT-2.2.2-1] [MQTT-3.3.2-1] [MQTT311-3.3.2-1]
+func TestPublish(t *testing.T) { testVectors(t, publishVectors) }
+
+// [MQTT-1.5.4-1] [MQTT-1.5.4-2] [MQTT-1.5.5-1] [MQTT-2.2.1-3] [MQTT-3.3.1-2] [MQTT-3.3.1-4] [MQTT-3.3.2-2]
+// [MQTT-3.3.2-8] [MQTT-3.3.2-14] [MQTT-4.7.3-1] [MQTT311-1.5.3-1] [MQTT311-1.5.3-2] [MQTT311-2.3.1-1]
+// [MQTT311-3.3.1-2] [MQTT311-3.3.1-4] [MQTT311-3.3.2-2] [MQTT311-4.7.3-1]
 func TestMalformedPublish(t *testing.T) { testMalformed(t, malformedPublishes) }
+
+// [MQTT-1.5.4-1] [MQTT-1.5.4-2] [MQTT-2.2.1-2] [MQTT-2.2.1-3] [MQTT-3.3.1-2] [MQTT-3.3.1-4] [MQTT-3.3.2-14]
+// [MQTT311-2.3.1-1] [MQTT311-2.3.1-5] [MQTT311-4.7.3-1]
+// [MQTT-3.3.2.1]
 func TestForbiddenPublish(t *testing.T) { testForbidden(t, forbiddenPublishes) }
 func FuzzPublish(f *testing.F)          { fuzzPacket(f, PUBLISH, publishVectors, malformedPublishes) }
 

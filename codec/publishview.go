@@ -28,7 +28,7 @@ func (p *PublishView) Split(h Header, body []byte, v Version) error {
 		if at += 2; at > len(body) {
 			return splitError(h, body, v)
 		}
-		if id = uint16(body[at-2])<<8 | uint16(body[at-1]); id == 0 { // [MQTT-2.2.1-3], 3.1.1 [MQTT-2.3.1-1]
+		if id = uint16(body[at-2])<<8 | uint16(body[at-1]); id == 0 { // [MQTT-2.2.1-3], [MQTT311-2.3.1-1]
 			return splitError(h, body, v)
 		}
 	}

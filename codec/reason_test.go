@@ -28,6 +28,7 @@ var specifiedCodes = map[Type][]byte{
 }
 
 // Every reason code in every packet, both ways, section 2.4.
+// [MQTT-2.4]
 func TestReasonCodes(t *testing.T) {
 	rules := map[Type]string{
 		CONNACK: "MQTT-3.2.2-8", PUBACK: "MQTT-3.4.2-1", PUBREC: "MQTT-3.5.2-1", PUBREL: "MQTT-3.6.2-1", PUBCOMP: "MQTT-3.7.2-1",

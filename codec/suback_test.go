@@ -4,7 +4,7 @@ import "testing"
 
 var subackVectors = []vector{
 	{
-		name: "MQTT-3.9.3-1 a code for each filter", v: V5,
+		name: "[MQTT-3.9.3-1] a code for each filter", v: V5,
 		bytes: "90 07" + // SUBACK, Remaining Length 7
 			"000A" + // packet identifier
 			"00" + // property length
@@ -12,7 +12,7 @@ var subackVectors = []vector{
 		packet: &Suback{PacketID: 10, Codes: []ReasonCode{GrantedQoS1, GrantedQoS2, GrantedQoS0, QuotaExceeded}},
 	},
 	{
-		name: "MQTT-3.9.3-2 all return codes", v: V311,
+		name: "[MQTT311-3.9.3-2] all return codes", v: V311,
 		bytes:  "90 06 FFFF 00 01 02 80",
 		packet: &Suback{PacketID: 65535, Codes: []ReasonCode{GrantedQoS0, GrantedQoS1, GrantedQoS2, UnspecifiedError}},
 	},
@@ -60,7 +60,10 @@ var forbiddenSubacks = []forbidden{
 	{"bad UTF-8", V5, &Suback{PacketID: 1, ReasonString: "\xff", Codes: []ReasonCode{0}}, MalformedPacket, "MQTT-1.5.4-1"},
 }
 
-func TestSuback(t *testing.T)          { testVectors(t, subackVectors) }
+func TestSuback(t *testing.T) { testVectors(t, subackVectors) }
+
+// [MQTT-2.1.3-1] [MQTT-2.2.1-6] [MQTT-3.9.3-1] [MQTT-3.9.3-2] [MQTT311-2.2.2-2] [MQTT311-2.3.1-7] [MQTT311-3.9.3-1]
+// [MQTT311-3.9.3-2]
 func TestMalformedSuback(t *testing.T) { testMalformed(t, malformedSubacks) }
 func TestForbiddenSuback(t *testing.T) { testForbidden(t, forbiddenSubacks) }
 func FuzzSuback(f *testing.F)          { fuzzPacket(f, SUBACK, subackVectors, malformedSubacks) }

@@ -7,7 +7,7 @@ import (
 
 var subscribeVectors = []vector{
 	{
-		name: "MQTT-3.8.1-1 one filter", v: V5,
+		name: "[MQTT-3.8.1-1] one filter", v: V5,
 		bytes: "82 08" + // SUBSCRIBE, flags 0010, Remaining Length 8
 			"000A" + // packet identifier
 			"00" + // property length
@@ -16,7 +16,7 @@ var subscribeVectors = []vector{
 		packet: &Subscribe{PacketID: 10, Filters: []SubscribeFilter{{Filter: "a/", QoS: 1}}},
 	},
 	{
-		name: "MQTT-3.8.1-1 three filters", v: V311,
+		name: "[MQTT311-3.8.1-1] three filters", v: V311,
 		bytes: "82 0F" +
 			"FFFF" +
 			"0001 23 02" +
@@ -25,7 +25,7 @@ var subscribeVectors = []vector{
 		packet: &Subscribe{PacketID: 65535, Filters: []SubscribeFilter{{Filter: "#", QoS: 2}, {Filter: "+"}, {Filter: "a/", QoS: 1}}},
 	},
 	{
-		name: "MQTT-3.8.3-3 all options and properties", v: V5,
+		name: "[MQTT-3.8.3-3] all options and properties", v: V5,
 		bytes: "82 23" +
 			"0001" +
 			"0C" +
@@ -119,7 +119,11 @@ var forbiddenSubscribes = []forbidden{
 	{"User Property", V311, &Subscribe{PacketID: 1, UserProperties: UserProperties{{}}, Filters: []SubscribeFilter{{Filter: "a"}}}, MalformedPacket, "2.3"},
 }
 
+// [MQTT-2.2.2-1]
 func TestSubscribe(t *testing.T)          { testVectors(t, subscribeVectors) }
 func TestMalformedSubscribe(t *testing.T) { testMalformed(t, malformedSubscribes) }
+
+// [MQTT-1.5.4-1] [MQTT-2.2.1-3] [MQTT-3.8.3-2] [MQTT-3.8.3-4] [MQTT-3.8.3-5] [MQTT-4.7.3-1] [MQTT311-3.8.3-3]
+// [MQTT311-3.8.3-4]
 func TestForbiddenSubscribe(t *testing.T) { testForbidden(t, forbiddenSubscribes) }
 func FuzzSubscribe(f *testing.F)          { fuzzPacket(f, SUBSCRIBE, subscribeVectors, malformedSubscribes) }

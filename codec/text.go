@@ -48,9 +48,9 @@ func textFlaw[T string | []byte](s T) flaw {
 	}
 	found := scan(s)
 	switch {
-	case found&markNull != 0: // [MQTT-1.5.4-2], 3.1.1 [MQTT-1.5.3-2]
+	case found&markNull != 0: // [MQTT-1.5.4-2], [MQTT311-1.5.3-2]
 		return hasNull
-	case found&markNotASCII != 0 && !utf8.Valid([]byte(s)): // [MQTT-1.5.4-1], 3.1.1 [MQTT-1.5.3-1]
+	case found&markNotASCII != 0 && !utf8.Valid([]byte(s)): // [MQTT-1.5.4-1], [MQTT311-1.5.3-1]
 		return notUTF8
 	}
 	return sound
@@ -72,7 +72,7 @@ func nameFlaw[T string | []byte](s T) flaw {
 	switch {
 	case len(s) == 0: // [MQTT-4.7.3-1]
 		return empty
-	case scan(s)&markWildcard != 0: // [MQTT-4.7.0-1], 3.1.1 [MQTT-4.7.1-1]
+	case scan(s)&markWildcard != 0: // [MQTT-4.7.0-1], [MQTT311-4.7.1-1]
 		return hasWildcard
 	}
 	return sound

@@ -4,7 +4,7 @@ import "testing"
 
 var unsubackVectors = []vector{
 	{
-		name: "MQTT-3.11.3-1 a code for each filter", v: V5,
+		name: "[MQTT-3.11.3-1] a code for each filter", v: V5,
 		bytes: "B0 05" + // UNSUBACK, Remaining Length 5
 			"0001" + // packet identifier
 			"00" + // property length
@@ -42,7 +42,9 @@ var forbiddenUnsubacks = []forbidden{
 	{"Reason String", V311, &Unsuback{PacketID: 1, ReasonString: "x"}, MalformedPacket, "2.3"},
 }
 
-func TestUnsuback(t *testing.T)          { testVectors(t, unsubackVectors) }
+func TestUnsuback(t *testing.T) { testVectors(t, unsubackVectors) }
+
+// [MQTT-2.1.3-1] [MQTT-2.2.1-6] [MQTT-3.11.3-1] [MQTT-3.11.3-2] [MQTT311-2.2.2-2] [MQTT311-2.3.1-7]
 func TestMalformedUnsuback(t *testing.T) { testMalformed(t, malformedUnsubacks) }
 func TestForbiddenUnsuback(t *testing.T) { testForbidden(t, forbiddenUnsubacks) }
 func FuzzUnsuback(f *testing.F)          { fuzzPacket(f, UNSUBACK, unsubackVectors, malformedUnsubacks) }

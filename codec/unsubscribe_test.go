@@ -4,7 +4,7 @@ import "testing"
 
 var unsubscribeVectors = []vector{
 	{
-		name: "MQTT-3.10.1-1 two filters", v: V5,
+		name: "[MQTT-3.10.1-1] two filters", v: V5,
 		bytes: "A2 09" + // UNSUBSCRIBE, flags 0010, Remaining Length 9
 			"0001" + // packet identifier
 			"00" + // property length
@@ -13,7 +13,7 @@ var unsubscribeVectors = []vector{
 		packet: &Unsubscribe{PacketID: 1, Filters: []string{"a", "#"}},
 	},
 	{
-		name: "MQTT-3.10.1-1 one filter", v: V311,
+		name: "[MQTT311-3.10.1-1] one filter", v: V311,
 		bytes:  "A2 05 0001 0001 61",
 		packet: &Unsubscribe{PacketID: 1, Filters: []string{"a"}},
 	},
@@ -48,8 +48,11 @@ var forbiddenUnsubscribes = []forbidden{
 	{"User Property", V311, &Unsubscribe{PacketID: 1, UserProperties: UserProperties{{}}, Filters: []string{"a"}}, MalformedPacket, "2.3"},
 }
 
+// [MQTT-2.2.2-1]
 func TestUnsubscribe(t *testing.T)          { testVectors(t, unsubscribeVectors) }
 func TestMalformedUnsubscribe(t *testing.T) { testMalformed(t, malformedUnsubscribes) }
+
+// [MQTT-2.2.1-3] [MQTT-4.7.3-1] [MQTT311-1.5.3-1] [MQTT311-3.10.3-2]
 func TestForbiddenUnsubscribe(t *testing.T) { testForbidden(t, forbiddenUnsubscribes) }
 func FuzzUnsubscribe(f *testing.F) {
 	fuzzPacket(f, UNSUBSCRIBE, unsubscribeVectors, malformedUnsubscribes)

@@ -387,7 +387,7 @@ func TestRefusals(t *testing.T) {
 			case v.name == "5.0" && !refused:
 				t.Errorf("publishing what is forbidden: %v", err)
 			case v.name == "3.1.1" && err != nil:
-				t.Errorf("3.1.1 cannot refuse a message: %v", err) // [MQTT-3.3.5-2]
+				t.Errorf("3.1.1 cannot refuse a message: %v", err) // [MQTT311-3.3.5-2]
 			}
 			// Mosquitto 2.0.11 closes the connection after it has refused a message: nothing more can be asked of it.
 		})

@@ -74,7 +74,7 @@ func TestBrokerRefuse(t *testing.T) {
 				s := dial(t, b, v)
 				s.Send(&codec.Connect{ClientID: "c", CleanStart: true})
 				s.Expect(&codec.Connack{Code: code})
-				s.ExpectEOF() // [MQTT-3.2.2-7], 3.1.1 [MQTT-3.2.2-5]
+				s.ExpectEOF() // [MQTT-3.2.2-7], [MQTT311-3.2.2-5]
 			}
 			connect(t, b, v, "c")
 		}
@@ -98,7 +98,7 @@ func TestBrokerAuthorize(t *testing.T) {
 	}))
 }
 
-// A will that the server cannot publish is refused [MQTT-3.2.2-12, MQTT-3.2.2-13].
+// A will that the server cannot publish is refused [MQTT-3.2.2-12] [MQTT-3.2.2-13].
 func TestBrokerRefusesWill(t *testing.T) {
 	b := NewBroker(t, MaximumQoS(1), NoRetain())
 	for _, c := range []struct {
@@ -117,7 +117,7 @@ func TestBrokerRefusesWill(t *testing.T) {
 	}
 }
 
-// Nothing heard for one and a half times the keep alive ends the connection [MQTT-3.1.2-22], 3.1.1 [MQTT-3.1.2-24].
+// Nothing heard for one and a half times the keep alive ends the connection [MQTT-3.1.2-22], [MQTT311-3.1.2-24].
 func TestBrokerKeepAlive(t *testing.T) {
 	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
 		s, _ := connectAs(t, b, v, &codec.Connect{ClientID: "c", CleanStart: true, KeepAlive: 10})

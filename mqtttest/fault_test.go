@@ -204,7 +204,7 @@ func TestFaultReasonOutbound(t *testing.T) {
 	})
 }
 
-// A CONNACK that refuses is the last packet [MQTT-3.2.2-7], 3.1.1 [MQTT-3.2.2-5].
+// A CONNACK that refuses is the last packet [MQTT-3.2.2-7], [MQTT311-3.2.2-5].
 func TestFaultReasonConnack(t *testing.T) {
 	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
 		b.Fault(Fault{Packet: "CONNACK", Outbound: true, Reason: 0x87, Times: 1})

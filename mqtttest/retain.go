@@ -6,7 +6,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
-// keepRetained keeps the message for its topic; an empty one removes what was kept [MQTT-3.3.1-5, MQTT-3.3.1-6].
+// keepRetained keeps the message for its topic; an empty one removes what was kept [MQTT-3.3.1-5] [MQTT-3.3.1-6].
 func (b *Broker) keepRetained(m *message) {
 	if len(m.payload) == 0 {
 		delete(b.retained, m.topic)

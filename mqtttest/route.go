@@ -95,7 +95,7 @@ func (b *Broker) route(m *message) (matched bool) {
 	return matched
 }
 
-// merge adds what a subscription gets to what its session gets already [MQTT-3.3.4-2, MQTT-3.3.4-3].
+// merge adds what a subscription gets to what its session gets already [MQTT-3.3.4-2] [MQTT-3.3.4-3].
 func (r *router) merge(sub *subscription, m *message) {
 	d := sub.delivery(m, false)
 	for i := range r.merged {

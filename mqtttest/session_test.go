@@ -184,7 +184,7 @@ func TestBrokerCleanStart(t *testing.T) {
 		offline(t, b, v)
 		b.Publish(Message{Topic: "a", QoS: 1})
 		s, ack := connectAs(t, b, v, &codec.Connect{ClientID: "sub", CleanStart: true})
-		if ack.SessionPresent { // [MQTT-3.2.2-2], 3.1.1 [MQTT-3.2.2-1]
+		if ack.SessionPresent { // [MQTT-3.2.2-2], [MQTT311-3.2.2-1]
 			t.Error("Session Present after a clean start")
 		}
 		b.Publish(Message{Topic: "a", QoS: 1})
@@ -192,7 +192,7 @@ func TestBrokerCleanStart(t *testing.T) {
 	})
 }
 
-// A second connection with the same client identifier ends the first [MQTT-3.1.4-3], 3.1.1 [MQTT-3.1.4-2].
+// A second connection with the same client identifier ends the first [MQTT-3.1.4-3], [MQTT311-3.1.4-2].
 func TestBrokerTakeover(t *testing.T) {
 	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
 		offline(t, b, v)

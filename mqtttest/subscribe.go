@@ -21,7 +21,7 @@ func (sub *subscription) delivery(m *message, retained bool) delivery {
 	d := delivery{
 		message: m,
 		qos:     min(m.qos, sub.options.QoS),
-		retain:  retained || m.retain && sub.options.RetainAsPublished, // [MQTT-3.3.1-12, MQTT-3.3.1-13]
+		retain:  retained || m.retain && sub.options.RetainAsPublished, // [MQTT-3.3.1-12] [MQTT-3.3.1-13]
 	}
 	if sub.id != 0 {
 		d.ids = []uint32{sub.id}
@@ -40,7 +40,7 @@ func (c *conn) subscribe(p *codec.Subscribe) {
 			continue
 		}
 		sub, isNew := c.sess.subscribe(f, p.SubscriptionIdentifier)
-		if sub.shared == nil && (f.RetainHandling == 0 || f.RetainHandling == 1 && isNew) { // [MQTT-3.3.1-9, MQTT-3.3.1-10]
+		if sub.shared == nil && (f.RetainHandling == 0 || f.RetainHandling == 1 && isNew) { // [MQTT-3.3.1-9] [MQTT-3.3.1-10]
 			retained = append(retained, sub)
 		}
 	}

@@ -60,7 +60,7 @@ func subscribeWithIdentifiers(s *Script) {
 	}
 }
 
-// Each of the subscriptions that match gets a copy, with its own identifier [MQTT-3.3.4-2, MQTT-3.3.4-5].
+// Each of the subscriptions that match gets a copy, with its own identifier [MQTT-3.3.4-2] [MQTT-3.3.4-5].
 func TestBrokerOverlapping(t *testing.T) {
 	forV5(t, func(t *testing.T, b *Broker) {
 		s := connect(t, b, codec.V5, "c")
@@ -170,11 +170,11 @@ func TestBrokerRetained(t *testing.T) {
 			}
 			publisher.publish(&codec.Publish{Topic: topic, Retain: true, QoS: 1, PacketID: 1, Payload: []byte(payload)})
 		}
-		s.wantPublish("a/1=old q0") // RETAIN is 0 for a subscription that exists [MQTT-3.3.1-12], 3.1.1 [MQTT-3.3.1-9]
+		s.wantPublish("a/1=old q0") // RETAIN is 0 for a subscription that exists [MQTT-3.3.1-12], [MQTT311-3.3.1-9]
 		s.wantPublish("a/1=1 q0")
 		late := connect(t, b, v, "late")
 		late.subscribe(at(1, "a/+"))
-		late.wantPublish("a/1=1 q1 retain") // [MQTT-3.3.1-9], 3.1.1 [MQTT-3.3.1-8]
+		late.wantPublish("a/1=1 q1 retain") // [MQTT-3.3.1-9], [MQTT311-3.3.1-8]
 		late.wantPublish("a/2=2 q1 retain")
 		late.barrier()
 		late.subscribe(at(0, "a/2"), at(0, "$share/g/#"))

@@ -74,7 +74,7 @@ func TestPingreq(t *testing.T) {
 		s.wire.answer(true)
 		s.wantPings(35, 10, 20, 30)
 	})
-	inBubble(t, "MQTT-3.1.2-20 what comes in does not count", func(t *testing.T) {
+	inBubble(t, "[MQTT-3.1.2-20] what comes in does not count", func(t *testing.T) {
 		s := start(t, Config{}, keepAlive)
 		defer s.stop()
 		s.wire.answer(true)

@@ -56,7 +56,7 @@ func (l *Link) receive() error {
 	}
 }
 
-// refuse answers a packet that breaks the specification with a DISCONNECT that says why [MQTT-4.13.1-1]. Only MQTT 5
+// refuse answers a packet that breaks the specification with a DISCONNECT that says why [MQTT-4.13.1]. Only MQTT 5
 // can. It reports whether a last packet is on the way, this one or an earlier one.
 func (l *Link) refuse(err error) bool {
 	var broken *codec.Error

@@ -62,7 +62,7 @@ func wantPackets(t *testing.T, what string, got, want []received) {
 	}
 }
 
-// MQTT-4.2.0-1: packets may be split and joined at will.
+// [MQTT-4.2.0-1] [MQTT311-4.2]: packets may be split and joined at will.
 func TestFraming(t *testing.T) {
 	joined, want := stream(packet(0x40, 2), packet(0x30, 0), packet(0x30, 127), packet(0x32, 128), packet(0x50, 2), packet(0x20, 300))
 	run := func(name string, pieces [][]byte) {
@@ -303,7 +303,7 @@ func TestMaximumPacketSize(t *testing.T) {
 		too, end bool
 	}{
 		{"5.0 as large as it may be", codec.V5, 0x30, 98, false, false},
-		{"5.0 MQTT-3.1.2-24", codec.V5, 0x30, 99, true, true},
+		{"5.0 [MQTT-3.1.2-24]", codec.V5, 0x30, 99, true, true},
 		{"5.0 a packet of another type", codec.V5, 0x90, 99, true, true},
 		{"5.0 from the header alone", codec.V5, 0x30, 1 << 20, true, true},
 		{"3.1.1 as large as it may be", codec.V311, 0x30, 98, false, false},
@@ -387,13 +387,13 @@ func TestBrokenPacketIsRefused(t *testing.T) {
 		err   error // the handler's
 		want  string
 	}{
-		{"MQTT-4.13.1-1 header", codec.V5, []byte{0x30, 0xFF, 0xFF, 0xFF, 0xFF}, nil, "\x40\x02\x00\x01\xE0\x01\x81"},
-		{"MQTT-3.1.2-24 size", codec.V5, []byte{0x30, 0xFF, 0x7F}, nil, "\x40\x02\x00\x01\xE0\x01\x95"},
-		{"MQTT-4.13.1-1 content", codec.V5, []byte{0x30, 0}, broken, "\x40\x02\x00\x01\xE0\x01\x90"},
+		{"[MQTT-4.13.1] header", codec.V5, []byte{0x30, 0xFF, 0xFF, 0xFF, 0xFF}, nil, "\x40\x02\x00\x01\xE0\x01\x81"},
+		{"[MQTT-3.1.2-24] size", codec.V5, []byte{0x30, 0xFF, 0x7F}, nil, "\x40\x02\x00\x01\xE0\x01\x95"},
+		{"[MQTT-4.13.1] content", codec.V5, []byte{0x30, 0}, broken, "\x40\x02\x00\x01\xE0\x01\x90"},
 		{"wrapped", codec.V5, []byte{0x30, 0}, fmt.Errorf("wrapped: %w", broken), "\x40\x02\x00\x01\xE0\x01\x90"},
 		{"another error", codec.V5, []byte{0x30, 0}, io.ErrUnexpectedEOF, "\x40\x02\x00\x01"},
-		{"MQTT-4.8.0-1 header, 3.1.1", codec.V311, []byte{0x30, 0xFF, 0xFF, 0xFF, 0xFF}, nil, "\x40\x02\x00\x01"},
-		{"MQTT-4.8.0-1 content, 3.1.1", codec.V311, []byte{0x30, 0}, broken, "\x40\x02\x00\x01"},
+		{"[MQTT311-4.8.0-1] header, 3.1.1", codec.V311, []byte{0x30, 0xFF, 0xFF, 0xFF, 0xFF}, nil, "\x40\x02\x00\x01"},
+		{"[MQTT311-4.8.0-1] content, 3.1.1", codec.V311, []byte{0x30, 0}, broken, "\x40\x02\x00\x01"},
 	} {
 		inBubble(t, c.name, func(t *testing.T) {
 			s := start(t, Config{Version: c.v, MaximumPacketSize: 1000}, 0)

@@ -40,10 +40,10 @@ func TestAcceptAcknowledgesAtOnce(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		s := New(v, Limits{})
 		arrive(t, s, 1, 1)
-		wantBytes(t, "MQTT-4.3.2-4", s.Accept([]byte{0xEE}, view(1, 1, false)), "EE 4002 0001")
+		wantBytes(t, "[MQTT-4.3.2-4]", s.Accept([]byte{0xEE}, view(1, 1, false)), "EE 4002 0001")
 		arrive(t, s, 2, 2)
-		wantBytes(t, "MQTT-4.3.3-8", s.Accept([]byte{0xEE}, view(2, 2, false)), "EE 5002 0002")
-		wantBytes(t, "MQTT-4.3.3-11", s.Pubrel([]byte{0xEE}, 2), "EE 7002 0002")
+		wantBytes(t, "[MQTT-4.3.3-8]", s.Accept([]byte{0xEE}, view(2, 2, false)), "EE 5002 0002")
+		wantBytes(t, "[MQTT-4.3.3-11]", s.Pubrel([]byte{0xEE}, 2), "EE 7002 0002")
 		if s.Unacknowledged() != 0 {
 			t.Errorf("%d messages are unacknowledged", s.Unacknowledged())
 		}
@@ -54,11 +54,11 @@ func TestUnknownPubrel(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		s := New(v, Limits{})
 		want := perVersion(v, "7003 0009 92", "7002 0009")
-		wantBytes(t, "PROTOCOL 8 and MQTT-4.3.3-11", s.Pubrel(nil, 9), want)
+		wantBytes(t, "PROTOCOL 8 and [MQTT-4.3.3-11]", s.Pubrel(nil, 9), want)
 		arrive(t, s, 9, 2)
 		s.Accept(nil, view(9, 2, false))
 		wantBytes(t, "the first PUBREL", s.Pubrel(nil, 9), "7002 0009")
-		wantBytes(t, "MQTT-4.3.3-12 the second PUBREL", s.Pubrel(nil, 9), want)
+		wantBytes(t, "[MQTT-4.3.3-12] the second PUBREL", s.Pubrel(nil, 9), want)
 		arrive(t, s, 9, 2)
 		r := s.Hold(view(9, 2, false))
 		wantBytes(t, "PUBREL before our PUBREC", s.Pubrel(nil, 9), want)
@@ -86,7 +86,7 @@ func permutations(n int, f func(order []int)) {
 	extend(nil, 0)
 }
 
-// MQTT-4.6.0-2, MQTT-4.6.0-3 and PROTOCOL 9: acknowledgements of each kind leave in the order in which their messages
+// [MQTT-4.6.0-2] [MQTT-4.6.0-3] [MQTT311-4.6.0-2] [MQTT311-4.6.0-3] and PROTOCOL 9: acknowledgements of each kind leave in the order in which their messages
 // came, whatever the order in which they are settled.
 func TestAcknowledgementsKeepTheirOrder(t *testing.T) {
 	const messages = 5
@@ -217,16 +217,16 @@ func TestRepeatedMessages(t *testing.T) {
 			t.Error("a repeated message counts twice")
 		}
 		wantBytes(t, "one PUBREC for both", s.Release(nil, r, true), "5002 0001")
-		wantVerdict("MQTT-4.3.3-10 repeated after PUBREC", 2, Repeated, "5002 0001")
+		wantVerdict("[MQTT-4.3.3-10] repeated after PUBREC", 2, Repeated, "5002 0001")
 		wantVerdict("and again", 2, Repeated, "5002 0001")
 		wantVerdict("QoS 1 with an identifier of QoS 2", 1, Deliver, "")
 		wantBytes(t, "its PUBACK", s.Accept(nil, view(1, 1, false)), "4002 0001")
 		wantBytes(t, "PUBREL", s.Pubrel(nil, 1), "7002 0001")
-		wantVerdict("MQTT-4.3.3-12 new after PUBCOMP", 2, Deliver, "")
+		wantVerdict("[MQTT-4.3.3-12] new after PUBCOMP", 2, Deliver, "")
 		s.Accept(nil, view(1, 2, false))
 		wantVerdict("QoS 1", 1, Deliver, "")
 		s.Accept(nil, view(1, 1, false))
-		wantVerdict("MQTT-4.3.2-5 new after PUBACK, whatever DUP says", 1, Deliver, "")
+		wantVerdict("[MQTT-4.3.2-5] new after PUBACK, whatever DUP says", 1, Deliver, "")
 	})
 }
 

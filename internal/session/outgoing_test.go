@@ -16,8 +16,8 @@ func TestNewPublish(t *testing.T) {
 		retain   bool
 		v5, v311 string
 	}{
-		{"MQTT-4.3.2-2", 1, false, "32 07 000161 0001 00 78", "32 06 000161 0001 78"},
-		{"MQTT-4.3.3-2", 2, false, "34 07 000161 0001 00 78", "34 06 000161 0001 78"},
+		{"[MQTT-4.3.2-2]", 1, false, "32 07 000161 0001 00 78", "32 06 000161 0001 78"},
+		{"[MQTT-4.3.3-2]", 2, false, "34 07 000161 0001 00 78", "34 06 000161 0001 78"},
 		{"RETAIN", 1, true, "33 07 000161 0001 00 78", "33 06 000161 0001 78"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -62,11 +62,11 @@ var handshakes = []struct {
 	qos  byte
 	acks []ack
 }{
-	{"MQTT-4.3.2-3 QoS 1 until PUBACK", 1, []ack{
+	{"[MQTT-4.3.2-3] QoS 1 until PUBACK", 1, []ack{
 		{codec.PUBACK, 1, codec.Success, "", done},
 		{codec.PUBACK, 1, codec.Success, "", unknown},
 	}},
-	{"MQTT-3.4.2-1 QoS 1 refused", 1, []ack{
+	{"[MQTT-3.4.2-1] QoS 1 refused", 1, []ack{
 		{codec.PUBACK, 1, codec.NotAuthorized, "", done},
 		{codec.PUBACK, 1, codec.Success, "", unknown},
 	}},
@@ -77,26 +77,26 @@ var handshakes = []struct {
 		{codec.PUBACK, 0, codec.Success, "", unknown},
 		{codec.PUBACK, 1, codec.Success, "", done},
 	}},
-	{"MQTT-4.3.3-4 PUBREC is answered", 2, []ack{
+	{"[MQTT-4.3.3-4] PUBREC is answered", 2, []ack{
 		{codec.PUBREC, 1, codec.Success, "62 02 0001", pending},
 		{codec.PUBCOMP, 1, codec.Success, "", done},
 		{codec.PUBCOMP, 1, codec.Success, "", unknown},
 	}},
-	{"MQTT-4.3.3-4 PUBREC without subscribers is a success", 2, []ack{
+	{"[MQTT-4.3.3-4] PUBREC without subscribers is a success", 2, []ack{
 		{codec.PUBREC, 1, codec.NoMatchingSubscribers, "62 02 0001", pending},
 		{codec.PUBCOMP, 1, codec.Success, "", done},
 	}},
-	{"MQTT-4.3.3-6 repeated PUBREC", 2, []ack{
+	{"[MQTT-4.3.3-6] repeated PUBREC", 2, []ack{
 		{codec.PUBREC, 1, codec.Success, "62 02 0001", pending},
 		{codec.PUBREC, 1, codec.Success, "62 02 0001", pending},
 		{codec.PUBREC, 1, codec.QuotaExceeded, "62 02 0001", pending}, // too late to refuse
 		{codec.PUBCOMP, 1, codec.Success, "", done},
 	}},
-	{"MQTT-3.5.2-1 refused by PUBREC", 2, []ack{
+	{"[MQTT-3.5.2-1] refused by PUBREC", 2, []ack{
 		{codec.PUBREC, 1, codec.QuotaExceeded, "", done},
 		{codec.PUBREC, 1, codec.QuotaExceeded, "", unknown},
 	}},
-	{"MQTT-3.7.2-1 PUBCOMP 0x92", 2, []ack{
+	{"[MQTT-3.7.2-1] PUBCOMP 0x92", 2, []ack{
 		{codec.PUBREC, 1, codec.Success, "62 02 0001", pending},
 		{codec.PUBCOMP, 1, codec.PacketIdentifierNotFound, "", done},
 	}},
@@ -267,7 +267,7 @@ func TestExpiryIsWhatRemains(t *testing.T) {
 		{"whole seconds", 100 * time.Second, 90 * time.Second, "0000000A"},
 		{"PROTOCOL 6 rounded up", 100 * time.Second, 90*time.Second - 1, "0000000B"},
 		{"PROTOCOL 6 at least one", 100 * time.Second, 100*time.Second - 1, "00000001"},
-		{"PROTOCOL 6 and MQTT-4.3.3-7 resent after it expired", 100 * time.Second, time.Hour, "00000001"},
+		{"PROTOCOL 6 and [MQTT-4.3.3-7] resent after it expired", 100 * time.Second, time.Hour, "00000001"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := codec.PublishProperties{MessageExpiry: time.Minute}
@@ -462,6 +462,7 @@ func TestDiscardKeepsTheOrderOfTheCalls(t *testing.T) {
 	}
 }
 
+// [MQTT-2.2.1-3] [MQTT311-2.3.1-1] [MQTT311-2.3.1-2]
 func TestIdentifiersAreCyclic(t *testing.T) {
 	s := connected(codec.V5, 10)
 	busy, _ := send(t, s, 2, "stays")
@@ -480,6 +481,7 @@ func TestIdentifiersAreCyclic(t *testing.T) {
 }
 
 // PROTOCOL 4: the identifiers beyond 65,519 are there for SUBSCRIBE and UNSUBSCRIBE.
+// [MQTT-2.2.1-3] [MQTT311-2.3.1-1] [MQTT311-2.3.1-2]
 func TestIdentifiersRunOut(t *testing.T) {
 	s := connected(codec.V5, 65_535)
 	used := map[uint16]bool{}

@@ -64,6 +64,7 @@ func resendAll(t *testing.T, s *Session) (b []byte) {
 
 // [MQTT-4.4.0-1] [MQTT-4.6.0-1] [MQTT-3.3.1-1] [MQTT-4.3.3-6]: PUBRELs at once, PUBLISHes with DUP in their order, and
 // nothing else.
+// [MQTT311-3.3.1-1] [MQTT311-4.4.0-1] [MQTT311-4.6.0-1] [MQTT311-4.6.0-4]
 func TestResumed(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		s := connected(v, 10)

@@ -115,12 +115,18 @@ func (c check) run(t *testing.T, err error) {
 	}
 }
 
+// [MQTT-1.5.4] [MQTT-1.5.4-1] [MQTT-1.5.4-2] [MQTT-4.7.0-1] [MQTT-4.7.3-1] [MQTT-4.7.3-2] [MQTT-4.7.3-3]
+// [MQTT311-1.5.3-1] [MQTT311-1.5.3-2] [MQTT311-1.5.3a] [MQTT311-4.7.1-1] [MQTT311-4.7.3-1] [MQTT311-4.7.3-2]
+// [MQTT311-4.7.3-3]
 func TestCheckName(t *testing.T) {
 	for _, c := range append(names, common...) {
 		t.Run(c.name, func(t *testing.T) { c.run(t, topic.CheckName(c.in)) })
 	}
 }
 
+// [MQTT-3.8.3-1] [MQTT-3.10.3-1] [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.7.3-1] [MQTT-4.7.3-2] [MQTT-4.7.3-3]
+// [MQTT-4.8.2-1] [MQTT-4.8.2-2] [MQTT311-3.8.3-1] [MQTT311-3.10.3-1] [MQTT311-4.7.1-2] [MQTT311-4.7.1-3]
+// [MQTT311-4.7.3-1] [MQTT311-4.7.3-2] [MQTT311-4.7.3-3]
 func TestCheckFilter(t *testing.T) {
 	for _, c := range append(filters, common...) {
 		t.Run(c.name, func(t *testing.T) { c.run(t, topic.CheckFilter(c.in)) })
@@ -205,6 +211,7 @@ var matches = []struct {
 	{"4.7.3-4 space", "a b", "a b", true},
 }
 
+// [MQTT-3.3.2-3] [MQTT-4.7.2-1] [MQTT-4.7.3-4] [MQTT311-3.3.2-3] [MQTT311-4.7.2-1] [MQTT311-4.7.3-4]
 func TestMatch(t *testing.T) {
 	for _, c := range matches {
 		t.Run(c.name, func(t *testing.T) {
