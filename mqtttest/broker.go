@@ -1,13 +1,10 @@
 package mqtttest
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
-	"syscall"
 	"testing"
 
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -25,9 +22,10 @@ import (
 // A broker and its clients work in a testing/synctest bubble, where keep alive, session expiry, message expiry and will
 // delay pass in virtual time. It has to be made inside of the bubble.
 type Broker struct {
-	tb   testing.TB     // nil outside of tests
-	base settings       // what New was given
-	wg   sync.WaitGroup // every goroutine of the broker; Add only under mu, while not closed
+	tb        testing.TB        // nil outside of tests
+	authority func() *Authority // made when it is needed
+	base      settings          // what New was given
+	wg        sync.WaitGroup    // every goroutine of the broker; Add only under mu, while not closed
 
 	mu         sync.Mutex // guards what is below, and sessions and connections where they do not say otherwise
 	closed     bool
@@ -50,6 +48,7 @@ type Broker struct {
 // New returns a broker that is ready to use, for programs that are not tests. Close ends it.
 func New(opts ...Option) *Broker {
 	b := &Broker{
+		authority: sync.OnceValue(NewAuthority),
 		base:      defaults(),
 		conns:     make(map[*conn]bool),
 		listeners: make(map[net.Listener]bool),
@@ -89,7 +88,7 @@ func (b *Broker) stop() []io.Closer {
 	b.closed = true
 	var open []io.Closer
 	for _, c := range b.leaveAll() {
-		open = append(open, c.nc)
+		open = append(open, c.raw)
 	}
 	for _, s := range b.sessions {
 		s.stopAlarms()
@@ -108,92 +107,6 @@ func (b *Broker) leaveAll() []*conn {
 		conns = append(conns, c)
 	}
 	return conns
-}
-
-// DialContext connects a client to the broker through memory. Network and address do not matter. It fits the dialer option
-// of clients. The error is connection refused (syscall.ECONNREFUSED) while the broker is offline or closed, or ctx's error.
-func (b *Broker) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, dialError(err)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed || b.offline {
-		return nil, dialError(syscall.ECONNREFUSED)
-	}
-	b.names++
-	client, server := newConnection(addr(fmt.Sprintf("client:%d", b.names)), "broker:1883", b.settings.shape)
-	c := b.newConn(server)
-	go c.serve()
-	return client, nil
-}
-
-func dialError(err error) error {
-	return &net.OpError{Op: "dial", Net: networkName, Err: os.NewSyscallError("connect", err)}
-}
-
-// Serve accepts connections from l until Close, and then returns nil, or until accepting fails. It closes l. While the
-// broker is offline, connections are closed at once.
-func (b *Broker) Serve(l net.Listener) error {
-	defer l.Close()
-	if !b.addListener(l) {
-		return nil
-	}
-	defer b.removeListener(l)
-	for {
-		nc, err := l.Accept()
-		if err != nil && b.isClosed() {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if c := b.admit(nc); c != nil {
-			go c.serve()
-		}
-	}
-}
-
-func (b *Broker) addListener(l net.Listener) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		return false
-	}
-	b.listeners[l] = true
-	b.wg.Add(1)
-	return true
-}
-
-func (b *Broker) removeListener(l net.Listener) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.listeners, l)
-	b.wg.Done()
-}
-
-func (b *Broker) isClosed() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.closed
-}
-
-// ServeConn serves a client on nc until the connection has ended, and closes nc.
-func (b *Broker) ServeConn(nc net.Conn) {
-	if c := b.admit(nc); c != nil {
-		c.serve()
-	}
-}
-
-// admit returns nil, and closes nc, if the broker takes no connections.
-func (b *Broker) admit(nc net.Conn) *conn {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed || b.offline {
-		_ = nc.Close()
-		return nil
-	}
-	return b.newConn(nc)
 }
 
 // Violation is something that a conformant client does not do.

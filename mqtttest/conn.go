@@ -73,9 +73,10 @@ type terms struct {
 }
 
 // newConn is called with the broker's lock. Its caller calls serve.
-func (b *Broker) newConn(nc net.Conn) *conn {
+func (b *Broker) newConn(raw net.Conn, f framing) *conn {
+	nc := f.over(raw, b.settings)
 	b.accepted++
-	c := &conn{b: b, number: b.accepted, raw: nc, nc: nc, settings: b.settings, frames: frames{r: nc}, version: codec.V5}
+	c := &conn{b: b, number: b.accepted, raw: raw, nc: nc, settings: b.settings, frames: frames{r: nc}, version: codec.V5}
 	c.changed.L = &b.mu
 	b.conns[c] = true
 	b.wg.Add(2)
@@ -257,7 +258,7 @@ func (c *conn) finish() {
 	c.leave()
 	c.ended = true
 	c.changed.Broadcast()
-	_ = c.nc.SetDeadline(time.Now().Add(linger))
+	_ = c.raw.SetDeadline(time.Now().Add(linger))
 }
 
 // abandon is finish for a connection that is, or is about to be, broken: what is queued is thrown away.

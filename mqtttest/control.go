@@ -1,7 +1,9 @@
 package mqtttest
 
 import (
+	"crypto/tls"
 	"slices"
+	"sync"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 )
@@ -160,6 +162,8 @@ func (b *Broker) Reconfigure(opts ...Option) {
 	for _, opt := range opts {
 		opt(&s)
 	}
+	change := s.changeTLS
+	s.serverTLS = sync.OnceValue(func() *tls.Config { return b.newServerTLS(change) })
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.settings = &s

@@ -1,6 +1,8 @@
 package mqtttest
 
 import (
+	"crypto/tls"
+	"net/http"
 	"slices"
 	"time"
 
@@ -29,6 +31,9 @@ type settings struct {
 	record    int
 	waiting   int // maxWaitingBytes, less in tests of it
 	tolerated []string
+	changeTLS func(*tls.Config)       // of the option; nil: nothing
+	serverTLS func() *tls.Config      // made when it is needed
+	upgrade   func(*http.Request) int // nil: every request is welcome
 	authorize func(*codec.Connect) codec.ReasonCode
 	auth      map[string]AuthStep
 }

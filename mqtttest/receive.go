@@ -29,7 +29,7 @@ func (c *conn) receive(p codec.Packet) (more bool) {
 	}
 	if hangUp {
 		c.abandon()
-		_ = c.nc.Close()
+		_ = c.raw.Close()
 	}
 	return !c.ended
 }
