@@ -86,6 +86,7 @@ func (r *receiver) block(s *Subscription, m Message) {
 	if s.sending { // messages at QoS 1 or 2 are in line before it
 		stopped := s.stopped()
 		r.client.mu.Unlock()
+		r.Flush()
 		select {
 		case <-stopped:
 		case <-s.left:
@@ -107,6 +108,7 @@ func (r *receiver) block(s *Subscription, m Message) {
 func (r *receiver) sendBlocking(s *Subscription, m Message) (sent bool) {
 	s.sending = true
 	r.client.mu.Unlock()
+	r.Flush() // a publisher whose acknowledgement came before m shall not wait for the consumer
 	select {
 	case s.channel <- m:
 		sent = true

@@ -264,6 +264,31 @@ func TestDeliverBlock(t *testing.T) {
 	})
 }
 
+// An acknowledgement that came before the message over which the connection waits reaches its publisher, whose ctx bounds
+// its call in any case.
+func TestDeliverBlockTellsPublishers(t *testing.T) {
+	for _, line := range []bool{false, true} { // whether a message at QoS 1 is in line before the one that blocks
+		inBothVersions(t, func(t *testing.T, v codec.Version) {
+			c, s := scripted(t, v)
+			sub, _ := subscribed(t, c, s, "t", mqtt.AtLeastOnce, mqtt.Buffer(1), mqtt.Block)
+			s.Send(toT(0, 0, "fills the channel"))
+			if line {
+				s.Send(toT(1, 1, "in line"))
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			publishing := startErr(func() error { return c.Publish(ctx, "t", nil, mqtt.AtLeastOnce) })
+			p := mqtttest.ReceiveAs[*codec.Publish](s)
+			s.Send(&codec.Puback{PacketID: p.PacketID}, toT(0, 0, "blocks"))
+			began := time.Now()
+			if err := publishing.wait(); err != nil || time.Since(began) > 0 {
+				t.Errorf("Publish returns %v after %v", err, time.Since(began))
+			}
+			arrived(sub)
+		})
+	}
+}
+
 // The consumer of a subscription with Block may end it itself, although the connection waits for it.
 func TestDeliverBlockUnsubscribe(t *testing.T) {
 	for _, qos := range []byte{0, 1} { // of the message in line before the one that blocks
