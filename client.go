@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/fifo"
 	"github.com/petrel-mqtt/mqtt/internal/link"
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
@@ -75,6 +76,9 @@ type Client interface {
 // ClientV311 is an MQTT 3.1.1 client.
 type ClientV311 interface {
 	Client
+	// ReturnCode returns the return code of the latest CONNACK, also of one that refused (section 3.2.2.3); 0 before the
+	// first.
+	ReturnCode() byte
 }
 
 // ClientV5 is an MQTT 5 client.
@@ -209,6 +213,7 @@ type client struct {
 	session  *session.Session
 	link     *link.Link // nil: not connected
 	connAck  ConnAck
+	answer   codec.ReasonCode // of the latest CONNACK
 	router   router
 	stats    Stats
 	room     waitlist      // publishes at QoS 0 that wait for room in the write buffer
@@ -229,7 +234,8 @@ type client struct {
 	notices      errands    // calls of the logger and of hooks
 	shown        State      // that StateChanged was last told
 	unsubscribes []*request // UNSUBSCRIBEs to be sent, or sent again, at the next connect
-	born         uint64     // counts subscriptions
+	subscribing  fifo.Queue[subscribing]
+	born         uint64 // counts subscriptions
 	requests     requests
 }
 

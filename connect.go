@@ -247,6 +247,7 @@ func (c *client) begin(l *link.Link, ack *codec.Connack) int {
 	c.mu.Lock()
 	clientID := c.connAck.ClientID
 	c.connAck = c.config.connAck(ack, clientID)
+	c.answer = codec.Success
 	c.moveTo(StateConnected)
 	c.link = l
 	c.stats.Connects++
@@ -268,7 +269,7 @@ func (c *client) begin(l *link.Link, ack *codec.Connack) int {
 // beginSession continues the session, or begins a new one; mu is held.
 func (c *client) beginSession(l *link.Link) (told []*Delivery) {
 	receiveMaximum := int(c.connAck.ReceiveMaximum)
-	c.session.UseAliases(int(c.connAck.TopicAliasMaximum), int(c.connAck.MaximumPacketSize))
+	c.session.Serve(int(c.connAck.MaximumPacketSize), int(c.connAck.TopicAliasMaximum))
 	if c.connAck.SessionPresent {
 		if c.sessions == 0 { // an earlier client's: the application vouches for having its state
 			c.sessions = 1

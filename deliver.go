@@ -3,7 +3,6 @@ package mqtt
 import (
 	"runtime"
 
-	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
@@ -49,7 +48,7 @@ func (r *receiver) hold(s *Subscription, m Message, receipt *session.Receipt) {
 		}
 	}
 	if s.ended {
-		r.link.Commit(r.client.session.Settle(r.link.Buffer(), receipt, s, codec.Success, ""))
+		r.link.Commit(r.client.session.Settle(r.link.Buffer(), receipt, s, nil))
 		return
 	}
 	s.held.Push(s.inLine(waiting{message: m, receipt: receipt}))
@@ -209,7 +208,7 @@ func (s *Subscription) pump() {
 			break
 		}
 		if s.options.ack == AutoAck {
-			s.client.settle(w.receipt, s, codec.Success, "")
+			s.client.settle(w.receipt, s, nil)
 		}
 	}
 	s.stopSending()
@@ -241,5 +240,5 @@ func (s *Subscription) giveUp(w waiting) {
 		return
 	}
 	s.drop(w.message)
-	s.client.settle(w.receipt, s, codec.Success, "")
+	s.client.settle(w.receipt, s, nil)
 }

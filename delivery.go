@@ -20,6 +20,34 @@ type Delivery struct {
 	settled bool
 	reason  ReasonCode
 	err     error
+	words   *words
+}
+
+// words are what an acknowledgement may say beside its reason code; nil is nothing.
+type words struct {
+	reason string
+	user   UserProperties
+}
+
+func newWords(reason string, user UserProperties) *words {
+	if reason == "" && len(user) == 0 {
+		return nil
+	}
+	return &words{reason, user}
+}
+
+func (w *words) reasonString() string {
+	if w == nil {
+		return ""
+	}
+	return w.reason
+}
+
+func (w *words) userProperties() UserProperties {
+	if w == nil {
+		return nil
+	}
+	return w.user
 }
 
 // closed is the done channel of everything that is done when it is asked for.
@@ -75,6 +103,20 @@ func (d *Delivery) Reason() ReasonCode {
 	d.lock()
 	defer d.unlock()
 	return d.reason
+}
+
+// ReasonString returns the Reason String of the acknowledgement, for people; "" while there is none.
+func (d *Delivery) ReasonString() string {
+	d.lock()
+	defer d.unlock()
+	return d.words.reasonString()
+}
+
+// UserProperties returns those of the acknowledgement; nil while there are none.
+func (d *Delivery) UserProperties() UserProperties {
+	d.lock()
+	defer d.unlock()
+	return d.words.userProperties()
 }
 
 // errWithdrawn is the fate of a message that Withdraw took back.

@@ -188,7 +188,10 @@ func (e *PublishError) Unwrap() []error { return e.unwrap(nil) }
 
 // SubscribeError names the refused filters of a subscription, or those that could not be unsubscribed. The filters of
 // the same subscription that were accepted are given back.
-type SubscribeError struct{ Failures []FilterError }
+type SubscribeError struct {
+	Failures       []FilterError
+	UserProperties UserProperties // of the answers, the granting ones too
+}
 
 // FilterError is one refused filter.
 type FilterError struct {

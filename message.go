@@ -45,27 +45,29 @@ func (o *origin) identifiers() []uint32 {
 // nothing to do. A message of an earlier connection is acknowledged when the server sends it again, which is not
 // delivered again. The error is ErrSessionLost when the server has lost the session that the message belongs to, or why
 // the client ended.
-func (m Message) Ack() error { return m.settle(codec.Success, "") }
+func (m Message) Ack() error { return m.settle(nil) }
 
-// Reject refuses a message of a subscription with ManualAck, with a reason code of 0x80 or more and a reason for
-// people, which may be empty. Every other subscription that got the message must refuse it too, or the server is told
-// that it was accepted. MQTT 3.1.1 cannot say no: there it is Ack. The codes that the specification allows are
-// UnspecifiedError, ImplementationSpecificError, NotAuthorized, TopicNameInvalid, PacketIdentifierInUse, QuotaExceeded
-// and PayloadFormatInvalid. See Ack.
-func (m Message) Reject(code ReasonCode, reason string) error {
+// Reject refuses a message of a subscription with ManualAck, with a reason code of 0x80 or more, a reason for people,
+// which may be empty, and user properties. The server gets neither of the latter if they would make the packet larger
+// than it takes. Every other subscription that got the message must refuse it too, or the server is told that it was
+// accepted. MQTT 3.1.1 cannot say no: there it is Ack. The codes that the specification allows are UnspecifiedError,
+// ImplementationSpecificError, NotAuthorized, TopicNameInvalid, PacketIdentifierInUse, QuotaExceeded and
+// PayloadFormatInvalid. See Ack.
+func (m Message) Reject(code ReasonCode, reason string, user ...UserProperty) error {
 	switch code {
 	case UnspecifiedError, ImplementationSpecificError, NotAuthorized, TopicNameInvalid, PacketIdentifierInUse,
 		QuotaExceeded, PayloadFormatInvalid:
 	default:
 		return fmt.Errorf("mqtt: Reject: %v cannot refuse a message", code) // [MQTT-3.4.2-1]
 	}
-	if !codec.ValidString(reason) {
-		return fmt.Errorf("mqtt: Reject: the reason is no text that a packet can hold")
+	probe := codec.Puback{PacketID: 1, Code: codec.ReasonCode(code), ReasonString: reason, UserProperties: user}
+	if _, err := probe.Append(nil, codec.V5); err != nil {
+		return fmt.Errorf("mqtt: Reject: %w", err)
 	}
-	return m.settle(codec.ReasonCode(code), reason)
+	return m.settle(&session.Refusal{Code: codec.ReasonCode(code), Reason: reason, UserProperties: slices.Clone(user)})
 }
 
-func (m Message) settle(code codec.ReasonCode, reason string) error {
+func (m Message) settle(refusal *session.Refusal) error {
 	o := m.origin
 	if o == nil || o.receipt == nil {
 		return nil
@@ -82,7 +84,7 @@ func (m Message) settle(code codec.ReasonCode, reason string) error {
 		return ErrSessionLost
 	}
 	o.settled = true
-	c.settle(o.receipt, o.sub, code, reason)
+	c.settle(o.receipt, o.sub, refusal)
 	return nil
 }
 
@@ -91,35 +93,13 @@ func (m Message) settle(code codec.ReasonCode, reason string) error {
 func (m Message) SubscriptionIdentifiers() []uint32 { return slices.Clone(m.origin.identifiers()) }
 
 // settle is a holder's word on a message, if that needs one: it sends the acknowledgements that may go out now; mu is held.
-func (c *client) settle(r *session.Receipt, holder any, code codec.ReasonCode, reason string) {
+func (c *client) settle(r *session.Receipt, holder any, refusal *session.Refusal) {
 	if r == nil {
 		return // QoS 0
 	}
-	l := c.live()
-	if l == nil {
-		c.session.Settle(nil, r, holder, code, reason)
-		return
+	if l := c.live(); l != nil {
+		l.Commit(c.session.Settle(l.Buffer(), r, holder, refusal))
+	} else {
+		c.session.Settle(nil, r, holder, refusal)
 	}
-	if c.tooLarge(ackSize(reason)) {
-		reason = "" // [MQTT-3.4.2-2] [MQTT-3.5.2-2]
-	}
-	l.Commit(c.session.Settle(l.Buffer(), r, holder, code, reason))
-}
-
-// ackSize returns the length of a PUBACK or PUBREC with a reason string.
-func ackSize(reason string) int {
-	properties := 1 + 2 + len(reason)
-	body := 2 + 1 + lengthSize(properties) + properties
-	return 1 + lengthSize(body) + body
-}
-
-// lengthSize returns how many bytes a length field takes that says n, which is below 2,097,152.
-func lengthSize(n int) int {
-	switch {
-	case n < 128:
-		return 1
-	case n < 16_384:
-		return 2
-	}
-	return 3
 }

@@ -136,7 +136,7 @@ func (c *client) closeParking() {
 // clearParked acknowledges parked messages that nobody will claim; mu is held.
 func (c *client) clearParked(list []*parked) {
 	for _, p := range list {
-		c.settle(p.receipt, &c.parking, codec.Success, "")
+		c.settle(p.receipt, &c.parking, nil)
 		c.stats.Unmatched++
 		if c.config.unmatched != nil {
 			c.giveAway(p.message)

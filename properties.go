@@ -46,6 +46,10 @@ type WillProperties struct {
 // SubscribeProperties is a subscribe option of MQTT 5 (section 3.8.2.1).
 type SubscribeProperties struct{ UserProperties UserProperties }
 
+// UnsubscribeProperties is a subscribe option of MQTT 5: what the UNSUBSCRIBE says that ends the subscription (section
+// 3.10.2.1). It is left out where the packet would else be larger than the server takes.
+type UnsubscribeProperties struct{ UserProperties UserProperties }
+
 // DisconnectProperties is an option of Disconnect (section 3.14.2.2).
 type DisconnectProperties struct {
 	ReasonString   string

@@ -172,6 +172,7 @@ func (r *receiver) complete(m session.Message, known bool, code codec.ReasonCode
 		c.stats.Published++
 	}
 	if d, ok := m.Owner.(*Delivery); ok {
+		d.words = newWords(reason, u)
 		r.told = d.settle(r.told, ReasonCode(code), err)
 	}
 	r.told = c.sendQueued(r.told)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/transport"
 )
 
@@ -202,7 +203,10 @@ func (c *client) attemptFailed(a *attempt, err error) {
 	var refused *ConnectError
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if a.sent && !(errors.As(err, &refused) && refused.Code.Failed()) {
+	switch {
+	case errors.As(err, &refused) && refused.Code.Failed():
+		c.answer = codec.ReasonCode(refused.Code)
+	case a.sent:
 		c.unanswered = true
 	}
 	c.tellReconnects(err)

@@ -2,10 +2,13 @@ package mqtt
 
 import (
 	"cmp"
+	"errors"
 	"maps"
 	"slices"
 
 	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/fifo"
+	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
 // subscribeAgain makes, on a new connection, the subscriptions that the server does not have or may not have, and those
@@ -21,12 +24,38 @@ func (c *client) subscribeAgain() {
 			rt.confirmed, rt.uncertain = false, false
 		}
 	}
+	c.subscribing = fifo.Queue[subscribing]{}
 	for _, s := range c.inOrder() {
 		if s.call.waiting() {
-			c.sendSubscribes(s)
+			c.subscribing.Push(subscribing{sub: s})
 		} else {
 			c.resubscribe(s, present)
 		}
+	}
+	c.subscribeMore()
+}
+
+// subscribing is a SUBSCRIBE to be sent on a new connection: for some of the routes of a subscription that was granted
+// before, or for one whose Subscribe waits.
+type subscribing struct {
+	sub    *Subscription
+	routes []*route // nil: its Subscribe waits
+}
+
+// atOnce is how many SUBSCRIBEs and UNSUBSCRIBEs may be without an answer before those that are made again wait for
+// their turn: packet identifiers are few.
+const atOnce = 1000
+
+// subscribeMore sends, after a connect, as many SUBSCRIBEs as may be without an answer; mu is held.
+func (c *client) subscribeMore() {
+	for c.live() != nil && c.subscribing.Len() > 0 && c.session.Requests() < atOnce {
+		next := *c.subscribing.At(0)
+		if next.sub.call.waiting() {
+			c.sendSubscribes(next.sub)
+		} else if !c.subscribeRoutes(next) {
+			return
+		}
+		c.subscribing.Pop()
 	}
 }
 
@@ -35,8 +64,8 @@ func (c *client) inOrder() []*Subscription {
 	return slices.SortedFunc(maps.Keys(c.subs), func(a, b *Subscription) int { return cmp.Compare(a.born, b.born) })
 }
 
-// resubscribe sends SUBSCRIBEs for the routes of s, but for those that an older subscription sees to. Nobody waits for
-// the answers. mu is held.
+// resubscribe puts the routes of s in line, but for those that an older subscription sees to. Nobody waits for the
+// answers. mu is held.
 func (c *client) resubscribe(s *Subscription, present bool) {
 	if err := c.unavailable(s); err != nil {
 		c.abandon(s, err)
@@ -49,16 +78,38 @@ func (c *client) resubscribe(s *Subscription, present bool) {
 			mine = append(mine, rt)
 		}
 	}
+	for some := range slices.Chunk(mine, c.filtersAtOnce(s)) {
+		c.subscribing.Push(subscribing{s, some})
+	}
+}
+
+// subscribeRoutes sends the SUBSCRIBE for routes whose turn it is. It reports false if no packet identifier is free; one
+// will be with the next answer. mu is held.
+func (c *client) subscribeRoutes(next subscribing) bool {
+	var mine []*route
+	for _, rt := range next.routes {
+		switch eldest := rt.eldest(); eldest {
+		case next.sub:
+			mine = append(mine, rt)
+		case nil: // nobody wants it any more
+		default:
+			c.subscribing.Push(subscribing{eldest, []*route{rt}})
+		}
+	}
+	present := c.connAck.SessionPresent
 	handling := func(rt *route) RetainHandling { return rt.retainAgain(present) }
-	err := inPackets(mine, c.filtersAtOnce(s), func(routes []*route) error {
-		return c.sendSubscribe(&request{routes: routes}, s, nil, handling)
+	err := inPackets(mine, packetFilters, func(routes []*route) error {
+		return c.sendSubscribe(&request{routes: routes}, next.sub, nil, handling)
 	})
-	if err == nil {
-		return
+	if errors.Is(err, session.ErrNoIdentifier) {
+		return false
 	}
-	for _, rt := range mine {
-		c.endHolders(rt, err)
+	if err != nil {
+		for _, rt := range mine {
+			c.endHolders(rt, err)
+		}
 	}
+	return true
 }
 
 // noteCut notes a request whose answer was cut off. An UNSUBSCRIBE is sent again. Nobody knows whether the server has
@@ -75,7 +126,7 @@ func (c *client) noteCut(q *request) {
 			unwanted = append(unwanted, rt.filter)
 		}
 	}
-	c.sendUnsubscribe(nil, unwanted)
+	c.sendUnsubscribe(&request{filters: unwanted})
 }
 
 // eldest returns the route's first holder that is granted and not about to leave.

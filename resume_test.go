@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -1086,6 +1087,49 @@ func TestAckWhileReconnecting(t *testing.T) {
 		case m := <-sub.Messages():
 			t.Errorf("delivered again: %+v", m)
 		default:
+		}
+	})
+}
+
+// However many filters are subscribed again, a thousand SUBSCRIBEs are on their way at a time: there may be more filters
+// than packet identifiers.
+func TestResubscribeThousandsOfFilters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const subscriptions, filters = 3, 1000
+		b := mqtttest.NewBroker(t)
+		c := reconnectingV5(t, b.DialContext, mqtt.WithClientID("c"))
+		var subs []*mqtt.Subscription
+		for i := range subscriptions {
+			more := make([]string, filters-1)
+			for n := range more {
+				more[n] = fmt.Sprintf("%d/%d", i, n)
+			}
+			subs = append(subs, subscribeV5(t, c, fmt.Sprintf("%d/last", i), mqtt.AtLeastOnce, mqtt.Also(mqtt.AtLeastOnce, more...)))
+		}
+		var mu sync.Mutex
+		var unanswered, most int
+		b.Intercept(func(_ string, _ bool, p codec.Packet) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			switch p.(type) {
+			case *codec.Subscribe:
+				unanswered++
+				most = max(most, unanswered)
+			case *codec.Suback:
+				unanswered--
+			}
+			return true
+		})
+		b.Forget("c")
+		noErr(t, c.Reconnect(t.Context()))
+		synctest.Wait()
+		if most > 1000 || most < 10 {
+			t.Errorf("at most %d SUBSCRIBEs without an answer", most)
+		}
+		for i, s := range subs {
+			noErr(t, s.Err())
+			b.Publish(text(fmt.Sprintf("%d/%d", i, i), "x", 1))
+			wantArrived(t, s, fmt.Sprintf("%d/%d=x q1", i, i))
 		}
 	})
 }

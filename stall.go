@@ -109,15 +109,16 @@ func (c *client) stallPatience() time.Duration {
 
 // endSlow ends a subscription that holds up the others: everything it holds is refused; mu is held.
 func (c *client) endSlow(s *Subscription) {
-	c.sendUnsubscribe(nil, s.leave())
+	c.unsubscribeFor(s, nil, s.leave())
 	s.end(ErrSlowConsumer)
 	for w, ok := s.next(); ok; w, ok = s.next() {
 		s.drop(w.message)
 	}
+	refusal := &session.Refusal{Code: codec.QuotaExceeded}
 	if l := c.live(); l != nil {
-		l.Commit(c.session.SettleAll(l.Buffer(), s, codec.QuotaExceeded, ""))
+		l.Commit(c.session.SettleAll(l.Buffer(), s, refusal))
 	} else {
-		c.session.SettleAll(nil, s, codec.QuotaExceeded, "")
+		c.session.SettleAll(nil, s, refusal)
 	}
 }
 

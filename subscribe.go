@@ -18,8 +18,9 @@ const packetFilters = 8
 type request struct {
 	call    *call // nil: nobody waits
 	filters []string
-	routes  []*route     // of a SUBSCRIBE
-	sent    []*subscribe // of a SUBSCRIBE, as routes
+	user    UserProperties // of an UNSUBSCRIBE
+	routes  []*route       // of a SUBSCRIBE
+	sent    []*subscribe   // of a SUBSCRIBE, as routes
 }
 
 // call is a Subscribe or Unsubscribe that waits for the answers to its requests. The client's mutex guards it.
@@ -27,6 +28,7 @@ type call struct {
 	sub      *Subscription // of a Subscribe
 	pending  int           // requests without an answer
 	failures []FilterError
+	user     UserProperties // of the answers
 	err      error
 	done     chan struct{} // closed when pending is 0, or with err
 }
@@ -59,16 +61,18 @@ func (k *call) waiting() bool {
 	}
 }
 
-// answered notes the answer to one request of the call; nobody waits if k is nil.
-func (k *call) answered() {
+// answered notes the answer to one request of the call, and the user properties that it came with; nobody waits if k is
+// nil.
+func (k *call) answered(user UserProperties) {
 	if k == nil {
 		return
 	}
 	k.pending--
+	k.user = append(k.user, user...)
 	switch {
 	case k.pending > 0:
 	case len(k.failures) > 0:
-		k.finish(&SubscribeError{Failures: k.failures})
+		k.finish(&SubscribeError{k.failures, k.user})
 	default:
 		k.finish(nil)
 	}
@@ -103,7 +107,7 @@ func (c *client) subscribe(ctx context.Context, o subscribeOptions, filters []fi
 // abandon ends a subscription that did not come about. Filters that were granted and that nobody else holds are
 // unsubscribed; those whose SUBACK is still to come, when that has come. mu is held.
 func (c *client) abandon(s *Subscription, err error) {
-	c.sendUnsubscribe(nil, s.leave())
+	c.unsubscribeFor(s, nil, s.leave())
 	s.end(err)
 	c.giveBackParked(s)
 	c.discardLine(s)
@@ -157,7 +161,7 @@ func (c *client) unavailable(s *Subscription) error {
 		}
 	}
 	if failures != nil {
-		return &notSent{&SubscribeError{failures}}
+		return &notSent{&SubscribeError{Failures: failures}}
 	}
 	return nil
 }
@@ -171,7 +175,7 @@ func (c *client) sendSubscribes(s *Subscription) {
 	if c.live() == nil {
 		return
 	}
-	s.call.pending, s.call.failures = 0, nil
+	s.call.pending, s.call.failures, s.call.user = 0, nil, nil
 	if err := c.unavailable(s); err != nil {
 		s.call.finish(err)
 		return
@@ -318,17 +322,18 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 		switch code := p.Codes[i]; {
 		case !code.Failed():
 			rt.accepted(q.sent[i], QoS(code))
-			q.granted(rt, QoS(code))
+			q.granted(rt, QoS(code), newWords(p.ReasonString, p.UserProperties))
 		case q.call != nil:
 			rt.refused(q.sent[i])
 			q.refused(i, ReasonCode(code), p.ReasonString)
 		default:
 			rt.refused(q.sent[i])
-			r.client.endHolders(rt, &SubscribeError{[]FilterError{{rt.filter, ReasonCode(code), p.ReasonString}}})
+			failed := FilterError{rt.filter, ReasonCode(code), p.ReasonString}
+			r.client.endHolders(rt, &SubscribeError{[]FilterError{failed}, p.UserProperties})
 		}
 	}
 	r.client.giveBack(q)
-	q.call.answered()
+	q.call.answered(p.UserProperties)
 	return nil
 }
 
@@ -341,26 +346,25 @@ func (c *client) giveBack(q *request) {
 			filters = append(filters, rt.filter)
 		}
 	}
-	c.sendUnsubscribe(nil, filters)
+	c.sendUnsubscribe(&request{filters: filters})
 }
 
 // granted tells those whom a SUBSCRIBE was for what the server granted; mu is held.
-func (q *request) granted(rt *route, granted QoS) {
+func (q *request) granted(rt *route, granted QoS, said *words) {
 	if q.call != nil {
-		q.call.sub.grant(rt.filter, granted)
+		q.call.sub.grant(rt, granted, said)
 		return
 	}
 	for _, h := range rt.holders {
-		h.sub.grant(rt.filter, granted)
+		h.sub.grant(rt, granted, said)
 	}
 }
 
 // grant notes what the server granted; mu is held.
-func (s *Subscription) grant(filter string, granted QoS) {
-	for i := range s.filters {
-		if f := &s.filters[i]; f.Filter == filter {
-			f.Granted = min(f.QoS, granted)
-		}
+func (s *Subscription) grant(rt *route, granted QoS, said *words) {
+	s.words = said
+	if i := slices.Index(s.routes, rt); i >= 0 {
+		s.filters[i].Granted = min(s.filters[i].QoS, granted)
 	}
 	if s.replies != nil {
 		s.replies.granting.wakeAll()
@@ -389,7 +393,7 @@ func (r *receiver) unsuback(h codec.Header, body []byte) error {
 			q.refused(i, ReasonCode(code), p.ReasonString)
 		}
 	}
-	q.call.answered()
+	q.call.answered(p.UserProperties)
 	return nil
 }
 
@@ -404,6 +408,7 @@ func (r *receiver) answer(h codec.Header, id uint16, codes int, v5, v311 string)
 		r.client.stats.LateAcks++
 		return nil, nil
 	}
+	r.client.subscribeMore()
 	r.told = r.client.sendQueued(r.told) // the identifier is free, which a message may have waited for
 	q := owner.(*request)
 	var err error
@@ -424,6 +429,6 @@ func (r *receiver) answer(h codec.Header, id uint16, codes int, v5, v311 string)
 // refused notes a filter that the server refused.
 func (q *request) refused(i int, code ReasonCode, reason string) {
 	if q.call != nil {
-		q.call.failures = append(q.call.failures, FilterError{Filter: q.filters[i], Code: code, Reason: reason})
+		q.call.failures = append(q.call.failures, FilterError{q.filters[i], code, reason})
 	}
 }

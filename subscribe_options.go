@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
 // SubscribeOptionV5 is an option of one MQTT 5 subscription: every SubscribeOption, SubscribeFlag, RetainHandling,
-// SubscriptionIdentifier and *SubscribeProperties.
+// SubscriptionIdentifier, *SubscribeProperties and *UnsubscribeProperties.
 type SubscribeOptionV5 interface {
 	subscribeV5(*subscribeOptions)
 }
@@ -111,16 +112,17 @@ const (
 
 // subscribeOptions is what the options of one subscription say.
 type subscribeOptions struct {
-	qos        QoS
-	also       []filterRequest
-	ack        AckMode
-	overflow   Overflow
-	buffer     int
-	stalled    *time.Duration // of EndIfStalled; nil: not given
-	flags      SubscribeFlag
-	retain     RetainHandling
-	identifier *SubscriptionIdentifier // nil: the client picks
-	properties SubscribeProperties
+	qos         QoS
+	also        []filterRequest
+	ack         AckMode
+	overflow    Overflow
+	buffer      int
+	stalled     *time.Duration // of EndIfStalled; nil: not given
+	flags       SubscribeFlag
+	retain      RetainHandling
+	identifier  *SubscriptionIdentifier // nil: the client picks
+	properties  SubscribeProperties
+	unsubscribe UnsubscribeProperties
 }
 
 func (o SubscribeOptions) subscribeV5(s *subscribeOptions) {
@@ -140,6 +142,12 @@ func (i SubscriptionIdentifier) subscribeV5(s *subscribeOptions) { s.identifier 
 func (p *SubscribeProperties) subscribeV5(s *subscribeOptions) {
 	if p != nil {
 		s.properties = *p
+	}
+}
+
+func (p *UnsubscribeProperties) subscribeV5(s *subscribeOptions) {
+	if p != nil {
+		s.unsubscribe = *p
 	}
 }
 
@@ -182,6 +190,12 @@ func (o *subscribeOptions) check(filters []filterRequest) error {
 		return fmt.Errorf("mqtt: RetainHandling %d does not exist", o.retain)
 	case o.identifier != nil && (*o.identifier < 1 || *o.identifier > maxIdentifier):
 		return fmt.Errorf("mqtt: SubscriptionIdentifier: %d is not between 1 and %d", *o.identifier, maxIdentifier)
+	}
+	for _, u := range []UserProperties{o.properties.UserProperties, o.unsubscribe.UserProperties} {
+		probe := codec.Unsubscribe{PacketID: 1, Filters: []string{"probe"}, UserProperties: u}
+		if _, err := probe.Append(nil, codec.V5); err != nil {
+			return fmt.Errorf("mqtt: user properties of a subscription: %w", err)
+		}
 	}
 	seen := make(map[string]bool, len(filters))
 	for _, f := range filters {

@@ -41,6 +41,7 @@ type Subscription struct {
 	origin  *origin  // of messages that have nothing but the one identifier that came last
 	ended   bool
 	err     error
+	words   *words // of the latest SUBACK that granted something
 	dropped uint64
 	gated   bool                // its line stands: it has claimed parked messages, and is not granted yet
 	sending bool                // somebody sends without holding the mutex: the pump, or the reader with Block
@@ -130,6 +131,20 @@ func (s *Subscription) Filters() []Filter {
 	s.lock()
 	defer s.unlock()
 	return slices.Clone(s.filters)
+}
+
+// ReasonString returns the Reason String of the latest SUBACK, for people; "" if there was none.
+func (s *Subscription) ReasonString() string {
+	s.lock()
+	defer s.unlock()
+	return s.words.reasonString()
+}
+
+// UserProperties returns those of the latest SUBACK; nil if there were none.
+func (s *Subscription) UserProperties() UserProperties {
+	s.lock()
+	defer s.unlock()
+	return s.words.userProperties()
 }
 
 // Dropped returns how many messages were dropped: at QoS 0 because the buffer was full, at any QoS because they waited

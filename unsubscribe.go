@@ -50,7 +50,7 @@ func (s *Subscription) startUnsubscribe() *call {
 		}
 	}
 	c.unpark(unwanted)
-	c.sendUnsubscribe(k, unwanted)
+	c.unsubscribeFor(s, k, unwanted)
 	if k.pending == 0 {
 		k.finish(c.err)
 	}
@@ -71,7 +71,7 @@ func (k *call) wait(ctx context.Context, packet string) error {
 func (s *Subscription) drain(ctx context.Context) bool {
 	s.lock()
 	defer s.unlock()
-	s.client.sendUnsubscribe(nil, s.leave())
+	s.client.unsubscribeFor(s, nil, s.leave())
 	for s.sending && !s.ended && ctx.Err() == nil {
 		s.awaitStop(ctx.Done())
 	}
@@ -102,31 +102,41 @@ func (c *client) discardLine(s *Subscription) {
 	}
 }
 
-// sendUnsubscribe sends UNSUBSCRIBEs for the filters, at the next connect if there is no connection; nobody waits if k is
-// nil. mu is held.
-func (c *client) sendUnsubscribe(k *call, filters []string) {
+// unsubscribeFor unsubscribes filters of s that nobody wants any more; nobody waits if k is nil. mu is held.
+func (c *client) unsubscribeFor(s *Subscription, k *call, filters []string) {
+	c.sendUnsubscribe(&request{call: k, filters: filters, user: s.options.unsubscribe.UserProperties})
+}
+
+// sendUnsubscribe sends the UNSUBSCRIBEs that all says, at the next connect if there is no connection; mu is held.
+func (c *client) sendUnsubscribe(all *request) {
 	switch {
-	case len(filters) == 0 || c.err != nil:
+	case len(all.filters) == 0 || c.err != nil:
 		return
 	case c.live() == nil:
-		c.noteUnsubscribe(&request{call: k, filters: filters})
+		c.noteUnsubscribe(all)
 		return
 	}
-	err := inPackets(filters, packetFilters, func(some []string) error { return c.unsubscribe(k, some) })
+	err := inPackets(all.filters, packetFilters, func(some []string) error {
+		err := c.unsubscribe(&request{call: all.call, filters: some, user: all.user})
+		if len(some) == 1 && errors.Is(err, PacketTooLarge) {
+			err = c.unsubscribe(&request{call: all.call, filters: some}) // rather than not at all
+		}
+		return err
+	})
 	if err != nil {
-		k.finish(err)
+		all.call.finish(err)
 	}
 }
 
 // unsubscribe sends one UNSUBSCRIBE; mu is held.
-func (c *client) unsubscribe(k *call, filters []string) error {
-	p := codec.Unsubscribe{Filters: filters}
-	err := c.sendRequest(&request{call: k, filters: filters}, func(b []byte, id uint16) ([]byte, error) {
+func (c *client) unsubscribe(q *request) error {
+	p := codec.Unsubscribe{Filters: q.filters, UserProperties: q.user}
+	err := c.sendRequest(q, func(b []byte, id uint16) ([]byte, error) {
 		p.PacketID = id
 		return p.Append(b, c.version)
 	})
-	if err == nil && k != nil {
-		k.pending++
+	if err == nil && q.call != nil {
+		q.call.pending++
 	}
 	return err
 }
@@ -150,7 +160,7 @@ func (c *client) unsubscribeAgain() {
 		}
 		switch {
 		case c.connAck.SessionPresent:
-			c.sendUnsubscribe(q.call, q.filters)
+			c.sendUnsubscribe(q)
 		case q.call != nil && q.call.pending == 0:
 			q.call.finish(nil)
 		}
@@ -198,6 +208,6 @@ func (c *client) startUnsubscribe(filters []string) (*call, error) {
 	}
 	c.unpark(filters)
 	k := newCall(nil)
-	c.sendUnsubscribe(k, filters)
+	c.sendUnsubscribe(&request{call: k, filters: filters})
 	return k, nil
 }

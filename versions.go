@@ -70,6 +70,12 @@ func (c clientV5) ConnAck() ConnAck {
 	return c.connAck
 }
 
+func (c clientV311) ReturnCode() byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.answer.ReturnCode()
+}
+
 // Common makes a Client of an MQTT 5 client, for code that must serve either version. It works on fakes as well. Check
 // the error of NewClient first: c must not be nil.
 func Common(c ClientV5) Client { return common{c, c} }

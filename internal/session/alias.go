@@ -5,7 +5,6 @@ package session
 // Messages never hold an alias: it is looked up when their packet is made. The zero value hands out none.
 type aliases struct {
 	maximum int            // how many the server takes [MQTT-3.2.2-17]
-	largest int            // packet that the server takes, in bytes; 0: any
 	numbers map[string]int // by topic
 	uses    []use          // by number, from 1; the place 0 closes the circle of least and most recently used
 }
@@ -20,12 +19,6 @@ const aliasSize = 5
 
 // shortest is the length of the shortest topic for which an alias saves anything.
 const shortest = aliasSize
-
-// UseAliases says what the server of a new connection takes: how many topic aliases, and the largest packet in bytes; 0:
-// any. What was known of an earlier connection is forgotten [MQTT-3.3.2-7].
-func (s *Session) UseAliases(maximum, largest int) {
-	s.aliases = aliases{maximum: maximum, largest: largest}
-}
 
 // find returns the alias that the server knows for a topic, 0 if there is none.
 func (a *aliases) find(topic string) int {

@@ -16,7 +16,7 @@ func published(t *testing.T, s *Session, topic string, payload int) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.aliases.largest > 0 && len(b) > s.aliases.largest {
+	if s.largest > 0 && len(b) > s.largest {
 		t.Errorf("%d bytes", len(b)) // [MQTT-3.1.2-24]
 	}
 	h, n, err := codec.ParseHeader(b, s.version)
@@ -41,7 +41,7 @@ func wantPublished(t *testing.T, s *Session, topic string, payload int, want str
 // least recently gives up its own.
 func TestAliases(t *testing.T) {
 	s := connected(codec.V5, 10)
-	s.UseAliases(2, 0)
+	s.Serve(0, 2)
 	for _, c := range []struct{ topic, want string }{
 		{"first", "first 1"},
 		{"first", " 1"},
@@ -71,13 +71,13 @@ func TestNoAliases(t *testing.T) {
 // [MQTT-3.3.2-7].
 func TestAliasesOfAnotherConnection(t *testing.T) {
 	s := connected(codec.V5, 10)
-	s.UseAliases(5, 0)
+	s.Serve(0, 5)
 	m := Message{Topic: "topic", QoS: 1}
 	s.Send(nil, m, 0)
 	b, _, _ := s.Send(nil, m, 0)
 	wantBytes(t, "with an alias", b, "32 08 00 00 00 02 03 23 00 01")
 	s.Lost()
-	s.UseAliases(5, 0)
+	s.Serve(0, 5)
 	s.Resumed(nil, 10)
 	for _, want := range []string{
 		"3A 0D 00 05 746F706963 00 01 03 23 00 01",
@@ -90,7 +90,7 @@ func TestAliasesOfAnotherConnection(t *testing.T) {
 		wantBytes(t, "sent again", b, want)
 	}
 	s.Lost()
-	s.UseAliases(0, 0)
+	s.Serve(0, 0)
 	s.Resumed(nil, 10)
 	b, _ = s.Resend(nil, 0)
 	wantBytes(t, "without aliases", b, "3A 0A 00 05 746F706963 00 01 00")
@@ -101,7 +101,7 @@ func TestAliasesOfAnotherConnection(t *testing.T) {
 func TestAliasInFullPacket(t *testing.T) {
 	s := connected(codec.V5, 10)
 	const largest = 60
-	s.UseAliases(1, largest)
+	s.Serve(largest, 1)
 	wantPublished(t, s, "first", 1, "first 1")
 	full := largest - 2 - 2 - len("second") - 1
 	for range 2 {
@@ -115,7 +115,7 @@ func TestAliasInFullPacket(t *testing.T) {
 // What a packet that could not be made would have said is not known to the server.
 func TestAliasOfPacketThatFailed(t *testing.T) {
 	s := connected(codec.V5, 10)
-	s.UseAliases(2, 0)
+	s.Serve(0, 2)
 	bad := Message{Topic: "topic", Properties: &codec.PublishProperties{ContentType: "\x00"}}
 	var e *codec.Error
 	for range 3 {
@@ -132,7 +132,7 @@ func TestAliasOfPacketThatFailed(t *testing.T) {
 func TestAliasesModel(t *testing.T) {
 	const maximum = 7
 	s := connected(codec.V5, 10)
-	s.UseAliases(maximum, 0)
+	s.Serve(0, maximum)
 	var recent []string // the latest last
 	x := uint32(1)
 	for range 5000 {

@@ -18,9 +18,16 @@ type Receipt struct {
 	arriving bool  // Release is still to come
 	holders  []any // subscriptions that have neither accepted nor refused it
 	accepted bool
-	code     codec.ReasonCode // of the refusal, if nobody accepts
-	reason   string
-	content  uint64 // hash of topic and payload, by which a resend is recognised
+	refusal  *Refusal // the latest, which counts if nobody accepts
+	content  uint64   // hash of topic and payload, by which a resend is recognised
+}
+
+// Refusal is a holder's word that it does not accept a message. Code is one that PUBACK and PUBREC have, of 0x80 or more;
+// the rest are strings that a packet can hold.
+type Refusal struct {
+	Code           codec.ReasonCode
+	Reason         string
+	UserProperties codec.UserProperties
 }
 
 // place is where a receipt is.
@@ -81,7 +88,7 @@ func (s *Session) Arrive(dst []byte, p *codec.PublishView) ([]byte, Verdict) {
 			return dst, Repeated // its PUBREC is still to come
 		}
 		if s.received.get(p.PacketID) != nil {
-			return s.pubrec(dst, p.PacketID, codec.Success, ""), Repeated // [MQTT-4.3.3-10]
+			return s.appendAck(dst, p.PacketID, 2, nil), Repeated // [MQTT-4.3.3-10]
 		}
 	}
 	if len(s.away) > 0 {
@@ -135,7 +142,7 @@ func (s *Session) content(p *codec.PublishView) uint64 {
 // Accept acknowledges a message that arrived just now: at once, or in its turn if earlier ones wait.
 func (s *Session) Accept(dst []byte, p *codec.PublishView) []byte {
 	if s.order(p.QoS).empty() {
-		return s.acknowledge(dst, p.PacketID, p.QoS, codec.Success, "")
+		return s.acknowledge(dst, p.PacketID, p.QoS, nil)
 	}
 	return s.Release(dst, s.Hold(p), true)
 }
@@ -175,18 +182,17 @@ func (s *Session) Release(dst []byte, r *Receipt, accepted bool) []byte {
 	return s.settled(dst, r)
 }
 
-// Settle is one holder's word on a message: accepted, when code is Success, or refused, with a code that PUBACK and
-// PUBREC have and a reason that is a string a packet can hold. After the last holder's the acknowledgement goes out,
+// Settle is one holder's word on a message: accepted, when refusal is nil, or refused. After the last holder's the acknowledgement goes out,
 // unless an earlier one waits; a refusal only if nobody accepted. For a message of an earlier connection it goes out
 // when the server sends the message again. A holder's second word does not count.
-func (s *Session) Settle(dst []byte, r *Receipt, holder any, code codec.ReasonCode, reason string) []byte {
+func (s *Session) Settle(dst []byte, r *Receipt, holder any, refusal *Refusal) []byte {
 	i := slices.Index(r.holders, holder)
 	if i < 0 {
 		return dst
 	}
 	r.holders = slices.Delete(r.holders, i, i+1)
-	if code.Failed() {
-		r.code, r.reason = code, reason
+	if refusal != nil {
+		r.refusal = refusal
 	} else {
 		r.accepted = true
 	}
@@ -194,7 +200,7 @@ func (s *Session) Settle(dst []byte, r *Receipt, holder any, code codec.ReasonCo
 }
 
 // SettleAll settles everything that a holder holds.
-func (s *Session) SettleAll(dst []byte, holder any, code codec.ReasonCode, reason string) []byte {
+func (s *Session) SettleAll(dst []byte, holder any, refusal *Refusal) []byte {
 	var held []*Receipt
 	for _, o := range []*order{&s.pubacks, &s.pubrecs} {
 		for i := range o.waiting.Len() {
@@ -205,7 +211,7 @@ func (s *Session) SettleAll(dst []byte, holder any, code codec.ReasonCode, reaso
 		held = append(held, r)
 	}
 	for _, r := range held {
-		dst = s.Settle(dst, r, holder, code, reason)
+		dst = s.Settle(dst, r, holder, refusal)
 	}
 	return dst
 }
@@ -232,9 +238,9 @@ func (s *Session) flush(dst []byte, qos byte) []byte {
 	o := s.order(qos)
 	for r := o.ready(); r != nil; r = o.ready() {
 		if r.accepted {
-			r.code, r.reason = codec.Success, ""
+			r.refusal = nil
 		}
-		dst = s.acknowledge(dst, r.id, r.qos, r.code, r.reason)
+		dst = s.acknowledge(dst, r.id, r.qos, r.refusal)
 	}
 	return dst
 }
@@ -247,27 +253,44 @@ func (s *Session) order(qos byte) *order {
 }
 
 // acknowledge appends PUBACK or PUBREC. A QoS 2 message that was accepted occupies our window until PUBCOMP.
-func (s *Session) acknowledge(dst []byte, id uint16, qos byte, code codec.ReasonCode, reason string) []byte {
+func (s *Session) acknowledge(dst []byte, id uint16, qos byte, refusal *Refusal) []byte {
 	if s.version < codec.V5 {
-		code, reason = codec.Success, "" // 3.1.1 cannot refuse
+		refusal = nil // 3.1.1 cannot refuse
 	}
 	if qos == 1 {
 		s.unsettled--
-		return must((&codec.Puback{PacketID: id, Code: code, ReasonString: reason}).Append(dst, s.version))
+		return s.appendAck(dst, id, qos, refusal)
 	}
 	if s.held.get(id) != nil {
 		s.held.delete(id)
 	}
-	if code.Failed() {
+	if refusal != nil {
 		s.unsettled-- // [MQTT-4.3.3-9]
 	} else {
 		s.received.put(id).counted = true
 	}
-	return s.pubrec(dst, id, code, reason)
+	return s.appendAck(dst, id, qos, refusal)
 }
 
-func (s *Session) pubrec(dst []byte, id uint16, code codec.ReasonCode, reason string) []byte {
-	return must((&codec.Pubrec{PacketID: id, Code: code, ReasonString: reason}).Append(dst, s.version))
+// appendAck leaves out what is for people where it would make the packet too large for the server [MQTT-3.4.2-2]
+// [MQTT-3.4.2-3] [MQTT-3.5.2-2] [MQTT-3.5.2-3].
+func (s *Session) appendAck(dst []byte, id uint16, qos byte, refusal *Refusal) []byte {
+	p := codec.Puback{PacketID: id}
+	if refusal != nil {
+		p.Code, p.ReasonString, p.UserProperties = refusal.Code, refusal.Reason, refusal.UserProperties
+	}
+	encode := func() []byte {
+		if qos == 2 {
+			return must((*codec.Pubrec)(&p).Append(dst, s.version))
+		}
+		return must(p.Append(dst, s.version))
+	}
+	b := encode()
+	if refusal != nil && s.largest > 0 && len(b)-len(dst) > s.largest {
+		p.ReasonString, p.UserProperties = "", nil
+		b = encode()
+	}
+	return b
 }
 
 // Pubrel takes a PUBREL and appends the PUBCOMP, for an unknown identifier too [MQTT-4.3.3-11].

@@ -108,7 +108,7 @@ func (s *Session) appendAliased(dst []byte, p *codec.Publish) ([]byte, error) {
 	switch {
 	case n > 0:
 		p.TopicAlias, p.Topic = uint16(n), ""
-	case len(p.Topic) < shortest || a.largest > 0 && p.Size(s.version)+aliasSize > a.largest:
+	case len(p.Topic) < shortest || s.largest > 0 && p.Size(s.version)+aliasSize > s.largest:
 	default:
 		n = a.assign(p.Topic)
 		p.TopicAlias = uint16(n)
@@ -296,6 +296,7 @@ func (s *Session) Request(owner any) (uint16, error) {
 	id, err := s.nextID()
 	if err == nil {
 		s.put(id, stageRequest).message.Owner = owner
+		s.requests++
 	}
 	return id, err
 }
@@ -309,6 +310,7 @@ func (s *Session) Answer(id uint16) (owner any, ok bool) {
 	}
 	owner = o.message.Owner
 	s.sent.delete(id)
+	s.requests--
 	return owner, true
 }
 
@@ -326,7 +328,7 @@ func (s *Session) Discard() (sent, unsent []Message) {
 			unsent = append(unsent, q.pop())
 		}
 	}
-	s.sent, s.inFlight, s.messages, s.window = ring[outgoing]{}, 0, 0, 0
+	s.sent, s.inFlight, s.messages, s.requests, s.window = ring[outgoing]{}, 0, 0, 0, 0
 	s.Leave()
 	s.forgetIncoming()
 	return sent, unsent

@@ -16,6 +16,7 @@ func (s *Session) Lost() (owners []any) {
 		if o.value.stage == stageRequest {
 			owners = append(owners, o.value.message.Owner)
 			s.sent.delete(o.id)
+			s.requests--
 		}
 	}
 	s.window, s.inFlight = 0, 0

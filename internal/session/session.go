@@ -53,10 +53,12 @@ type Session struct {
 	window   int    // how many PUBLISHes this connection allows in flight
 	inFlight int    // PUBLISHes that count against window
 	messages int    // in sent: PUBLISH or PUBREL
+	requests int    // in sent: SUBSCRIBE or UNSUBSCRIBE
 	ticket   uint64 // of the latest message that was queued
 	queue    queue
 	offline  queue // of messages at QoS 0, which take no place in the window
 	aliases  aliases
+	largest  int // packet that the server takes, in bytes; 0: any
 
 	resends []uint16 // PUBLISHes to be sent again on this connection, oldest first
 	suspect suspect
@@ -82,12 +84,21 @@ func New(v codec.Version, limits Limits) *Session {
 	return &Session{version: v, limits: limits, seed: maphash.MakeSeed()}
 }
 
+// Serve says what the server of a new connection takes: the largest packet, in bytes, 0 being any, and how many topic
+// aliases. Those of an earlier connection are forgotten [MQTT-3.3.2-7]. Resumed or Renewed follows.
+func (s *Session) Serve(largest, topicAliases int) {
+	s.largest, s.aliases = largest, aliases{maximum: topicAliases}
+}
+
 // StartAt sets the packet identifier before the first one that is handed out. A client that resumes the session of an
 // earlier one picks it at random, so as not to use identifiers which that one had in flight.
 func (s *Session) StartAt(id uint16) { s.lastID = id }
 
 // InFlight returns the number of messages sent and not completed, on this connection or an earlier one.
 func (s *Session) InFlight() int { return s.messages }
+
+// Requests returns the number of SUBSCRIBEs and UNSUBSCRIBEs without an answer.
+func (s *Session) Requests() int { return s.requests }
 
 // Queued returns the number of messages that wait to be sent, and the bytes of their topics and payloads.
 func (s *Session) Queued() (messages, bytes int) {

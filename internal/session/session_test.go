@@ -67,5 +67,8 @@ func view(id uint16, qos byte, dup bool) *codec.PublishView {
 
 // settle settles a receipt in the name of its first holder; there must be one.
 func settle(s *Session, dst []byte, r *Receipt, code codec.ReasonCode, reason string) []byte {
-	return s.Settle(dst, r, r.Holders()[0], code, reason)
+	if !code.Failed() {
+		return s.Settle(dst, r, r.Holders()[0], nil)
+	}
+	return s.Settle(dst, r, r.Holders()[0], &Refusal{Code: code, Reason: reason})
 }
