@@ -85,6 +85,8 @@ type config struct {
 
 	hasUsername, hasPassword bool
 	username, password       string
+	authenticator            Authenticator // nil: no enhanced authentication
+	authMethod               string        // the authenticator's
 
 	will           *codec.Will
 	willProperties *WillProperties

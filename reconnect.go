@@ -41,7 +41,7 @@ type Failure struct {
 	Permanent bool          // trying again cannot help
 }
 
-// Permanent wraps an error of a credentials function, to say that trying again cannot help: the client ends with it.
+// Permanent wraps an error of a credentials function or an Authenticator, to say that trying again cannot help: the client ends with it.
 func Permanent(err error) error { return &permanent{err} }
 
 type permanent struct{ err error }
@@ -102,7 +102,8 @@ type attempt struct {
 	Attempt
 	cleanStart bool
 	clientID   string
-	sent       bool // CONNECT went out
+	auth       codec.Auth // the first step of enhanced authentication; its data and user properties go with CONNECT
+	sent       bool       // CONNECT went out
 }
 
 // prepare lets the application's functions complete an attempt.
@@ -114,9 +115,16 @@ func (c *config) prepare(ctx context.Context, a *attempt) error {
 		}
 	}
 	if c.attemptFunc != nil {
-		return c.attemptFunc(ctx, &a.Attempt)
+		if err := c.attemptFunc(ctx, &a.Attempt); err != nil {
+			return err
+		}
 	}
-	return nil
+	if c.authenticator == nil {
+		return nil
+	}
+	var err error
+	a.auth, err = c.startAuth(ctx)
+	return err
 }
 
 // permanent reports whether trying again cannot help.
@@ -149,7 +157,9 @@ func (c *config) permanentRefusal(code ReasonCode) bool {
 }
 
 // freshCredentials reports whether the next attempt may come with others.
-func (c *config) freshCredentials() bool { return c.credentialsFunc != nil || c.attemptFunc != nil }
+func (c *config) freshCredentials() bool {
+	return c.credentialsFunc != nil || c.attemptFunc != nil || c.authenticator != nil
+}
 
 // redirected returns the URL that a Server Reference means (section 4.11): the first of its hosts, with the scheme of
 // the old URL. It is nil if there is none.
