@@ -34,7 +34,7 @@ type Config struct {
 	Version codec.Version
 	// MaximumPacketSize bounds packets from the server, in bytes; 0: no bound.
 	MaximumPacketSize int
-	// Patience is how long the server may take to answer a PINGREQ, or to accept a single byte.
+	// Patience is how long the server may take to answer a PINGREQ.
 	Patience time.Duration
 	// Trace, if it is not nil, is called with every packet, without the mutex: before it is written, and before the handler
 	// gets it. It is called by the goroutine that reads or writes.
@@ -95,8 +95,8 @@ type Link struct {
 	cause      error // written before ended is closed
 }
 
-// New returns a link over conn. Until Start it belongs to one goroutine, which runs the handshake with Write and
-// ReadPacket.
+// New returns a link over conn, on which a Write fails with os.ErrDeadlineExceeded when the server has accepted no byte
+// for too long. Until Start the link belongs to one goroutine, which runs the handshake with Write and ReadPacket.
 func New(conn net.Conn, mu *sync.Mutex, config Config) *Link {
 	return &Link{
 		conn: conn, mu: mu, config: config,

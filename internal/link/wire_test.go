@@ -32,7 +32,7 @@ type wire struct {
 	eof      bool     // the server has closed
 	room     int      // how many bytes the server takes, or unlimited
 	writes   []write
-	deadline time.Time
+	gaveUp   bool   // Write waits no longer
 	answers  bool   // every PINGREQ gets a PINGRESP
 	onWrite  func() // called by every Write before it begins; nil: nothing
 	closed   bool
@@ -121,18 +121,15 @@ func (w *wire) Write(b []byte) (n int, err error) {
 				w.changed.Broadcast()
 			}
 			return n, nil
-		case !w.deadline.IsZero() && !time.Now().Before(w.deadline):
+		case w.gaveUp:
 			return n, os.ErrDeadlineExceeded
 		}
 		w.changed.Wait()
 	}
 }
 
-func (w *wire) SetWriteDeadline(t time.Time) error {
-	w.change(func() { w.deadline = t })
-	time.AfterFunc(time.Until(t), func() { w.change(func() {}) })
-	return nil
-}
+// giveUp ends the Writes that wait for the server.
+func (w *wire) giveUp() { w.change(func() { w.gaveUp = true }) }
 
 func (w *wire) Close() error {
 	w.change(func() { w.closed = true })
@@ -144,10 +141,11 @@ func (w *wire) CloseWrite() error {
 	return nil
 }
 
-func (w *wire) LocalAddr() net.Addr             { return nil }
-func (w *wire) RemoteAddr() net.Addr            { return nil }
-func (w *wire) SetDeadline(time.Time) error     { return nil }
-func (w *wire) SetReadDeadline(time.Time) error { return nil }
+func (w *wire) LocalAddr() net.Addr              { return nil }
+func (w *wire) RemoteAddr() net.Addr             { return nil }
+func (w *wire) SetDeadline(time.Time) error      { return nil }
+func (w *wire) SetReadDeadline(time.Time) error  { return nil }
+func (w *wire) SetWriteDeadline(time.Time) error { return nil }
 
 // ends reports whether the link has closed the connection, and whether it has closed its direction.
 func (w *wire) ends() (closed, halved bool) {

@@ -123,26 +123,21 @@ func (l *Link) take() (out []byte, last bool) {
 	return l.spare.bytes, l.last
 }
 
-// writeAll writes b. It gives up when not a single byte was accepted for the link's patience, however long the whole
-// takes.
+// writeAll writes b. It is the connection that gives up when not a single byte is accepted for too long, however long
+// the whole takes.
 func (l *Link) writeAll(b []byte) error {
-	for len(b) > 0 {
-		l.conn.SetWriteDeadline(time.Now().Add(l.config.Patience))
-		n, err := l.conn.Write(b)
-		l.bytesOut.Add(uint64(n))
-		b = b[n:]
-		if n > 0 {
-			l.lastSent = time.Since(l.began)
-		}
-		switch {
-		case err == nil:
-		case !errors.Is(err, os.ErrDeadlineExceeded):
-			return err
-		case n == 0:
-			return ErrServerSilent
-		}
+	if len(b) == 0 {
+		return nil
 	}
-	return nil
+	n, err := l.conn.Write(b)
+	l.bytesOut.Add(uint64(n))
+	if n > 0 {
+		l.lastSent = time.Since(l.began)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return ErrServerSilent
+	}
+	return err
 }
 
 // closeWrite tells the server that no more will come. The reader goes on until the server has closed: closing while
