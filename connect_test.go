@@ -261,7 +261,7 @@ func TestConnectRefused(t *testing.T) {
 		}}
 		refused := connectRefused(t, codec.V5, refuse, mqtt.ReasonCode(code))
 		if refused.Reason != "go away" || refused.ServerReference != "other:1883" || len(refused.UserProperties) != 1 ||
-			refused.Err != nil || refused.Server != "mqtt://u:xxxxx@test:1883" {
+			refused.Err != nil || refused.Server != "mqtt://***@test:1883" {
 			t.Errorf("%v: %+v", code, refused)
 		}
 		if text := refused.Error(); !strings.Contains(text, "go away") || !strings.Contains(text, mqtt.ReasonCode(code).Error()) {

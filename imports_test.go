@@ -34,6 +34,7 @@ var importRules = map[string]importRule{
 	},
 	"codec":            {},
 	"transport":        {modules: []string{websocketModule}},
+	"internal/certs":   {},
 	"internal/fifo":    {},
 	"internal/link":    {petrel: []string{"codec"}},
 	"internal/session": {petrel: []string{"codec", "internal/fifo"}},
@@ -44,7 +45,8 @@ var importRules = map[string]importRule{
 
 // testRules is what the tests of a package may import besides the package and what it may import itself.
 var testRules = map[string]importRule{
-	".": {petrel: []string{"mqtttest"}},
+	".":         {petrel: []string{"internal/certs", "mqtttest"}, modules: []string{websocketModule}},
+	"transport": {petrel: []string{"internal/certs"}},
 }
 
 // ruleFor returns the pattern of the rule for a folder; it is empty if there is none.

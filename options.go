@@ -3,6 +3,7 @@ package mqtt
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -74,7 +75,7 @@ const (
 type config struct {
 	version codec.Version
 	servers []*url.URL
-	dialer  transport.Dialer
+	dialer  transport.Dialer // but for what an attempt decides
 	logger  *slog.Logger
 
 	clientID       string
@@ -85,8 +86,10 @@ type config struct {
 
 	hasUsername, hasPassword bool
 	username, password       string
-	authenticator            Authenticator // nil: no enhanced authentication
-	authMethod               string        // the authenticator's
+
+	tls           *tls.Config // nil: the zero value
+	certificates  transport.Certificates
+	schemeOptions []schemeOption
 
 	will           *codec.Will
 	willProperties *WillProperties
@@ -136,6 +139,7 @@ func newConfig(v codec.Version, host string) (*config, error) {
 	c := &config{
 		version:        v,
 		servers:        []*url.URL{server},
+		dialer:         transport.Dialer{Sessions: tls.NewLRUClientSessionCache(0)},
 		logger:         slog.New(slog.DiscardHandler),
 		clientID:       "petrel-" + rand.Text(),
 		cleanStart:     true,
@@ -180,6 +184,10 @@ func (c *config) finish() error {
 	if err := c.reconnect.check(); err != nil {
 		return err
 	}
+	if err := c.checkSchemes(); err != nil {
+		return err
+	}
+	c.dialer.Patience = c.pingTimeout
 	if c.willProperties != nil {
 		c.will.Properties = codec.WillProperties(*c.willProperties)
 	}
@@ -230,7 +238,7 @@ func WithPingTimeout(d time.Duration) Option {
 	})
 }
 
-// WithConnectTimeout bounds one attempt to connect: name look-up, dial and CONNACK together. The default is 30 s.
+// WithConnectTimeout bounds one attempt to connect: name look-up, dial, TLS and CONNACK together. The default is 30 s.
 func WithConnectTimeout(d time.Duration) Option {
 	return option(func(c *config) error {
 		c.connectTimeout = d
@@ -239,7 +247,8 @@ func WithConnectTimeout(d time.Duration) Option {
 }
 
 // WithCredentials sets user name and password (sections 3.1.3.5 and 3.1.3.6). The password is at most 65,535 bytes of
-// any content; "" is sent as an empty password. They replace those of the URL.
+// any content, as a Go string may be: string(token) does for bytes; "" is sent as an empty password. They replace those of
+// the URL. No error, log or String of this package shows them.
 func WithCredentials(username, password string) Option {
 	return option(func(c *config) error {
 		c.hasUsername, c.username = true, username
@@ -260,7 +269,7 @@ func WithCredentialsFunc(f func(ctx context.Context) (username, password string,
 }
 
 // WithAttemptFunc lets f look at, and change, every attempt to connect before it is made, after a credentials function
-// was asked. Its ctx and errors are as those of WithCredentialsFunc.
+// was asked: URL, TLS configuration and credentials. Its ctx and errors are as those of WithCredentialsFunc.
 func WithAttemptFunc(f func(ctx context.Context, a *Attempt) error) Option {
 	return option(func(c *config) error {
 		c.attemptFunc = f

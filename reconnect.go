@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
@@ -41,7 +42,7 @@ type Failure struct {
 	Permanent bool          // trying again cannot help
 }
 
-// Permanent wraps an error of a credentials function or an Authenticator, to say that trying again cannot help: the client ends with it.
+// Permanent wraps an error of a credentials function, to say that trying again cannot help: the client ends with it.
 func Permanent(err error) error { return &permanent{err} }
 
 type permanent struct{ err error }
@@ -88,11 +89,13 @@ func (p *ReconnectPolicy) decide(ctx context.Context, f Failure) (time.Duration,
 	return f.Delay, nil
 }
 
-// Attempt is one connect about to be made.
+// Attempt is one connect about to be made. Its text shows none of its secrets.
 type Attempt struct {
 	Number  int   // since the last stable connection, from 1
 	LastErr error // of the attempt or connection before; nil at the first
 	URL     *url.URL
+	// TLS is what the options say, as it is now in the files, for a URL with TLS. It is the attempt's own.
+	TLS *tls.Config
 	// Username and Password go into CONNECT unless they are empty and no option gave any.
 	Username, Password string
 }
@@ -102,28 +105,31 @@ type attempt struct {
 	Attempt
 	cleanStart bool
 	clientID   string
-	auth       codec.Auth // the first step of enhanced authentication; its data and user properties go with CONNECT
-	sent       bool       // CONNECT went out
+	sent       bool // CONNECT went out
 }
 
 // prepare lets the application's functions complete an attempt.
-func (c *config) prepare(ctx context.Context, a *attempt) error {
+func (c *config) prepare(ctx context.Context, a *attempt) (err error) {
+	if a.TLS, err = c.tlsConfig(); err != nil {
+		return err
+	}
 	if c.credentialsFunc != nil {
-		var err error
 		if a.Username, a.Password, err = c.credentialsFunc(ctx); err != nil {
 			return err
 		}
 	}
-	if c.attemptFunc != nil {
-		if err := c.attemptFunc(ctx, &a.Attempt); err != nil {
-			return err
-		}
-	}
-	if c.authenticator == nil {
+	if c.attemptFunc == nil {
 		return nil
 	}
-	var err error
-	a.auth, err = c.startAuth(ctx)
+	to := *a.URL
+	err = c.attemptFunc(ctx, &a.Attempt)
+	if a.URL != nil {
+		return err
+	}
+	a.URL = &to // for the error to name
+	if err == nil {
+		err = errors.New("the attempt function leaves no URL")
+	}
 	return err
 }
 
@@ -157,9 +163,7 @@ func (c *config) permanentRefusal(code ReasonCode) bool {
 }
 
 // freshCredentials reports whether the next attempt may come with others.
-func (c *config) freshCredentials() bool {
-	return c.credentialsFunc != nil || c.attemptFunc != nil || c.authenticator != nil
-}
+func (c *config) freshCredentials() bool { return c.credentialsFunc != nil || c.attemptFunc != nil }
 
 // redirected returns the URL that a Server Reference means (section 4.11): the first of its hosts, with the scheme of
 // the old URL. It is nil if there is none.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/link"
+	"github.com/petrel-mqtt/mqtt/transport"
 )
 
 // supervisor makes a client's connections, one after another. All of it belongs to the supervisor's goroutine.
@@ -85,10 +86,10 @@ func (s *supervisor) connect() error {
 	s.attempts++
 	c.setState(StateConnecting)
 	a := s.attempt(to)
-	c.traceConnectStart(a.URL.Redacted(), a.Number)
+	c.traceConnectStart(transport.Redact(a.URL), a.Number)
 	l, ack, err := c.connect(ctx, a, s.prepare)
 	s.tried = a.URL
-	c.traceConnectDone(a.URL.Redacted(), a.Number, err)
+	c.traceConnectDone(transport.Redact(a.URL), a.Number, err)
 	if err != nil {
 		s.next++
 		c.attemptFailed(a, err)
@@ -147,13 +148,11 @@ func (s *supervisor) serve() error {
 	c := s.client
 	l := c.current()
 	began := time.Now()
-	c.scheduleRenewal()
 	s.watch(l)
 	cause := l.Wait()
 	s.down = time.Now()
 	err := c.connectionError(cause)
 	c.lose(err)
-	c.awaitAuth()
 	s.judge(s.down.Sub(began), cause)
 	if c.ctx.Err() != nil {
 		return ErrClosed
@@ -181,8 +180,6 @@ func (s *supervisor) watch(l *link.Link) {
 			return
 		case <-closing:
 			c.closeParking()
-		case <-c.renewalDue():
-			c.renew()
 		case <-c.heldUp:
 			lookAgain(look, c.checkStalls())
 		case <-look.C:
@@ -244,7 +241,7 @@ func (s *supervisor) recover(err error) error {
 	s.failures++
 	f := Failure{
 		Err:       err,
-		Server:    s.tried.Redacted(),
+		Server:    transport.Redact(s.tried),
 		Attempts:  s.attempts,
 		Down:      time.Since(s.down),
 		Delay:     c.config.reconnect.delay(s.failures),

@@ -75,7 +75,7 @@ func TestTrace(t *testing.T) {
 		time.Sleep(time.Minute)
 		noErr(t, c.WaitConnected(t.Context()))
 		noErr(t, c.Disconnect(t.Context()))
-		server := "connecting to mqtt://user:xxxxx@test"
+		server := "connecting to mqtt://***@test"
 		d.want(t,
 			"1: "+server, "1: connected: true", "connecting -> connected",
 			"lost: true, closed: false", "connected -> waiting", "again after 1, as it says: true",

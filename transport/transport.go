@@ -3,45 +3,99 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/url"
+	"time"
 )
 
-// Dialer dials the servers of mqtt (TCP) and unix URLs. The zero value is ready to use. Its methods may be called
-// concurrently; its fields must not change meanwhile.
+// Dialer dials the servers of mqtt (TCP), mqtts (TLS) and unix URLs. The zero value is ready to use. Its methods may be
+// called concurrently; its fields must not change meanwhile.
 type Dialer struct {
-	// NetDial makes the network connection, through an in-memory network or a proxy for example. The network is "tcp"
-	// and the address a host:port, with an IPv6 address in brackets, or the network is "unix" and the address a path.
-	// If it is nil, a net.Dialer with its defaults does it: keep-alive and no-delay are on for TCP, and the addresses of
-	// a host are tried in turn, IPv4 and IPv6 in parallel.
+	// NetDial makes the network connection, through an in-memory network for example. The network is "tcp" and the
+	// address a host:port, with an IPv6 address in brackets, or the network is "unix" and the address a path. If it is
+	// nil, a net.Dialer with its defaults does it: keep-alive and no-delay are on for TCP, and the addresses of a host
+	// are tried in turn, IPv4 and IPv6 in parallel.
 	NetDial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// TLS is cloned for each connection of a scheme with TLS; nil means the zero Config. TLS 1.2 is the least,
+	// whatever it says. What it leaves empty comes from the URL: the server name, and the protocols to negotiate
+	// (ALPN), "mqtt" for mqtts on port 443.
+	TLS *tls.Config
+
+	// Sessions keeps TLS sessions, so that a later connection can resume them, where TLS has no cache of its own. A
+	// session is resumed only with the client certificates that it began with, so not at all if GetClientCertificate
+	// chooses them, nor if VerifyPeerCertificate is to see the server's. nil: sessions are not resumed.
+	Sessions tls.ClientSessionCache
+
+	// Patience is how long the peer may accept no byte of a Write before that fails with os.ErrDeadlineExceeded. A Write
+	// that makes progress, however slow, does not fail. 0: there is no bound.
+	Patience time.Duration
 }
 
 // Dial connects to server, a URL as ParseURL describes. A URL without a port means the default port of its scheme. The
 // user name and password are not used here.
 //
-// The ctx bounds the dial: when it ends first, Dial fails with an error that says so. It has no effect on the
-// connection, which belongs to the caller. Other errors are those of NetDial or package net. No error contains the
-// password.
+// The ctx bounds all of it together: dial and TLS handshake. When it ends first, Dial fails with an error that says so.
+// It has no effect on the connection, which belongs to the caller. Other errors are those of NetDial, package net and
+// crypto/tls. No error contains the password.
+//
+// Close of the connection drops it at once. CloseWrite, where the connection has that method, tells the peer before that
+// no more will come.
 func (d *Dialer) Dial(ctx context.Context, server *url.URL) (net.Conn, error) {
 	u, err := normalise(server)
 	if err != nil {
 		return nil, fmt.Errorf("transport: server %s: %w", shown(server.Redacted()), err)
 	}
-	switch u.Scheme {
-	case "mqtt":
-		return d.netDial(ctx, "tcp", address(u))
-	case "unix":
+	s := schemes[u.Scheme]
+	if s.unsupported {
+		return nil, fmt.Errorf("transport: scheme %q is not supported", u.Scheme)
+	}
+	conn, err := d.reach(ctx, u)
+	if err == nil && s.tls {
+		conn, err = step(ctx, conn, "TLS handshake", func() (net.Conn, error) {
+			return handshake(ctx, conn, d.tlsConfig(u))
+		})
+	}
+	return conn, err
+}
+
+// reach makes the network connection.
+func (d *Dialer) reach(ctx context.Context, u *url.URL) (net.Conn, error) {
+	if u.Scheme == "unix" {
 		return d.netDial(ctx, "unix", u.Path)
 	}
-	return nil, fmt.Errorf("transport: scheme %q is not supported", u.Scheme)
+	return d.netDial(ctx, "tcp", address(u))
 }
 
 func (d *Dialer) netDial(ctx context.Context, network, address string) (net.Conn, error) {
-	if d.NetDial != nil {
-		return d.NetDial(ctx, network, address)
+	dial := d.NetDial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
 	}
-	var nd net.Dialer
-	return nd.DialContext(ctx, network, address)
+	conn, err := dial(ctx, network, address)
+	if err != nil || d.Patience == 0 {
+		return conn, err
+	}
+	return &patient{Conn: conn, patience: d.Patience}, nil
+}
+
+// step runs f, which makes another connection of conn. It closes conn if f fails, and to stop f when ctx ends.
+func step(ctx context.Context, conn net.Conn, name string, f func() (net.Conn, error)) (net.Conn, error) {
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		conn.Close()
+		close(closed)
+	})
+	next, err := f()
+	if !stop() {
+		<-closed
+		err = ctx.Err()
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return next, nil
 }

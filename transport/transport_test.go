@@ -146,8 +146,6 @@ func TestDialChecksURL(t *testing.T) {
 		{&url.URL{Scheme: "unix", User: user}, "path is missing"},
 		{&url.URL{Scheme: "http", Host: "host", User: user}, `unknown scheme "http"`},
 		{&url.URL{}, `unknown scheme ""`},
-		{&url.URL{Scheme: "mqtts", Host: "host", User: user}, `scheme "mqtts" is not supported`},
-		{&url.URL{Scheme: "ssl", Host: "host"}, `scheme "mqtts" is not supported`},
 		{&url.URL{Scheme: "ws", Host: "host"}, `scheme "ws" is not supported`},
 		{&url.URL{Scheme: "wss", Host: "host", User: user}, `scheme "wss" is not supported`},
 	} {

@@ -12,15 +12,17 @@ import (
 
 // scheme is what the URLs of a scheme may have.
 type scheme struct {
-	port string // the default port; none if the URL has a path in place of a host
-	path bool   // besides a host, a path and a query
+	port        string // the default port; none if the URL has a path in place of a host
+	path        bool   // besides a host, a path and a query
+	tls         bool
+	unsupported bool
 }
 
 var schemes = map[string]scheme{
 	"mqtt":  {port: "1883"},
-	"mqtts": {port: "8883"},
-	"ws":    {port: "80", path: true},
-	"wss":   {port: "443", path: true},
+	"mqtts": {port: "8883", tls: true},
+	"ws":    {port: "80", path: true, unsupported: true},
+	"wss":   {port: "443", path: true, tls: true, unsupported: true},
 	"unix":  {},
 }
 
@@ -173,4 +175,19 @@ func address(server *url.URL) string {
 		port = schemes[server.Scheme].port
 	}
 	return net.JoinHostPort(server.Hostname(), port)
+}
+
+// Redact returns the text of a URL for logs and errors. It shows neither the user name, which for some servers is a
+// token, nor the password, nor the query: *** stands for them.
+func Redact(u *url.URL) string {
+	n := *u
+	n.User, n.RawQuery, n.ForceQuery, n.Fragment = nil, "", false, ""
+	text := n.String()
+	if u.User != nil {
+		text = strings.Replace(text, "://", "://***@", 1)
+	}
+	if u.RawQuery != "" {
+		text += "?***"
+	}
+	return text
 }

@@ -1,0 +1,402 @@
+package mqtt_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/certs"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+)
+
+// connectTo is connecting with either version, in common options.
+func connectTo(ctx context.Context, v codec.Version, url string, opts ...mqtt.Option) (mqtt.Client, error) {
+	if v == codec.V311 {
+		return mqtt.NewClientV311(ctx, url, opts...)
+	}
+	c, err := mqtt.NewClient(ctx, url, mqtt.Options(opts))
+	if err != nil {
+		return nil, err
+	}
+	return mqtt.Common(c), nil
+}
+
+// front puts a layer of protocol in front of a broker in memory: wrap makes the broker's side of it, and may wait for a
+// handshake. It returns nil where that fails.
+func front(t *testing.T, broker *mqtttest.Broker, wrap func(net.Conn) net.Conn) dialFunc {
+	var running sync.WaitGroup
+	t.Cleanup(running.Wait)
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		inner, err := broker.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		client, server := net.Pipe()
+		running.Go(func() {
+			defer server.Close()
+			defer inner.Close()
+			if outer := wrap(server); outer != nil {
+				splice(outer, inner)
+			}
+		})
+		return client, nil
+	}
+}
+
+// splice carries bytes both ways until both ways end.
+func splice(a, b net.Conn) {
+	var ways sync.WaitGroup
+	carry := func(to, from net.Conn) {
+		io.Copy(to, from)
+		if half, ok := to.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+			return
+		}
+		to.Close()
+	}
+	ways.Go(func() { carry(a, b) })
+	ways.Go(func() { carry(b, a) })
+	ways.Wait()
+}
+
+// tlsFront is a front of TLS. What it negotiates goes to states, where that is not nil.
+func tlsFront(config *tls.Config, states chan<- tls.ConnectionState) func(net.Conn) net.Conn {
+	config.SessionTicketsDisabled = true // the network has no buffers, and a server sends tickets unasked
+	return func(conn net.Conn) net.Conn {
+		c := tls.Server(conn, config)
+		if err := c.Handshake(); err != nil {
+			return nil
+		}
+		if states != nil {
+			states <- c.ConnectionState()
+		}
+		return c
+	}
+}
+
+// A custom dialer makes the network; TLS is spoken on top of it, in virtual time.
+func TestTLSOverAnyNetwork(t *testing.T) {
+	ca := certs.NewAuthority(t)
+	config := &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "server", "test").TLS(t)}}
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		dial := front(t, mqtttest.NewBroker(t), tlsFront(config, nil))
+		c, err := connectTo(t.Context(), v, "mqtts://test", mqtt.WithDialer(dial), mqtt.WithCAData(ca.Certificate))
+		noErr(t, err)
+		sub, err := c.Subscribe(t.Context(), "a", mqtt.ExactlyOnce)
+		noErr(t, err)
+		payload := strings.Repeat("x", 100_000) // more than a record
+		noErr(t, c.Publish(t.Context(), "a", []byte(payload), mqtt.ExactlyOnce))
+		m, err := sub.Next(t.Context())
+		noErr(t, err)
+		if string(m.Payload) != payload {
+			t.Errorf("%d other bytes", len(m.Payload))
+		}
+		noErr(t, c.Disconnect(t.Context()))
+	})
+}
+
+// Files are read again for each attempt, and an attempt without them fails as any other.
+func TestTLSFilesAreReadAgain(t *testing.T) {
+	ca := certs.NewAuthority(t)
+	states := make(chan tls.ConnectionState, 10)
+	config := &tls.Config{
+		Certificates: []tls.Certificate{ca.Issue(t, "server", "test").TLS(t)},
+		ClientAuth:   tls.RequireAndVerifyClientCert, ClientCAs: ca.Pool(),
+	}
+	folder := t.TempDir()
+	caFile, _ := ca.Files(t, folder, "ca")
+	crt, key := ca.Issue(t, "first").Files(t, folder, "client")
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		ca.Issue(t, "first").Files(t, folder, "client")
+		broker := mqtttest.NewBroker(t)
+		c, err := connectTo(t.Context(), v, "mqtts://test", mqtt.WithDialer(front(t, broker, tlsFront(config, states))),
+			mqtt.WithTLSFiles(caFile, crt, key))
+		noErr(t, err)
+		defer c.Close()
+		name := func() string { return (<-states).PeerCertificates[0].Subject.CommonName }
+		if got := name(); got != "first" {
+			t.Errorf("connects as %s", got)
+		}
+		noErr(t, os.Remove(key))
+		if err := c.Reconnect(t.Context()); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("without the key: %v", err)
+		}
+		ca.Issue(t, "second").Files(t, folder, "client")
+		noErr(t, c.WaitConnected(t.Context()))
+		if got := name(); got != "second" {
+			t.Errorf("connects again as %s", got)
+		}
+	})
+}
+
+// An attempt function gets the options' configuration, for itself.
+func TestAttemptFuncChangesTLS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := certs.NewAuthority(t)
+		config := &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "server", "elsewhere").TLS(t)}}
+		given := &tls.Config{ServerName: "given", NextProtos: []string{"p"}}
+		c, err := connectTo(t.Context(), codec.V5, "mqtt://test", mqtt.WithDialer(front(t, mqtttest.NewBroker(t), tlsFront(config, nil))),
+			mqtt.WithCAData(ca.Certificate), mqtt.WithTLS(given),
+			mqtt.WithAttemptFunc(func(_ context.Context, a *mqtt.Attempt) error {
+				if a.TLS.ServerName != "given" || a.TLS.RootCAs == nil || a.TLS.NextProtos[0] != "p" {
+					t.Errorf("TLS is %+v", a.TLS)
+				}
+				a.URL.Scheme = "mqtts"
+				a.TLS.ServerName, a.TLS.NextProtos = "elsewhere", nil
+				return nil
+			}))
+		noErr(t, err)
+		noErr(t, c.Reconnect(t.Context()))
+		noErr(t, c.Close())
+		if given.ServerName != "given" || given.RootCAs != nil {
+			t.Error("the application's configuration was changed")
+		}
+	})
+}
+
+func TestTLSOptionsRefused(t *testing.T) {
+	ca := certs.NewAuthority(t)
+	for _, c := range []struct {
+		url  string
+		opt  mqtt.Option
+		want string
+	}{
+		{"mqtts://test", mqtt.WithTLS(nil), "WithTLS: nil"},
+		{"mqtts://test", mqtt.WithCAData(nil), "WithCAData: empty"},
+		{"mqtts://test", mqtt.WithCAData([]byte("junk")), "WithCAData: CA certificates: the data has none"},
+		{"mqtts://test", mqtt.WithCertificateData(nil, nil), "WithCertificateData: empty"},
+		{"mqtts://test", mqtt.WithCertificateData(ca.Certificate, nil), "WithCertificateData: client certificate: "},
+		{"mqtts://test", mqtt.WithTLSFiles("", "", "key"), "a key without a certificate"},
+		{"test", mqtt.WithTLS(new(tls.Config)), "WithTLS: no server has a URL of scheme mqtts or wss"},
+		{"mqtt://test", mqtt.WithTLSFiles("ca", "", ""), "WithTLSFiles: no server"},
+		{"unix:test", mqtt.WithCAData(ca.Certificate), "WithCAData: no server"},
+	} {
+		dial := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("was dialled") }
+		_, err := mqtt.NewClient(t.Context(), c.url, c.opt, mqtt.WithDialer(dial))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v does not say %q", c.url, err, c.want)
+		}
+	}
+}
+
+// PROTOCOL 25: what fails in TLS is tried again.
+func TestTLSErrorsAreRetried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := certs.NewAuthority(t)
+		config := &tls.Config{Certificates: []tls.Certificate{certs.NewAuthority(t).Issue(t, "server", "test").TLS(t)}}
+		var failures []mqtt.Failure
+		_, err := mqtt.NewClient(t.Context(), "mqtts://test", mqtt.WithDialer(front(t, mqtttest.NewBroker(t), tlsFront(config, nil))),
+			mqtt.WithCAData(ca.Certificate), mqtt.WithConnectRetry(),
+			mqtt.WithReconnect(mqtt.ReconnectPolicy{Decide: func(_ context.Context, f mqtt.Failure) (time.Duration, error) {
+				if failures = append(failures, f); len(failures) == 3 {
+					return 0, f.Err
+				}
+				return f.Delay, nil
+			}}))
+		var unknown x509.UnknownAuthorityError
+		if !errors.As(err, &unknown) || len(failures) != 3 || failures[0].Permanent {
+			t.Errorf("%v after %d failures", err, len(failures))
+		}
+	})
+}
+
+// One deadline bounds dial, TLS and CONNACK.
+func TestOneDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial := func(context.Context, string, string) (net.Conn, error) {
+			time.Sleep(20 * time.Second)
+			client, server := net.Pipe()
+			go io.Copy(io.Discard, server) // until the client closes
+			return client, nil
+		}
+		began := time.Now()
+		_, err := mqtt.NewClient(t.Context(), "mqtts://test", mqtt.WithDialer(dial))
+		var failed *mqtt.ConnectError
+		if !errors.As(err, &failed) || !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 30*time.Second {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		synctest.Wait()
+	})
+}
+
+// Secrets show nowhere, however an attempt is printed.
+func TestAttemptHidesSecrets(t *testing.T) {
+	ca := certs.NewAuthority(t)
+	u, err := url.Parse("wss://secret-user:secret-word@host/mqtt?token=secret-token")
+	noErr(t, err)
+	a := mqtt.Attempt{
+		Number: 7, URL: u, LastErr: errors.New("the reason"), Username: "secret-name", Password: "secret-pass",
+	}
+	for _, config := range []*tls.Config{nil, {Certificates: []tls.Certificate{ca.TLS(t)}}} {
+		a.TLS = config
+		var texts []string
+		for _, v := range []any{a, &a, []mqtt.Attempt{a}, struct{ A *mqtt.Attempt }{&a}, struct{ A mqtt.Attempt }{a}, map[string]mqtt.Attempt{"a": a}} {
+			for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%d", "%x"} {
+				texts = append(texts, fmt.Sprintf(verb, v))
+			}
+			data, err := json.Marshal(v)
+			noErr(t, err)
+			var log strings.Builder
+			slog.New(slog.NewTextHandler(&log, nil)).Error("failed", "attempt", v)
+			slog.New(slog.NewJSONHandler(&log, nil)).Error("failed", "attempt", v)
+			texts = append(texts, string(data), log.String())
+		}
+		for _, text := range texts {
+			if strings.Contains(text, "secret") || strings.Contains(text, "PRIVATE") {
+				t.Errorf("shows %s", text)
+			}
+		}
+	}
+	if got, want := a.String(), "attempt 7 to wss://***@host/mqtt?*** with credentials ***, because of: the reason"; got != want {
+		t.Errorf("String() = %q, want %q", got, want)
+	}
+	if got := new(mqtt.Attempt).String(); got != "attempt 0" {
+		t.Errorf("String() of nothing = %q", got)
+	}
+}
+
+// recorder is where a logger writes to.
+type recorder struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.Write(p)
+}
+
+// No error, log line, or client that is printed shows a password, a user name of a URL, or a query.
+func TestSecretsShowNowhere(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		broker := mqtttest.NewBroker(t)
+		dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address != "test:1883" {
+				return nil, fmt.Errorf("no route to %s", address)
+			}
+			return broker.DialContext(ctx, network, address)
+		}
+		log := new(recorder)
+		var mu sync.Mutex
+		var texts []string
+		show := func(what ...any) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, w := range what {
+				texts = append(texts, fmt.Sprintf("%v %+v %#v %q", w, w, w, w))
+			}
+		}
+		options := []mqtt.Option{
+			mqtt.WithCredentials("name", "secret-pass"),
+			mqtt.WithServers("mqtts://secret-user:secret-word@other"),
+			mqtt.WithLogger(slog.New(slog.NewTextHandler(log, nil))),
+			mqtt.WithTrace(&mqtt.Trace{
+				ConnectStart: func(server string, _ int) { show(server) },
+				ConnectDone:  func(server string, _ int, err error) { show(server, err) },
+				Disconnected: func(err error) { show(err) },
+				Retrying:     func(f mqtt.Failure, _ time.Duration) { show(f) },
+			}),
+			mqtt.WithReconnect(mqtt.ReconnectPolicy{Decide: func(_ context.Context, f mqtt.Failure) (time.Duration, error) {
+				show(f, f.Err, f.Server)
+				return f.Delay, nil
+			}}),
+			mqtt.WithAttemptFunc(func(_ context.Context, a *mqtt.Attempt) error {
+				show(a, *a)
+				return nil
+			}),
+		}
+		for _, o := range options {
+			show(o)
+		}
+		broker.Refuse(3, 0x88)
+		c, err := connectTo(t.Context(), v, "mqtt://secret-user:secret-word@test",
+			append(options, mqtt.WithConnectRetry(), mqtt.WithDialer(dial))...)
+		noErr(t, err)
+		broker.Offline()
+		time.Sleep(time.Hour)
+		noErr(t, c.Close())
+		show(c, c.Err())
+		show(log.text.String())
+
+		for _, host := range []string{
+			"mqtt://secret-user:secret-word@", "http://secret-user:secret-word@test", "mqtt://user:secret/word@test",
+			"ws://test/#secret@", "mqtt://user:secret%zz@test", "user:secret@test", "mqtts://user:secret@test",
+		} {
+			_, err := connectTo(t.Context(), v, host, append(options, mqtt.WithDialer(dial))...)
+			if err == nil {
+				t.Errorf("%s is taken", host)
+			}
+			show(err)
+		}
+		for _, text := range texts {
+			if strings.Contains(text, "secret") {
+				t.Errorf("shows %s", text)
+			}
+		}
+		if !strings.Contains(strings.Join(texts, ""), "***") || !strings.Contains(log.text.String(), "connecting again") {
+			t.Error("the test shows nothing of interest")
+		}
+	})
+}
+
+// A file that cannot be read is a failed attempt that names it.
+func TestTLSFileIsMissing(t *testing.T) {
+	_, err := mqtt.NewClient(t.Context(), "mqtts://test", mqtt.WithTLSFiles(filepath.Join(t.TempDir(), "absent"), "", ""))
+	var failed *mqtt.ConnectError
+	if !errors.As(err, &failed) || !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "absent") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// gone is a connection to a server that has spoken and closed.
+type gone struct {
+	net.Conn
+	said *strings.Reader
+}
+
+func (c gone) Write([]byte) (int, error)  { return 0, syscall.ECONNRESET }
+func (c gone) Read(b []byte) (int, error) { return c.said.Read(b) }
+
+// A server may refuse a client before it hears CONNECT, as with a certificate in TLS 1.3: what it said is in the error.
+func TestServerIsGoneBeforeConnect(t *testing.T) {
+	refusals := map[codec.Version]string{codec.V5: "\x20\x03\x00\x8a\x00", codec.V311: "\x20\x02\x00\x05"}
+	welcomes := map[codec.Version]string{codec.V5: "\x20\x03\x00\x00\x00", codec.V311: "\x20\x02\x00\x00"}
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		connect := func(said string) error {
+			_, err := connectTo(t.Context(), v, "mqtt://test", mqtt.WithDialer(func(context.Context, string, string) (net.Conn, error) {
+				client, server := net.Pipe()
+				server.Close()
+				return gone{client, strings.NewReader(said)}, nil
+			}))
+			return err
+		}
+		if err := connect(""); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("no word: %v", err)
+		}
+		if err := connect(welcomes[v]); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("a CONNACK: %v", err)
+		}
+		want := map[codec.Version]mqtt.ReasonCode{codec.V5: mqtt.Banned, codec.V311: mqtt.NotAuthorized}[v]
+		if err := connect(refusals[v]); !errors.Is(err, want) {
+			t.Errorf("a refusal: %v", err)
+		}
+	})
+}

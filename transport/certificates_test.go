@@ -1,0 +1,90 @@
+package transport_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/petrel-mqtt/mqtt/internal/certs"
+	"github.com/petrel-mqtt/mqtt/transport"
+)
+
+func TestCertificates(t *testing.T) {
+	folder := t.TempDir()
+	file := func(name string, data []byte) string {
+		path := filepath.Join(folder, name)
+		check(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		check(t, os.WriteFile(path, data, 0o600))
+		return path
+	}
+	one, two, other := certs.NewAuthority(t), certs.NewAuthority(t), certs.NewAuthority(t)
+	client, client2 := one.Issue(t, "client"), one.Issue(t, "client 2")
+	both := append(bytes.Clone(one.Certificate), two.Certificate...)
+	file("cas/1.pem", one.Certificate)
+	file("cas/2.pem", two.Certificate)
+	file("cas/README", []byte("no certificate"))
+	file("cas/folder/3.pem", other.Certificate)
+	cas := filepath.Join(folder, "cas")
+	crt, key := client.Files(t, folder, "client")
+	joined := file("joined.pem", client.Joined())
+	junk := file("junk", []byte("junk"))
+	check(t, os.Mkdir(filepath.Join(folder, "empty"), 0o700))
+
+	for name, c := range map[string]struct {
+		from  transport.Certificates
+		roots []*certs.Pair
+		own   *certs.Pair
+		err   string
+	}{
+		"none":                  {},
+		"a CA file":             {from: transport.Certificates{CAFile: file("one.pem", one.Certificate)}, roots: []*certs.Pair{one}},
+		"a file of two":         {from: transport.Certificates{CAFile: file("both.pem", both)}, roots: []*certs.Pair{one, two}},
+		"a folder":              {from: transport.Certificates{CAFile: cas}, roots: []*certs.Pair{one, two}},
+		"CA data":               {from: transport.Certificates{CAData: both}, roots: []*certs.Pair{one, two}},
+		"a folder and data":     {from: transport.Certificates{CAFile: cas, CAData: other.Certificate}, roots: []*certs.Pair{one, two, other}},
+		"files":                 {from: transport.Certificates{CertFile: crt, KeyFile: key}, own: client},
+		"one file":              {from: transport.Certificates{CertFile: joined}, own: client},
+		"data":                  {from: transport.Certificates{CertData: client.Certificate, KeyData: client.Key}, own: client},
+		"files before data":     {from: transport.Certificates{CertFile: joined, CertData: client2.Certificate, KeyData: client2.Key}, own: client},
+		"an absent CA file":     {from: transport.Certificates{CAFile: filepath.Join(folder, "absent")}, err: "CA certificates: "},
+		"no CA in a file":       {from: transport.Certificates{CAFile: junk}, err: "none in PEM form"},
+		"no CA in a folder":     {from: transport.Certificates{CAFile: filepath.Join(folder, "empty")}, err: "none in PEM form"},
+		"no CA in data":         {from: transport.Certificates{CAData: []byte("junk")}, err: "none in PEM form"},
+		"an absent certificate": {from: transport.Certificates{CertFile: filepath.Join(folder, "absent")}, err: "client certificate: "},
+		"an absent key":         {from: transport.Certificates{CertFile: crt, KeyFile: filepath.Join(folder, "absent")}, err: "client certificate: "},
+		"another's key":         {from: transport.Certificates{CertData: client.Certificate, KeyData: client2.Key}, err: "does not match"},
+		"no key":                {from: transport.Certificates{CertData: client.Certificate}, err: "client certificate: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := tls.Config{RootCAs: other.Pool(), Certificates: []tls.Certificate{client2.TLS(t)}}
+			config := before.Clone()
+			err := c.from.Apply(config)
+			if c.err != "" {
+				if err == nil || !strings.Contains(err.Error(), c.err) {
+					t.Errorf("error %v does not say %q", err, c.err)
+				}
+				return
+			}
+			check(t, err)
+			want := before.Clone()
+			if c.roots != nil {
+				want.RootCAs = c.roots[0].Pool()
+				for _, p := range c.roots[1:] {
+					want.RootCAs.AppendCertsFromPEM(p.Certificate)
+				}
+			}
+			if c.own != nil {
+				want.Certificates = []tls.Certificate{c.own.TLS(t)}
+			}
+			if !config.RootCAs.Equal(want.RootCAs) {
+				t.Error("other CAs")
+			}
+			if got := config.Certificates; len(got) != 1 || !bytes.Equal(got[0].Certificate[0], want.Certificates[0].Certificate[0]) {
+				t.Error("another client certificate")
+			}
+		})
+	}
+}

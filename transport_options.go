@@ -1,0 +1,107 @@
+package mqtt
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+
+	"github.com/petrel-mqtt/mqtt/transport"
+)
+
+// secureSchemes are those of servers that TLS options are for.
+var secureSchemes = []string{"mqtts", "wss"}
+
+// WithTLS sets the TLS configuration for servers of the schemes mqtts and wss. It is cloned, never changed. TLS 1.2 is
+// the least that is spoken, whatever it says.
+//
+// What it leaves empty has sensible values: ServerName is the host of the URL, RootCAs are the system's, and NextProtos
+// (ALPN) is "mqtt" for mqtts on port 443. AWS IoT wants "x-amzn-mqtt-ca" there for client certificates. Without a
+// ClientSessionCache the client resumes TLS sessions, except where the server could take it for who it was before: not
+// with another client certificate, and not with GetClientCertificate.
+//
+// WithTLSFiles, WithCAData and WithCertificateData add to it, in any order. An attempt function sees the result.
+func WithTLS(t *tls.Config) Option {
+	return option(func(c *config) error {
+		if t == nil {
+			return errors.New("mqtt: WithTLS: nil")
+		}
+		c.tls = t.Clone()
+		return c.forSchemes("WithTLS", secureSchemes)
+	})
+}
+
+// WithTLSFiles names files in PEM form: the certificates that the server's must go back to, or a folder of such files,
+// in place of the system's; the client's certificate; and its key. "" leaves one out; a certificate without a key file
+// has the key in the same file. They are read at every attempt to connect, so that files which are replaced while the
+// client runs take effect; a file that is missing is an attempt that fails.
+func WithTLSFiles(ca, certificate, key string) Option {
+	return option(func(c *config) error {
+		if key != "" && certificate == "" {
+			return errors.New("mqtt: WithTLSFiles: a key without a certificate")
+		}
+		c.certificates.CAFile, c.certificates.CertFile, c.certificates.KeyFile = ca, certificate, key
+		return c.forSchemes("WithTLSFiles", secureSchemes)
+	})
+}
+
+// WithCAData sets the certificates that the server's must go back to, in PEM form, in place of the system's. Those of
+// WithTLSFiles come on top.
+func WithCAData(pem []byte) Option {
+	return option(func(c *config) error {
+		c.certificates.CAData = slices.Clone(pem)
+		return c.checkCertificates("WithCAData", transport.Certificates{CAData: pem})
+	})
+}
+
+// WithCertificateData sets the client's certificate and its key, in PEM form.
+func WithCertificateData(certificate, key []byte) Option {
+	return option(func(c *config) error {
+		c.certificates.CertData, c.certificates.KeyData = slices.Clone(certificate), slices.Clone(key)
+		return c.checkCertificates("WithCertificateData", transport.Certificates{CertData: certificate, KeyData: key})
+	})
+}
+
+// checkCertificates finds mistakes in data while the caller's stack still shows whose they are.
+func (c *config) checkCertificates(name string, data transport.Certificates) error {
+	if len(data.CAData)+len(data.CertData) == 0 {
+		return fmt.Errorf("mqtt: %s: empty", name)
+	}
+	if err := data.Apply(new(tls.Config)); err != nil {
+		return fmt.Errorf("mqtt: %s: %w", name, err)
+	}
+	return c.forSchemes(name, secureSchemes)
+}
+
+// schemeOption is an option that is of no use unless a server's URL has one of some schemes.
+type schemeOption struct {
+	name    string
+	schemes []string
+}
+
+func (c *config) forSchemes(name string, schemes []string) error {
+	c.schemeOptions = append(c.schemeOptions, schemeOption{name, schemes})
+	return nil
+}
+
+// checkSchemes refuses options that no server is for: a client that was given certificates and a URL of scheme mqtt
+// would talk in the clear. An attempt function may change the URL.
+func (c *config) checkSchemes() error {
+	for _, o := range c.schemeOptions {
+		fits := func(u *url.URL) bool { return slices.Contains(o.schemes, u.Scheme) }
+		if c.attemptFunc == nil && !slices.ContainsFunc(c.servers, fits) {
+			return fmt.Errorf("mqtt: %s: no server has a URL of scheme %s or %s", o.name, o.schemes[0], o.schemes[1])
+		}
+	}
+	return nil
+}
+
+// tlsConfig makes the TLS configuration of an attempt.
+func (c *config) tlsConfig() (*tls.Config, error) {
+	t := c.tls.Clone()
+	if t == nil {
+		t = new(tls.Config)
+	}
+	return t, c.certificates.Apply(t)
+}
