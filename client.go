@@ -136,6 +136,14 @@ type ClientV5 interface {
 	// the next client of the session, or to another of a shared subscription. Either way handler may run twice for a
 	// request, as at QoS 1 it may be delivered twice.
 	Respond(ctx context.Context, sub *Subscription, workers int, handler func(context.Context, Message) ([]byte, error), replyOpts ...PublishOptionV5) error
+	// Reauthenticate runs the Authenticator on the live connection (section 4.12.1) and waits for the outcome. Everything
+	// else goes on meanwhile. Concurrent calls share one exchange, also one that a RenewingAuthenticator has begun. ctx
+	// ends only the waiting: the exchange goes on, for as long as a connect may take.
+	//
+	// The error is ErrNotConnected, or an *AuthError that wraps why: the Authenticator's error, a *DisconnectError if
+	// the server has refused, ErrConnectionLost, ErrClosed. After such an error the connection has ended, or is about to,
+	// and the client connects again as its policy says; but if Start failed nothing was sent, and all stays as it is.
+	Reauthenticate(ctx context.Context) error
 	// ConnAck returns what the server said at the latest connect, defaults filled in.
 	ConnAck() ConnAck
 }
@@ -237,6 +245,7 @@ type client struct {
 	subscribing  fifo.Queue[subscribing]
 	born         uint64 // counts subscriptions
 	requests     requests
+	auth         authentication
 }
 
 func newClient(ctx context.Context, cfg *config) (*client, error) {
@@ -253,6 +262,9 @@ func newClient(ctx context.Context, cfg *config) (*client, error) {
 		connAck: cfg.connAck(&codec.Connack{}, cfg.clientID), // nothing is forbidden before a server forbids it
 	}
 	c.router.init(cfg.filterPrefixes)
+	if cfg.authenticator != nil {
+		c.auth.due = time.NewTimer(never)
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	s := &supervisor{client: c, servers: cfg.servers, served: make(map[string]int)}
 	if cfg.inBackground {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -115,6 +116,7 @@ func (c *client) unlink(err error) (told []*Delivery) {
 		told = c.blame(err)
 	}
 	c.link = nil
+	c.loseAuth(err)
 	c.traceDisconnected(err)
 	c.moveTo(StateWaiting)
 	c.up = make(chan struct{})
@@ -164,7 +166,7 @@ func (c *client) connect(ctx context.Context, a *attempt, prepare func(context.C
 		Patience:          c.config.pingTimeout,
 		Trace:             c.config.packetHook(),
 	})
-	ack, err := within(ctx, conn, func() (*codec.Connack, error) { return c.handshake(l, packet, a) })
+	ack, err := within(ctx, conn, func() (*codec.Connack, error) { return c.handshake(ctx, l, packet, a) })
 	if err != nil {
 		conn.Close()
 		return nil, nil, a.error(err)
@@ -182,34 +184,37 @@ func within[T any](ctx context.Context, conn net.Conn, f func() (T, error)) (T, 
 	v, err := f()
 	if !stop() {
 		<-closed
-		err = fmt.Errorf("no CONNACK: %w", ctx.Err())
+		if !errors.Is(err, ctx.Err()) { // else it says so already, and what it came of
+			err = fmt.Errorf("no CONNACK: %w", ctx.Err())
+		}
 	}
 	return v, err
 }
 
 // error makes the public error of a failed attempt.
 func (a *attempt) error(err error) error {
+	var failed *AuthError // which may have anything in it
 	var refused *ConnectError
-	if errors.As(err, &refused) {
-		return err
-	}
 	var broken *codec.Error
-	if errors.As(err, &broken) {
+	switch {
+	case errors.As(err, &failed):
+	case errors.As(err, &refused):
+		return err
+	case errors.As(err, &broken):
 		err = packetError(broken)
 	}
 	return &ConnectError{Server: transport.Redact(a.URL), Err: err}
 }
 
-// handshake sends CONNECT and waits for CONNACK.
-func (c *client) handshake(l *link.Link, connect []byte, a *attempt) (*codec.Connack, error) {
+// handshake sends CONNECT and waits for CONNACK. In between goes nothing but AUTH, and DISCONNECT [MQTT-3.1.2-30].
+func (c *client) handshake(ctx context.Context, l *link.Link, connect []byte, a *attempt) (*codec.Connack, error) {
 	if err := l.Write(connect); err != nil {
-		return nil, c.lastWords(l, a, err)
+		return nil, c.lastWords(ctx, l, a, err)
 	}
 	a.sent = true
-	ack, err := c.readConnack(l, a)
-	var broken *codec.Error
-	if c.version >= codec.V5 && errors.As(err, &broken) {
-		if packet, err := (&codec.Disconnect{Code: broken.Code}).Append(nil, c.version); err == nil {
+	ack, err := c.readConnack(ctx, l, a)
+	if code := refusal(err); code != codec.Success && c.version >= codec.V5 {
+		if packet, err := (&codec.Disconnect{Code: code}).Append(nil, c.version); err == nil {
 			_ = l.Write(packet) // [MQTT-4.13.1] as far as it goes: the connection ends anyway
 		}
 	}
@@ -218,11 +223,11 @@ func (c *client) handshake(l *link.Link, connect []byte, a *attempt) (*codec.Con
 
 // lastWords adds to the error of writing CONNECT what the server has said before it closed: in TLS 1.3 it refuses a
 // client's certificate after the handshake.
-func (c *client) lastWords(l *link.Link, a *attempt, err error) error {
+func (c *client) lastWords(ctx context.Context, l *link.Link, a *attempt, err error) error {
 	if errors.Is(err, link.ErrServerSilent) {
 		return err
 	}
-	_, said := c.readConnack(l, a)
+	_, said := c.readConnack(ctx, l, a)
 	var refused *ConnectError
 	switch {
 	case errors.As(said, &refused):
@@ -233,8 +238,26 @@ func (c *client) lastWords(l *link.Link, a *attempt, err error) error {
 	return err
 }
 
-func (c *client) readConnack(l *link.Link, a *attempt) (*codec.Connack, error) {
+// refusal returns what DISCONNECT is to say of an error of the handshake, Success if there is to be none.
+func refusal(err error) codec.ReasonCode {
+	var failed *AuthError
+	var broken *codec.Error
+	switch {
+	case errors.As(err, &failed):
+		return codec.UnspecifiedError // no other code is for clients to say and fits
+	case errors.As(err, &broken):
+		return broken.Code
+	}
+	return codec.Success
+}
+
+func (c *client) readConnack(ctx context.Context, l *link.Link, a *attempt) (*codec.Connack, error) {
 	h, body, err := l.ReadPacket()
+	for err == nil && h.Type == codec.AUTH {
+		if err = c.answerAuth(ctx, l, h, body); err == nil {
+			h, body, err = l.ReadPacket()
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -255,10 +278,8 @@ func (c *client) readConnack(l *link.Link, a *attempt) (*codec.Connack, error) {
 		}
 	case ack.SessionPresent && a.cleanStart:
 		return nil, c.protocolError(h.Type, "MQTT-3.2.2-2", "MQTT-3.2.2-1", "a session is present although a clean start was asked for")
-	case ack.Properties.AuthenticationMethod != "":
-		return nil, c.protocolError(h.Type, "MQTT-4.12.0-6", "", "an authentication method that was not asked for")
 	}
-	return ack, nil
+	return ack, c.authenticated(ctx, &ack.Properties)
 }
 
 // begin makes l the client's connection: what is in flight is sent again, subscriptions are made again where that is
@@ -337,7 +358,8 @@ func (c *config) connectPacket(a *attempt) *codec.Connect {
 	p.Properties.ReceiveMaximum = uint16(c.receiveMaximum)
 	p.Properties.MaximumPacketSize = uint32(c.maximumPacketSize)
 	p.Properties.TopicAliasMaximum = uint16(c.topicAliasMaximum)
-	p.Properties.UserProperties = c.userProperties
+	p.Properties.AuthenticationMethod, p.Properties.AuthenticationData = c.authMethod, a.auth.Data
+	p.Properties.UserProperties = slices.Concat(c.userProperties, a.auth.UserProperties)
 	yes := true
 	p.Properties.RequestResponseInformation = &yes // requests come later, and asking costs two bytes
 	if c.noProblemInformation {

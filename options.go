@@ -86,6 +86,8 @@ type config struct {
 
 	hasUsername, hasPassword bool
 	username, password       string
+	authenticator            Authenticator // nil: no enhanced authentication
+	authMethod               string        // the authenticator's
 
 	tls           *tls.Config // nil: the zero value
 	certificates  transport.Certificates

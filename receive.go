@@ -59,6 +59,8 @@ func (r *receiver) Packet(h codec.Header, body []byte) error {
 		return r.unsuback(h, body)
 	case codec.DISCONNECT:
 		return r.disconnect(h, body)
+	case codec.AUTH:
+		return r.auth(h, body)
 	}
 	return r.unexpected(h)
 }
@@ -66,11 +68,8 @@ func (r *receiver) Packet(h codec.Header, body []byte) error {
 // unexpected makes the error for a packet that a server never sends after CONNACK.
 func (r *receiver) unexpected(h codec.Header) error {
 	const detail = "a server must not send this packet now"
-	switch h.Type {
-	case codec.CONNACK:
+	if h.Type == codec.CONNACK {
 		return r.client.protocolError(h.Type, "MQTT-3.2.0-2", "3.2", detail)
-	case codec.AUTH:
-		return r.client.protocolError(h.Type, "MQTT-4.12.0-6", "", detail)
 	}
 	return r.client.protocolError(h.Type, "4.13.1", "MQTT-4.8.0-1", detail)
 }
@@ -91,7 +90,7 @@ func (r *receiver) puback(h codec.Header, body []byte) error {
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
-	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
+	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
 	if r.client.session.Misplaced(h.Type, p.PacketID) {
@@ -107,7 +106,7 @@ func (r *receiver) pubrec(h codec.Header, body []byte) error {
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
-	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
+	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
 	if r.client.session.Misplaced(h.Type, p.PacketID) {
@@ -126,7 +125,7 @@ func (r *receiver) pubcomp(h codec.Header, body []byte) error {
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
-	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
+	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
 	if r.client.session.Misplaced(h.Type, p.PacketID) {
@@ -151,11 +150,11 @@ func (r *receiver) misplaced(h codec.Header) error {
 }
 
 // checkProblem refuses what WithoutProblemInformation asked the server not to send [MQTT-3.1.2-29].
-func (r *receiver) checkProblem(h codec.Header, reason string, u UserProperties) error {
-	if !r.client.config.noProblemInformation || reason == "" && len(u) == 0 {
+func (c *client) checkProblem(h codec.Header, reason string, u UserProperties) error {
+	if !c.config.noProblemInformation || reason == "" && len(u) == 0 {
 		return nil
 	}
-	return r.client.protocolError(h.Type, "MQTT-3.1.2-29", "", "a reason string or user properties, although this client asked for none")
+	return c.protocolError(h.Type, "MQTT-3.1.2-29", "", "a reason string or user properties, although this client asked for none")
 }
 
 // complete settles a message that has its last acknowledgement, and sends what waited for its place.
@@ -183,7 +182,7 @@ func (r *receiver) pubrel(h codec.Header, body []byte) error {
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
-	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
+	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
 	r.link.Commit(r.client.session.Pubrel(r.link.Buffer(), p.PacketID))

@@ -42,7 +42,7 @@ type Failure struct {
 	Permanent bool          // trying again cannot help
 }
 
-// Permanent wraps an error of a credentials function, to say that trying again cannot help: the client ends with it.
+// Permanent wraps an error of a credentials function or an Authenticator, to say that trying again cannot help: the client ends with it.
 func Permanent(err error) error { return &permanent{err} }
 
 type permanent struct{ err error }
@@ -105,7 +105,8 @@ type attempt struct {
 	Attempt
 	cleanStart bool
 	clientID   string
-	sent       bool // CONNECT went out
+	auth       codec.Auth // the first step of enhanced authentication; its data and user properties go with CONNECT
+	sent       bool       // CONNECT went out
 }
 
 // prepare lets the application's functions complete an attempt.
@@ -118,17 +119,25 @@ func (c *config) prepare(ctx context.Context, a *attempt) (err error) {
 			return err
 		}
 	}
-	if c.attemptFunc == nil {
+	if c.attemptFunc != nil {
+		if err := c.askAttempt(ctx, a); err != nil {
+			return err
+		}
+	}
+	if c.authenticator == nil {
 		return nil
 	}
+	a.auth, err = c.startAuth(ctx)
+	return err
+}
+
+// askAttempt lets the attempt function see to an attempt.
+func (c *config) askAttempt(ctx context.Context, a *attempt) error {
 	to := *a.URL
-	err = c.attemptFunc(ctx, &a.Attempt)
-	if a.URL != nil {
-		return err
-	}
-	a.URL = &to // for the error to name
-	if err == nil {
-		err = errors.New("the attempt function leaves no URL")
+	err := c.attemptFunc(ctx, &a.Attempt)
+	if a.URL == nil {
+		a.URL = &to // for the error to name
+		err = errors.Join(err, errors.New("the attempt function leaves no URL"))
 	}
 	return err
 }
@@ -163,7 +172,9 @@ func (c *config) permanentRefusal(code ReasonCode) bool {
 }
 
 // freshCredentials reports whether the next attempt may come with others.
-func (c *config) freshCredentials() bool { return c.credentialsFunc != nil || c.attemptFunc != nil }
+func (c *config) freshCredentials() bool {
+	return c.credentialsFunc != nil || c.attemptFunc != nil || c.authenticator != nil
+}
 
 // redirected returns the URL that a Server Reference means (section 4.11): the first of its hosts, with the scheme of
 // the old URL. It is nil if there is none.

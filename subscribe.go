@@ -311,7 +311,7 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
-	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
+	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
 	q, err := r.answer(h, p.PacketID, len(p.Codes), "MQTT-3.8.4-6", "MQTT-3.8.4-5")
@@ -377,7 +377,7 @@ func (r *receiver) unsuback(h codec.Header, body []byte) error {
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
-	if err := r.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
+	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
 	codes := len(p.Codes)

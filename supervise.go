@@ -148,11 +148,13 @@ func (s *supervisor) serve() error {
 	c := s.client
 	l := c.current()
 	began := time.Now()
+	c.scheduleRenewal()
 	s.watch(l)
 	cause := l.Wait()
 	s.down = time.Now()
 	err := c.connectionError(cause)
 	c.lose(err)
+	c.awaitAuth()
 	s.judge(s.down.Sub(began), cause)
 	if c.ctx.Err() != nil {
 		return ErrClosed
@@ -180,6 +182,8 @@ func (s *supervisor) watch(l *link.Link) {
 			return
 		case <-closing:
 			c.closeParking()
+		case <-c.renewalDue():
+			c.renew()
 		case <-c.heldUp:
 			lookAgain(look, c.checkStalls())
 		case <-look.C:

@@ -1,0 +1,420 @@
+package mqtt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/link"
+)
+
+// Authenticator runs enhanced authentication (section 4.12): an exchange of data with the server, in CONNECT, AUTH and
+// CONNACK. There is one exchange at every attempt to connect, and one at every re-authentication.
+//
+// An exchange begins with Start, which forgets what is left of an earlier one. Exchanges never overlap, and neither do
+// calls: they come from a goroutine of the client that holds no lock. ctx ends with the time for the exchange (see
+// WithConnectTimeout), with the connection, and with the client. A call must return then: the client waits for it
+// before it connects again, and so does Close. For the same reason it must not call Close, Disconnect, Reconnect or
+// Reauthenticate.
+//
+// Data of the server belongs to the Authenticator; data that it returns is used until its next call. nil is no data,
+// which is not the same as empty data. An error ends the exchange, and the connection with it if anything of the
+// exchange was sent. Trying again follows as after any failed connect or lost connection, unless the error is wrapped
+// by Permanent. An Authenticator serves one client.
+//
+// See PropertiesAuthenticator and RenewingAuthenticator for what it can do besides.
+type Authenticator interface {
+	// Method returns the Authentication Method's name. It is asked once.
+	Method() string
+	// Start returns the first data, which goes with CONNECT, or with the AUTH that begins a re-authentication.
+	Start(ctx context.Context) ([]byte, error)
+	// Continue answers the server's data.
+	Continue(ctx context.Context, data []byte) ([]byte, error)
+	// Finish checks the data that came with the server's success; nil where none came.
+	Finish(ctx context.Context, data []byte) error
+}
+
+// PropertiesAuthenticator is an Authenticator that deals in the Reason String and the user properties of AUTH as well
+// (section 3.15.2.2). Its methods are called as the others are. What a server says when it refuses is in the error, see
+// Refusal.
+type PropertiesAuthenticator interface {
+	Authenticator
+	// Sending is asked after Start and Continue for what goes with their data. CONNECT has no Reason String; its user
+	// properties go after those of WithUserProperties. They are left out where the server's Maximum Packet Size leaves
+	// no room for them.
+	Sending() AuthProperties
+	// Received is called before Continue and Finish with what came with their data.
+	Received(p AuthProperties)
+}
+
+// AuthProperties are the properties of AUTH (section 3.15.2.2) besides method and data.
+type AuthProperties struct {
+	ReasonString   string // for people
+	UserProperties UserProperties
+}
+
+// RenewingAuthenticator is an Authenticator that re-authenticates by itself, before what it has shown the server
+// expires.
+type RenewingAuthenticator interface {
+	Authenticator
+	// RenewAfter returns how long the client is to wait before it re-authenticates; 0 or less: it does not. It is asked
+	// after each exchange that leaves a connection: after a success, and after a re-authentication whose Start failed.
+	// An exchange that ends the connection is followed by another connect, which has an exchange of its own.
+	RenewAfter() time.Duration
+}
+
+// AuthError is an authentication that did not succeed: inside the *ConnectError of an attempt to connect, inside the
+// *DisconnectError of the connection that a failed re-authentication has ended, and from Reauthenticate.
+type AuthError struct {
+	Method string
+	Step   string // the Authenticator's method that failed: "Start", "Continue", "Finish"; "": something else did
+	Err    error
+}
+
+func (e *AuthError) Error() string {
+	text := "mqtt: authentication by " + e.Method
+	if e.Step != "" {
+		text += ": " + e.Step
+	}
+	return text + join("", e.Err)
+}
+
+// Unwrap returns Err.
+func (e *AuthError) Unwrap() error { return e.Err }
+
+// WithAuthenticator authenticates with enhanced authentication (section 4.12), at every attempt to connect. Then a
+// server's refusal as not authorised does not end the client: the next exchange may bring something fresh.
+func WithAuthenticator(a Authenticator) OptionV5 {
+	return optionV5(func(c *config) error {
+		if a == nil {
+			return errors.New("mqtt: WithAuthenticator: nil")
+		}
+		c.authenticator, c.authMethod = a, a.Method()
+		if c.authMethod == "" {
+			return errors.New("mqtt: WithAuthenticator: no Authentication Method")
+		}
+		return nil
+	})
+}
+
+// The methods below run the application's Authenticator. No lock is held.
+
+// startAuth begins an exchange. It returns the packet that does so on a live connection.
+func (c *config) startAuth(ctx context.Context) (codec.Auth, error) {
+	data, err := c.authenticator.Start(ctx)
+	if err != nil {
+		return codec.Auth{}, c.authError("Start", err)
+	}
+	return c.authPacket(codec.ReAuthenticate, data), nil // [MQTT-4.12.1-1]
+}
+
+// continueAuth answers a step of the server.
+func (c *config) continueAuth(ctx context.Context, p codec.Auth) (codec.Auth, error) {
+	c.receivedAuth(p.ReasonString, p.UserProperties)
+	data, err := c.authenticator.Continue(ctx, p.Data)
+	if err != nil {
+		return codec.Auth{}, c.authError("Continue", err)
+	}
+	return c.authPacket(codec.ContinueAuthentication, data), nil // [MQTT-4.12.0-3]
+}
+
+// finishAuth checks what came with the server's success.
+func (c *config) finishAuth(ctx context.Context, data []byte, reason string, u UserProperties) error {
+	c.receivedAuth(reason, u)
+	if err := c.authenticator.Finish(ctx, data); err != nil {
+		return c.authError("Finish", err)
+	}
+	return nil
+}
+
+func (c *config) authPacket(code codec.ReasonCode, data []byte) codec.Auth {
+	p := codec.Auth{Code: code, Method: c.authMethod, Data: data}
+	if a, ok := c.authenticator.(PropertiesAuthenticator); ok {
+		s := a.Sending()
+		p.ReasonString, p.UserProperties = s.ReasonString, s.UserProperties
+	}
+	return p
+}
+
+func (c *config) receivedAuth(reason string, u UserProperties) {
+	if a, ok := c.authenticator.(PropertiesAuthenticator); ok {
+		a.Received(AuthProperties{ReasonString: reason, UserProperties: u})
+	}
+}
+
+// renewAfter returns when to authenticate again.
+func (c *config) renewAfter() time.Duration {
+	if a, ok := c.authenticator.(RenewingAuthenticator); ok {
+		if d := a.RenewAfter(); d > 0 {
+			return d
+		}
+	}
+	return never
+}
+
+func (c *config) authError(step string, err error) error {
+	return &AuthError{Method: c.authMethod, Step: step, Err: err}
+}
+
+// decodeAuth reads a server's AUTH: one that asks for more or, on a live connection, says success.
+func (c *client) decodeAuth(h codec.Header, body []byte, live bool) (p codec.Auth, err error) {
+	if err = p.Decode(h, body, c.version); err != nil {
+		return p, err
+	}
+	switch {
+	case c.config.authenticator == nil:
+		return p, c.protocolError(h.Type, "MQTT-4.12.0-6", "", "no authentication was asked for")
+	case p.Method != c.config.authMethod:
+		return p, c.protocolError(h.Type, "MQTT-4.12.0-5", "", "another authentication method than CONNECT's")
+	case p.Code == codec.ReAuthenticate:
+		return p, c.protocolError(h.Type, "MQTT-3.15.2-1", "", "a server does not re-authenticate")
+	case p.Code == codec.Success && !live:
+		return p, c.protocolError(h.Type, "MQTT-4.12.0-2", "", "success before CONNACK")
+	}
+	p.Data = bytes.Clone(p.Data)
+	return p, c.checkProblem(h, p.ReasonString, p.UserProperties)
+}
+
+// encodeAuth encodes an AUTH in at most so many bytes, 0 for any number. What is for people is left out rather than
+// not sending the packet [MQTT-3.15.2-2] [MQTT-3.15.2-3].
+func (c *config) encodeAuth(p codec.Auth, most uint32) ([]byte, error) {
+	full, err := p.Append(nil, c.version)
+	if err != nil {
+		return nil, c.authError("", err)
+	}
+	if most == 0 || len(full) <= int(most) {
+		return full, nil
+	}
+	short, err := (&codec.Auth{Code: p.Code, Method: p.Method, Data: p.Data}).Append(nil, c.version)
+	if err != nil || len(short) > int(most) {
+		return nil, c.authError("", fmt.Errorf("AUTH has more than the server's maximum of %d bytes: %w", most, PacketTooLarge))
+	}
+	return short, nil
+}
+
+// answerAuth answers a server's AUTH before CONNACK.
+func (c *client) answerAuth(ctx context.Context, l *link.Link, h codec.Header, body []byte) error {
+	p, err := c.decodeAuth(h, body, false)
+	if err != nil {
+		return err
+	}
+	answer, err := c.config.continueAuth(ctx, p)
+	if err != nil {
+		return err
+	}
+	packet, err := c.config.encodeAuth(answer, 0)
+	if err != nil {
+		return err
+	}
+	return l.Write(packet)
+}
+
+// authenticated checks what a CONNACK that grants the connection says of authentication.
+func (c *client) authenticated(ctx context.Context, p *codec.ConnackProperties) error {
+	p.AuthenticationData = bytes.Clone(p.AuthenticationData)
+	switch {
+	case c.config.authenticator == nil && p.AuthenticationMethod != "":
+		return c.protocolError(codec.CONNACK, "MQTT-4.12.0-6", "", "an authentication method that was not asked for")
+	case c.config.authenticator == nil:
+		return nil
+	case p.AuthenticationMethod != c.config.authMethod:
+		return c.protocolError(codec.CONNACK, "MQTT-4.12.0-5", "", "another authentication method than CONNECT's")
+	}
+	return c.config.finishAuth(ctx, p.AuthenticationData, p.ReasonString, p.UserProperties)
+}
+
+// authentication is the state of a client's re-authentications. Its fields do not change without the client's mutex.
+type authentication struct {
+	running *reauthentication // nil: none
+	due     *time.Timer       // when the Authenticator wants to run again; nil: there is none
+}
+
+// reauthentication is an exchange on a live connection. It has a goroutine of its own, because the Authenticator may
+// take its time.
+type reauthentication struct {
+	link    *link.Link
+	ctx     context.Context // ends with the time for the exchange, the connection and the client
+	cancel  context.CancelFunc
+	answers chan codec.Auth // from the reader; capacity 1
+	sent    bool            // something of it was; the goroutine's own
+	asked   bool            // the server has still to answer; mu
+	done    chan struct{}   // closed once the outcome is known
+	err     error           // the outcome, written before done is closed
+	gone    chan struct{}   // closed when the Authenticator has returned
+}
+
+// settle tells the outcome to those who wait; the first one counts. mu is held.
+func (r *reauthentication) settle(err error) {
+	select {
+	case <-r.done:
+	default:
+		r.err = err
+		close(r.done)
+	}
+}
+
+// Reauthenticate is documented with ClientV5.
+func (c clientV5) Reauthenticate(ctx context.Context) error {
+	r, err := c.reauthenticate()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		return fmt.Errorf("mqtt: waiting for the re-authentication: %w", ctx.Err())
+	}
+}
+
+// reauthenticate begins an exchange on the live connection, or joins the one under way.
+func (c *client) reauthenticate() (*reauthentication, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.live()
+	switch {
+	case c.config.authenticator == nil:
+		return nil, errors.New("mqtt: Reauthenticate: there is no Authenticator") // [MQTT-4.12.0-7]
+	case l == nil:
+		return nil, c.notConnected()
+	case c.auth.running != nil:
+		return c.auth.running, nil
+	}
+	r := &reauthentication{
+		link:    l,
+		answers: make(chan codec.Auth, 1),
+		done:    make(chan struct{}),
+		gone:    make(chan struct{}),
+	}
+	r.ctx, r.cancel = context.WithTimeout(c.ctx, c.config.connectTimeout)
+	c.auth.running = r
+	c.goroutines.Go(func() { c.runReauthentication(r) })
+	return r, nil
+}
+
+// runReauthentication is the goroutine of an exchange.
+func (c *client) runReauthentication(r *reauthentication) {
+	defer r.cancel()
+	err := c.exchange(r)
+	stands := (err == nil || !r.sent) && c.current() == r.link
+	var again time.Duration
+	if stands {
+		again = c.config.renewAfter()
+	}
+	if stands && err != nil {
+		c.config.logger.Warn("mqtt: no re-authentication", "because", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil && c.ctx.Err() != nil {
+		err = c.config.authError("", ErrClosed)
+	}
+	r.settle(err)
+	switch l := c.live(); {
+	case l == nil || c.ctx.Err() != nil: // there is nothing to end, or somebody else does
+	case stands:
+		c.auth.due.Reset(again)
+	default:
+		c.refuseServer(l, err)
+	}
+	c.auth.running = nil
+	close(r.gone)
+}
+
+// exchange runs an exchange to its end.
+func (c *client) exchange(r *reauthentication) error {
+	p, err := c.config.startAuth(r.ctx)
+	for err == nil {
+		if err = c.sendAuth(r, p); err != nil {
+			return err
+		}
+		select {
+		case p = <-r.answers:
+		case <-r.ctx.Done():
+			return c.config.authError("", fmt.Errorf("no answer from the server: %w", r.ctx.Err()))
+		}
+		if p.Code == codec.Success {
+			return c.config.finishAuth(r.ctx, p.Data, p.ReasonString, p.UserProperties)
+		}
+		p, err = c.config.continueAuth(r.ctx, p)
+	}
+	return err
+}
+
+// sendAuth sends a step, unless the connection has ended: then r's ctx ends soon.
+func (c *client) sendAuth(r *reauthentication, p codec.Auth) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	packet, err := c.config.encodeAuth(p, c.connAck.MaximumPacketSize)
+	if err != nil || c.live() == nil {
+		return err
+	}
+	r.sent, r.asked = true, true
+	r.link.Commit(append(r.link.Buffer(), packet...))
+	return nil
+}
+
+// refuseServer ends a connection whose re-authentication has failed at our end [MQTT-4.12.1-2]; mu is held.
+func (c *client) refuseServer(l *link.Link, err error) {
+	packet, _ := (&codec.Disconnect{Code: codec.UnspecifiedError}).Append(nil, c.version) // nothing in it can be wrong
+	l.Finish(&DisconnectError{Refusal: Refusal{Code: UnspecifiedError}, Err: err}, packet)
+	c.session.Leave()
+}
+
+// auth takes the server's step of a re-authentication.
+func (r *receiver) auth(h codec.Header, body []byte) error {
+	p, err := r.client.decodeAuth(h, body, true)
+	if err != nil {
+		return err
+	}
+	running := r.client.auth.running
+	if running == nil || !running.asked {
+		return r.client.protocolError(h.Type, "4.12.1", "", "it answers nothing")
+	}
+	running.asked = false
+	running.answers <- p // has room: what was asked before has been taken
+	return nil
+}
+
+// loseAuth ends the exchange on a connection that has ended; mu is held.
+func (c *client) loseAuth(err error) {
+	if r := c.auth.running; r != nil {
+		if errors.Is(err, ErrClosed) {
+			err = ErrClosed
+		}
+		r.settle(c.config.authError("", err))
+		r.cancel()
+	}
+}
+
+// awaitAuth waits until the Authenticator has returned from a connection that has ended.
+func (c *client) awaitAuth() {
+	c.mu.Lock()
+	r := c.auth.running
+	c.mu.Unlock()
+	if r != nil {
+		<-r.gone
+	}
+}
+
+// scheduleRenewal asks, on a new connection, when the Authenticator wants to run again.
+func (c *client) scheduleRenewal() {
+	if c.auth.due != nil {
+		c.auth.due.Reset(c.config.renewAfter())
+	}
+}
+
+// renewalDue returns the channel that says so.
+func (c *client) renewalDue() <-chan time.Time {
+	if c.auth.due == nil {
+		return nil
+	}
+	return c.auth.due.C
+}
+
+// renew begins a re-authentication because the Authenticator wants it. Without a connection there will be another one,
+// with an exchange of its own.
+func (c *client) renew() { _, _ = c.reauthenticate() }

@@ -1,0 +1,1103 @@
+package mqtt_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+)
+
+// prover is an Authenticator with the method "m". Its steps can be replaced. It notes its calls, and fails the test when
+// two overlap.
+type prover struct {
+	t *testing.T
+
+	mu       sync.Mutex // guards what is below
+	start    func(context.Context) ([]byte, error)
+	proceed  func(context.Context, []byte) ([]byte, error)
+	finish   func(context.Context, []byte) error
+	renewals []time.Duration // what RenewAfter returns, then 0
+	busy     bool
+	calls    []string
+}
+
+// set changes the steps.
+func (p *prover) set(change func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change()
+}
+
+// get reads a field.
+func get[T any](p *prover, field *T) T {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return *field
+}
+
+// do runs one call.
+func (p *prover) do(name string) (done func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.busy {
+		p.t.Errorf("%s while another call runs", name)
+	}
+	p.busy = true
+	p.calls = append(p.calls, name)
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.busy = false
+	}
+}
+
+func (p *prover) Method() string { return "m" }
+
+func (p *prover) Start(ctx context.Context) ([]byte, error) {
+	defer p.do("start")()
+	if f := get(p, &p.start); f != nil {
+		return f(ctx)
+	}
+	return []byte("hello"), nil
+}
+
+func (p *prover) Continue(ctx context.Context, data []byte) ([]byte, error) {
+	defer p.do("continue " + string(data))()
+	if f := get(p, &p.proceed); f != nil {
+		return f(ctx, data)
+	}
+	return append([]byte("re:"), data...), nil
+}
+
+func (p *prover) Finish(ctx context.Context, data []byte) error {
+	name := "finish " + string(data)
+	if data == nil {
+		name = "finish nil"
+	}
+	defer p.do(name)()
+	if f := get(p, &p.finish); f != nil {
+		return f(ctx, data)
+	}
+	return nil
+}
+
+func (p *prover) RenewAfter() time.Duration {
+	defer p.do("renew?")()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.renewals) == 0 {
+		return 0
+	}
+	d := p.renewals[0]
+	p.renewals = p.renewals[1:]
+	return d
+}
+
+// taken returns the calls since the last time, but for those of RenewAfter.
+func (p *prover) taken() []string {
+	synctest.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	calls := slices.DeleteFunc(p.calls, func(c string) bool { return c == "renew?" })
+	p.calls = nil
+	return calls
+}
+
+func (p *prover) wantCalls(want ...string) {
+	p.t.Helper()
+	if got := p.taken(); !slices.Equal(got, want) {
+		p.t.Errorf("calls %q, want %q", got, want)
+	}
+}
+
+// hang is a step that lasts until its ctx ends.
+func hang(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// step is an AUTH with the method "m".
+func step(code codec.ReasonCode, data string) *codec.Auth {
+	return &codec.Auth{Code: code, Method: "m", Data: []byte(data)}
+}
+
+// welcome is a CONNACK with the method "m".
+func welcome(data []byte) *codec.Connack {
+	return &codec.Connack{Properties: codec.ConnackProperties{AuthenticationMethod: "m", AuthenticationData: data}}
+}
+
+// wire returns packets as they are sent.
+func wire(t *testing.T, packets ...codec.Packet) (b []byte) {
+	for _, p := range packets {
+		var err error
+		b, err = p.Append(b, codec.V5)
+		noErr(t, err)
+	}
+	return b
+}
+
+// authPeer is a client that authenticates and the scripted server that it connects to.
+type authPeer struct {
+	*mqtttest.Script
+	t      *testing.T
+	server *mqtttest.Server
+	prover *prover
+	client mqtt.ClientV5
+}
+
+// dialAuth makes a client that connects in the background.
+func dialAuth(t *testing.T, a *prover, opts ...mqtt.OptionV5) *authPeer {
+	t.Helper()
+	a.t = t
+	p := &authPeer{t: t, server: mqtttest.NewServer(t, codec.V5), prover: a}
+	opts = append([]mqtt.OptionV5{
+		mqtt.WithClientID("c"), mqtt.WithAuthenticator(a), mqtt.WithConnectInBackground(),
+		mqtt.WithReconnect(mqtt.ReconnectPolicy{InitialDelay: time.Second, MaxDelay: time.Second}),
+	}, opts...)
+	p.client = reconnectingV5(t, p.server.DialContext, opts...)
+	return p
+}
+
+// accept takes the next CONNECT.
+func (p *authPeer) accept() *codec.Connect {
+	p.t.Helper()
+	p.Script = p.server.Accept()
+	p.Patience(5 * time.Minute) // which only a failing test waits for
+	connect := mqtttest.ReceiveAs[*codec.Connect](p.Script)
+	if connect.Properties.AuthenticationMethod != "m" || string(connect.Properties.AuthenticationData) != "hello" {
+		p.t.Errorf("CONNECT says %q, %q", connect.Properties.AuthenticationMethod, connect.Properties.AuthenticationData)
+	}
+	return connect
+}
+
+// connected is dialAuth with an exchange of one step.
+func connected(t *testing.T, a *prover, opts ...mqtt.OptionV5) *authPeer {
+	t.Helper()
+	p := dialAuth(t, a, opts...)
+	p.again()
+	return p
+}
+
+// again goes through the exchange of a connect, the first one or another.
+func (p *authPeer) again() {
+	p.t.Helper()
+	p.accept()
+	p.Send(welcome(nil))
+	calls := p.prover.taken()
+	if want := []string{"start", "finish nil"}; !slices.Equal(calls[max(0, len(calls)-2):], want) {
+		p.t.Errorf("calls %q, want %q at the end", calls, want)
+	}
+	wantState(p.t, p.client, mqtt.StateConnected)
+}
+
+// asked is connected, with a Reauthenticate that waits for the server.
+func asked(t *testing.T, a *prover, opts ...mqtt.OptionV5) (*authPeer, <-chan error) {
+	t.Helper()
+	p := connected(t, a, opts...)
+	call := calling(func() error { return p.client.Reauthenticate(t.Context()) })
+	p.Expect(step(codec.ReAuthenticate, "hello"))
+	p.prover.wantCalls("start")
+	return p, call
+}
+
+// An exchange of two steps before CONNACK [MQTT-4.12.0-2] [MQTT-4.12.0-3]; all data arrives, and nothing but AUTH is
+// sent before CONNACK, although a message waits [MQTT-3.1.2-30].
+func TestAuthenticate(t *testing.T) {
+	for _, last := range []struct {
+		data []byte
+		call string
+	}{{nil, "finish nil"}, {[]byte{}, "finish "}, {[]byte("bye"), "finish bye"}} {
+		synctest.Test(t, func(t *testing.T) {
+			a := &prover{}
+			p := dialAuth(t, a)
+			p.client.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
+			p.accept()
+			p.Send(step(codec.ContinueAuthentication, "one"))
+			p.Expect(step(codec.ContinueAuthentication, "re:one"))
+			p.Send(step(codec.ContinueAuthentication, ""))
+			p.Expect(step(codec.ContinueAuthentication, "re:"))
+			p.ExpectSilence(time.Second)
+			p.Send(welcome(last.data))
+			p.Expect(toT(1, 1, ""))
+			a.wantCalls("start", "continue one", "continue ", last.call)
+			ack := p.client.ConnAck()
+			p.Send(&codec.Puback{PacketID: 1}, toT(0, 0, "overwrites the read buffer"))
+			synctest.Wait()
+			if ack.AuthenticationMethod != "m" || !bytes.Equal(ack.AuthenticationData, last.data) {
+				t.Errorf("ConnAck says %q, %q", ack.AuthenticationMethod, ack.AuthenticationData)
+			}
+		})
+	}
+}
+
+// What a server must not do before CONNACK, with an Authenticator of method "m": the client says why and closes.
+var badHandshakes = []struct {
+	name  string
+	bytes string
+	code  codec.ReasonCode
+	rule  string
+}{
+	{"AUTH with another method", "\xf0\x06\x18\x04\x15\x00\x01x", codec.ProtocolError, "MQTT-4.12.0-5"},
+	{"AUTH without method", "\xf0\x02\x18\x00", codec.ProtocolError, "3.15.2.2.2"},
+	{"empty AUTH", "\xf0\x00", codec.ProtocolError, "MQTT-4.12.0-5"},
+	{"AUTH with success", "\xf0\x06\x00\x04\x15\x00\x01m", codec.ProtocolError, "MQTT-4.12.0-2"},
+	{"AUTH that re-authenticates", "\xf0\x06\x19\x04\x15\x00\x01m", codec.ProtocolError, "MQTT-3.15.2-1"},
+	{"AUTH with a reason code that is none", "\xf0\x06\x87\x04\x15\x00\x01m", codec.ProtocolError, "MQTT-3.15.2-1"},
+	{"AUTH with flags", "\xf1\x06\x18\x04\x15\x00\x01m", codec.MalformedPacket, "MQTT-2.1.3-1"},
+	{"AUTH with the method twice", "\xf0\x0a\x18\x08\x15\x00\x01m\x15\x00\x01m", codec.ProtocolError, "3.1.2.11.9"},
+	{"CONNACK with another method", "\x20\x07\x00\x00\x04\x15\x00\x01x", codec.ProtocolError, "MQTT-4.12.0-5"},
+	{"CONNACK without method", "\x20\x03\x00\x00\x00", codec.ProtocolError, "MQTT-4.12.0-5"},
+	{"DISCONNECT", "\xe0\x01\x87", codec.ProtocolError, "MQTT-3.2.0-1"},
+	{"PINGRESP", "\xd0\x00", codec.ProtocolError, "MQTT-3.2.0-1"},
+}
+
+// [MQTT-4.12.0-2] [MQTT-4.12.0-5] [MQTT-3.15.2-1] [MQTT-3.2.0-1]
+func TestBadHandshake(t *testing.T) {
+	for _, c := range badHandshakes {
+		for _, steps := range []int{0, 1} {
+			t.Run(fmt.Sprintf("%s/%d", c.name, steps), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := dialAuth(t, &prover{}, mqtt.WithoutReconnect())
+					p.accept()
+					for range steps {
+						p.Send(step(codec.ContinueAuthentication, "one"))
+						p.Expect(step(codec.ContinueAuthentication, "re:one"))
+					}
+					p.SendBytes([]byte(c.bytes)...)
+					p.Expect(&codec.Disconnect{Code: c.code})
+					p.ExpectEOF()
+					wantEnd(t, p.client, mqtt.ReasonCode(c.code))
+					var connect *mqtt.ConnectError
+					var packet *mqtt.PacketError
+					if err := p.client.Err(); !errors.As(err, &connect) || !errors.As(err, &packet) || packet.Rule != c.rule {
+						t.Errorf("the client ends with %v (%+v)", err, packet)
+					}
+				})
+			})
+		}
+	}
+}
+
+// AUTH may have neither a Reason String nor user properties when the client asked for none [MQTT-3.1.2-29].
+func TestAuthWithoutProblemInformation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := dialAuth(t, &prover{}, mqtt.WithoutReconnect(), mqtt.WithoutProblemInformation())
+		p.accept()
+		p.Send(&codec.Auth{Code: codec.ContinueAuthentication, Method: "m", ReasonString: "why"})
+		p.Expect(&codec.Disconnect{Code: codec.ProtocolError})
+		wantEnd(t, p.client, mqtt.ProtocolError)
+	})
+}
+
+// Without an Authenticator a server must speak of authentication neither in AUTH nor in CONNACK [MQTT-4.12.0-6], and the
+// client sends no AUTH [MQTT-4.12.0-7].
+func TestNoAuthenticator(t *testing.T) {
+	for _, bad := range []codec.Packet{step(codec.ContinueAuthentication, ""), welcome(nil)} {
+		synctest.Test(t, func(t *testing.T) {
+			server := mqtttest.NewServer(t, codec.V5)
+			call := calling(func() error {
+				_, err := mqtt.NewClient(t.Context(), "mqtt://test", mqtt.WithDialer(server.DialContext))
+				return err
+			})
+			s := server.Accept()
+			mqtttest.ReceiveAs[*codec.Connect](s)
+			s.Send(bad)
+			s.Expect(&codec.Disconnect{Code: codec.ProtocolError})
+			s.ExpectEOF()
+			var packet *mqtt.PacketError
+			if err := outcome(t, call); !errors.As(err, &packet) || packet.Rule != "MQTT-4.12.0-6" {
+				t.Errorf("after %+v: %v", bad, err)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		p := startPeer(t, codec.V5, nil)
+		if err := p.v5.Reauthenticate(t.Context()); err == nil || !strings.Contains(err.Error(), "no Authenticator") {
+			t.Errorf("Reauthenticate: %v", err)
+		}
+		p.ExpectSilence(time.Second)
+	})
+}
+
+func TestWithAuthenticatorIsChecked(t *testing.T) {
+	for name, a := range map[string]mqtt.Authenticator{
+		"nil": nil, "no Authentication Method": nameless{}, "UTF-8": nameless{name: "\xff"},
+	} {
+		_, err := mqtt.NewClient(t.Context(), "mqtt://test", mqtt.WithAuthenticator(a))
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+type nameless struct {
+	mqtt.Authenticator
+	name string
+}
+
+func (n nameless) Method() string { return n.name }
+
+var errNo = errors.New("no")
+
+// failing makes a prover whose step fails with errNo, or hangs until its ctx ends.
+func failing(which string, hangs bool) *prover {
+	fail := func(ctx context.Context) error {
+		if hangs {
+			return hang(ctx)
+		}
+		return errNo
+	}
+	switch a := (&prover{}); which {
+	case "Start":
+		a.start = func(ctx context.Context) ([]byte, error) { return nil, fail(ctx) }
+		return a
+	case "Continue":
+		a.proceed = func(ctx context.Context, _ []byte) ([]byte, error) { return nil, fail(ctx) }
+		return a
+	default:
+		a.finish = func(ctx context.Context, _ []byte) error { return fail(ctx) }
+		return a
+	}
+}
+
+// failOnce makes the next Start, and the next Finish, do what f's do, and every Continue.
+func (p *prover) failOnce(f *prover) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.proceed = f.proceed
+	if f.start != nil {
+		p.start = func(ctx context.Context) ([]byte, error) {
+			p.set(func() { p.start = nil })
+			return f.start(ctx)
+		}
+	}
+	if f.finish != nil {
+		p.finish = func(ctx context.Context, data []byte) error {
+			p.set(func() { p.finish = nil })
+			return f.finish(ctx, data)
+		}
+	}
+}
+
+// An error of the Authenticator is a failed attempt, of a type that says which step it was. The server learns it, and the
+// connection is closed.
+func TestAuthenticatorFails(t *testing.T) {
+	for _, which := range []string{"Start", "Continue", "Finish"} {
+		t.Run(which, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := failing(which, false)
+				var decided failures
+				p := dialAuth(t, a, mqtt.WithReconnect(mqtt.ReconnectPolicy{MaxAttempts: 2, Decide: decided.decide}))
+				for range 2 {
+					if which == "Start" {
+						break
+					}
+					p.accept()
+					if which == "Continue" {
+						p.Send(step(codec.ContinueAuthentication, "one"))
+					} else {
+						p.Send(welcome(nil))
+					}
+					p.Expect(&codec.Disconnect{Code: codec.UnspecifiedError}) // [MQTT-4.12.0-4] and section 4.13
+					p.ExpectEOF()
+				}
+				wantEnd(t, p.client, errNo)
+				var connect *mqtt.ConnectError
+				var failed *mqtt.AuthError
+				err := p.client.Err()
+				if !errors.As(err, &connect) || !errors.As(err, &failed) || failed.Step != which || failed.Method != "m" || connect.Code != 0 {
+					t.Errorf("the client ends with %#v", err)
+				}
+				if want := "mqtt: authentication by m: " + which + ": no"; failed.Error() != want {
+					t.Errorf("error %q, want %q", failed, want)
+				}
+				if list := decided.take(); len(list) != 1 || list[0].Permanent {
+					t.Errorf("Decide was asked %+v", list)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		final := &mqtt.DisconnectError{ByServer: true, Refusal: mqtt.Refusal{Code: mqtt.UseAnotherServer}, Err: errNo} // somebody else's
+		p := dialAuth(t, &prover{start: func(context.Context) ([]byte, error) { return nil, mqtt.Permanent(final) }})
+		wantEnd(t, p.client, errNo)
+		p.prover.wantCalls("start")
+	})
+}
+
+// One deadline is for the whole connect, whoever is slow.
+func TestAuthenticationTimesOut(t *testing.T) {
+	for _, slow := range []string{"Start", "Continue", "Finish", ""} {
+		t.Run("slow "+slow, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := &prover{}
+				if slow != "" {
+					a = failing(slow, true)
+				}
+				began := time.Now()
+				p := dialAuth(t, a, mqtt.WithoutReconnect(), mqtt.WithConnectTimeout(5*time.Second))
+				if slow != "Start" {
+					p.accept()
+					for range 3 {
+						time.Sleep(time.Second)
+						if slow == "Finish" {
+							p.Send(welcome(nil))
+							break
+						}
+						p.Send(step(codec.ContinueAuthentication, "one"))
+						if slow == "Continue" {
+							break
+						}
+						p.Expect(step(codec.ContinueAuthentication, "re:one"))
+					}
+				}
+				wantEnd(t, p.client, context.DeadlineExceeded)
+				if d := time.Since(began); d != 5*time.Second {
+					t.Errorf("it took %v", d)
+				}
+				var failed *mqtt.AuthError
+				if err := p.client.Err(); errors.As(err, &failed) != (slow != "") || failed != nil && failed.Step != slow {
+					t.Errorf("the client ends with %v", err)
+				}
+			})
+		})
+	}
+}
+
+// Each attempt has an exchange of its own: after a refusal that fresh data may mend, after a redirect, after a cut. A
+// method that the server does not know ends the client [MQTT-4.12.0-1].
+func TestExchangePerAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := dialAuth(t, &prover{})
+		for _, code := range []codec.ReasonCode{codec.NotAuthorized, codec.BadUserNameOrPassword, codec.ServerBusy} {
+			p.accept()
+			p.Send(step(codec.ContinueAuthentication, "one"))
+			p.Expect(step(codec.ContinueAuthentication, "re:one"))
+			p.Send(&codec.Connack{Code: code}) // [MQTT-4.12.0-4]: the server refuses
+			p.ExpectEOF()
+			p.prover.wantCalls("start", "continue one")
+		}
+		p.accept()
+		p.Send(&codec.Connack{Code: codec.UseAnotherServer, Properties: codec.ConnackProperties{ServerReference: "other"}})
+		p.accept()
+		p.Send(welcome(nil))
+		p.prover.wantCalls("start", "start", "finish nil")
+		for range 2 {
+			p.Cut()
+			p.again()
+		}
+		p.Cut()
+		p.accept()
+		p.Send(&codec.Connack{Code: codec.BadAuthenticationMethod, Properties: codec.ConnackProperties{ReasonString: "why"}})
+		wantEnd(t, p.client, mqtt.BadAuthenticationMethod)
+		var connect *mqtt.ConnectError
+		if err := p.client.Err(); !errors.As(err, &connect) || connect.Reason != "why" {
+			t.Errorf("the client ends with %v", err)
+		}
+	})
+}
+
+// The Authenticator runs anew on the live connection [MQTT-4.12.1-1], and publishing goes on meanwhile.
+func TestReauthenticate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, first := asked(t, &prover{})
+		second := calling(func() error { return p.client.Reauthenticate(t.Context()) })
+		brief := calling(func() error { return p.client.Reauthenticate(endingIn(t, time.Second)) })
+		publish := calling(func() error { return p.client.Publish(t.Context(), "t", nil, mqtt.AtLeastOnce) })
+		p.Expect(toT(1, 1, ""))
+		p.Send(&codec.Puback{PacketID: 1}, step(codec.ContinueAuthentication, "one"))
+		noErr(t, outcome(t, publish))
+		p.Expect(step(codec.ContinueAuthentication, "re:one"))
+		p.ExpectSilence(2 * time.Second)
+		wantErr(t, outcome(t, brief), context.DeadlineExceeded, false)
+		stillWaits(t, first)
+		p.Send(step(codec.Success, "bye"))
+		noErr(t, outcome(t, first))
+		noErr(t, outcome(t, second))
+		p.prover.wantCalls("continue one", "finish bye")
+
+		third := calling(func() error { return p.client.Reauthenticate(t.Context()) })
+		p.Expect(step(codec.ReAuthenticate, "hello"))
+		p.Send(&codec.Auth{Method: "m"})
+		noErr(t, outcome(t, third))
+		p.prover.wantCalls("start", "finish nil")
+		noErr(t, p.client.Close())
+		p.Expect(&codec.Disconnect{SessionExpiry: new(uint32)})
+		wantErr(t, p.client.Reauthenticate(t.Context()), mqtt.ErrClosed, true)
+	})
+}
+
+// A re-authentication that fails ends the connection [MQTT-4.12.1-2], whoever is to blame, be it for another method
+// [MQTT-4.12.0-5] or for beginning one itself [MQTT-3.15.2-1]; those who wait learn why, and the client connects again,
+// with a fresh exchange.
+func TestReauthenticateFails(t *testing.T) {
+	refused := &codec.Disconnect{Code: codec.NotAuthorized, ReasonString: "why"}
+	for name, c := range map[string]struct {
+		prover *prover
+		send   []codec.Packet
+		bytes  string
+		says   codec.ReasonCode // 0: the client has nothing to say
+		want   error
+		step   string
+	}{
+		"refused":              {send: []codec.Packet{refused}, want: mqtt.NotAuthorized},
+		"refused after a step": {send: []codec.Packet{step(codec.ContinueAuthentication, ""), refused}, want: mqtt.NotAuthorized},
+		"refused at the end": {
+			prover: failing("Finish", true), send: []codec.Packet{step(codec.Success, ""), refused}, want: mqtt.NotAuthorized,
+		},
+		"Continue fails": {
+			prover: failing("Continue", false), send: []codec.Packet{step(codec.ContinueAuthentication, "")},
+			says: codec.UnspecifiedError, want: errNo, step: "Continue",
+		},
+		"Finish fails": {
+			prover: failing("Finish", false), send: []codec.Packet{step(codec.Success, "")},
+			says: codec.UnspecifiedError, want: errNo, step: "Finish",
+		},
+		"Continue hangs": {
+			prover: failing("Continue", true), send: []codec.Packet{step(codec.ContinueAuthentication, "")},
+			says: codec.UnspecifiedError, want: context.DeadlineExceeded, step: "Continue",
+		},
+		"no answer":              {says: codec.UnspecifiedError, want: context.DeadlineExceeded},
+		"another method":         {bytes: "\xf0\x06\x18\x04\x15\x00\x01x", says: codec.ProtocolError, want: mqtt.ProtocolError},
+		"success without method": {bytes: "\xf0\x00", says: codec.ProtocolError, want: mqtt.ProtocolError},
+		"the server begins":      {bytes: "\xf0\x06\x19\x04\x15\x00\x01m", says: codec.ProtocolError, want: mqtt.ProtocolError},
+		"malformed":              {bytes: "\xf1\x06\x18\x04\x15\x00\x01m", says: codec.MalformedPacket, want: mqtt.MalformedPacket},
+		"two answers": {
+			prover: failing("Continue", true), says: codec.ProtocolError, want: mqtt.ProtocolError,
+			send: []codec.Packet{step(codec.ContinueAuthentication, ""), step(codec.ContinueAuthentication, "")},
+		},
+		"answer after success": {
+			prover: failing("Finish", true), says: codec.ProtocolError, want: mqtt.ProtocolError,
+			send: []codec.Packet{step(codec.Success, ""), step(codec.Success, "")},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := &prover{}
+				p := connected(t, a)
+				if c.prover != nil {
+					a.failOnce(c.prover)
+				}
+				call := calling(func() error { return p.client.Reauthenticate(t.Context()) })
+				p.Expect(step(codec.ReAuthenticate, "hello"))
+				p.SendBytes(append(wire(t, c.send...), c.bytes...)...)
+				if c.says != 0 {
+					for got := p.Receive(); ; got = p.Receive() {
+						if d, ok := got.(*codec.Disconnect); ok {
+							if d.Code != c.says {
+								t.Errorf("DISCONNECT says %v, want %v", d.Code, c.says)
+							}
+							break
+						}
+					}
+				}
+				err := outcome(t, call)
+				p.Close()
+				var failed *mqtt.AuthError
+				if !errors.Is(err, c.want) || !errors.As(err, &failed) || failed.Step != c.step || failed.Method != "m" {
+					t.Errorf("Reauthenticate: %v", err)
+				}
+				var by *mqtt.DisconnectError
+				if c.want == mqtt.NotAuthorized && (!errors.As(err, &by) || !by.ByServer || by.Reason != "why") {
+					t.Errorf("Reauthenticate: %v", err)
+				}
+				p.again()
+			})
+		})
+	}
+}
+
+// AUTH that answers nothing is a protocol error [4.12.1].
+func TestUnaskedAuth(t *testing.T) {
+	for _, code := range []codec.ReasonCode{codec.Success, codec.ContinueAuthentication, codec.ReAuthenticate} {
+		synctest.Test(t, func(t *testing.T) {
+			p := connected(t, &prover{})
+			p.Send(step(code, ""))
+			p.Expect(&codec.Disconnect{Code: codec.ProtocolError})
+			p.ExpectEOF()
+			p.again()
+		})
+	}
+}
+
+// A failing Start has sent nothing, so the connection stays.
+func TestReauthenticateDoesNotStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &prover{}
+		p := connected(t, a)
+		a.failOnce(failing("Start", false))
+		err := p.client.Reauthenticate(t.Context())
+		var failed *mqtt.AuthError
+		if !errors.Is(err, errNo) || !errors.As(err, &failed) || failed.Step != "Start" {
+			t.Errorf("Reauthenticate: %v", err)
+		}
+		a.failOnce(failing("Start", true))
+		wantErr(t, p.client.Reauthenticate(t.Context()), context.DeadlineExceeded, false)
+		call := calling(func() error { return p.client.Reauthenticate(t.Context()) })
+		p.Expect(step(codec.ReAuthenticate, "hello"))
+		p.Send(step(codec.Success, ""))
+		noErr(t, outcome(t, call))
+	})
+}
+
+// The data of the server belongs to the Authenticator.
+func TestAuthenticationDataIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, call := asked(t, &prover{proceed: func(_ context.Context, data []byte) ([]byte, error) {
+			time.Sleep(time.Second)
+			return data, nil
+		}})
+		p.Send(step(codec.ContinueAuthentication, "one"))
+		synctest.Wait()
+		p.Send(toT(0, 0, "overwrites the read buffer"))
+		p.Expect(step(codec.ContinueAuthentication, "one"))
+		p.Send(step(codec.Success, ""))
+		noErr(t, outcome(t, call))
+	})
+}
+
+// A connection that is lost while Start runs: nothing of the exchange is sent any more, and the Authenticator is not asked
+// when to renew what it has not done.
+func TestConnectionLostDuringStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &prover{renewals: []time.Duration{0, time.Hour, time.Hour}}
+		p := connected(t, a)
+		a.failOnce(&prover{start: func(context.Context) ([]byte, error) {
+			time.Sleep(time.Second)
+			return []byte("late"), nil
+		}})
+		call := calling(func() error { return p.client.Reauthenticate(t.Context()) })
+		stillWaits(t, call)
+		p.Cut()
+		wantErr(t, outcome(t, call), mqtt.ErrConnectionLost, false)
+		p.accept()
+		if n := len(get(a, &a.renewals)); n != 2 {
+			t.Errorf("RenewAfter has %d answers left", n)
+		}
+		p.Send(welcome(nil))
+		p.ExpectSilence(time.Second)
+	})
+}
+
+// A message that is acknowledged after a failed re-authentication has ended the connection is not delivered again
+// (PROTOCOL 12).
+func TestAckAfterFailedReauthentication(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &prover{}
+		p := connected(t, a)
+		subscribed := start(func() (*mqtt.Subscription, error) {
+			return p.client.Subscribe(t.Context(), "t", mqtt.AtLeastOnce, mqtt.ManualAck)
+		})
+		id := mqtttest.ReceiveAs[*codec.Subscribe](p.Script).PacketID
+		p.Send(&codec.Suback{PacketID: id, Codes: []codec.ReasonCode{1}}, toT(1, 1, ""))
+		m, err := subscribed.value(t).Next(t.Context())
+		noErr(t, err)
+		a.failOnce(failing("Finish", false))
+		call := calling(func() error { return p.client.Reauthenticate(t.Context()) })
+		p.Expect(step(codec.ReAuthenticate, "hello"))
+		p.Send(step(codec.Success, ""))
+		wantErr(t, outcome(t, call), errNo, false)
+		noErr(t, m.Ack())
+		p.accept()
+		ack := welcome(nil)
+		ack.SessionPresent = true
+		p.Send(ack)
+		mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
+		again := toT(1, 1, "")
+		again.Dup = true
+		p.Send(again)
+		p.Expect(&codec.Puback{PacketID: 1})
+		if n := len(subscribed.value(t).Messages()); n != 0 {
+			t.Error("the message was delivered again")
+		}
+	})
+}
+
+// Nobody waits for a connection that is not there.
+func TestReauthenticateWithoutConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := dialAuth(t, &prover{})
+		wantErr(t, p.client.Reauthenticate(t.Context()), mqtt.ErrNotConnected, true)
+		p.accept()
+		wantErr(t, p.client.Reauthenticate(t.Context()), mqtt.ErrNotConnected, true)
+		p.Send(welcome(nil))
+		wantState(t, p.client, mqtt.StateConnected)
+		p.Cut()
+		synctest.Wait()
+		wantErr(t, p.client.Reauthenticate(t.Context()), mqtt.ErrNotConnected, true)
+	})
+}
+
+// Close and Reconnect in every state of an exchange: they say goodbye in an orderly way, those who wait learn why, and no
+// goroutine is left.
+func TestCloseDuringReauthentication(t *testing.T) {
+	for _, which := range []string{"Start", "Continue", "Finish", ""} {
+		for _, reconnect := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/%v", which, reconnect), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					a := &prover{}
+					p := connected(t, a)
+					if which != "" {
+						a.failOnce(failing(which, true))
+					}
+					call := calling(func() error { return p.client.Reauthenticate(t.Context()) })
+					if which != "Start" {
+						p.Expect(step(codec.ReAuthenticate, "hello"))
+					}
+					switch which {
+					case "Continue":
+						p.Send(step(codec.ContinueAuthentication, ""))
+					case "Finish":
+						p.Send(step(codec.Success, ""))
+					}
+					stillWaits(t, call)
+					if !reconnect {
+						noErr(t, p.client.Close())
+						p.Expect(&codec.Disconnect{SessionExpiry: new(uint32)}) // 0x00: no will
+						wantErr(t, outcome(t, call), mqtt.ErrClosed, false)
+						return
+					}
+					again := calling(func() error { return p.client.Reconnect(t.Context()) })
+					p.Expect(&codec.Disconnect{})
+					p.Close()
+					wantErr(t, outcome(t, call), mqtt.ErrConnectionLost, false)
+					p.again()
+					noErr(t, outcome(t, again))
+				})
+			})
+		}
+	}
+}
+
+// Close during the exchange of a connect ends it at once.
+func TestCloseDuringAuthentication(t *testing.T) {
+	for _, which := range []string{"Start", "Continue", "Finish", ""} {
+		synctest.Test(t, func(t *testing.T) {
+			a := &prover{}
+			if which != "" {
+				a = failing(which, true)
+			}
+			p := dialAuth(t, a)
+			if which != "Start" {
+				p.accept()
+			}
+			switch which {
+			case "Continue":
+				p.Send(step(codec.ContinueAuthentication, ""))
+			case "Finish":
+				p.Send(welcome(nil))
+			}
+			synctest.Wait()
+			began := time.Now()
+			noErr(t, p.client.Close())
+			wantEnd(t, p.client, mqtt.ErrClosed)
+			if d := time.Since(began); d != 0 {
+				t.Errorf("Close took %v", d)
+			}
+		})
+	}
+}
+
+// An Authenticator that is slow to return holds up the next connection, so that exchanges never overlap, but not those
+// who wait for Reauthenticate.
+func TestSlowAuthenticator(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &prover{proceed: func(context.Context, []byte) ([]byte, error) {
+			time.Sleep(20 * time.Second)
+			return nil, nil
+		}}
+		p, call := asked(t, a)
+		p.Send(step(codec.ContinueAuthentication, ""))
+		synctest.Wait()
+		p.Cut()
+		cut := time.Now()
+		wantErr(t, outcome(t, call), mqtt.ErrConnectionLost, false)
+		if d := time.Since(cut); d != 0 {
+			t.Errorf("Reauthenticate returns %v after the cut", d)
+		}
+		a.wantCalls("continue ")
+		time.Sleep(15 * time.Second)
+		a.wantCalls()
+		p.again()
+		if d := time.Since(cut); d < 20*time.Second {
+			t.Errorf("the next exchange begins %v after the cut", d)
+		}
+
+		call = calling(func() error { return p.client.Reauthenticate(t.Context()) })
+		p.Expect(step(codec.ReAuthenticate, "hello"))
+		p.Send(step(codec.ContinueAuthentication, ""))
+		synctest.Wait()
+		closing := time.Now()
+		closed := calling(p.client.Close)
+		err := outcome(t, call)
+		if d := time.Since(closing); !errors.Is(err, mqtt.ErrClosed) || errors.Is(err, mqtt.ErrConnectionLost) || d > time.Second {
+			t.Errorf("Reauthenticate returns %v after Close: %v", d, err)
+		}
+		noErr(t, outcome(t, closed))
+		if d := time.Since(closing); d != 20*time.Second {
+			t.Errorf("Close returns after %v: it waits for the Authenticator", d)
+		}
+	})
+}
+
+// A connection that is cut after any byte of an exchange is an error of the call, and nothing worse.
+func TestAuthenticationCutAnywhere(t *testing.T) {
+	hello := wire(t, step(codec.ContinueAuthentication, "one"), welcome([]byte("bye")))
+	for n := range len(hello) {
+		synctest.Test(t, func(t *testing.T) {
+			p := dialAuth(t, &prover{})
+			p.accept()
+			p.SendBytes(hello[:n]...)
+			synctest.Wait()
+			p.Cut()
+			p.again()
+		})
+	}
+	once := wire(t, step(codec.ContinueAuthentication, "one"))
+	all := append(once, wire(t, step(codec.Success, "bye"))...)
+	for n := range len(all) {
+		synctest.Test(t, func(t *testing.T) {
+			p, call := asked(t, &prover{})
+			p.SendBytes(all[:min(n, len(once))]...)
+			if n >= len(once) {
+				p.Expect(step(codec.ContinueAuthentication, "re:one"))
+				p.SendBytes(all[len(once):n]...)
+			}
+			synctest.Wait()
+			p.Cut()
+			wantErr(t, outcome(t, call), mqtt.ErrConnectionLost, false)
+			p.again()
+		})
+	}
+}
+
+// plain is an Authenticator without RenewAfter.
+type plain struct{ mqtt.Authenticator }
+
+// A RenewingAuthenticator says after each exchange when the next one is due.
+func TestRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &prover{renewals: []time.Duration{
+			time.Hour, 30 * time.Minute, // after the connect, after the first re-authentication
+			time.Minute,           // after a Start that failed
+			0,                     // never
+			2 * time.Hour,         // after Reauthenticate
+			time.Hour, -time.Hour, // after another connect, never
+		}}
+		p := connected(t, a, mqtt.WithKeepAlive(0))
+		due := func(after time.Duration) {
+			t.Helper()
+			began := time.Now()
+			p.Patience(24 * time.Hour)
+			p.Expect(step(codec.ReAuthenticate, "hello"))
+			if d := time.Since(began); d != after {
+				t.Errorf("re-authentication after %v, want %v", d, after)
+			}
+			a.wantCalls("start")
+			p.Send(step(codec.Success, ""))
+			a.wantCalls("finish ")
+		}
+		due(time.Hour)
+		a.failOnce(failing("Start", false))
+		p.ExpectSilence(30 * time.Minute)
+		a.wantCalls("start")
+		due(time.Minute)
+		p.ExpectSilence(100 * time.Hour)
+		call := calling(func() error { return p.client.Reauthenticate(t.Context()) })
+		due(0)
+		noErr(t, outcome(t, call))
+		time.Sleep(time.Hour)
+		p.Cut()
+		time.Sleep(3 * time.Second)
+		p.again()
+		due(time.Hour)
+		p.ExpectSilence(100 * time.Hour)
+	})
+	synctest.Test(t, func(t *testing.T) { // while there is no connection nothing is renewed
+		a := &prover{renewals: []time.Duration{time.Minute}}
+		p := connected(t, a)
+		p.Cut()
+		p.accept()
+		time.Sleep(20 * time.Second) // within the connect timeout
+		p.Cut()
+		p.accept()
+		time.Sleep(29 * time.Second)
+		p.Cut()
+		p.accept()
+		time.Sleep(29 * time.Second)
+		a.wantCalls("start", "start", "start")
+	})
+}
+
+// A renewal that the server refuses is followed by a connect with an exchange of its own.
+func TestRenewalRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := connected(t, &prover{renewals: []time.Duration{time.Minute}}, mqtt.WithKeepAlive(0))
+		p.Expect(step(codec.ReAuthenticate, "hello"))
+		p.Send(&codec.Disconnect{Code: codec.NotAuthorized})
+		p.Close()
+		p.prover.wantCalls("start")
+		p.again()
+	})
+}
+
+// talker is a PropertiesAuthenticator.
+type talker struct {
+	*prover
+	sending  mqtt.AuthProperties
+	received []mqtt.AuthProperties
+}
+
+func (a *talker) Sending() mqtt.AuthProperties {
+	defer a.do("sending")()
+	return a.sending
+}
+
+func (a *talker) Received(p mqtt.AuthProperties) {
+	defer a.do("received")()
+	a.received = append(a.received, p)
+}
+
+// Reason String and user properties of AUTH in both directions, in order and with repeats; those of CONNACK too.
+func TestAuthProperties(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours := mqtt.UserProperties{{Key: "b", Value: "1"}, {Key: "a", Value: "2"}, {Key: "b", Value: "3"}}
+		theirs := mqtt.UserProperties{{Key: "z", Value: "1"}, {Key: "y", Value: "2"}, {Key: "z", Value: "1"}}
+		a := &talker{prover: &prover{t: t}, sending: mqtt.AuthProperties{ReasonString: "because", UserProperties: ours}}
+		p := dialAuth(t, a.prover, mqtt.WithAuthenticator(a), mqtt.WithUserProperties(mqtt.UserProperty{Key: "c"}))
+		want := append(codec.UserProperties{{Key: "c"}}, ours...)
+		if got := p.accept().Properties.UserProperties; !slices.Equal(got, want) {
+			t.Errorf("CONNECT has %v", got)
+		}
+		talk := func(code codec.ReasonCode, data string, reason string, u mqtt.UserProperties) *codec.Auth {
+			return &codec.Auth{Code: code, Method: "m", Data: []byte(data), ReasonString: reason, UserProperties: u}
+		}
+		p.Send(talk(codec.ContinueAuthentication, "one", "first", theirs))
+		p.Expect(talk(codec.ContinueAuthentication, "re:one", "because", ours))
+		ack := welcome(nil)
+		ack.Properties.ReasonString, ack.Properties.UserProperties = "second", theirs
+		ack.Properties.MaximumPacketSize = 30
+		p.Send(ack)
+		a.wantCalls("start", "sending", "received", "continue one", "sending", "received", "finish nil")
+
+		// What does not fit is left out [MQTT-3.15.2-2] [MQTT-3.15.2-3].
+		call := calling(func() error { return p.client.Reauthenticate(t.Context()) })
+		p.Expect(step(codec.ReAuthenticate, "hello"))
+		p.Send(talk(codec.Success, "", "third", nil))
+		noErr(t, outcome(t, call))
+		heard := []mqtt.AuthProperties{{ReasonString: "first", UserProperties: theirs}, {ReasonString: "second", UserProperties: theirs}, {ReasonString: "third"}}
+		if !reflect.DeepEqual(a.received, heard) {
+			t.Errorf("received %+v", a.received)
+		}
+
+		// What is too large without them is not sent [MQTT-3.2.2-15].
+		long := make([]byte, 30)
+		a.failOnce(&prover{start: func(context.Context) ([]byte, error) { return long, nil }})
+		wantErr(t, p.client.Reauthenticate(t.Context()), mqtt.PacketTooLarge, false)
+		p.ExpectSilence(time.Second)
+		a.failOnce(&prover{proceed: func(context.Context, []byte) ([]byte, error) { return long, nil }})
+		call = calling(func() error { return p.client.Reauthenticate(t.Context()) })
+		p.Expect(step(codec.ReAuthenticate, "hello"))
+		p.Send(step(codec.ContinueAuthentication, ""))
+		p.Expect(&codec.Disconnect{Code: codec.UnspecifiedError})
+		wantErr(t, outcome(t, call), mqtt.PacketTooLarge, false)
+	})
+}
+
+// Data that no packet can hold is the Authenticator's mistake, not the server's.
+func TestAuthenticationDataTooLong(t *testing.T) {
+	long := make([]byte, 1<<16)
+	synctest.Test(t, func(t *testing.T) {
+		p := dialAuth(t, &prover{proceed: func(context.Context, []byte) ([]byte, error) { return long, nil }}, mqtt.WithoutReconnect())
+		p.accept()
+		p.Send(step(codec.ContinueAuthentication, ""))
+		p.Expect(&codec.Disconnect{Code: codec.UnspecifiedError})
+		<-p.client.Done()
+		var failed *mqtt.AuthError
+		var packet *mqtt.PacketError
+		if err := p.client.Err(); !errors.As(err, &failed) || errors.As(err, &packet) {
+			t.Errorf("the client ends with %v", err)
+		}
+	})
+}
+
+// Many re-authentications, by the application and by the timer, while messages come and go, against the broker in memory,
+// whose referee watches the order of the packets.
+func TestReauthenticateUnderLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		count := 0
+		var mu sync.Mutex
+		b := mqtttest.NewBroker(t, mqtttest.Authentication("m", func(_ string, data []byte) ([]byte, codec.ReasonCode) {
+			mu.Lock()
+			defer mu.Unlock()
+			if string(data) == "hello" {
+				return []byte("prove it"), codec.ContinueAuthentication
+			}
+			count++
+			return []byte("fine"), codec.Success
+		}))
+		a := &prover{t: t, renewals: slices.Repeat([]time.Duration{time.Millisecond}, 1000)}
+		c := reconnectingV5(t, b.DialContext, mqtt.WithAuthenticator(a), mqtt.WithKeepAlive(0),
+			mqtt.WithReconnect(mqtt.ReconnectPolicy{InitialDelay: time.Millisecond, MaxDelay: time.Millisecond}))
+		sub := subscribe(t, mqtt.Common(c), "t", mqtt.AtLeastOnce)
+		var wait sync.WaitGroup
+		for range 4 {
+			wait.Go(func() {
+				for i := range 200 {
+					if err := c.Publish(t.Context(), "t", fmt.Append(nil, i), mqtt.AtLeastOnce); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+			wait.Go(func() {
+				for range 50 {
+					if err := c.Reauthenticate(t.Context()); err != nil && !errors.Is(err, mqtt.ErrConnectionLost) && !errors.Is(err, mqtt.ErrNotConnected) {
+						t.Error(err)
+					}
+					time.Sleep(time.Millisecond)
+				}
+			})
+		}
+		wait.Go(func() {
+			for range 10 {
+				time.Sleep(7 * time.Millisecond)
+				b.Cut()
+			}
+		})
+		for range 4 * 200 {
+			if _, err := sub.Next(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wait.Wait()
+		noErr(t, c.Close())
+		mu.Lock()
+		defer mu.Unlock()
+		if count < 50 {
+			t.Errorf("%d exchanges", count)
+		}
+	})
+}
+
+// An Authenticator that does not renew is not asked.
+func TestNoRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &prover{t: t, renewals: []time.Duration{time.Minute}}
+		p := dialAuth(t, a, mqtt.WithAuthenticator(plain{a}))
+		p.again()
+		if len(a.renewals) != 1 {
+			t.Error("RenewAfter was called")
+		}
+	})
+}
