@@ -18,6 +18,7 @@ type Receipt struct {
 	arriving bool  // Release is still to come
 	holders  []any // subscriptions that have neither accepted nor refused it
 	accepted bool
+	repeated bool     // its PUBREC was sent on an earlier connection, and is owed again
 	refusal  *Refusal // the latest, which counts if nobody accepts
 	content  uint64   // hash of topic and payload, by which a resend is recognised
 }
@@ -87,8 +88,12 @@ func (s *Session) Arrive(dst []byte, p *codec.PublishView) ([]byte, Verdict) {
 		if s.held.get(p.PacketID) != nil {
 			return dst, Repeated // its PUBREC is still to come
 		}
-		if s.received.get(p.PacketID) != nil {
+		switch c := s.received.get(p.PacketID); {
+		case c != nil && c.counted: // a server that sends it again on the same connection
 			return s.appendAck(dst, p.PacketID, 2, nil), Repeated // [MQTT-4.3.3-10]
+		case c != nil:
+			s.enter(&Receipt{id: p.PacketID, qos: 2, repeated: true})
+			return s.flush(dst, 2), Repeated // [MQTT-4.3.3-10] [MQTT-4.6.0-3]
 		}
 	}
 	if len(s.away) > 0 {
@@ -237,7 +242,12 @@ func (s *Session) Oldest(qos byte) *Receipt {
 func (s *Session) flush(dst []byte, qos byte) []byte {
 	o := s.order(qos)
 	for r := o.ready(); r != nil; r = o.ready() {
-		if r.accepted {
+		switch {
+		case r.repeated:
+			s.held.delete(r.id)
+			dst = s.appendAck(dst, r.id, 2, nil)
+			continue
+		case r.accepted:
 			r.refusal = nil
 		}
 		dst = s.acknowledge(dst, r.id, r.qos, r.refusal)
@@ -313,6 +323,9 @@ func (s *Session) Leave() {
 	for _, o := range []*order{&s.pubacks, &s.pubrecs} {
 		for !o.empty() {
 			r := o.waiting.Pop()
+			if r.repeated {
+				continue // received says enough
+			}
 			r.place = away
 			if s.away == nil {
 				s.away = make(map[awayKey]*Receipt)

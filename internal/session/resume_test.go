@@ -307,3 +307,38 @@ func TestRenewedTwice(t *testing.T) {
 		t.Errorf("published afresh in the order %q", order)
 	}
 }
+
+// [MQTT-4.6.0-3]: a PUBREC that is owed again does not overtake that of a message which comes anew, because its refusal was
+// lost.
+func TestRepeatedPubrecKeepsItsOrder(t *testing.T) {
+	s := New(codec.V5, Limits{})
+	first := hold(t, s, 1, 2, 1)
+	wantBytes(t, "a refusal", s.Settle(nil, first, first.Holders()[0], &Refusal{Code: codec.QuotaExceeded}), "5003 0001 97")
+	arrive(t, s, 2, 2)
+	wantBytes(t, "PUBREC", s.Accept(nil, view(2, 2, false)), "5002 0002")
+	for range 2 { // what waits then is no different after another cut
+		s.Lost()
+		s.Resumed(nil, 10)
+		b, verdict := s.Arrive(nil, view(1, 2, true))
+		if verdict == Deliver {
+			first = s.Hold(view(1, 2, true))
+			first.AddHolder(s)
+			b = s.Release(b, first, false)
+		}
+		wantBytes(t, "the refused one again", b, "")
+		for range 2 {
+			b, verdict = s.Arrive(nil, view(2, 2, true))
+			wantBytes(t, "the other one again", b, "")
+			if verdict != Repeated {
+				t.Errorf("verdict %v", verdict)
+			}
+		}
+	}
+	wantBytes(t, "both", s.Settle(nil, first, s, nil), "5002 0001 5002 0002")
+	for id := uint16(1); id <= 2; id++ {
+		s.Pubrel(nil, id)
+	}
+	if s.Unacknowledged() != 0 {
+		t.Errorf("%d messages are unacknowledged", s.Unacknowledged())
+	}
+}
