@@ -46,6 +46,7 @@ var importRules = map[string]importRule{
 // testRules is what the tests of a package may import besides the package and what it may import itself.
 var testRules = map[string]importRule{
 	".":         {petrel: []string{"internal/certs", "mqtttest"}, modules: []string{websocketModule}},
+	"mqtttest":  {petrel: []string{"."}}, // its examples show a service that uses the client
 	"transport": {petrel: []string{"internal/certs"}},
 }
 
@@ -201,7 +202,7 @@ func TestImportRules(t *testing.T) {
 		{"internal/session", modulePath + "/internal/link", false, false},
 		{"internal/link", modulePath + "/codec", true, true},
 		{"internal/link", modulePath + "/internal/session", false, false},
-		{"mqtttest", modulePath, false, false},
+		{"mqtttest", modulePath, false, true},
 		{"mqtttest", cmpModule + "/cmp", true, true},
 		{"examples/quickstart", modulePath, true, true},
 		{"examples/quickstart", modulePath + "/codec", false, false},

@@ -17,7 +17,7 @@ import (
 // It is as liberal with memory as a test allows: it bounds what waits for a client that does not read or is not connected, a
 // million messages at QoS 1 and 2, and 64 MiB at QoS 0 while it is connected, and drops what comes then; and it keeps the
 // latest messages for Received, see KeepReceived. A message that nobody has subscribed to is acknowledged with 0x10 in MQTT
-// 5.0.
+// 5.0, see Subscribers.
 //
 // A broker and its clients work in a testing/synctest bubble, where keep alive, session expiry, message expiry and will
 // delay pass in virtual time. It has to be made inside of the bubble.
@@ -27,22 +27,23 @@ type Broker struct {
 	base      settings          // what New was given
 	wg        sync.WaitGroup    // every goroutine of the broker; Add only under mu, while not closed
 
-	mu         sync.Mutex // guards what is below, and sessions and connections where they do not say otherwise
-	closed     bool
-	offline    bool
-	settings   *settings // of connections to come
-	names      int       // how many names have been made up
-	accepted   int       // how many connections there have been
-	conns      map[*conn]bool
-	listeners  map[net.Listener]bool
-	sessions   map[string]*session // by client identifier
-	router     router
-	retained   map[string]*message // by topic name
-	messages   uint64              // how many messages there have been
-	refusal    refusal
-	record     record
-	hooks      hooks
-	violations []Violation
+	mu                sync.Mutex // guards what is below, and sessions and connections where they do not say otherwise
+	closed            bool
+	offline           bool
+	settings          *settings // of connections to come
+	names             int       // how many names have been made up
+	accepted          int       // how many connections there have been
+	conns             map[*conn]bool
+	listeners         map[net.Listener]bool
+	sessions          map[string]*session // by client identifier
+	router            router
+	retained          map[string]*message // by topic name
+	messages          uint64              // how many messages there have been
+	refusal           refusal
+	record            record
+	subscriptionWaits []subscriptionWait
+	hooks             hooks
+	violations        []Violation
 }
 
 // New returns a broker that is ready to use, for programs that are not tests. Close ends it.

@@ -126,6 +126,7 @@ func (c *conn) accept(p *codec.Connect) {
 	c.send(c.connack(p, present))
 	c.startKeepAlive(p.KeepAlive)
 	s.resume()
+	b.endSubscriptionWaits(s)
 }
 
 // termsOf fills in what a CONNECT leaves out.

@@ -220,6 +220,30 @@ func TestBrokerAuthentication(t *testing.T) {
 	}, Authentication("echo", echo))
 }
 
+// A server may refuse any step of an authentication, the first one as well as one to re-authenticate [MQTT-4.12.1-2].
+func TestFaultReasonAuth(t *testing.T) {
+	forV5(t, func(t *testing.T, b *Broker) {
+		connect := func() *Script {
+			s := dial(t, b, codec.V5)
+			s.Send(&codec.Connect{ClientID: "c", Properties: codec.ConnectProperties{AuthenticationMethod: "echo"}})
+			ReceiveAs[*codec.Auth](s)
+			s.Send(&codec.Auth{Code: codec.ContinueAuthentication, Method: "echo", Data: []byte("last")})
+			return s
+		}
+		s := connect()
+		ReceiveAs[*codec.Connack](s)
+		remove := b.Fault(Fault{Packet: "AUTH", Reason: 0x87})
+		s.Send(&codec.Auth{Code: codec.ReAuthenticate, Method: "echo", Data: []byte("last")})
+		s.Expect(&codec.Disconnect{Code: codec.NotAuthorized})
+		s.ExpectEOF()
+		s = connect()
+		s.Expect(&codec.Connack{Code: codec.NotAuthorized})
+		s.ExpectEOF()
+		remove()
+		ReceiveAs[*codec.Connack](connect())
+	}, Authentication("echo", echo))
+}
+
 // [MQTT-4.12.0-1], [MQTT-4.12.0-4]
 func TestBrokerRefusesAuthentication(t *testing.T) {
 	forV5(t, func(t *testing.T, b *Broker) {

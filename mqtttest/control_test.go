@@ -375,3 +375,33 @@ func TestBrokerReconfigureRetain(t *testing.T) {
 		s.barrier()
 	})
 }
+
+func TestBrokerAwaitSubscription(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		await := func(filter string, want error) {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := b.AwaitSubscription(ctx, filter); err != want {
+				t.Errorf("AwaitSubscription(%q): %v, want %v", filter, err, want)
+			}
+		}
+		later := func(f func()) {
+			go func() {
+				time.Sleep(time.Second)
+				f()
+			}()
+		}
+		offline(t, b, v)
+		await("a/#", context.DeadlineExceeded) // its client is away
+		later(func() { resume(t, b, v) })
+		await("a/#", nil)
+		await("a/#", nil)
+		s := connect(t, b, v, "c")
+		later(func() {
+			s.Send(&codec.Subscribe{PacketID: 1, Filters: []codec.SubscribeFilter{at(0, "x"), at(0, "y")}})
+		})
+		await("y", nil)
+		await("z", context.DeadlineExceeded)
+	})
+}

@@ -101,6 +101,17 @@ func TestBrokerPieces(t *testing.T) {
 	}, Fragment(1))
 }
 
+// A message that nobody gets is acknowledged with 0x10, unless the test gets it.
+func TestSubscribers(t *testing.T) {
+	forV5(t, func(t *testing.T, b *Broker) {
+		s := connect(t, b, codec.V5, "c")
+		for topic, want := range map[string]codec.ReasonCode{"a": 0, "b/c": 0, "b": codec.NoMatchingSubscribers} {
+			s.Send(publishOf(1, topic))
+			s.Expect(&codec.Puback{PacketID: 1, Code: want})
+		}
+	}, Subscribers("a"), Subscribers("b/+"))
+}
+
 func TestNetworkAddresses(t *testing.T) {
 	b := NewBroker(t)
 	s, other := dial(t, b, codec.V5), dial(t, b, codec.V5)

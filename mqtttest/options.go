@@ -24,18 +24,19 @@ type settings struct {
 
 	noRetain, noWildcards, noShared, noIdentifiers bool
 
-	merge     bool  // one copy of a message for each session
-	early     bool  // retained messages come before SUBACK
-	aliases   bool  // use topic aliases if the client allows them
-	shape     shape // of the connections of DialContext
-	record    int
-	waiting   int // maxWaitingBytes, less in tests of it
-	tolerated []string
-	changeTLS func(*tls.Config)       // of the option; nil: nothing
-	serverTLS func() *tls.Config      // made when it is needed
-	upgrade   func(*http.Request) int // nil: every request is welcome
-	authorize func(*codec.Connect) codec.ReasonCode
-	auth      map[string]AuthStep
+	merge       bool  // one copy of a message for each session
+	early       bool  // retained messages come before SUBACK
+	aliases     bool  // use topic aliases if the client allows them
+	shape       shape // of the connections of DialContext
+	record      int
+	waiting     int // maxWaitingBytes, less in tests of it
+	tolerated   []string
+	subscribers []string                // topic filters of the test
+	changeTLS   func(*tls.Config)       // of the option; nil: nothing
+	serverTLS   func() *tls.Config      // made when it is needed
+	upgrade     func(*http.Request) int // nil: every request is welcome
+	authorize   func(*codec.Connect) codec.ReasonCode
+	auth        map[string]AuthStep
 }
 
 func defaults() settings {
@@ -144,6 +145,13 @@ func Bandwidth(bytesPerSecond int) Option {
 // decoded stay violations.
 func Tolerate(rules ...string) Option {
 	return func(s *settings) { s.tolerated = append(slices.Clip(s.tolerated), rules...) }
+}
+
+// Subscribers lets topics that match one of filters have a subscriber: the test, which learns by Await of what is published.
+// Messages that nobody has subscribed to are acknowledged with 0x10 in MQTT 5.0, and a client may take that for a failure.
+func Subscribers(filters ...string) Option {
+	checkFilters(filters)
+	return func(s *settings) { s.subscribers = append(slices.Clip(s.subscribers), filters...) }
 }
 
 // KeepReceived is how many of the latest messages Received and Await know, 100,000 by default.

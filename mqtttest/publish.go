@@ -49,7 +49,7 @@ func (c *conn) publish(p *codec.Publish) {
 		matched = c.b.take(m)
 	}
 	code := codec.Success
-	if !matched && c.version == codec.V5 {
+	if !matched && c.version == codec.V5 && !matchesAny(c.settings.subscribers, p.Topic) {
 		code = codec.NoMatchingSubscribers
 	}
 	switch p.QoS {

@@ -66,6 +66,8 @@ func (c *conn) act(p codec.Packet) (cut bool) {
 func (c *conn) answer(p codec.Packet, code codec.ReasonCode) {
 	a := answer(p)
 	switch {
+	case p.Type() == codec.AUTH && c.sess == nil: // [MQTT-4.12.0-1]
+		c.refuse(code)
 	case a == nil || !setReason(a, c.version, code):
 		c.end(code)
 	case p.Type() == codec.CONNECT:

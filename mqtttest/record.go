@@ -60,11 +60,15 @@ func (w *wait) sees(m Message) bool {
 func (r *record) matching(filters ...string) []Message {
 	var found []Message
 	for _, m := range r.messages[max(0, len(r.messages)-r.limit):] {
-		if len(filters) == 0 || slices.ContainsFunc(filters, func(f string) bool { return topic.Match(f, m.Topic) }) {
+		if len(filters) == 0 || matchesAny(filters, m.Topic) {
 			found = append(found, m)
 		}
 	}
 	return found
+}
+
+func matchesAny(filters []string, name string) bool {
+	return slices.ContainsFunc(filters, func(f string) bool { return topic.Match(f, name) })
 }
 
 // Received returns the messages that clients have published, wills included, whose topics match one of the filters, in
@@ -106,6 +110,53 @@ func (b *Broker) startWait(filter string, n int) (*wait, []Message) {
 	w := &wait{filter: filter, left: n - len(found), done: make(chan struct{})}
 	b.record.waits = append(b.record.waits, w)
 	return w, nil
+}
+
+// AwaitSubscription waits until a client that is connected has subscribed to filter: before that, a message that a test
+// publishes is lost, unless it is retained. The error is ctx's, when it ends first.
+func (b *Broker) AwaitSubscription(ctx context.Context, filter string) error {
+	checkFilters([]string{filter})
+	done := b.startSubscriptionWait(filter)
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.subscriptionWaits = slices.DeleteFunc(b.subscriptionWaits, func(w subscriptionWait) bool { return w.done == done })
+	return ctx.Err()
+}
+
+// subscriptionWait is a call of AwaitSubscription.
+type subscriptionWait struct {
+	filter string
+	done   chan struct{} // closed when there is such a subscription
+}
+
+func (b *Broker) startSubscriptionWait(filter string) (done chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w := subscriptionWait{filter: filter, done: make(chan struct{})}
+	b.subscriptionWaits = append(b.subscriptionWaits, w)
+	for _, s := range b.sessions {
+		b.endSubscriptionWaits(s)
+	}
+	return w.done
+}
+
+// endSubscriptionWaits ends the waits for the subscriptions of a session.
+func (b *Broker) endSubscriptionWaits(s *session) {
+	if s.conn == nil || len(b.subscriptionWaits) == 0 {
+		return
+	}
+	b.subscriptionWaits = slices.DeleteFunc(b.subscriptionWaits, func(w subscriptionWait) bool {
+		found := s.subs[w.filter] != nil
+		if found {
+			close(w.done)
+		}
+		return found
+	})
 }
 
 // checkFilters panics on a filter that is not one, which is a mistake in the test.
