@@ -29,9 +29,11 @@ func billing(client mqtt.ClientV5) {
 	check(err)
 	for order := range orders.Messages() {
 		bill := fmt.Appendf(nil, "bill for %s", order.Payload)
-		if err := client.Publish(ctx, "bills/"+path.Base(order.Topic), bill, mqtt.AtLeastOnce); err != nil {
-			fmt.Println("not sent:", err)
+		err := client.Publish(ctx, "bills/"+path.Base(order.Topic), bill, mqtt.AtLeastOnce)
+		if errors.Is(err, mqtt.ErrClosed) {
+			return
 		}
+		check(err)
 	}
 }
 
@@ -354,24 +356,34 @@ func ExampleBroker_Listen() {
 	// Output: [billing]
 }
 
-// A TLS set-up is tested with what is wrong: here the certificate has expired.
+// A TLS set-up is tested with what is right, and with what is wrong: here the certificate has expired.
 func ExampleBroker_ListenTLS() {
 	broker := mqtttest.New()
 	defer broker.Close()
-	address := broker.ListenTLS()[len("mqtts://"):]
-
-	right, err := tls.Dial("tcp", address, broker.ClientTLS())
+	server := broker.ListenTLS()
+	client, err := mqtt.NewClient(ctx, server, mqtt.WithTLS(broker.ClientTLS()), mqtt.WithClientID("billing"))
 	check(err)
-	fmt.Println(right.ConnectionState().HandshakeComplete)
-	check(right.Close())
+	fmt.Println(broker.Clients())
+	check(client.Close())
 
 	expired := broker.Authority().Certificate(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) })
 	broker.Reconfigure(mqtttest.ServerTLS(func(c *tls.Config) { c.Certificates = []tls.Certificate{expired} }))
-	_, err = tls.Dial("tcp", address, broker.ClientTLS())
+	_, err = mqtt.NewClient(ctx, server, mqtt.WithTLS(broker.ClientTLS()))
 	fmt.Println(errors.As(err, new(*tls.CertificateVerificationError)))
 	// Output:
+	// [billing]
 	// true
-	// true
+}
+
+// TLS works in memory too. The client has to show a certificate.
+func ExampleBroker_DialTLS() {
+	broker := mqtttest.New(mqtttest.ServerTLS(func(c *tls.Config) { c.ClientAuth = tls.RequireAndVerifyClientCert }))
+	defer broker.Close()
+	client, err := mqtt.NewClient(ctx, "mqtts://localhost", mqtt.WithDialer(broker.DialTLS), mqtt.WithTLS(broker.ClientTLS()))
+	check(err)
+	defer client.Close()
+	fmt.Println(len(broker.Clients()))
+	// Output: 1
 }
 
 // Serve takes connections of a listener of the test's own.
