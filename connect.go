@@ -20,6 +20,7 @@ var errReconnecting = errors.New("another connection was asked for")
 
 // sayGoodbye sends a DISCONNECT: the client's last, or before a Reconnect. The link lets go of the connection when it is
 // out, or after a second.
+// [MQTT-3.14.4-3] [MQTT311-3.14.4-3]
 func (c *client) sayGoodbye(l *link.Link, final bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -207,6 +208,7 @@ func (a *attempt) error(err error) error {
 }
 
 // handshake sends CONNECT and waits for CONNACK. In between goes nothing but AUTH, and DISCONNECT [MQTT-3.1.2-30].
+// [MQTT-3.1.0-1] [MQTT-3.1.0-2] [MQTT-3.1.4] [MQTT311-3.1.0-1] [MQTT311-3.1.0-2] [MQTT311-3.1.4]
 func (c *client) handshake(ctx context.Context, l *link.Link, connect []byte, a *attempt) (*codec.Connack, error) {
 	if err := l.Write(connect); err != nil {
 		return nil, c.lastWords(ctx, l, a, err)
@@ -251,6 +253,8 @@ func refusal(err error) codec.ReasonCode {
 	return codec.Success
 }
 
+// [MQTT-3.2.2-7] [MQTT-3.2.2-19] [MQTT-3.2.2-20] [MQTT-3.2.2.3.16] [MQTT-3.14.0-1] [MQTT-4.12.0-1] [MQTT-4.12.0-4]
+// [MQTT311-3.2.2-5]
 func (c *client) readConnack(ctx context.Context, l *link.Link, a *attempt) (*codec.Connack, error) {
 	h, body, err := l.ReadPacket()
 	for err == nil && h.Type == codec.AUTH {
@@ -308,6 +312,7 @@ func (c *client) begin(l *link.Link, ack *codec.Connack) int {
 }
 
 // beginSession continues the session, or begins a new one; mu is held.
+// [MQTT-3.2.2-3] [MQTT-3.2.2-4] [MQTT311-3.2.2-2] [MQTT311-3.2.2.2]
 func (c *client) beginSession(l *link.Link) (told []*Delivery) {
 	receiveMaximum := int(c.connAck.ReceiveMaximum)
 	c.session.Serve(int(c.connAck.MaximumPacketSize), int(c.connAck.TopicAliasMaximum))
@@ -335,6 +340,7 @@ func (c *client) beginSession(l *link.Link) (told []*Delivery) {
 }
 
 // connectPacket is what the options and the attempt ask for.
+// [MQTT-3.1.2.11.2]
 func (c *config) connectPacket(a *attempt) *codec.Connect {
 	p := &codec.Connect{
 		CleanStart:  a.cleanStart,
@@ -369,6 +375,7 @@ func (c *config) connectPacket(a *attempt) *codec.Connect {
 }
 
 // connAck fills in what CONNACK leaves out.
+// [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-9] [MQTT-3.2.2-21] [MQTT-3.2.2.3.2]
 func (c *config) connAck(ack *codec.Connack, clientID string) ConnAck {
 	p := &ack.Properties
 	a := ConnAck{

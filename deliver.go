@@ -186,6 +186,7 @@ func (s *Subscription) startPump() {
 }
 
 // pump carries what is in line into the channel, until the line is empty or the subscription has ended.
+// [MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT311-4.6.0-5] [MQTT311-4.6.0-6]
 func (s *Subscription) pump() {
 	mu := &s.client.mu
 	mu.Lock()

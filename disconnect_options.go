@@ -58,7 +58,7 @@ func (c *config) farewell(opts []DisconnectOption) (codec.Disconnect, error) {
 		}
 	}
 	if p.SessionExpiry != nil && *p.SessionExpiry > 0 && c.sessionExpiry == 0 {
-		return p, errors.New("mqtt: KeepSession: the session was to end with the connection") // 3.14.2.2.2
+		return p, errors.New("mqtt: KeepSession: the session was to end with the connection") // [MQTT-3.14.2.2.2]
 	}
 	if _, err := p.Append(nil, c.version); err != nil {
 		return p, fmt.Errorf("mqtt: Disconnect: %w", err)

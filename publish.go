@@ -113,6 +113,7 @@ func (c *client) publishAsync(ctx context.Context, topicName string, payload []b
 }
 
 // message makes and checks a message, as far as that is possible without a connection.
+// [MQTT-3.3.1-3] [MQTT-3.3.2.1] [MQTT311-3.3.1-3]
 func (c *client) message(topicName string, payload []byte, o *publishOptions) (session.Message, error) {
 	if err := topic.CheckName(topicName); err != nil {
 		return session.Message{}, topicError(topicName, false, err)
@@ -220,6 +221,7 @@ func (c *client) publishQoS0(ctx context.Context, m session.Message) error {
 	}
 }
 
+// [MQTT-3.3.4-8] [MQTT-4.3.1-1] [MQTT311-4.3.1-1]
 func (c *client) writeQoS0(l *link.Link, m *session.Message) error {
 	err := c.stale(m)
 	if err == nil {

@@ -158,6 +158,7 @@ func (c *client) checkProblem(h codec.Header, reason string, u UserProperties) e
 }
 
 // complete settles a message that has its last acknowledgement, and sends what waited for its place.
+// [MQTT-4.13.2]
 func (r *receiver) complete(m session.Message, known bool, code codec.ReasonCode, reason string, u UserProperties) {
 	c := r.client
 	if !known {
@@ -190,6 +191,7 @@ func (r *receiver) pubrel(h codec.Header, body []byte) error {
 }
 
 // disconnect takes the server's DISCONNECT: the connection ends, and nothing is sent any more (section 3.14.4).
+// [MQTT-3.14.4]
 func (r *receiver) disconnect(h codec.Header, body []byte) error {
 	if r.client.version < codec.V5 {
 		return r.client.protocolError(h.Type, "", "3.14", "a server has no DISCONNECT in MQTT 3.1.1")
@@ -256,6 +258,8 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 }
 
 // topic resolves the topic name of a PUBLISH, and puts it in the place of an alias; 0 is none.
+// [MQTT-3.3.2-10]
+// [MQTT-3.3.4]
 func (r *receiver) topic(p *codec.PublishView, alias int) (*cachedTopic, error) {
 	switch {
 	case len(p.Topic) > 0 && alias > 0:
@@ -284,6 +288,7 @@ func (r *receiver) setAlias(alias int, name []byte) {
 }
 
 // readProperties decodes what MQTT 5 says of a message, and returns the topic alias; 0 is none.
+// [MQTT-3.1.2-27] [MQTT-3.3.2.3.8]
 func (r *receiver) readProperties(p *codec.PublishView) (alias int, err error) {
 	r.ids = r.ids[:0]
 	if len(p.Properties) == 0 {
@@ -301,6 +306,7 @@ func (r *receiver) readProperties(p *codec.PublishView) (alias int, err error) {
 }
 
 // deliver hands the message to its targets and sees to its acknowledgement.
+// [MQTT-3.3.4-1] [MQTT-4.5.0-2] [MQTT311-3.3.4-1] [MQTT311-4.5.0-2]
 func (r *receiver) deliver(p *codec.PublishView, name string) {
 	c := r.client
 	var receipt *session.Receipt
@@ -331,6 +337,8 @@ func (r *receiver) deliver(p *codec.PublishView, name string) {
 }
 
 // message makes the copy of a message that belongs to one subscription.
+// [MQTT-3.3.1-12] [MQTT-3.3.1-13] [MQTT-3.3.2-4] [MQTT-3.3.2-6] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17]
+// [MQTT-3.3.2-18] [MQTT-3.3.2-20] [MQTT311-3.3.1-8] [MQTT311-3.3.1-9]
 func (r *receiver) message(p *codec.PublishView, name string, to holder) Message {
 	m := Message{
 		Topic:     name,

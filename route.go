@@ -59,6 +59,7 @@ func (r *router) init(prefixes []string) {
 }
 
 // join makes s a holder of a filter. What all holders of a filter must have in common is checked.
+// [MQTT-3.8.4-3] [MQTT311-3.8.4-3]
 func (r *router) join(s *Subscription, f filterRequest) (*route, error) {
 	rt := r.routes[f.filter]
 	if rt == nil {
@@ -209,6 +210,7 @@ func (rt *route) bringsTo(s *Subscription) bool {
 // identifiers. Either way a subscription takes it for one of its filters only. A message without an identifier that we
 // know goes to everybody whose filter matches. known says that an identifier is that of a filter that matches: somebody
 // has the message, if not by this copy.
+// [MQTT-3.3.2-3] [MQTT-3.3.4-2] [MQTT-3.3.4-3] [MQTT-3.3.4-4] [MQTT-3.3.4-5] [MQTT311-3.3.2-3] [MQTT311-3.3.5-1]
 func (r *router) appendTargets(dst []holder, t *cachedTopic, ids []uint32, retain bool) (_ []holder, known bool) {
 	for _, rt := range t.routes {
 		if s := rt.find(ids); s != nil {

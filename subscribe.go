@@ -114,6 +114,7 @@ func (c *client) abandon(s *Subscription, err error) {
 }
 
 // startSubscribe adds the subscription's routes, so that no message comes too early, and sends its SUBSCRIBEs.
+// [MQTT-3.8.4-1] [MQTT311-3.8.4-1]
 func (c *client) startSubscribe(s *Subscription, filters []filterRequest) (*call, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,6 +148,7 @@ func (c *client) beginSubscribe(s *Subscription, filters []filterRequest) (*call
 }
 
 // unavailable checks a subscription against what the server announced; mu is held.
+// [MQTT-3.2.2.3.11] [MQTT-3.2.2.3.12] [MQTT-3.2.2.3.13]
 func (c *client) unavailable(s *Subscription) error {
 	a := &c.connAck
 	var failures []FilterError
@@ -200,6 +202,7 @@ func (c *client) sendSubscribes(s *Subscription) {
 }
 
 // inPackets sends packets that carry most of list each, or fewer where those would be larger than the server takes.
+// [MQTT-3.8.4-5] [MQTT311-3.8.4-4]
 func inPackets[T any](list []T, most int, send func([]T) error) error {
 	for some := range slices.Chunk(list, most) {
 		err := send(some)
@@ -273,6 +276,7 @@ func (c *client) identifierFor(s *Subscription) uint32 {
 }
 
 // retainHandling is as asked, but a SUBSCRIBE that only raises the QoS brings nobody retained messages.
+// [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11] [MQTT-3.8.4-4] [MQTT311-3.3.1-6]
 func (s *Subscription) retainHandling(rt *route) RetainHandling {
 	if rt.confirmed && s.options.retain != SendRetained {
 		return SkipRetained
@@ -306,6 +310,7 @@ func (c *client) sendRequest(r *request, encode func(b []byte, id uint16) ([]byt
 }
 
 // suback takes the answer to a SUBSCRIBE.
+// [MQTT-3.8.4-2] [MQTT-3.8.4-7] [MQTT311-3.8.4-2]
 func (r *receiver) suback(h codec.Header, body []byte) error {
 	var p codec.Suback
 	if err := p.Decode(h, body, r.client.version); err != nil {
@@ -361,6 +366,7 @@ func (q *request) granted(rt *route, granted QoS, said *words) {
 }
 
 // grant notes what the server granted; mu is held.
+// [MQTT-3.8.4-8] [MQTT311-3.8.4-6]
 func (s *Subscription) grant(rt *route, granted QoS, said *words) {
 	s.words = said
 	if i := slices.Index(s.routes, rt); i >= 0 {
@@ -372,6 +378,7 @@ func (s *Subscription) grant(rt *route, granted QoS, said *words) {
 }
 
 // unsuback takes the answer to an UNSUBSCRIBE.
+// [MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT311-3.10.4-4] [MQTT311-3.10.4-5]
 func (r *receiver) unsuback(h codec.Header, body []byte) error {
 	var p codec.Unsuback
 	if err := p.Decode(h, body, r.client.version); err != nil {

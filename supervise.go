@@ -129,6 +129,7 @@ func (s *supervisor) attempt(to *url.URL) *attempt {
 
 // cleanStart decides whether the server is to begin a new session: as the application said at the first connect, later
 // only if the session cannot be continued there, or must not be.
+// [MQTT-3.1.2-4] [MQTT311-3.1.2-6]
 func (s *supervisor) cleanStart(to *url.URL) bool {
 	c := s.client
 	current := c.sessionNumber()
@@ -291,6 +292,7 @@ func (s *supervisor) pause(delay time.Duration, err error) error {
 
 // follow takes a server's word that another one should be used (section 4.11). 0x9C holds for one attempt, 0x9D until
 // the client ends. Scheme and TLS stay as they are.
+// [MQTT-4.11]
 func (s *supervisor) follow(err error) bool {
 	reference, code := redirection(err)
 	if reference == "" || s.client.config.noRedirect || s.redirects == maxRedirects {

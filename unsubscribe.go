@@ -68,6 +68,7 @@ func (k *call) wait(ctx context.Context, packet string) error {
 }
 
 // drain ends the subscription when its line is empty or ctx ends. It reports whether the line was empty.
+// [MQTT-3.10.4-2] [MQTT-3.10.4-3] [MQTT311-3.10.4-2] [MQTT311-3.10.4-3]
 func (s *Subscription) drain(ctx context.Context) bool {
 	s.lock()
 	defer s.unlock()

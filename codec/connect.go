@@ -68,6 +68,8 @@ const protocolName = "MQTT"
 func (p *Connect) Type() Type { return CONNECT }
 
 // Append implements Packet.
+// [MQTT-3.1.2-9] [MQTT-3.1.3-1] [MQTT-3.1.3-3] [MQTT-3.1.3-4] [MQTT-3.1.3-12] [MQTT311-3.1.2-9] [MQTT311-3.1.3-1]
+// [MQTT311-3.1.3-3] [MQTT311-3.1.3-4] [MQTT311-3.1.3-11]
 func (p *Connect) Append(dst []byte, v Version) ([]byte, error) {
 	w := newWriter(dst, CONNECT, v)
 	p.check(&w)
@@ -104,6 +106,7 @@ func (p *Connect) check(w *writer) {
 }
 
 // check311 is what MQTT 3.1.1 alone forbids.
+// [MQTT-3.1.2.9] [MQTT311-3.1.2-22]
 func (p *Connect) check311(l *latch) {
 	if l.v == V5 {
 		return
@@ -116,6 +119,8 @@ func (p *Connect) check311(l *latch) {
 	}
 }
 
+// [MQTT-3.1.2-3] [MQTT-3.1.2-11] [MQTT-3.1.2-13] [MQTT-3.1.2-17] [MQTT-3.1.2-19] [MQTT311-3.1.2-3] [MQTT311-3.1.2-11]
+// [MQTT311-3.1.2-13] [MQTT311-3.1.2-15] [MQTT311-3.1.2-19] [MQTT311-3.1.2-21]
 func (p *Connect) flags() byte {
 	var f byte
 	if p.CleanStart {
@@ -136,6 +141,7 @@ func (p *Connect) flags() byte {
 	return f
 }
 
+// [MQTT-3.1.2.11]
 func (p *ConnectProperties) append(w *writer) {
 	w.properties()
 	w.pointer32Property(propSessionExpiryInterval, p.SessionExpiry)
@@ -151,6 +157,7 @@ func (p *ConnectProperties) append(w *writer) {
 	w.endProperties()
 }
 
+// [MQTT-3.1.3-11] [MQTT-3.1.3.2] [MQTT311-3.1.3-10]
 func (p *Will) append(w *writer) {
 	if p.QoS > 2 {
 		w.fail(MalformedPacket, "MQTT-3.1.2-12", "MQTT-3.1.2-14", "will at a QoS above 2")

@@ -68,6 +68,7 @@ const (
 
 // propertyTable says, by identifier, what type a property has, which packets may carry it, and in which of them it
 // may stand more than once. The section is the one that describes it.
+// [MQTT-2.2.2.2a] [MQTT-2.2.2.2b]
 var propertyTable = [...]struct {
 	kind    kind
 	packets packets

@@ -96,6 +96,7 @@ func (p *PublishProperties) size() int {
 
 // Append implements Packet. Lengths and ranges are checked, and so are the properties. The characters of Topic are not:
 // whoever publishes to it calls CheckTopicName before.
+// [MQTT-3.3.2-1] [MQTT311-3.3.2-1]
 func (p *Publish) Append(dst []byte, v Version) ([]byte, error) {
 	block := p.blockSize()
 	n := p.remaining(block, v)
@@ -186,6 +187,7 @@ func (w *writer) subscriptionIdentifier(id uint32, rule string) {
 	w.b = appendVarint(w.b, id)
 }
 
+// [MQTT-3.3.2-19]
 func (p *PublishProperties) append(w *writer) {
 	if p.UTF8Payload {
 		w.property(propPayloadFormatIndicator)
@@ -210,6 +212,7 @@ func remainingLife(d time.Duration) time.Duration {
 	return d
 }
 
+// [MQTT-3.3.2-13]
 func (w *writer) responseTopic(topic string) {
 	w.property(propResponseTopic)
 	if f := topicFlaw(topic); f != sound {
@@ -270,6 +273,7 @@ func DecodePublishProperties(block []byte, into *PublishProperties, ids []uint32
 }
 
 // set takes a property that a PUBLISH shares with a will.
+// [MQTT-3.3.2.3.2]
 func (p *PublishProperties) set(r *reader) {
 	switch r.id {
 	case propPayloadFormatIndicator:

@@ -175,6 +175,7 @@ func (r *reader) properties(where packets) {
 
 // next reads one property and checks it against the table. It returns false at the end of the block, which it leaves, and
 // after an error.
+// [MQTT-2.2.2.2c]
 func (r *reader) next() bool {
 	if r.where == 0 || r.err != nil {
 		return false

@@ -62,6 +62,7 @@ const (
 )
 
 // reasonCodes says which packets may carry a code, and its name.
+// [MQTT-2.4]
 var reasonCodes = [...]struct {
 	packets packets
 	name    string

@@ -73,6 +73,7 @@ func (r *reader) filter() string {
 }
 
 // options returns the subscription options byte.
+// [MQTT-3.8.3-3]
 func (f *SubscribeFilter) options(l *latch) byte {
 	b := f.QoS&optionQoS | f.RetainHandling<<4&optionRetainHandling
 	if f.NoLocal {

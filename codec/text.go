@@ -6,6 +6,7 @@ import (
 )
 
 // maxText is the length limit of strings and binary data, in bytes, sections 1.5.4 and 1.5.6.
+// [MQTT-1.5.6] [MQTT311-1.5.3b]
 const maxText = math.MaxUint16
 
 // flaw is what is wrong with a string.
@@ -42,6 +43,7 @@ func scan[T string | []byte](s T) (found byte) {
 func ValidString(s string) bool { return textFlaw(s) == sound }
 
 // textFlaw says what keeps s from being a UTF-8 encoded string. Surrogates and overlong forms are not UTF-8.
+// [MQTT-1.5.4] [MQTT-1.5.4-3] [MQTT311-1.5.3-3] [MQTT311-1.5.3a]
 func textFlaw[T string | []byte](s T) flaw {
 	if len(s) > maxText {
 		return tooLong

@@ -38,6 +38,7 @@ func (l *Link) wrote() {
 }
 
 // pingresp takes a PINGRESP, with the mutex held. One that nobody asked for is harmless.
+// [MQTT-3.12.4-1] [MQTT311-3.12.4-1]
 func (l *Link) pingresp(h codec.Header, body []byte) error {
 	if err := (&codec.Pingresp{}).Decode(h, body, l.config.Version); err != nil {
 		return err
@@ -74,6 +75,7 @@ func (l *Link) nextTick(now time.Duration) time.Duration {
 }
 
 // due returns when a PINGREQ is due [MQTT-3.1.2-20], whether or not an earlier one was answered.
+// [MQTT-3.1.2-22] [MQTT-3.1.2.10b] [MQTT311-3.1.2-23] [MQTT311-3.1.2-24] [MQTT311-3.1.2.10b]
 func (l *Link) due(now time.Duration) time.Duration {
 	if l.keepAlive == 0 {
 		return never
@@ -91,6 +93,7 @@ func (l *Link) due(now time.Duration) time.Duration {
 }
 
 // overdue returns when the PINGRESP to the oldest PINGREQ is overdue. Time in which we did not read does not count.
+// [MQTT-3.1.2.10a] [MQTT311-3.1.2.10a]
 func (l *Link) overdue(now time.Duration) time.Duration {
 	if l.keepAlive == 0 || len(l.pings) == 0 || l.pings[0].sent == unsent {
 		return never

@@ -187,6 +187,7 @@ func (l *Link) Full() bool {
 
 // Finish ends the link with this cause after a last packet, a DISCONNECT: the link closes once all that was appended
 // is written, or after Farewell.
+// [MQTT-3.14.4-1] [MQTT-4.13.2-1] [MQTT311-3.14.4-2]
 func (l *Link) Finish(cause error, packet []byte) {
 	if l.last {
 		return

@@ -58,6 +58,7 @@ func (l *Link) receive() error {
 
 // refuse answers a packet that breaks the specification with a DISCONNECT that says why [MQTT-4.13.1]. Only MQTT 5
 // can. It reports whether a last packet is on the way, this one or an earlier one.
+// [MQTT311-4.8.0-1]
 func (l *Link) refuse(err error) bool {
 	var broken *codec.Error
 	if !errors.As(err, &broken) {
@@ -138,6 +139,7 @@ func (l *Link) packet(h codec.Header, body []byte) error {
 }
 
 // next returns the next packet of the read buffer; ok is false if it has not come completely.
+// [MQTT-4.2.0-1] [MQTT311-4.2]
 func (l *Link) next() (h codec.Header, body []byte, ok bool, err error) {
 	for {
 		l.throwAway()

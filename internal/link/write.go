@@ -142,6 +142,7 @@ func (l *Link) writeAll(b []byte) error {
 
 // closeWrite tells the server that no more will come. The reader goes on until the server has closed: closing while
 // bytes from the server are unread could destroy our last ones on their way.
+// [MQTT-3.14.4-2] [MQTT311-3.14.4-1]
 func (l *Link) closeWrite() error {
 	conn, ok := l.conn.(interface{ CloseWrite() error })
 	if !ok {

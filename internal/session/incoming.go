@@ -11,6 +11,7 @@ import (
 // Receipt is a QoS 1 or 2 message from the server that could not be acknowledged when it came: a subscription has no
 // room for it, the application acknowledges it itself, or the acknowledgement of an earlier message is still to come
 // [MQTT-4.6.0-2] [MQTT-4.6.0-3].
+// [MQTT311-4.6.0-2] [MQTT311-4.6.0-3]
 type Receipt struct {
 	id       uint16
 	qos      byte
@@ -83,6 +84,7 @@ const (
 )
 
 // Arrive takes a PUBLISH at QoS 1 or 2. A message to Deliver is followed by Accept or by Hold.
+// [MQTT-4.3.2-5] [MQTT311-4.3.3-2]
 func (s *Session) Arrive(dst []byte, p *codec.PublishView) ([]byte, Verdict) {
 	if p.QoS == 2 {
 		if s.held.get(p.PacketID) != nil {
@@ -145,6 +147,7 @@ func (s *Session) content(p *codec.PublishView) uint64 {
 }
 
 // Accept acknowledges a message that arrived just now: at once, or in its turn if earlier ones wait.
+// [MQTT-3.3.4-1] [MQTT-4.3.3-13] [MQTT311-3.3.4-1]
 func (s *Session) Accept(dst []byte, p *codec.PublishView) []byte {
 	if s.order(p.QoS).empty() {
 		return s.acknowledge(dst, p.PacketID, p.QoS, nil)
@@ -263,6 +266,7 @@ func (s *Session) order(qos byte) *order {
 }
 
 // acknowledge appends PUBACK or PUBREC. A QoS 2 message that was accepted occupies our window until PUBCOMP.
+// [MQTT-4.3.2-4] [MQTT-4.3.3-8] [MQTT311-4.3.2-2] [MQTT311-4.3.3-2]
 func (s *Session) acknowledge(dst []byte, id uint16, qos byte, refusal *Refusal) []byte {
 	if s.version < codec.V5 {
 		refusal = nil // 3.1.1 cannot refuse

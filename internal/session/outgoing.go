@@ -32,6 +32,7 @@ var ErrNoIdentifier = errors.New("mqtt: no packet identifier is free")
 // first, so that a late acknowledgement finds no new packet under its number. One whose slot is crowded is passed
 // over, since a ring that holds two identifiers which differ only in a high bit has to be enormous; but a ring that is
 // half full doubles first.
+// [MQTT311-2.3.1-1] [MQTT311-2.3.1-2]
 func (s *Session) nextID() (uint16, error) {
 	if s.sent.used >= maxID {
 		return 0, ErrNoIdentifier
@@ -51,12 +52,14 @@ func (s *Session) nextID() (uint16, error) {
 }
 
 // Ready reports whether a new message at QoS 1 or 2 may be sent at once: the window has room and none waits.
+// [MQTT-3.3.4-7] [MQTT-4.9.0-1]
 func (s *Session) Ready() bool {
 	return s.inFlight < s.window && len(s.resends) == 0 && s.again.Len() == 0 && s.queue.length == 0
 }
 
 // Send appends m, at QoS 1 or 2, to dst and keeps it in flight. Ready must have said yes. On an error nothing has
 // changed.
+// [MQTT-4.3.2-1] [MQTT-4.3.2-2] [MQTT-4.3.3-1] [MQTT-4.3.3-2] [MQTT311-4.3.2-1] [MQTT311-4.3.3-1]
 func (s *Session) Send(dst []byte, m Message, now time.Duration) ([]byte, uint16, error) {
 	id, err := s.nextID()
 	if err != nil {
@@ -84,6 +87,7 @@ func (s *Session) put(id uint16, st stage) *outgoing {
 
 // AppendPublish appends m as a PUBLISH packet. Of a message that expires it says how long it still has, in seconds,
 // at least one: whoever sends it has decided that it goes out. On an error nothing has changed.
+// [MQTT-4.3.3-7]
 func (s *Session) AppendPublish(dst []byte, m *Message, id uint16, dup bool, now time.Duration) ([]byte, error) {
 	var p codec.Publish // a composite literal would be made elsewhere and copied, at a fifth of what sending costs
 	p.Topic, p.Payload, p.QoS, p.Retain = m.Topic, m.Payload, m.QoS, m.Retain
@@ -208,6 +212,7 @@ func (m *Message) keep() {
 
 // Puback takes a PUBACK. It returns the message that is complete now; ok is false for an unknown identifier, which is
 // to be ignored.
+// [MQTT-4.3.2-3] [MQTT311-4.3.2-1]
 func (s *Session) Puback(id uint16) (m Message, ok bool) {
 	o := s.sent.get(id)
 	if o == nil || o.stage != stagePublish || o.message.QoS != 1 {
@@ -220,6 +225,7 @@ func (s *Session) Puback(id uint16) (m Message, ok bool) {
 // Pubrec takes a PUBREC and appends the PUBREL that answers it. After a reason code of 0x80 or more the message is
 // complete: done is true and m the message. PUBREL is never followed by the PUBLISH again [MQTT-4.3.3-6], so what the
 // publisher owned is let go here. An unknown identifier is answered as well, and ok is false.
+// [MQTT-4.3.3-3] [MQTT311-4.3.3-1]
 func (s *Session) Pubrec(dst []byte, id uint16, code codec.ReasonCode) (_ []byte, m Message, done, ok bool) {
 	o := s.sent.get(id)
 	switch {
@@ -254,6 +260,7 @@ func (s *Session) Released(id uint16) bool {
 }
 
 // Pubcomp takes a PUBCOMP. It returns the message that is complete now; ok is false for an unknown identifier.
+// [MQTT-4.3.3-5] [MQTT311-4.3.3-1]
 func (s *Session) Pubcomp(id uint16) (m Message, ok bool) {
 	o := s.sent.get(id)
 	if o == nil || o.stage != stageRelease {
@@ -263,6 +270,7 @@ func (s *Session) Pubcomp(id uint16) (m Message, ok bool) {
 	return s.complete(id, o), true
 }
 
+// [MQTT-4.4.0-2] [MQTT-4.9.0-2]
 func (s *Session) complete(id uint16, o *outgoing) Message {
 	m := o.message
 	if o.counted {
@@ -292,6 +300,7 @@ func (s *Session) Misplaced(t codec.Type, id uint16) bool {
 }
 
 // Request reserves an identifier for a SUBSCRIBE or UNSUBSCRIBE of owner.
+// [MQTT-4.9.0-3]
 func (s *Session) Request(owner any) (uint16, error) {
 	id, err := s.nextID()
 	if err == nil {

@@ -27,6 +27,7 @@ func (s *Session) Lost() (owners []any) {
 
 // oldestFirst returns what is in sent in the order in which it was sent; PUBRELs in the order of their PUBRECs
 // [MQTT-4.6.0-4].
+// [MQTT311-4.6.0-4]
 func (s *Session) oldestFirst() []*slot[outgoing] {
 	var all []*slot[outgoing]
 	for i := range s.sent.slots {
@@ -41,6 +42,7 @@ func (s *Session) oldestFirst() []*slot[outgoing] {
 // Resumed begins a connection on the session as it is, because the server has it too: it appends the PUBRELs that were
 // not answered, and prepares the PUBLISHes to be sent again [MQTT-4.4.0-1] [MQTT-4.6.0-1]. Those follow by Resend, no
 // more than the window lets go out, before anything new.
+// [MQTT-3.1.2-23] [MQTT311-2.3.1-3] [MQTT311-3.1.2-4] [MQTT311-4.4.0-1] [MQTT311-4.6.0-1]
 func (s *Session) Resumed(dst []byte, receiveMaximum int) []byte {
 	s.window = min(s.limits.InFlight, receiveMaximum)
 	s.suspect.begin()
@@ -59,6 +61,7 @@ func (s *Session) Resumed(dst []byte, receiveMaximum int) []byte {
 // Renewed begins a connection on a new session, because the server has lost the old one. Messages at QoS 1 that were in
 // flight go to the front of the queue, to be published afresh [MQTT-3.2.2-5]. Of those at QoS 2 nobody can know whether
 // they arrived: they are returned.
+// [MQTT-3.1.2-4] [MQTT311-3.1.2-6] [MQTT311-3.2.2-3]
 func (s *Session) Renewed(receiveMaximum int) (lost []Message) {
 	s.window = min(s.limits.InFlight, receiveMaximum)
 	s.suspect = suspect{}
@@ -98,6 +101,7 @@ func (s *Session) Resending() *Message {
 }
 
 // Resend appends the message that Resending returned, under its old identifier.
+// [MQTT-3.3.1-1] [MQTT311-2.3.1-3] [MQTT311-3.3.1-1]
 func (s *Session) Resend(dst []byte, now time.Duration) ([]byte, error) {
 	id := s.resends[0]
 	o := s.sent.get(id)

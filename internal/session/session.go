@@ -42,6 +42,7 @@ type Limits struct {
 }
 
 // Session is one client's state. Its methods may not be called concurrently.
+// [MQTT-2.2.1-4] [MQTT-4.1.0-1] [MQTT311-2.3.1-4] [MQTT311-4.1.0-1] [MQTT311-4.1.0-2]
 type Session struct {
 	version codec.Version
 	limits  Limits
@@ -86,6 +87,7 @@ func New(v codec.Version, limits Limits) *Session {
 
 // Serve says what the server of a new connection takes: the largest packet, in bytes, 0 being any, and how many topic
 // aliases. Those of an earlier connection are forgotten [MQTT-3.3.2-7]. Resumed or Renewed follows.
+// [MQTT-3.2.2-17] [MQTT-3.2.2-18] [MQTT-3.3.2-9]
 func (s *Session) Serve(largest, topicAliases int) {
 	s.largest, s.aliases = largest, aliases{maximum: topicAliases}
 }

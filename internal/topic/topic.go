@@ -51,6 +51,7 @@ func CheckName(name string) error {
 }
 
 // CheckFilter says which rule filter breaks as a topic filter, shared or not: nil or a *Error. It does not allocate.
+// [MQTT-3.8.3-1] [MQTT-3.10.3-1] [MQTT311-3.8.3-1] [MQTT311-3.10.3-1]
 func CheckFilter(filter string) error {
 	if err := checkString(filter); err != nil {
 		return err
@@ -72,6 +73,7 @@ func CheckFilter(filter string) error {
 }
 
 // checkString checks what names and filters have in common.
+// [MQTT311-4.7.3-1] [MQTT311-4.7.3-2] [MQTT311-4.7.3-3]
 func checkString(s string) error {
 	switch {
 	case s == "":
@@ -90,6 +92,7 @@ func wild(s string) bool {
 	return strings.IndexByte(s, '+') >= 0 || strings.IndexByte(s, '#') >= 0
 }
 
+// [MQTT311-4.7.1-2] [MQTT311-4.7.1-3]
 func checkWildcards(filter string) error {
 	for {
 		level, rest, more := strings.Cut(filter, "/")
@@ -128,6 +131,8 @@ func Inner(filter string, prefixes []string) string {
 
 // Match reports whether the topic name matches the topic filter. Both must be valid, and filter an inner one. It takes
 // time in proportion to their lengths and does not allocate.
+// [MQTT-3.3.2-3] [MQTT-4.7.3-4] [MQTT311-3.3.2-3] [MQTT311-4.7.3-4]
+// [MQTT311-4.7.2-1]
 func Match(filter, name string) bool {
 	if strings.HasPrefix(name, "$") && (strings.HasPrefix(filter, "+") || strings.HasPrefix(filter, "#")) {
 		return false // [MQTT-4.7.2-1]
