@@ -17,15 +17,22 @@ type ackServer struct {
 	listener net.Listener
 	version  codec.Version
 	flood    func(w io.Writer)
+	reply    func(out []byte, p *codec.PublishView) []byte // appends a packet after PUBACK; nil: none
+	view     codec.PublishView
 }
 
 func startAckServer(tb testing.TB, v codec.Version, flood func(w io.Writer)) string {
+	tb.Helper()
+	return (&ackServer{version: v, flood: flood}).start(tb)
+}
+
+func (s *ackServer) start(tb testing.TB) string {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s := &ackServer{listener: l, version: v, flood: flood}
+	s.listener = l
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -75,11 +82,14 @@ func (s *ackServer) answer(out []byte, w *bufio.Writer, h codec.Header, body []b
 	case codec.CONNECT:
 		out, _ = (&codec.Connack{}).Append(out, s.version)
 	case codec.PUBLISH:
-		var p codec.PublishView
+		p := &s.view
 		p.Split(h, body, s.version)
 		switch p.QoS {
 		case 1:
 			out, _ = (&codec.Puback{PacketID: p.PacketID}).Append(out, s.version)
+			if s.reply != nil {
+				out = s.reply(out, p)
+			}
 		case 2:
 			out, _ = (&codec.Pubrec{PacketID: p.PacketID}).Append(out, s.version)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -136,13 +137,20 @@ func (c *client) message(topicName string, payload []byte, o *publishOptions) (s
 	return m, nil
 }
 
+// scratches are buffers for packets that are not sent.
+var scratches = sync.Pool{New: func() any {
+	b := make([]byte, 0, 512)
+	return &b
+}}
+
 // checkContent checks properties and size of a message, and notes when it expires.
 func (c *client) checkContent(m *session.Message) error {
 	if p := m.Properties; p != nil {
 		// What the codec would refuse must be found before the message waits in a queue.
-		var scratch [512]byte
 		probe := codec.Publish{Topic: m.Topic, Properties: *p}
-		if _, err := probe.Append(scratch[:0], c.version); err != nil {
+		scratch := scratches.Get().(*[]byte)
+		defer scratches.Put(scratch)
+		if _, err := probe.Append((*scratch)[:0], c.version); err != nil {
 			return &notSent{fmt.Errorf("mqtt: publishing to %q: %w", m.Topic, err)}
 		}
 		if p.MessageExpiry != 0 {
