@@ -1,0 +1,133 @@
+package interop
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt"
+)
+
+var requestCount = flag.Int("requests", 5000, "how many requests TestRequestsThroughCuts makes")
+
+// square answers in random order.
+func square(_ context.Context, m mqtt.Message) ([]byte, error) {
+	var n int
+	if _, err := fmt.Sscan(string(m.Payload), &n); err != nil {
+		return nil, err
+	}
+	<-time.After(time.Duration(rand.IntN(10)) * time.Millisecond)
+	return fmt.Append(nil, n*n), nil
+}
+
+// 64 requests in flight, replies in random order, and both connections cut again and again, in kept sessions: no request
+// goes without its reply, and none gets another one's.
+func TestRequestsThroughCuts(t *testing.T) {
+	ctx := within(t, time.Minute+time.Duration(*requestCount)*5*time.Millisecond)
+	server := startMosquitto(t)
+	var proxies []*proxy
+	var clients []mqtt.ClientV5
+	for _, id := range []string{"requester", "responder"} {
+		p := startProxy(t, server.port)
+		c, err := mqtt.NewClient(ctx, p.url(), quickly, mqtt.WithClientID(id))
+		check(t, err)
+		defer c.Close()
+		proxies, clients = append(proxies, p), append(clients, c)
+	}
+	requester, responder := clients[0], clients[1]
+	sub, err := responder.Subscribe(ctx, "square", mqtt.AtLeastOnce, mqtt.ManualAck)
+	check(t, err)
+	working, stop := context.WithCancel(ctx)
+	var serving, wait sync.WaitGroup
+	serving.Go(func() { responder.Respond(working, sub, 64, square) })
+	cuts := 0
+	serving.Go(func() {
+		for working.Err() == nil {
+			<-time.After(time.Duration(50+rand.IntN(200)) * time.Millisecond)
+			p := proxies[rand.IntN(2)]
+			p.cut()
+			<-time.After(time.Duration(rand.IntN(50)) * time.Millisecond)
+			p.mend()
+			cuts++
+		}
+	})
+	began := time.Now()
+	for worker := range 64 {
+		wait.Go(func() {
+			for i := worker; i < *requestCount; i += 64 {
+				m, err := requester.Request(ctx, "square", fmt.Append(nil, i))
+				if want := fmt.Sprint(i * i); err != nil || string(m.Payload) != want {
+					t.Errorf("request %d: %q, %v", i, m.Payload, err)
+					return
+				}
+			}
+		})
+	}
+	wait.Wait()
+	took := time.Since(began)
+	stop()
+	serving.Wait()
+	t.Logf("%d requests in %v, %d cuts, %d late replies", *requestCount, took, cuts, requester.Stats().LateReplies)
+	if requester.Stats().Losses == 0 || responder.Stats().Losses == 0 {
+		t.Errorf("no connection was cut: %+v, %+v", requester.Stats(), responder.Stats())
+	}
+}
+
+// mosquitto_rr, a requester that knows nothing of us, gets its answer, and with an error our user property.
+func TestRespondToMosquitto(t *testing.T) {
+	rr := find(t, "mosquitto_rr")
+	server := startMosquitto(t)
+	ctx := within(t, 20*time.Second)
+	c, err := mqtt.NewClient(ctx, server.url())
+	check(t, err)
+	defer c.Close()
+	sub, err := c.Subscribe(ctx, "$share/workers/square", mqtt.AtLeastOnce)
+	check(t, err)
+	go c.Respond(ctx, sub, 4, square)
+	for request, want := range map[string]string{"12": "144", "x": "petrel-error:expected integer"} {
+		out, err := exec.CommandContext(ctx, rr, "-h", "127.0.0.1", "-p", fmt.Sprint(server.port), "-q", "1",
+			"-t", "square", "-e", "replies/here", "-m", request, "-F", "%p%P").CombinedOutput()
+		if err != nil || strings.TrimSpace(string(out)) != want {
+			t.Errorf("mosquitto_rr says %q (%v), want %q", out, err, want)
+		}
+	}
+}
+
+// Mosquitto tells a request that nobody gets.
+func TestRequestNobodyGets(t *testing.T) {
+	ctx := within(t, 20*time.Second)
+	c, err := mqtt.NewClient(ctx, startMosquitto(t).url())
+	check(t, err)
+	defer c.Close()
+	if _, err := c.Request(ctx, "nobody/home", nil); !errors.Is(err, mqtt.NoMatchingSubscribers) {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+// The response topic can be had by an access control list: "pattern" stands for what each client may do.
+func TestResponseTopicInAccessControl(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "acl")
+	rules := "topic readwrite service\npattern read petrel/reply/%c\ntopic write petrel/reply/#\n"
+	check(t, os.WriteFile(file, []byte(rules), 0o600))
+	server := startMosquitto(t, "acl_file "+file)
+	ctx := within(t, 20*time.Second)
+	c, err := mqtt.NewClient(ctx, server.url(), mqtt.WithClientID("r"))
+	check(t, err)
+	defer c.Close()
+	sub, err := c.Subscribe(ctx, "service", mqtt.AtLeastOnce)
+	check(t, err)
+	go c.Respond(ctx, sub, 1, square)
+	m, err := c.Request(ctx, "service", []byte("5"))
+	if err != nil || string(m.Payload) != "25" {
+		t.Errorf("%s, %v", m.Payload, err)
+	}
+}
