@@ -113,7 +113,7 @@ type ClientV5 interface {
 	// NoMatchingSubscribers, that nobody was there to get it, as far as the server tells. After it was sent, the end of ctx,
 	// of the client and of the reply subscription, which a server may refuse when it has lost the session, is an
 	// ErrOutcomeUnknown with the cause: the request may have been carried out. A lost session alone does not end the
-	// waiting; a reply that came in between is lost, and ctx bounds the wait.
+	// waiting; a reply that came in between is lost, and ctx bounds the wait. Disconnect does not wait for replies.
 	//
 	// The payload may be used again when Request has returned.
 	Request(ctx context.Context, topic string, payload []byte, opts ...PublishOptionV5) (Message, error)

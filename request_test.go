@@ -284,7 +284,7 @@ func TestRequestExpiry(t *testing.T) {
 	})
 }
 
-// [MQTT-3.1.2-28] and section 4.10.1: the server's Response Information is the basis of the response topic.
+// Section 4.10.1: the server's Response Information is the basis of the response topic.
 func TestResponseInformation(t *testing.T) {
 	for _, c := range []struct{ information, id, want string }{
 		{"", "r", "petrel/reply/r"},
