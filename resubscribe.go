@@ -21,7 +21,7 @@ func (c *client) subscribeAgain() {
 	present := c.connAck.SessionPresent
 	if !present {
 		for _, rt := range c.router.routes {
-			rt.confirmed, rt.uncertain = false, false
+			rt.unknown()
 		}
 	}
 	c.subscribing = fifo.Queue[subscribing]{}

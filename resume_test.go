@@ -1062,6 +1062,25 @@ func TestSessionRenewedUnseen(t *testing.T) {
 	})
 }
 
+// After a CONNECT without an answer the server may have begun a session without the subscriptions. As soon as a message
+// shows that it has not, one that matches two filters of a subscription comes once again.
+func TestSessionKeptUnseen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, codec.V5, b.DialContext, mqtt.WithClientID("c"))
+		sub := subscribe(t, c, "+/+", mqtt.ExactlyOnce, mqtt.Also(mqtt.ExactlyOnce, "a/#", "#"))
+		b.Fault(mqtttest.Fault{Packet: "CONNACK", Outbound: true, Drop: true, Cut: true, Times: 1})
+		b.Cut("c")
+		b.Publish(text("a/b", "x", 2))
+		b.Publish(text("a/b", "y", 2))
+		time.Sleep(time.Minute)
+		if !c.SessionPresent() || c.Stats().Connects != 2 {
+			t.Fatalf("%v, %+v", c.SessionPresent(), c.Stats())
+		}
+		wantArrived(t, sub, "a/b=x q2 dup", "a/b=y q2 dup")
+	})
+}
+
 // PROTOCOL 12: an Ack between our DISCONNECT and the end of the connection is not thrown away: the message comes again and
 // is acknowledged, and reaches nobody.
 func TestAckWhileReconnecting(t *testing.T) {

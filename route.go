@@ -15,6 +15,7 @@ type router struct {
 	index      topic.Index[*route]
 	identifier uint32   // the latest subscription identifier given out
 	retired    []uint32 // the latest identifiers of routes that are gone
+	doubtful   bool     // some routes are doubted
 	generation uint64   // counts changes, so that caches of look-ups notice
 }
 
@@ -29,6 +30,7 @@ type route struct {
 	granted    QoS           // to the latest SUBSCRIBE that was granted
 	confirmed  bool          // a SUBSCRIBE was granted, and no UNSUBSCRIBE was sent after it
 	uncertain  bool          // a SUBSCRIBE was cut before its SUBACK: the server may have granted it
+	doubted    bool          // it was confirmed before a CONNECT without an answer
 	flags      SubscribeFlag // of all holders
 	subscribes []*subscribe  // the latest SUBSCRIBEs of the filter that were not refused, oldest first
 }
@@ -41,6 +43,7 @@ type subscribe struct {
 	retainTo   *Subscription // who alone gets them; nil: every holder
 	granted    bool          // SUBACK has come
 	undone     bool          // an UNSUBSCRIBE was sent after it
+	old        bool          // it was granted before a CONNECT without an answer
 }
 
 // holder is a subscription that holds a route, and that a message goes to.
@@ -164,17 +167,37 @@ func (rt *route) refused(sent *subscribe) {
 
 // unsubscribed notes that an UNSUBSCRIBE goes out.
 func (rt *route) unsubscribed() {
-	rt.confirmed, rt.uncertain = false, false
+	rt.unknown()
 	for _, s := range rt.subscribes {
 		s.undone = true
 	}
 }
 
-// doubt notes that the server may not have what it granted.
+// unknown notes that the server does not have the filter.
+func (rt *route) unknown() { rt.confirmed, rt.uncertain, rt.doubted = false, false, false }
+
+// doubt notes that the server may not have what it granted, because it may have begun a session that we know nothing of.
 func (r *router) doubt() {
+	r.doubtful = true
 	for _, rt := range r.routes {
+		rt.doubted = rt.doubted || rt.confirmed
 		rt.uncertain = rt.uncertain || rt.confirmed
 		rt.confirmed = false
+		for _, s := range rt.subscribes {
+			s.old = s.granted
+		}
+	}
+}
+
+// believe ends a doubt: a message has come that only the session we know can bring.
+func (r *router) believe() {
+	if !r.doubtful {
+		return
+	}
+	r.doubtful = false
+	for _, rt := range r.routes {
+		rt.confirmed = rt.confirmed || rt.doubted
+		rt.doubted = false
 	}
 }
 
@@ -215,6 +238,9 @@ func (r *router) appendTargets(dst []holder, t *cachedTopic, ids []uint32, retai
 	for _, rt := range t.routes {
 		if s := rt.find(ids); s != nil {
 			known = true
+			if s.old {
+				r.believe()
+			}
 			dst = rt.appendHolders(dst, t, s, true, retain)
 		}
 	}
