@@ -12,8 +12,22 @@
 //	broker.Cut("billing")                                                      // pull the plug
 //	broker.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Drop: true}) // lose acknowledgements
 //
-// It holds clients to the specification: what a conformant client does not send fails the test, with the number of the
-// statement, and ends the connection.
+// What can go wrong:
+//   - connections break: [Broker.Cut], [Broker.HalfOpen], [Broker.Kick], [Broker.Offline], and [Fault] with Cut, after a
+//     packet or within;
+//   - connecting fails: [Broker.Refuse], [Broker.HangUp], [Authorize], [Authentication], [Upgrade];
+//   - packets are lost, late, held back or refused: [Broker.Fault];
+//   - any packet is another one, or is answered otherwise: [Broker.Intercept] and [Broker.Send];
+//   - the server forgets, or comes back with other limits: [Broker.Forget], [Broker.Reconfigure];
+//   - the line is slow, and packets come in pieces or together: [Bandwidth], [Broker.Throttle], [Fragment], [Coalesce];
+//   - certificates are wrong: [ServerTLS], [Broker.ClientTLS], [NewAuthority].
+//
+// The broker holds clients to the specification: what a conformant client does not send fails the test, with the number of
+// the statement, and ends the connection. [Tolerate] makes exceptions, and [Broker.Restarted] says that a client has
+// forgotten what it owes.
+//
+// Programs that speak TLS or WebSocket, or that cannot be given a dialer, reach it by [Broker.ListenTLS], [Broker.ListenWS]
+// and their like; [Broker.DialTLS] and [Broker.DialWS] are the same in memory.
 //
 // A [Server] leaves every packet to the test, wrong ones too, and is for tests of a client library itself.
 package mqtttest

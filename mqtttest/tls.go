@@ -128,7 +128,7 @@ func (b *Broker) ClientTLS() *tls.Config {
 //	mqtttest.ServerTLS(func(c *tls.Config) { c.ClientAuth = tls.RequireAndVerifyClientCert })
 //	mqtttest.ServerTLS(func(c *tls.Config) { c.Certificates = []tls.Certificate{expired} })
 //
-// change is called once, when the configuration is first needed, and must not call the broker's methods.
+// change is called once, when the configuration is first needed, and must call no method of the broker but Authority.
 func ServerTLS(change func(*tls.Config)) Option {
 	return func(s *settings) {
 		before := s.changeTLS
