@@ -62,7 +62,7 @@ func (r *receiver) offer(s *Subscription, m Message) {
 		return
 	}
 	switch {
-	case s.options.overflow == Block && s.leaving == nil && !s.gated:
+	case s.options.overflow == Block && s.leaving == nil && !s.call.waiting() && !s.gated:
 		r.block(s, m)
 		return
 	case s.loose.Len() < s.options.buffer:

@@ -289,6 +289,27 @@ func TestDeliverBlockTellsPublishers(t *testing.T) {
 	}
 }
 
+// Nobody can consume before Subscribe has returned: messages that come before SUBACK, because another subscription has the
+// filter already, must not block the connection.
+func TestDeliverBlockBeforeSuback(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		subscribed(t, c, s, "t", mqtt.Buffer(100))
+		second, p := subscribing(t, c, s, "t", mqtt.Buffer(1), mqtt.Block)
+		for i := range 4 {
+			s.Send(toT(0, 0, fmt.Sprint(i)))
+			synctest.Wait()
+		}
+		s.Send(granted(p))
+		sub := second.value(t)
+		s.Send(toT(0, 0, "4"))
+		wantArrived(t, sub, "t=0 q0", "t=1 q0", "t=3 q0", "t=4 q0") // 0 in the channel, 1 on its way there, and 3 in line
+		if sub.Dropped() != 1 {
+			t.Errorf("%d messages dropped", sub.Dropped())
+		}
+	})
+}
+
 // The consumer of a subscription with Block may end it itself, although the connection waits for it.
 func TestDeliverBlockUnsubscribe(t *testing.T) {
 	for _, qos := range []byte{0, 1} { // of the message in line before the one that blocks

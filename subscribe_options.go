@@ -40,7 +40,7 @@ type Overflow uint8
 const (
 	DropOldest Overflow = iota // the oldest that waits makes room
 	DropNewest                 // the new one is dropped
-	Block                      // the whole connection waits, acknowledgements and other subscriptions included; from Unsubscribe on as DropOldest
+	Block                      // the whole connection waits, acknowledgements and other subscriptions included; before SUBACK and from Unsubscribe on as DropOldest
 )
 
 // SubscribeFlag is a subscribe option of MQTT 5 (section 3.8.3.1), for all filters of the subscription.
