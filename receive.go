@@ -258,8 +258,7 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 }
 
 // topic resolves the topic name of a PUBLISH, and puts it in the place of an alias; 0 is none.
-// [MQTT-3.3.2-10]
-// [MQTT-3.3.4]
+// [MQTT-3.3.2-10] [MQTT-3.3.4]
 func (r *receiver) topic(p *codec.PublishView, alias int) (*cachedTopic, error) {
 	switch {
 	case len(p.Topic) > 0 && alias > 0:

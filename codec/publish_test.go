@@ -201,8 +201,7 @@ func TestPublish(t *testing.T) { testVectors(t, publishVectors) }
 func TestMalformedPublish(t *testing.T) { testMalformed(t, malformedPublishes) }
 
 // [MQTT-1.5.4-1] [MQTT-1.5.4-2] [MQTT-2.2.1-2] [MQTT-2.2.1-3] [MQTT-3.3.1-2] [MQTT-3.3.1-4] [MQTT-3.3.2-14]
-// [MQTT311-2.3.1-1] [MQTT311-2.3.1-5] [MQTT311-4.7.3-1]
-// [MQTT-3.3.2.1]
+// [MQTT311-2.3.1-1] [MQTT311-2.3.1-5] [MQTT311-4.7.3-1] [MQTT-3.3.2.1]
 func TestForbiddenPublish(t *testing.T) { testForbidden(t, forbiddenPublishes) }
 func FuzzPublish(f *testing.F)          { fuzzPacket(f, PUBLISH, publishVectors, malformedPublishes) }
 

@@ -131,8 +131,7 @@ func Inner(filter string, prefixes []string) string {
 
 // Match reports whether the topic name matches the topic filter. Both must be valid, and filter an inner one. It takes
 // time in proportion to their lengths and does not allocate.
-// [MQTT-3.3.2-3] [MQTT-4.7.3-4] [MQTT311-3.3.2-3] [MQTT311-4.7.3-4]
-// [MQTT311-4.7.2-1]
+// [MQTT-3.3.2-3] [MQTT-4.7.3-4] [MQTT311-3.3.2-3] [MQTT311-4.7.3-4] [MQTT311-4.7.2-1]
 func Match(filter, name string) bool {
 	if strings.HasPrefix(name, "$") && (strings.HasPrefix(filter, "+") || strings.HasPrefix(filter, "#")) {
 		return false // [MQTT-4.7.2-1]
