@@ -576,6 +576,25 @@ func TestKeepAlive(t *testing.T) {
 	}
 }
 
+// WithPingLead brings PINGREQ forward, though not by more than half of what the server asks for.
+func TestPingLead(t *testing.T) {
+	for _, c := range []struct{ keepAlive, lead, every time.Duration }{
+		{10 * time.Second, time.Second, 9 * time.Second},
+		{10 * time.Second, time.Minute, 5 * time.Second},
+		{10 * time.Second, 0, 10 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := startPeer(t, codec.V5, nil, mqtt.WithKeepAlive(c.keepAlive), mqtt.WithPingLead(c.lead))
+			start := time.Now()
+			p.Patience(time.Minute)
+			mqtttest.ReceiveAs[*codec.Pingreq](p.Script)
+			if at := time.Since(start); at != c.every {
+				t.Errorf("keep alive %v, lead %v: PINGREQ after %v", c.keepAlive, c.lead, at)
+			}
+		})
+	}
+}
+
 // [MQTT-3.1.2-20]: what comes from the server does not put PINGREQ off; what is sent to it does.
 // [MQTT311-3.1.2-23]
 func TestKeepAliveTraffic(t *testing.T) {

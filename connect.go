@@ -307,8 +307,13 @@ func (c *client) begin(l *link.Link, ack *codec.Connack) int {
 	number, keepAlive := c.sessions, c.connAck.KeepAlive
 	c.mu.Unlock()
 	wake(told)
-	l.Start(newReceiver(c, l), keepAlive)
+	l.Start(newReceiver(c, l), c.config.pingAfter(keepAlive))
 	return number
+}
+
+// pingAfter is how long a connection may be silent before a PINGREQ is sent.
+func (c *config) pingAfter(keepAlive time.Duration) time.Duration {
+	return max(keepAlive-c.pingLead, keepAlive/2)
 }
 
 // beginSession continues the session, or begins a new one; mu is held.

@@ -113,7 +113,7 @@ func TestConnectMakesUpClientID(t *testing.T) {
 	})
 }
 
-// Credentials of the URL, and of WithCredentials, which replaces them.
+// Credentials of the URL, and of WithCredentials and WithUsername, which replace them.
 func TestConnectCredentials(t *testing.T) {
 	for _, c := range []struct {
 		url            string
@@ -128,6 +128,7 @@ func TestConnectCredentials(t *testing.T) {
 		{url: "mqtt://u:@test", has: true, user: "u", hasPw: true},
 		{url: "mqtt://:p@test", has: true, hasPw: true, password: "p"},
 		{url: "mqtt://u:p@test", opts: []mqtt.OptionV5{mqtt.WithCredentials("", "q")}, has: true, hasPw: true, password: "q"},
+		{url: "mqtt://u:p@test", opts: []mqtt.OptionV5{mqtt.WithUsername("token")}, has: true, user: "token"},
 	} {
 		t.Run(c.url, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -81,6 +81,7 @@ type config struct {
 	clientID       string
 	cleanStart     bool
 	keepAlive      time.Duration
+	pingLead       time.Duration // how much earlier than that PINGREQ is sent
 	pingTimeout    time.Duration
 	connectTimeout time.Duration
 
@@ -231,6 +232,19 @@ func WithKeepAlive(d time.Duration) Option {
 	})
 }
 
+// WithPingLead has PINGREQ sent d earlier than WithKeepAlive says, but not before half of the keep alive interval, for
+// servers that allow less than the one and a half intervals which the specification gives (section 3.1.2.10). The
+// default is 0.
+func WithPingLead(d time.Duration) Option {
+	return option(func(c *config) error {
+		c.pingLead = d
+		if d < 0 {
+			return fmt.Errorf("mqtt: WithPingLead: %v is negative", d)
+		}
+		return nil
+	})
+}
+
 // WithPingTimeout sets how long the server may take to answer a PINGREQ, or to accept any byte of what is written to
 // it, before the connection counts as lost. The default is 10 s.
 func WithPingTimeout(d time.Duration) Option {
@@ -255,6 +269,15 @@ func WithCredentials(username, password string) Option {
 	return option(func(c *config) error {
 		c.hasUsername, c.username = true, username
 		c.hasPassword, c.password = true, password
+		return nil
+	})
+}
+
+// WithUsername sets a user name and no password: some servers take a token as user name. It replaces what the URL has.
+func WithUsername(username string) Option {
+	return option(func(c *config) error {
+		c.hasUsername, c.username = true, username
+		c.hasPassword, c.password = false, ""
 		return nil
 	})
 }

@@ -1,0 +1,383 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/petrel-mqtt/mqtt"
+)
+
+// connection is the flags by which a command connects, and what it has read from files for them.
+type connection struct {
+	server    serverFlags
+	identity  identityFlags
+	session   sessionFlags
+	tls       tlsFlags
+	websocket webFlags
+	will      willFlags
+	reconnect reconnectFlags
+	log       logFlags
+	defaults  publishDefaults // of the configuration file
+
+	configFile string
+	name       string // of the command, for the client identifier
+	logger     *slog.Logger
+}
+
+// addTo gives a command the flags. They are complete, with what the environment and the configuration file say, when the
+// command runs.
+func (c *connection) addTo(cmd *cobra.Command) {
+	c.name = cmd.Name()
+	for _, g := range []*group{
+		c.server.group(&c.configFile), c.identity.group(), c.session.group(), c.tls.group(), c.websocket.group(),
+		c.will.group(), c.reconnect.group(), c.log.group(),
+	} {
+		g.marks[settable] = []string{}
+		g.addTo(cmd)
+	}
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error { return c.complete(cmd) }
+}
+
+// complete reads the environment and the configuration file, and checks what it can without a server.
+func (c *connection) complete(cmd *cobra.Command) error {
+	if err := c.load(cmd.Flags()); err != nil {
+		return err
+	}
+	if err := checkVersion(cmd.Flags(), c.server.version); err != nil {
+		return err
+	}
+	logger, err := c.log.logger(cmd.ErrOrStderr())
+	c.logger = logger
+	return err
+}
+
+// serverFlags say where the server is and how to talk to it.
+type serverFlags struct {
+	url, host         string
+	port              uint16
+	version           protocol
+	keepAlive         wholeSeconds
+	pingDelay         seconds
+	connectTimeout    seconds
+	receiveMaximum    uint16
+	maxPacketSize     size
+	connectProperties properties
+}
+
+func (s *serverFlags) group(configFile *string) *group {
+	g := newGroup("Connection")
+	s.version, s.keepAlive, s.connectTimeout = v5, wholeSeconds(time.Minute), seconds(30*time.Second)
+	g.StringVarP(&s.url, "url", "L", "mqtt://localhost", "the server's `URL`: [mqtt|ws][s]://[user][:password]@host[:port], or unix:///path")
+	g.StringVar(&s.host, "host", "", "the server's `HOST`, in place of a URL")
+	g.Uint16VarP(&s.port, "port", "p", 0, "the server's `PORT`, with --host or alone (1883, or 8883 with TLS flags)")
+	g.VarP(&s.version, "protocol-version", "V", "of MQTT: 5 or 3.1.1")
+	g.VarP(&s.keepAlive, "keep-alive", "k", "keep alive interval; 0 switches it off")
+	g.Var(&s.pingDelay, "ping-delay", "how long before the end of the keep alive interval to send a ping")
+	g.Var(&s.connectTimeout, "connect-timeout", "how long an attempt to connect may take")
+	g.Uint16Var(&s.receiveMaximum, "receive-maximum", 0, "how many unacknowledged messages the server may send (default 1024)")
+	g.Var(&s.maxPacketSize, "maximum-packet-size", "the largest packet that the server may send (default no limit)")
+	g.Var(&s.connectProperties, "connect-property", "user property of CONNECT; may be repeated")
+	g.StringVarP(configFile, "config", "c", "", "read these flags, and HBMQTT's keys, from a YAML `FILE`")
+	g.only5("receive-maximum", "connect-property")
+	return g
+}
+
+// address returns the server's URL.
+func (s *serverFlags) address(secure bool) (string, error) {
+	if s.host == "" && s.port == 0 {
+		return s.url, nil
+	}
+	host, scheme := s.host, "mqtt"
+	if strings.Contains(host, "://") {
+		return "", usagef("--host %q is a URL: give it with --url", host)
+	}
+	if host == "" {
+		host = "localhost"
+	}
+	if secure {
+		scheme = "mqtts"
+	}
+	if s.port != 0 {
+		host = net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(int(s.port)))
+	}
+	return scheme + "://" + host, nil
+}
+
+func (s *serverFlags) options(o *options) {
+	o.add(mqtt.WithKeepAlive(time.Duration(s.keepAlive)), mqtt.WithPingLead(time.Duration(s.pingDelay)), mqtt.WithConnectTimeout(time.Duration(s.connectTimeout)))
+	if s.maxPacketSize > 0 {
+		o.add(mqtt.WithMaximumPacketSize(int(s.maxPacketSize)))
+	}
+	if s.receiveMaximum > 0 {
+		o.add5(mqtt.WithReceiveMaximum(int(s.receiveMaximum)))
+	}
+	if len(s.connectProperties) > 0 {
+		o.add5(mqtt.WithUserProperties(s.connectProperties...))
+	}
+}
+
+// identityFlags say who the client is.
+type identityFlags struct {
+	clientID, idPrefix               string
+	username, password, passwordFile string
+	auth                             choice
+}
+
+func (i *identityFlags) group() *group {
+	g := newGroup("Identity")
+	i.auth.words = []string{"scram-sha-256", "scram-sha-512"}
+	g.StringVarP(&i.clientID, "id", "i", "", "client `IDENTIFIER` (default petrel-COMMAND/PID-HOST)")
+	g.StringVarP(&i.idPrefix, "id-prefix", "I", "", "`PREFIX` of a client identifier that ends with process id and host")
+	g.StringVarP(&i.username, "username", "u", "", "user `NAME`")
+	g.StringVarP(&i.password, "password", "P", "", "`PASSWORD`; others can see it here, so better use PETREL_PASSWORD or the next flag")
+	g.StringVar(&i.passwordFile, "password-file", "", "`FILE` whose first line is the password")
+	return g
+}
+
+// id returns the client identifier.
+func (i *identityFlags) id(given bool, command string) string {
+	if given {
+		return i.clientID
+	}
+	prefix := i.idPrefix
+	if prefix == "" {
+		prefix = "petrel-" + command + "/"
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s%d-%s", prefix, os.Getpid(), host)
+}
+
+func (i *identityFlags) options(o *options, given func(string) bool, server string) error {
+	password, hasPassword := i.password, given("password")
+	if i.passwordFile != "" {
+		text, err := os.ReadFile(i.passwordFile)
+		if err != nil {
+			return usagef("--password-file: %w", err)
+		}
+		line, _, _ := strings.Cut(string(text), "\n")
+		password, hasPassword = strings.TrimSuffix(line, "\r"), true
+	}
+	username := i.username
+	if u, err := url.Parse(server); err == nil && u.User != nil && !given("username") {
+		username = u.User.Username()
+	}
+	switch {
+	case hasPassword:
+		o.add(mqtt.WithCredentials(username, password))
+	case given("username"):
+		o.add(mqtt.WithUsername(username))
+	}
+	return nil
+}
+
+// sessionFlags say how long the server keeps the client's session.
+type sessionFlags struct {
+	clean, noClean bool
+	expiry         wholeSeconds
+}
+
+func (s *sessionFlags) group() *group {
+	g := newGroup("Session")
+	g.BoolVar(&s.clean, "clean", true, "begin a new session, and end it at the disconnect")
+	g.BoolVar(&s.noClean, "no-clean", false, "go on with the session of this client identifier, and leave it on the server")
+	g.VarP(&s.expiry, "session-expiry", "x", "how long the server keeps the session after the disconnect, or \"never\" (default 0, with --no-clean never)")
+	g.only5("session-expiry")
+	return g
+}
+
+// keep reports whether the session is to outlive the command.
+func (s *sessionFlags) keep() bool { return s.noClean || !s.clean }
+
+func (s *sessionFlags) options(o *options, given func(string) bool) error {
+	if s.keep() {
+		if !given("id") {
+			return usagef("--no-clean needs a client identifier, to which the session belongs: give it with -i")
+		}
+		o.add(mqtt.WithCleanStart(false))
+	}
+	switch {
+	case given("session-expiry"):
+		o.add5(mqtt.WithSessionExpiry(time.Duration(s.expiry)))
+	case s.keep():
+		o.add5(mqtt.WithSessionExpiry(mqtt.SessionNeverExpires))
+	}
+	return nil
+}
+
+// willFlags are the message that the server publishes when the connection breaks.
+type willFlags struct {
+	topic, message string
+	qos            level
+	retain         bool
+	properties     propertyFlags
+	delay          wholeSeconds
+}
+
+func (w *willFlags) group() *group {
+	g := newGroup("Will")
+	g.StringVar(&w.topic, "will-topic", "", "`TOPIC` of the message that the server sends when the connection breaks")
+	g.StringVar(&w.message, "will-message", "", "its `PAYLOAD`")
+	g.Var(&w.qos, "will-qos", "its QoS")
+	g.BoolVar(&w.retain, "will-retain", false, "the server keeps it")
+	g.Var(&w.delay, "will-delay", "how long the server waits before it sends it")
+	w.properties.add(g, "will-", "its ")
+	g.only5("will-delay")
+	return g
+}
+
+func (w *willFlags) options(o *options, given func(string) bool) error {
+	if w.topic == "" {
+		for _, name := range []string{
+			"will-message", "will-qos", "will-retain", "will-delay", "will-content-type", "will-response-topic",
+			"will-correlation-data", "will-expiry", "will-utf8", "will-user-property",
+		} {
+			if given(name) {
+				return usagef("--%s needs --will-topic", name)
+			}
+		}
+		return nil
+	}
+	o.add(mqtt.WithWill(w.topic, []byte(w.message), mqtt.QoS(w.qos), mqtt.RetainFlag(w.retain)))
+	if p := w.properties.publish(); p != nil || w.delay > 0 {
+		will := mqtt.WillProperties{WillDelay: time.Duration(w.delay)}
+		if p != nil {
+			will.UTF8Payload, will.MessageExpiry, will.ContentType = p.UTF8Payload, p.MessageExpiry, p.ContentType
+			will.ResponseTopic, will.CorrelationData, will.UserProperties = p.ResponseTopic, p.CorrelationData, p.UserProperties
+		}
+		o.add5(mqtt.WithWillProperties(&will))
+	}
+	return nil
+}
+
+// reconnectFlags say when to connect again.
+type reconnectFlags struct {
+	on           bool
+	retries      int
+	delay, most  seconds
+	connectRetry bool
+}
+
+func (r *reconnectFlags) group() *group {
+	g := newGroup("Reconnecting")
+	r.delay, r.most = seconds(time.Second), seconds(time.Minute)
+	g.BoolVar(&r.on, "reconnect", true, "connect again when the connection is lost")
+	g.IntVar(&r.retries, "reconnect-retries", -1, "give up after this `NUMBER` of failed attempts in a row; -1: never")
+	g.Var(&r.delay, "reconnect-delay", "the longest first wait between attempts, which doubles")
+	g.Var(&r.most, "reconnect-max-interval", "the longest wait between attempts")
+	g.BoolVar(&r.connectRetry, "connect-retry", false, "wait for a server that is not there at the start")
+	return g
+}
+
+func (r *reconnectFlags) options(o *options) error {
+	if r.delay == 0 || r.most == 0 {
+		return usagef("--reconnect-delay and --reconnect-max-interval must be longer than 0")
+	}
+	if r.connectRetry {
+		o.add(mqtt.WithConnectRetry())
+	}
+	if !r.on || r.retries == 0 {
+		o.add(mqtt.WithoutReconnect())
+		return nil
+	}
+	o.add(mqtt.WithReconnect(mqtt.ReconnectPolicy{
+		InitialDelay: time.Duration(min(r.delay, r.most)),
+		MaxDelay:     time.Duration(r.most),
+		MaxAttempts:  max(0, r.retries),
+	}))
+	return nil
+}
+
+// options are those of a client, by the versions that take them.
+type options struct {
+	both  []mqtt.Option
+	only5 []mqtt.OptionV5
+}
+
+func (o *options) add(opts ...mqtt.Option)    { o.both = append(o.both, opts...) }
+func (o *options) add5(opts ...mqtt.OptionV5) { o.only5 = append(o.only5, opts...) }
+
+// client is a connected client of either version.
+type client struct {
+	mqtt.Client
+	v5 mqtt.ClientV5 // nil with MQTT 3.1.1
+}
+
+// dialerKey is the key of a context's value with which tests replace the network.
+type dialerKey struct{}
+
+type dialer = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// connect connects as the flags say. suffix is appended to the client identifier, for commands with several clients.
+func (c *connection) connect(cmd *cobra.Command, suffix string, more ...mqtt.Option) (*client, error) {
+	server, o, err := c.options(cmd, suffix)
+	if err != nil {
+		return nil, err
+	}
+	o.add(more...)
+	return dial(cmd.Context(), server, c.server.version, o)
+}
+
+func dial(ctx context.Context, server string, version protocol, o *options) (*client, error) {
+	if version == v311 {
+		c, err := mqtt.NewClientV311(ctx, server, o.both...)
+		if err != nil {
+			return nil, dialError(err)
+		}
+		return &client{Client: c}, nil
+	}
+	c, err := mqtt.NewClient(ctx, server, append(o.only5, mqtt.Options(o.both))...)
+	if err != nil {
+		return nil, dialError(err)
+	}
+	return &client{mqtt.Common(c), c}, nil
+}
+
+// dialError tells a wrong option, which is a wrong flag, from a failed attempt.
+func dialError(err error) error {
+	var connect *mqtt.ConnectError
+	if errors.As(err, &connect) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return &exitError{exitUsage, err}
+}
+
+// options returns the server and the client's options.
+func (c *connection) options(cmd *cobra.Command, suffix string) (server string, o *options, err error) {
+	given := cmd.Flags().Changed
+	o = new(options)
+	if server, err = c.server.address(c.tls.given(given)); err != nil {
+		return "", nil, err
+	}
+	o.add(mqtt.WithClientID(c.identity.id(given("id"), c.name) + suffix))
+	if d, ok := cmd.Context().Value(dialerKey{}).(dialer); ok {
+		o.add(mqtt.WithDialer(d))
+	}
+	c.server.options(o)
+	c.log.options(o, c.logger, c.server.version)
+	err = errors.Join(
+		c.identity.options(o, given, server), c.session.options(o, given), c.will.options(o, given), c.reconnect.options(o),
+		c.tls.options(o), c.websocket.options(o),
+	)
+	return server, o, err
+}
+
+// finish disconnects in an orderly way: it waits a little for what is in flight, also when ctx has ended.
+func (c *client) finish(ctx context.Context) error {
+	const patience = 2 * time.Second
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	return c.Disconnect(ctx)
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt"
+)
+
+// execFlags say which command is run for a message.
+type execFlags struct {
+	command string
+	workers int
+	timeout seconds
+}
+
+const execHelp = `A command of --exec is run by the shell for each message, with the payload on its standard input, and MQTT_TOPIC,
+MQTT_QOS, MQTT_RETAIN, MQTT_CONTENT_TYPE, MQTT_RESPONSE_TOPIC and MQTT_CORRELATION_DATA (in hexadecimal) in its environment.`
+
+func (e *execFlags) add(g *group) {
+	g.StringVar(&e.command, "exec", "", "run this `COMMAND` for each message, with the payload on its standard input")
+	g.IntVar(&e.workers, "workers", 1, "how many messages are worked on at a time, if `NUMBER` is more than 1 in any order")
+	g.Var(&e.timeout, "exec-timeout", "kill a command that takes longer (default never)")
+}
+
+func (e *execFlags) check() error {
+	if e.workers < 1 {
+		return usagef("--workers must be at least 1")
+	}
+	return nil
+}
+
+// run runs the command for a message and returns what it has written. The error has the last line of its standard error.
+func (e *execFlags) run(ctx context.Context, m mqtt.Message) ([]byte, error) {
+	if e.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(e.timeout))
+		defer cancel()
+	}
+	name, flag := "sh", "-c"
+	if runtime.GOOS == "windows" {
+		name, flag = "cmd", "/C"
+	}
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, name, flag, e.command)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(m.Payload), &stdout, &stderr
+	cmd.WaitDelay = time.Second // for children of the shell that keep its output open
+	cmd.Env = append(os.Environ(),
+		"MQTT_TOPIC="+m.Topic,
+		"MQTT_QOS="+strconv.Itoa(int(m.QoS)),
+		"MQTT_RETAIN="+strconv.FormatBool(m.Retain),
+		"MQTT_CONTENT_TYPE="+m.Properties.ContentType,
+		"MQTT_RESPONSE_TOPIC="+m.Properties.ResponseTopic,
+		"MQTT_CORRELATION_DATA="+hex.EncodeToString(m.Properties.CorrelationData),
+	)
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		err = fmt.Errorf("killed after %v", time.Duration(e.timeout))
+	}
+	said := strings.TrimSpace(stderr.String())
+	if err != nil && said != "" {
+		err = fmt.Errorf("%w: %s", err, said[strings.LastIndexByte(said, '\n')+1:])
+	}
+	return stdout.Bytes(), err
+}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+)
+
+// golden is a command line whose output is compared with testdata/golden/NAME.txt.
+type golden struct {
+	name   string
+	stdin  string
+	args   []string
+	broker []mqtttest.Option
+	with   func(ctx context.Context, b *mqtttest.Broker) // what goes on meanwhile, from before the command's start
+}
+
+// words splits a command line; a + stands for a space within a word.
+func words(line string) []string {
+	fields := strings.Fields(line)
+	for i := range fields {
+		fields[i] = strings.ReplaceAll(fields[i], "+", " ")
+	}
+	return fields
+}
+
+// retained gives the broker messages to keep.
+func retained(messages ...mqtttest.Message) func(context.Context, *mqtttest.Broker) {
+	return func(_ context.Context, b *mqtttest.Broker) {
+		for _, m := range messages {
+			m.Retain = true
+			b.Publish(m)
+		}
+	}
+}
+
+// later publishes messages, one a second.
+func later(messages ...mqtttest.Message) func(context.Context, *mqtttest.Broker) {
+	return func(ctx context.Context, b *mqtttest.Broker) {
+		for _, m := range messages {
+			select {
+			case <-time.After(time.Second):
+				b.Publish(m)
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+func text(topic, payload string) mqtttest.Message {
+	return mqtttest.Message{Topic: topic, Payload: []byte(payload), QoS: 1}
+}
+
+// rich is a message with all properties, whose payload is no text.
+var rich = mqtttest.Message{
+	Topic: "a/rich", Payload: []byte("\xff\x00\x1b[31m"), QoS: 1,
+	Properties: codec.PublishProperties{
+		UTF8Payload: true, MessageExpiry: time.Minute, ContentType: "text/plain", ResponseTopic: "reply",
+		CorrelationData: []byte{1, 0xfe}, UserProperties: codec.UserProperties{{Key: "a", Value: "1"}, {Key: "a", Value: "2"}},
+	},
+}
+
+var goldens = []golden{
+	{name: "help", args: words("--help")},
+	{name: "pub-help", args: words("pub --help")},
+	{name: "sub-help", args: words("sub --help")},
+	{name: "pub", args: words("pub -t a/b -m hello")},
+	{name: "pub-debug", args: words("pub -i me -t a/b -m hello -q 1 -d --content-type text/plain -u user -P secret")},
+	{name: "pub-debug-json", args: words("pub -i me -t a/b -m hello -q 2 -d --log-format json -V 3.1.1")},
+	{name: "pub-lines-refused", stdin: "one\n\n two\r\nthree", args: words("pub -t a/b -l -q 1"),
+		with: func(_ context.Context, b *mqtttest.Broker) {
+			b.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Skip: 1, Times: 1, Reason: 0x97})
+		}},
+	{name: "pub-cut", args: words("pub -t a/b -m hello -q 1"), with: func(_ context.Context, b *mqtttest.Broker) {
+		b.Fault(mqtttest.Fault{Packet: "PUBLISH", Times: 1, Cut: true})
+	}},
+	{name: "pub-unknown", args: words("pub -t a/b -m hello -q 2 --reconnect=false"), with: func(_ context.Context, b *mqtttest.Broker) {
+		b.Fault(mqtttest.Fault{Packet: "PUBLISH", Times: 1, Cut: true})
+	}},
+	{name: "connect-refused", args: words("pub -t a/b -m hello"), with: func(_ context.Context, b *mqtttest.Broker) { b.Refuse(-1, 0x87) }},
+	{name: "connect-offline", args: words("pub -t a/b -m hello"), with: func(_ context.Context, b *mqtttest.Broker) { b.Offline() }},
+	{name: "sub", args: words("sub -t a/# -n 2"), with: later(text("a/1", "one"), text("a/2", "two"))},
+	{name: "sub-verbose-exclude", args: words("sub -t a/# -n 2 -v -T a/+/x -T a/3 -q 1"),
+		with: later(text("a/1", "one"), text("a/2/x", "no"), text("a/3", "no"), text("a/4", "two"))},
+	{name: "sub-json", args: words("sub -t a/# -n 2 --json -q 1 --subscription-id 7"), with: later(text("a/1", "one"), rich)},
+	{name: "sub-format", args: []string{"sub", "-t", "a/#", "-n", "2", "-q", "1", "--subscription-id", "7", "-N",
+		"-F", `%t|%x|%X|%l|%q|%r|%d|%I|%U|%C|%R|%E|%F|%P|%S|%%|\t\\|\n%j\n%J\n`}, with: later(text("a/1", `{"x":1}`), rich)},
+	{name: "sub-retained", args: words("sub -t a/# -v --retained-only --remove-retained"), with: func(ctx context.Context, b *mqtttest.Broker) {
+		retained(text("a/1", "one"), text("a/2", "two"))(ctx, b)
+		later(text("a/3", "three"))(ctx, b)
+	}},
+	{name: "sub-no-retained", args: words("sub -t a/# -v -R -n 1"), with: func(ctx context.Context, b *mqtttest.Broker) {
+		retained(text("a/1", "one"))(ctx, b)
+		later(text("a/3", "three"))(ctx, b)
+	}},
+	{name: "sub-wait", args: words("sub -t a/# -W 1.5"), with: later(text("a/1", "one"), text("a/2", "two"))},
+	{name: "sub-wait-missing", args: words("sub -t a/# -W 1.5 -n 3"), with: later(text("a/1", "one"), text("a/2", "two"))},
+	{name: "sub-suback", args: words("sub -t a/# -E")},
+	{name: "sub-granted-less", args: words("sub -t a/# -q 2 -E"), broker: []mqtttest.Option{mqtttest.MaximumQoS(1)}},
+	{name: "sub-lost", args: words("sub -t a/# -n 1 -q 1"), with: func(ctx context.Context, b *mqtttest.Broker) {
+		time.Sleep(time.Second)
+		b.Cut()
+		time.Sleep(10 * time.Second)
+		b.Publish(text("a/1", "one"))
+	}},
+	{name: "sub-exec", args: []string{"sub", "-t", "a/#", "-n", "3", "-q", "1", "--exec",
+		`read x; echo "$MQTT_TOPIC $MQTT_QOS $MQTT_RETAIN: $x"; [ "$x" != two ] || { echo no twos >&2; exit 3; }`},
+		with: later(text("a/1", "one"), text("a/2", "two"), text("a/3", "three"))},
+}
+
+func TestGolden(t *testing.T) {
+	for _, g := range goldens {
+		t.Run(g.name, func(t *testing.T) {
+			var r result
+			synctest.Test(t, func(t *testing.T) { r = g.run(t) })
+			line := "petrel " + strings.Join(g.args, " ")
+			got := fmt.Sprintf("$ %s\n\n--- standard output\n%s\n--- standard error\n%s\n--- exit code %d\n", line, r.out, r.errors, r.code)
+			got = reconnected.ReplaceAllString(got, "TIME WARN connected again")
+			compare(t, filepath.Join("testdata", "golden", g.name+".txt"), got)
+		})
+	}
+}
+
+// reconnected is the line whose time depends on chance.
+var reconnected = regexp.MustCompile(`(?m)^\S+ WARN connected again`)
+
+// run runs the command in virtual time.
+func (g *golden) run(t *testing.T) result {
+	b := mqtttest.NewBroker(t, g.broker...)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if g.with != nil {
+			g.with(ctx, b)
+		}
+	}()
+	synctest.Wait() // faults and retained messages are there before the command
+	r := run(t.Context(), b, g.stdin, g.args...)
+	cancel()
+	<-done
+	return r
+}
+
+// compare compares with a file, or writes it.
+func compare(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got; -update writes it):\n%s", path, diff)
+	}
+}

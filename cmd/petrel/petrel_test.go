@@ -1,0 +1,47 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+)
+
+var update = flag.Bool("update", false, "write the files that tests compare with")
+
+func TestMain(m *testing.M) {
+	time.Local = time.UTC
+	for _, v := range os.Environ() {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "PETREL_") {
+			os.Unsetenv(name)
+		}
+	}
+	flag.Parse()
+	os.Exit(m.Run())
+}
+
+// result is what a command line has done.
+type result struct {
+	code        int
+	out, errors string
+}
+
+// run runs a command line. Its connections lead to the broker, if there is one.
+func run(ctx context.Context, b *mqtttest.Broker, stdin string, args ...string) result {
+	root := newRoot()
+	var out, errors bytes.Buffer
+	root.SetIn(strings.NewReader(stdin))
+	root.SetOut(&out)
+	root.SetErr(&errors)
+	root.SetArgs(args)
+	if b != nil {
+		ctx = context.WithValue(ctx, dialerKey{}, dialer(b.DialContext))
+	}
+	code := execute(ctx, root)
+	return result{code, out.String(), errors.String()}
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+// newRoot returns the command with all its subcommands.
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "petrel",
+		Short: "An MQTT 5.0 and 3.1.1 command line",
+		Long: `petrel publishes, subscribes, asks, answers and measures with MQTT 5.0 and 3.1.1.
+
+` + exitCodes,
+		Example: `  petrel sub -t 'sensors/#' -v
+  petrel pub -t sensors/7/temp -m 21.5 -q 1`,
+		Version:       version(),
+		Args:          noSuchCommand,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetVersionTemplate("petrel {{.Version}}\n")
+	root.SetFlagErrorFunc(flagError)
+	root.SetUsageFunc(showUsage)
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
+	root.AddCommand(
+		newPub(),
+		newSub(),
+	)
+	root.SetGlobalNormalizationFunc(normalise)
+	return root
+}
+
+// execute runs a command line and returns the exit code. An error is one line on standard error.
+func execute(ctx context.Context, root *cobra.Command) int {
+	cmd, err := root.ExecuteContextC(ctx)
+	code := exitCode(err)
+	if code != exitOK && code != exitInterrupted {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s\n", cmd.CommandPath(), oneLine(err))
+	}
+	return code
+}
+
+// version is that of the module, if it was built as one.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var names []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	return usagef("there is no command %q%s; \"petrel --help\" lists them", args[0], didYouMean(args[0], names))
+}
+
+func noArguments(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("%q is not expected: everything is given by flags; does something need quotes?", args[0])
+	}
+	return nil
+}
