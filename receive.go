@@ -293,7 +293,7 @@ func (r *receiver) readProperties(p *codec.PublishView) (alias int, err error) {
 	if len(p.Properties) == 0 {
 		return 0, nil
 	}
-	number, ids, err := codec.DecodePublishProperties(p.Properties, &r.properties, r.ids)
+	number, ids, err := codec.DecodeRelayedProperties(p.Properties, &r.properties, r.ids)
 	r.ids = ids
 	if most := r.client.config.topicAliasMaximum; err == nil && int(number) > most {
 		err = &codec.Error{

@@ -674,3 +674,23 @@ func TestReceiveAckConcurrently(t *testing.T) {
 		}
 	})
 }
+
+// What another client may get past a server does not end the connection: a server may hand on a Response Topic and a
+// payload format that the specification forbids [MQTT-3.3.2-14]. They are as good as absent.
+func TestReceiveRelayedProperties(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scripted(t, codec.V5)
+		sub, _ := subscribed(t, c, s, "t", mqtt.AtLeastOnce)
+		for id, bad := range []string{"\x08\x00\x03a/#", "\x08\x00\x00", "\x01\x02"} {
+			body := "\x00\x01t\x00" + string(rune(id+1)) + string(rune(len(bad)+4)) + bad + "\x03\x00\x01c" + "payload"
+			s.SendBytes(append([]byte{0x32, byte(len(body))}, body...)...)
+			s.Expect(&codec.Puback{PacketID: uint16(id + 1)})
+			m, err := sub.Next(t.Context())
+			noErr(t, err)
+			want := mqtt.PublishProperties{ContentType: "c"}
+			if string(m.Payload) != "payload" || fmt.Sprint(m.Properties) != fmt.Sprint(want) {
+				t.Errorf("%q: %s with %+v", bad, m.Payload, m.Properties)
+			}
+		}
+	})
+}

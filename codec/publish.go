@@ -252,13 +252,24 @@ func (p *Publish) Decode(h Header, body []byte, v Version) error {
 // copies; CorrelationData aliases block; the UserProperties slice of into is reused. Errors are of type [*Error], and the
 // results mean nothing after one.
 func DecodePublishProperties(block []byte, into *PublishProperties, ids []uint32) (alias uint16, identifiers []uint32, err error) {
+	return decodePublishProperties(block, into, ids, false)
+}
+
+// DecodeRelayedProperties is DecodePublishProperties for a client, which gets what some publisher wrote and the server
+// handed on. Mosquitto 2.0.11 does not check the payload format and the response topic then (seen): what the specification
+// forbids of those is read as if it were absent. To refuse it would let any publisher keep any subscriber from working.
+func DecodeRelayedProperties(block []byte, into *PublishProperties, ids []uint32) (alias uint16, identifiers []uint32, err error) {
+	return decodePublishProperties(block, into, ids, true)
+}
+
+func decodePublishProperties(block []byte, into *PublishProperties, ids []uint32, relayed bool) (alias uint16, identifiers []uint32, err error) {
 	user := into.UserProperties[:0]
 	*into = PublishProperties{}
 	into.UserProperties = user
 	if len(block) == 0 {
 		return 0, ids, nil
 	}
-	r := reader{latch: latch{packet: PUBLISH, v: V5}, b: block, where: inPublish}
+	r := reader{latch: latch{packet: PUBLISH, v: V5}, b: block, where: inPublish, relayed: relayed}
 	for r.next() {
 		switch r.id {
 		case propTopicAlias:
@@ -286,7 +297,11 @@ func (p *PublishProperties) set(r *reader) {
 	case propContentType:
 		p.ContentType = string(r.data)
 	case propResponseTopic:
-		if f := nameFlaw(r.data); f != sound {
+		f := nameFlaw(r.data)
+		if f != sound && r.relayed {
+			return
+		}
+		if f != sound {
 			r.failResponseTopic(f)
 		}
 		p.ResponseTopic = string(r.data)

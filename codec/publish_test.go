@@ -371,3 +371,31 @@ func TestSplitLength(t *testing.T) {
 		t.Errorf("%v, %+v", err, view)
 	}
 }
+
+// What servers hand on unchecked is read as absent, and all the rest as ever.
+func TestDecodeRelayedProperties(t *testing.T) {
+	for _, c := range []struct {
+		name, block, strict string // strict is the rule that DecodePublishProperties names
+	}{
+		{"Payload Format Indicator 2", "0102 030001 63", "3.3.2.3.2"},
+		{"Payload Format Indicator 255", "030001 63 01FF", "3.3.2.3.2"},
+		{"wildcard in the Response Topic", "08 0001 23 03 0001 63", "MQTT-3.3.2-14"},
+		{"empty Response Topic", "03 0001 63 08 0000", "MQTT-4.7.3-1"},
+	} {
+		block := unhex(t, c.block)
+		var p PublishProperties
+		if _, _, err := DecodeRelayedProperties(block, &p, nil); err != nil || !cmp.Equal(p, PublishProperties{ContentType: "c"}) {
+			t.Errorf("%s: %+v, %v", c.name, p, err)
+		}
+		_, _, err := DecodePublishProperties(block, &p, nil)
+		if e, ok := err.(*Error); !ok || e.Rule != c.strict {
+			t.Errorf("%s: strictly %v", c.name, err)
+		}
+	}
+	for _, block := range []string{"0101 0102", "08 0001 23 08 0001 23", "08 0001 FF", "08 0001 00", "1A 0000", "24 02"} {
+		var p PublishProperties
+		if _, _, err := DecodeRelayedProperties(unhex(t, block), &p, nil); err == nil {
+			t.Errorf("%s is accepted", block)
+		}
+	}
+}

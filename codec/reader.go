@@ -8,13 +8,14 @@ type reader struct {
 	b []byte // what is left, up to the end of the property block while in one
 
 	// The properties, valid between properties and the next that returns false.
-	after  []byte  // what follows the block
-	where  packets // the packet or will; 0 outside of a block
-	seen   uint64  // a bit for each identifier that has come
-	id     byte    // the latest property; its value is in one or two of the next fields
-	number uint32
-	data   []byte // a string, binary data, or a user property's value
-	key    []byte // a user property's name
+	after   []byte  // what follows the block
+	where   packets // the packet or will; 0 outside of a block
+	relayed bool    // see DecodeRelayedProperties
+	seen    uint64  // a bit for each identifier that has come
+	id      byte    // the latest property; its value is in one or two of the next fields
+	number  uint32
+	data    []byte // a string, binary data, or a user property's value
+	key     []byte // a user property's name
 }
 
 // newReader returns a reader of the body of a packet of type t.
@@ -203,6 +204,9 @@ func (r *reader) value(k kind) {
 	switch k {
 	case kindFlag:
 		r.number = uint32(r.byte())
+		if r.number > 1 && r.relayed && r.id == propPayloadFormatIndicator {
+			r.number = 0
+		}
 		if r.number > 1 {
 			row := &propertyTable[r.id]
 			r.fail(ProtocolError, row.section, "", row.name+" is neither 0 nor 1")
