@@ -168,9 +168,14 @@ func TestTracePackets(t *testing.T) {
 		d.want(t, `-> CONNECT 0 "" 0`, `<- CONNACK 0 "" 0`)
 		sub := subscribe(t, c, "t/+", mqtt.ExactlyOnce)
 		d.want(t, `-> SUBSCRIBE 1 "" 0`, `<- SUBACK 1 "" 0`)
-		noErr(t, c.Publish(t.Context(), "t/1", []byte("x"), mqtt.ExactlyOnce))
-		d.want(t, `-> PUBLISH 2 "t/1" 0`, `<- PUBLISH 1 "t/1" 0`, `<- PUBREC 2 "" 0`, `-> PUBREC 1 "" 0`,
-			`-> PUBREL 2 "" 0`, `<- PUBREL 1 "" 0`, `<- PUBCOMP 2 "" 0`, `-> PUBCOMP 1 "" 0`)
+		pubrec := `<- PUBREC 2 "" 0`
+		if v == codec.V5 {
+			pubrec = `<- PUBREC 2 "" 16` // nobody has subscribed
+		}
+		noErr(t, c.Publish(t.Context(), "out", []byte("x"), mqtt.ExactlyOnce))
+		d.want(t, `-> PUBLISH 2 "out" 0`, pubrec, `-> PUBREL 2 "" 0`, `<- PUBCOMP 2 "" 0`)
+		b.Publish(text("t/1", "x", 2))
+		d.want(t, `<- PUBLISH 1 "t/1" 0`, `-> PUBREC 1 "" 0`, `<- PUBREL 1 "" 0`, `-> PUBCOMP 1 "" 0`)
 		noErr(t, sub.Unsubscribe(t.Context()))
 		d.want(t, `-> UNSUBSCRIBE 3 "" 0`, `<- UNSUBACK 3 "" 0`)
 		_, err := c.Ping(t.Context())
