@@ -30,6 +30,7 @@ type route struct {
 	granted    QoS           // to the latest SUBSCRIBE that was granted
 	confirmed  bool          // a SUBSCRIBE was granted, and no UNSUBSCRIBE was sent after it
 	uncertain  bool          // a SUBSCRIBE was cut before its SUBACK: the server may have granted it
+	ending     bool          // it was confirmed until an UNSUBSCRIBE was sent
 	doubted    bool          // it was confirmed before a CONNECT without an answer
 	flags      SubscribeFlag // of all holders
 	subscribes []*subscribe  // the latest SUBSCRIBEs of the filter that were not refused, oldest first
@@ -156,7 +157,7 @@ func (rt *route) accepted(sent *subscribe, granted QoS) {
 		rt.granted = granted
 	}
 	if !sent.undone {
-		rt.confirmed = true
+		rt.confirmed, rt.ending = true, false
 	}
 }
 
@@ -167,14 +168,16 @@ func (rt *route) refused(sent *subscribe) {
 
 // unsubscribed notes that an UNSUBSCRIBE goes out.
 func (rt *route) unsubscribed() {
+	ending := rt.ending || rt.confirmed
 	rt.unknown()
+	rt.ending = ending
 	for _, s := range rt.subscribes {
 		s.undone = true
 	}
 }
 
 // unknown notes that the server does not have the filter.
-func (rt *route) unknown() { rt.confirmed, rt.uncertain, rt.doubted = false, false, false }
+func (rt *route) unknown() { rt.confirmed, rt.uncertain, rt.doubted, rt.ending = false, false, false, false }
 
 // doubt notes that the server may not have what it granted, because it may have begun a session that we know nothing of.
 func (r *router) doubt() {
@@ -299,7 +302,8 @@ func (s *Subscription) prefers(rt *route, routes []*route, kept bool) bool {
 	var highest QoS
 	for _, other := range routes {
 		i := slices.Index(s.routes, other)
-		if i < 0 || other.shared || kept && !other.bringsTo(s) || !kept && !other.confirmed {
+		confirmed := other.confirmed || s.leaving != nil && other.ending // while it leaves, its choice stays
+		if i < 0 || other.shared || kept && !other.bringsTo(s) || !kept && !confirmed {
 			continue
 		}
 		if qos := s.filters[i].QoS; best == nil || qos > highest {

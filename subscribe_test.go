@@ -246,6 +246,23 @@ func twoFilters(t *testing.T, c mqtt.ClientV5, s *mqtttest.Script, wide, narrow 
 	return [2]uint32{first.SubscriptionIdentifier, second.SubscriptionIdentifier}, sub.value(t)
 }
 
+// A message comes once also between UNSUBSCRIBE and UNSUBACK.
+func TestSubscribeOverlappingWhileLeaving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{})
+		both, sub := twoFilters(t, c, s, mqtt.ExactlyOnce, mqtt.ExactlyOnce)
+		leaving := startErr(func() error { return sub.Unsubscribe(t.Context()) })
+		p := mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+		for i, id := range both {
+			s.Send(&codec.Publish{Topic: "a/b", Payload: []byte("x"), QoS: 2, PacketID: uint16(1 + i), SubscriptionIdentifiers: []uint32{id}})
+			s.Expect(&codec.Pubrec{PacketID: uint16(1 + i)})
+		}
+		s.Send(unsubscribed(codec.V5, p))
+		leaving.value(t)
+		wantArrived(t, sub, "a/b=x q2")
+	})
+}
+
 // A shared subscription gets only some of the messages that match it: a subscription that holds one beside an ordinary
 // filter must not rely on it (section 4.8.2).
 func TestSubscribeSharedOverlapping(t *testing.T) {
