@@ -225,8 +225,14 @@ func enforced(files []*source, known map[string]bool) mentions {
 				if old[n] {
 					prefix = prefixes[1]
 				}
-				if rule, err := strconv.Unquote(n.Value); err == nil && isRule.MatchString(rule) {
-					found.addRule(prefix+strings.TrimPrefix(rule, prefixes[0]), known, place)
+				rule, err := strconv.Unquote(n.Value)
+				if err != nil || !isRule.MatchString(rule) {
+					return true
+				}
+				if number, ok := strings.CutPrefix(rule, prefixes[0]); ok {
+					found.add(prefix+number, place)
+				} else {
+					found.addSection(prefix+rule, known, place)
 				}
 			}
 			return true
@@ -237,8 +243,8 @@ func enforced(files []*source, known map[string]bool) mentions {
 
 var isRule = regexp.MustCompile(`^(MQTT-)?[0-9]+(\.[0-9]+)+(-[0-9]+)?$`)
 
-// addRule adds a statement, or all those of a section, as far as they exist; a section may have none of its own.
-func (m mentions) addRule(id string, known map[string]bool, place string) {
+// addSection adds the statements of a section that have no number, if there are any.
+func (m mentions) addSection(id string, known map[string]bool, place string) {
 	for _, letter := range []string{"", "a", "b", "c"} {
 		if known[id+letter] {
 			m.add(id+letter, place)
@@ -309,11 +315,13 @@ func TestConformance(t *testing.T) {
 			}
 		}
 	}
-	for _, m := range []mentions{tests, code} {
-		for _, id := range slices.Sorted(maps.Keys(m)) {
-			if !known[id] {
-				t.Errorf("[%s] is not in %s, but named in %v", id, statementsFile, m[id])
-			}
+	named := maps.Clone(code)
+	for _, s := range files {
+		named.addAll(string(s.text), s.name)
+	}
+	for _, id := range slices.Sorted(maps.Keys(named)) {
+		if !known[id] {
+			t.Errorf("[%s] is not in %s, but named in %v", id, statementsFile, named[id])
 		}
 	}
 	doc := conformance(statements, tests, code)

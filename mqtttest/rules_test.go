@@ -356,7 +356,7 @@ var fouls = []foul{
 }
 
 // What a conformant client does not send is a violation and ends the connection: in MQTT 5.0 with a DISCONNECT that says why
-// [MQTT-4.13.1-1], and in 3.1.1 without [MQTT-4.8.0-1].
+// [MQTT-4.13.1-1], and in 3.1.1 without [MQTT311-4.8.0-1].
 func TestViolations(t *testing.T) {
 	for _, f := range fouls {
 		for v, rule := range map[codec.Version]string{codec.V5: f.v5, codec.V311: f.v3} {

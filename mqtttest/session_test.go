@@ -32,7 +32,7 @@ func resume(t *testing.T, b *Broker, v codec.Version) *Script {
 	return s
 }
 
-// Messages at QoS 1 and 2 wait for a client [MQTT-3.1.2-5 in 3.1.1], others do not.
+// Messages at QoS 1 and 2 wait for a client [MQTT311-3.1.2-5] in 3.1.1, others do not.
 func TestBrokerQueuesOffline(t *testing.T) {
 	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
 		offline(t, b, v)
