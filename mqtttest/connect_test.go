@@ -164,6 +164,9 @@ func TestBrokerGarbage(t *testing.T) {
 		{"version 6", []byte("\x10\x0D\x00\x04MQTT\x06\x02\x00\x00\x00\x00\x00"), []byte{0x20, 3, 0, 0x84, 0}, "MQTT-3.1.2-2"},
 		{"version 3", []byte("\x10\x0C\x00\x04MQTT\x03\x02\x00\x00\x00\x00"), []byte{0x20, 2, 0, 1}, "MQTT-3.1.2-2"},
 		{"3.1.1 without client identifier", []byte("\x10\x0C\x00\x04MQTT\x04\x00\x00\x00\x00\x00"), []byte{0x20, 2, 0, 2}, "MQTT-3.1.3-8"},
+		{"3.1.1 password without user name", []byte("\x10\x10\x00\x04MQTT\x04\x42\x00\x00\x00\x01c\x00\x01p"), nil, "MQTT-3.1.2-22"},
+		{"will at QoS 3", []byte("\x10\x15\x00\x04MQTT\x05\x1E\x00\x00\x00\x00\x01c\x00\x00\x01w\x00\x01x"), []byte{0x20, 3, 0, 0x81, 0}, "MQTT-3.1.2-12"},
+		{"Receive Maximum 0", []byte("\x10\x11\x00\x04MQTT\x05\x02\x00\x00\x03\x21\x00\x00\x00\x01c"), []byte{0x20, 3, 0, 0x82, 0}, "3.1.2.11.3"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := New()

@@ -123,6 +123,43 @@ var fouls = []foul{
 		},
 	},
 	{
+		name: "more than Receive Maximum sent again", v5: "MQTT-3.3.4-7", code: codec.ReceiveMaximumExceeded, session: true,
+		do: func(t *testing.T, b *Broker, s *Script) {
+			holdBack(b, codec.PUBACK)
+			first, second := publishOf(1, "a"), &codec.Publish{Topic: "b", QoS: 1, PacketID: 2}
+			s.sent(first, second)
+			first.Dup, second.Dup = true, true
+			b.Reconfigure(ReceiveMaximum(1))
+			reconnect(t, b, s).Send(first, second)
+		},
+	},
+	{
+		name: "topic alias 0", v5: "MQTT-3.3.2-8", code: codec.TopicAliasInvalid,
+		do: sendsBytes(0x30, 7, 0, 1, 'a', 3, 0x23, 0, 0),
+	},
+	{
+		name: "wildcard in a topic name", v5: "MQTT-3.3.2-2", v3: "MQTT-3.3.2-2", code: codec.TopicNameInvalid,
+		do: func(_ *testing.T, _ *Broker, s *Script) {
+			if s.version == codec.V5 {
+				s.SendBytes(0x30, 4, 0, 1, '+', 0)
+			} else {
+				s.SendBytes(0x30, 3, 0, 1, '+')
+			}
+		},
+	},
+	{
+		name: "wildcard in a Response Topic", v5: "MQTT-3.3.2-14", code: codec.ProtocolError,
+		do: sendsBytes(0x30, 8, 0, 1, 'a', 4, 0x08, 0, 1, '#'),
+	},
+	{
+		name: "DUP at QoS 0", v5: "MQTT-3.3.1-2", v3: "MQTT-3.3.1-2", code: codec.MalformedPacket,
+		do: sendsBytes(0x38, 4, 0, 1, 'a', 0),
+	},
+	{
+		name: "QoS 3", v5: "MQTT-3.3.1-4", v3: "MQTT-3.3.1-4", code: codec.MalformedPacket,
+		do: sendsBytes(0x36, 6, 0, 1, 'a', 0, 1, 0),
+	},
+	{
 		name: "packet identifier in use", v5: "MQTT-2.2.1-3", v3: "MQTT-2.3.1-2", code: codec.ProtocolError,
 		do: func(t *testing.T, b *Broker, s *Script) {
 			holdBack(b, codec.PUBACK)
@@ -318,6 +355,11 @@ var fouls = []foul{
 		name: "+ in a level", v5: "MQTT-4.7.1-2", v3: "MQTT-4.7.1-3", code: codec.TopicFilterInvalid,
 		do: sends(&codec.Unsubscribe{PacketID: 1, Filters: []string{"a", "a+"}}),
 	},
+	{
+		name: "No Local on a shared subscription", v5: "MQTT-3.8.3-4", code: codec.ProtocolError,
+		do: sendsBytes(0x82, 17, 0, 1, 0, 0, 11, '$', 's', 'h', 'a', 'r', 'e', '/', 'a', '/', 'b', 'c', 4),
+	},
+	{name: "no topic filter", v5: "MQTT-3.8.3-2", code: codec.ProtocolError, do: sendsBytes(0x82, 3, 0, 1, 0)},
 	{
 		name: "share name", v5: "MQTT-4.8.2-2", code: codec.TopicFilterInvalid,
 		do: sends(&codec.Subscribe{PacketID: 1, Filters: []codec.SubscribeFilter{at(0, "$share/+/a")}}),
