@@ -9,10 +9,11 @@ import (
 	"github.com/petrel-mqtt/mqtt"
 )
 
-// Topics that are published to again go out as aliases, as many as Mosquitto takes, and arrive under their names, across a
+// Topics that are published to again go out as aliases, as many as the server takes, and arrive under their names, across a
 // cut too.
-func TestTopicAliases(t *testing.T) {
-	server := startMosquitto(t)
+func TestTopicAliases(t *testing.T) { eachServer(t, testTopicAliases) }
+
+func testTopicAliases(t *testing.T, server anyServer) {
 	through := startProxy(t, server.port)
 	ctx := within(t, 30*time.Second)
 
@@ -38,7 +39,7 @@ func TestTopicAliases(t *testing.T) {
 	defer publisher.Close()
 	maximum := int(publisher.ConnAck().TopicAliasMaximum)
 	if maximum < 2 {
-		t.Fatalf("Mosquitto takes %d aliases", maximum)
+		t.Fatalf("the server takes %d aliases", maximum)
 	}
 
 	const rounds = 30

@@ -2,8 +2,15 @@ module github.com/petrel-mqtt/mqtt/interop
 
 go 1.25.0
 
-require github.com/petrel-mqtt/mqtt v0.0.0
+require (
+	github.com/mochi-mqtt/server/v2 v2.7.9
+	github.com/petrel-mqtt/mqtt v0.0.0
+)
 
-require golang.org/x/sync v0.22.0 // indirect
+require (
+	github.com/gorilla/websocket v1.5.3 // indirect
+	github.com/rs/xid v1.4.0 // indirect
+	golang.org/x/sync v0.22.0 // indirect
+)
 
 replace github.com/petrel-mqtt/mqtt => ../
