@@ -177,7 +177,9 @@ func (rt *route) unsubscribed() {
 }
 
 // unknown notes that the server does not have the filter.
-func (rt *route) unknown() { rt.confirmed, rt.uncertain, rt.doubted, rt.ending = false, false, false, false }
+func (rt *route) unknown() {
+	rt.confirmed, rt.uncertain, rt.doubted, rt.ending = false, false, false, false
+}
 
 // doubt notes that the server may not have what it granted, because it may have begun a session that we know nothing of.
 func (r *router) doubt() {
