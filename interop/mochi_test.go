@@ -39,14 +39,14 @@ func eachServerAt(t *testing.T, receiveMaximum int, test func(t *testing.T, serv
 // Mosquitto.
 //
 // mochi 2.7.9 breaks the specification where several tests have to step aside (all of it seen):
-//   - It keeps one table of packet identifiers for both directions [MQTT-2.2.1]. A PUBLISH with identifier n makes it
+//   - It keeps one table of packet identifiers for both directions (section 2.2.1). A PUBLISH with identifier n makes it
 //     forget a message of its own under n, which is lost when the connection is, and a SUBSCRIBE with n is refused with
 //     0x91.
 //   - Of messages beyond the client's Receive Maximum it forgets some, sends others out of order [MQTT-4.6.0-6], and
 //     then stalls.
 //   - On a new connection it sends the messages of one second in any order [MQTT-4.6.0-1].
 //   - A message that it has kept for a client keeps the topic alias of the client's last connection [MQTT-3.3.2-7].
-//   - It takes topic aliases and announces none [3.2.2.3.8].
+//   - It takes topic aliases and announces none (section 3.2.2.3.8).
 //   - PUBACK and PUBREC get the properties of the PUBLISH, and PUBACK then the reason code 0x01 [MQTT-3.4.2-1].
 func startMochi(t testing.TB, receiveMaximum int) anyServer {
 	t.Helper()
