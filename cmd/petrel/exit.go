@@ -83,15 +83,20 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// oneLine is an error as it is shown: a line that says what to do, where that is known.
+// oneLine is an error as it is shown at the end: a line that says what to do, where that is known.
 func oneLine(err error) string {
-	text := optionName.ReplaceAllStringFunc(err.Error(), flagOfOption)
-	text = strings.TrimSpace(strings.ReplaceAll(text, "mqtt: ", ""))
-	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	text := plain(err)
 	if a := advice(err); a != "" {
 		text += "; " + a
 	}
 	return text
+}
+
+// plain is an error in a line.
+func plain(err error) string {
+	text := optionName.ReplaceAllStringFunc(err.Error(), flagOfOption)
+	text = strings.TrimSpace(strings.ReplaceAll(text, "mqtt: ", ""))
+	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
 
 // optionName is the beginning of an error about an option of the client.

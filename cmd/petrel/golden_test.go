@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/petrel-mqtt/mqtt"
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
@@ -117,6 +119,69 @@ var goldens = []golden{
 	{name: "sub-exec", args: []string{"sub", "-t", "a/#", "-n", "3", "-q", "1", "--exec",
 		`read x; echo "$MQTT_TOPIC $MQTT_QOS $MQTT_RETAIN: $x"; [ "$x" != two ] || { echo no twos >&2; exit 3; }`},
 		with: later(text("a/1", "one"), text("a/2", "two"), text("a/3", "three"))},
+	{name: "request-help", args: words("request --help")},
+	{name: "request", args: words("request -t svc/echo -m hello"), with: echo},
+	{name: "request-failure", args: words("request -t svc/fail -m hello"), with: echo},
+	{name: "request-nobody", args: words("request -t svc/none -m hello")},
+	{name: "request-timeout", args: words("request -t svc/lost -m hello -W 2"), with: func(_ context.Context, b *mqtttest.Broker) {
+		b.Intercept(func(_ string, outbound bool, p codec.Packet) bool {
+			if a, ok := p.(*codec.Puback); ok && outbound {
+				a.Code = codec.Success
+			}
+			return true
+		})
+	}},
+	{name: "respond-help", args: words("respond --help")},
+	{name: "respond", args: []string{"respond", "-t", "svc/+", "-n", "2", "-i", "me", "-d", "--exec", `tr a-z A-Z; [ $MQTT_TOPIC != svc/2 ] || exit 1`},
+		with: later(asked("svc/1", "hello"), asked("svc/2", "world"))},
+	{name: "bench-help", args: words("bench --help")},
+	{name: "bench-pubsub-help", args: words("bench pubsub --help")},
+	{name: "bench-conn", args: words("bench conn --url mqtt://test --clients 20 --rate 10")},
+	{name: "bench-pub", args: words("bench pub --url mqtt://test --clients 2 --rate 100 -q 1 --duration 3")},
+	{name: "bench-sub", args: words("bench sub --url mqtt://test -t a/# --duration 3"), with: later(text("a/1", "one"), text("a/2", "two"))},
+	{name: "bench-pubsub", args: words("bench pubsub --url mqtt://test --clients 2 --subscribers 3 --rate 100 -q 2 --duration 3")},
+	{name: "bench-pubsub-json", args: words("bench pubsub --url mqtt://test --rate 6.5 --duration 2 --json"),
+		with: func(_ context.Context, b *mqtttest.Broker) {
+			b.Fault(mqtttest.Fault{Packet: "PUBLISH", Outbound: true, Skip: 3, Times: 2, Drop: true})
+			b.Fault(mqtttest.Fault{Packet: "PUBLISH", Outbound: true, Skip: 7, Times: 1, Delay: 250 * time.Millisecond})
+		}},
+	{name: "bench-pub-refused", args: words("bench pub --url mqtt://test --rate 10 -q 1 --duration 1"), with: func(_ context.Context, b *mqtttest.Broker) {
+		b.Fault(mqtttest.Fault{Packet: "PUBLISH", Skip: 2, Times: 3, Reason: 0x97})
+	}},
+	{name: "bench-rpc", args: words("bench rpc --url mqtt://test --rate 20 --duration 2")},
+	{name: "probe-help", args: words("probe --help")},
+	{name: "probe", args: words("probe")},
+	{name: "probe-json", args: words("probe --json --max-payload 100 -V 3.1.1")},
+	{name: "probe-limited", args: words("probe"), broker: []mqtttest.Option{
+		mqtttest.MaximumQoS(1), mqtttest.MaximumPacketSize(1000), mqtttest.NoRetain(), mqtttest.NoSharedSubscriptions(),
+		mqtttest.NoSubscriptionIdentifiers(), mqtttest.ServerKeepAlive(30 * time.Second),
+	}},
+}
+
+// asked is a request.
+func asked(topic, payload string) mqtttest.Message {
+	m := text(topic, payload)
+	m.Properties.ResponseTopic, m.Properties.CorrelationData = "reply/1", []byte(payload)
+	return m
+}
+
+// echo answers requests below svc: svc/echo as they are, svc/fail with a failure.
+func echo(ctx context.Context, b *mqtttest.Broker) {
+	client, err := mqtt.NewClient(ctx, "mqtt://test", mqtt.WithDialer(b.DialContext))
+	if err != nil {
+		panic(err)
+	}
+	defer client.Close()
+	sub, err := client.Subscribe(ctx, "svc/+")
+	if err != nil {
+		panic(err)
+	}
+	client.Respond(ctx, sub, 1, func(_ context.Context, m mqtt.Message) ([]byte, error) {
+		if m.Topic == "svc/fail" {
+			return nil, errors.New("out of paper")
+		}
+		return m.Payload, nil
+	})
 }
 
 func TestGolden(t *testing.T) {
@@ -127,6 +192,7 @@ func TestGolden(t *testing.T) {
 			line := "petrel " + strings.Join(g.args, " ")
 			got := fmt.Sprintf("$ %s\n\n--- standard output\n%s\n--- standard error\n%s\n--- exit code %d\n", line, r.out, r.errors, r.code)
 			got = reconnected.ReplaceAllString(got, "TIME WARN connected again")
+			got = random.ReplaceAllString(got, "petrel/$1/RANDOM")
 			compare(t, filepath.Join("testdata", "golden", g.name+".txt"), got)
 		})
 	}
@@ -134,6 +200,9 @@ func TestGolden(t *testing.T) {
 
 // reconnected is the line whose time depends on chance.
 var reconnected = regexp.MustCompile(`(?m)^\S+ WARN connected again`)
+
+// random is in topics of a run.
+var random = regexp.MustCompile(`petrel/(bench|probe)/[0-9a-f]+`)
 
 // run runs the command in virtual time.
 func (g *golden) run(t *testing.T) result {

@@ -58,7 +58,7 @@ func (l *logFlags) options(o *options, logger *slog.Logger, version protocol) {
 		Disconnected: func(err error) {
 			if !errors.Is(err, mqtt.ErrClosed) {
 				lost = true
-				logger.Warn("connection lost", "because", strings.TrimPrefix(oneLine(err), "connection lost: "))
+				logger.Warn("connection lost", "because", strings.TrimPrefix(plain(err), "connection lost: "))
 			}
 		},
 		ConnectDone: func(server string, _ int, err error) {
@@ -67,7 +67,7 @@ func (l *logFlags) options(o *options, logger *slog.Logger, version protocol) {
 			}
 		},
 		Retrying: func(f mqtt.Failure, delay time.Duration) {
-			logger.Info("trying again", "after", delay.Round(time.Millisecond), "because", oneLine(f.Err))
+			logger.Info("trying again", "after", delay.Round(time.Millisecond), "because", plain(f.Err))
 		},
 		Stalled: func(_ *mqtt.Subscription, since time.Time) {
 			logger.Warn("messages are not taken fast enough, and hold up the server", "since", since.Format(time.TimeOnly))

@@ -18,17 +18,23 @@ type propertyFlags struct {
 
 // add adds the flags to a group, their names with a prefix.
 func (p *propertyFlags) add(g *group, prefix, whose string) {
+	g.StringVar(&p.responseTopic, prefix+"response-topic", "", "the `TOPIC` for replies to it")
+	g.Var(&p.correlationData, prefix+"correlation-data", "what a reply has to repeat: text, or hexadecimal after 0x")
+	g.only5(prefix+"response-topic", prefix+"correlation-data")
+	p.addForReply(g, prefix, whose)
+}
+
+// addForReply is add for replies, whose address is that of the request.
+func (p *propertyFlags) addForReply(g *group, prefix, whose string) {
 	expiry := prefix + "expiry"
 	if prefix == "" {
 		expiry = "message-expiry"
 	}
 	g.StringVar(&p.contentType, prefix+"content-type", "", whose+"content `TYPE`")
-	g.StringVar(&p.responseTopic, prefix+"response-topic", "", "the `TOPIC` for replies to it")
-	g.Var(&p.correlationData, prefix+"correlation-data", "what a reply has to repeat: text, or hexadecimal after 0x")
 	g.Var(&p.expiry, expiry, "how long it is of use (default for ever)")
 	g.BoolVar(&p.utf8, prefix+"utf8", false, "say that the payload is text")
 	g.Var(&p.user, prefix+"user-property", whose+"user property; may be repeated")
-	for _, name := range []string{"content-type", "response-topic", "correlation-data", "utf8", "user-property"} {
+	for _, name := range []string{"content-type", "utf8", "user-property"} {
 		g.only5(prefix + name)
 	}
 	g.only5(expiry)

@@ -31,6 +31,10 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newPub(),
 		newSub(),
+		newRequest(),
+		newRespond(),
+		newBench(),
+		newProbe(),
 	)
 	root.SetGlobalNormalizationFunc(normalise)
 	return root
