@@ -156,7 +156,7 @@ func (c *client) connect(ctx context.Context, a *attempt, prepare func(context.C
 		return nil, nil, a.error(err)
 	}
 	dialer := c.config.dialer
-	dialer.TLS = a.TLS
+	dialer.TLS, dialer.Header = a.TLS, a.Header
 	conn, err := dialer.Dial(ctx, a.URL)
 	if err != nil {
 		return nil, nil, a.error(err)

@@ -34,7 +34,6 @@ var importRules = map[string]importRule{
 	},
 	"codec":            {},
 	"transport":        {modules: []string{websocketModule}},
-	"internal/certs":   {},
 	"internal/fifo":    {},
 	"internal/link":    {petrel: []string{"codec"}},
 	"internal/session": {petrel: []string{"codec", "internal/fifo"}},
@@ -45,9 +44,9 @@ var importRules = map[string]importRule{
 
 // testRules is what the tests of a package may import besides the package and what it may import itself.
 var testRules = map[string]importRule{
-	".":         {petrel: []string{"internal/certs", "mqtttest"}, modules: []string{websocketModule}},
+	".":         {petrel: []string{"mqtttest"}},
 	"mqtttest":  {petrel: []string{"."}}, // its examples show a service that uses the client
-	"transport": {petrel: []string{"internal/certs"}},
+	"transport": {petrel: []string{"mqtttest"}},
 }
 
 // ruleFor returns the pattern of the rule for a folder; it is empty if there is none.

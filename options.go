@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/http"
 	"net/url"
 	"time"
 
@@ -92,6 +93,7 @@ type config struct {
 
 	tls           *tls.Config // nil: the zero value
 	certificates  transport.Certificates
+	header        http.Header // of a WebSocket upgrade
 	schemeOptions []schemeOption
 
 	will           *codec.Will
@@ -254,7 +256,8 @@ func WithPingTimeout(d time.Duration) Option {
 	})
 }
 
-// WithConnectTimeout bounds one attempt to connect: name look-up, dial, TLS and CONNACK together. The default is 30 s.
+// WithConnectTimeout bounds one attempt to connect: name look-up, dial, TLS, WebSocket upgrade and CONNACK together. The
+// default is 30 s.
 func WithConnectTimeout(d time.Duration) Option {
 	return option(func(c *config) error {
 		c.connectTimeout = d
@@ -294,7 +297,7 @@ func WithCredentialsFunc(f func(ctx context.Context) (username, password string,
 }
 
 // WithAttemptFunc lets f look at, and change, every attempt to connect before it is made, after a credentials function
-// was asked: URL, TLS configuration and credentials. Its ctx and errors are as those of WithCredentialsFunc.
+// was asked: URL, TLS configuration, header and credentials. Its ctx and errors are as those of WithCredentialsFunc.
 func WithAttemptFunc(f func(ctx context.Context, a *Attempt) error) Option {
 	return option(func(c *config) error {
 		c.attemptFunc = f

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -96,6 +97,8 @@ type Attempt struct {
 	URL     *url.URL
 	// TLS is what the options say, as it is now in the files, for a URL with TLS. It is the attempt's own.
 	TLS *tls.Config
+	// Header goes into the request for a WebSocket, for a URL of scheme ws or wss. It is never nil, and the attempt's own.
+	Header http.Header
 	// Username and Password go into CONNECT unless they are empty and no option gave any.
 	Username, Password string
 }
@@ -113,6 +116,9 @@ type attempt struct {
 func (c *config) prepare(ctx context.Context, a *attempt) (err error) {
 	if a.TLS, err = c.tlsConfig(); err != nil {
 		return err
+	}
+	if a.Header = c.header.Clone(); a.Header == nil {
+		a.Header = make(http.Header)
 	}
 	if c.credentialsFunc != nil {
 		if a.Username, a.Password, err = c.credentialsFunc(ctx); err != nil {
@@ -148,9 +154,13 @@ func (c *config) permanent(err error) bool {
 	if errors.As(err, &said) {
 		return true
 	}
+	var upgrade *transport.UpgradeError
 	var refused *ConnectError
 	var disconnected *DisconnectError
 	switch {
+	case errors.As(err, &upgrade):
+		unauthorised := upgrade.StatusCode == http.StatusUnauthorized || upgrade.StatusCode == http.StatusForbidden
+		return unauthorised && c.attemptFunc == nil // which may bring another token
 	case errors.As(err, &refused):
 		return c.permanentRefusal(refused.Code)
 	case errors.As(err, &disconnected) && disconnected.ByServer:

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -23,7 +24,6 @@ import (
 
 	"github.com/petrel-mqtt/mqtt"
 	"github.com/petrel-mqtt/mqtt/codec"
-	"github.com/petrel-mqtt/mqtt/internal/certs"
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
@@ -39,108 +39,46 @@ func connectTo(ctx context.Context, v codec.Version, url string, opts ...mqtt.Op
 	return mqtt.Common(c), nil
 }
 
-// front puts a layer of protocol in front of a broker in memory: wrap makes the broker's side of it, and may wait for a
-// handshake. It returns nil where that fails.
-func front(t *testing.T, broker *mqtttest.Broker, wrap func(net.Conn) net.Conn) dialFunc {
-	var running sync.WaitGroup
-	t.Cleanup(running.Wait)
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		inner, err := broker.DialContext(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		client, server := net.Pipe()
-		running.Go(func() {
-			defer server.Close()
-			defer inner.Close()
-			if outer := wrap(server); outer != nil {
-				splice(outer, inner)
-			}
-		})
-		return client, nil
-	}
-}
-
-// splice carries bytes both ways until both ways end.
-func splice(a, b net.Conn) {
-	var ways sync.WaitGroup
-	carry := func(to, from net.Conn) {
-		io.Copy(to, from)
-		if half, ok := to.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-			return
-		}
-		to.Close()
-	}
-	ways.Go(func() { carry(a, b) })
-	ways.Go(func() { carry(b, a) })
-	ways.Wait()
-}
-
-// tlsFront is a front of TLS. What it negotiates goes to states, where that is not nil.
-func tlsFront(config *tls.Config, states chan<- tls.ConnectionState) func(net.Conn) net.Conn {
-	config.SessionTicketsDisabled = true // the network has no buffers, and a server sends tickets unasked
-	return func(conn net.Conn) net.Conn {
-		c := tls.Server(conn, config)
-		if err := c.Handshake(); err != nil {
-			return nil
-		}
-		if states != nil {
-			states <- c.ConnectionState()
-		}
-		return c
-	}
-}
-
-// A custom dialer makes the network; TLS is spoken on top of it, in virtual time.
-func TestTLSOverAnyNetwork(t *testing.T) {
-	ca := certs.NewAuthority(t)
-	config := &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "server", "test").TLS(t)}}
-	inBothVersions(t, func(t *testing.T, v codec.Version) {
-		dial := front(t, mqtttest.NewBroker(t), tlsFront(config, nil))
-		c, err := connectTo(t.Context(), v, "mqtts://test", mqtt.WithDialer(dial), mqtt.WithCAData(ca.Certificate))
-		noErr(t, err)
-		sub, err := c.Subscribe(t.Context(), "a", mqtt.ExactlyOnce)
-		noErr(t, err)
-		payload := strings.Repeat("x", 100_000) // more than a record
-		noErr(t, c.Publish(t.Context(), "a", []byte(payload), mqtt.ExactlyOnce))
-		m, err := sub.Next(t.Context())
-		noErr(t, err)
-		if string(m.Payload) != payload {
-			t.Errorf("%d other bytes", len(m.Payload))
-		}
-		noErr(t, c.Disconnect(t.Context()))
-	})
+// files writes a certificate and its key, in place of what was there.
+func files(t *testing.T, folder string, c tls.Certificate) (certificate, key string) {
+	certificate, key = filepath.Join(folder, "client.crt"), filepath.Join(folder, "client.key")
+	certificatePEM, keyPEM := mqtttest.PEM(c)
+	noErr(t, os.WriteFile(certificate, certificatePEM, 0o600))
+	noErr(t, os.WriteFile(key, keyPEM, 0o600))
+	return certificate, key
 }
 
 // Files are read again for each attempt, and an attempt without them fails as any other.
 func TestTLSFilesAreReadAgain(t *testing.T) {
-	ca := certs.NewAuthority(t)
-	states := make(chan tls.ConnectionState, 10)
-	config := &tls.Config{
-		Certificates: []tls.Certificate{ca.Issue(t, "server", "test").TLS(t)},
-		ClientAuth:   tls.RequireAndVerifyClientCert, ClientCAs: ca.Pool(),
-	}
-	folder := t.TempDir()
-	caFile, _ := ca.Files(t, folder, "ca")
-	crt, key := ca.Issue(t, "first").Files(t, folder, "client")
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
-		ca.Issue(t, "first").Files(t, folder, "client")
-		broker := mqtttest.NewBroker(t)
-		c, err := connectTo(t.Context(), v, "mqtts://test", mqtt.WithDialer(front(t, broker, tlsFront(config, states))),
-			mqtt.WithTLSFiles(caFile, crt, key))
+		names := make(chan string, 10)
+		broker := mqtttest.NewBroker(t, mqtttest.ServerTLS(func(c *tls.Config) {
+			c.ClientAuth = tls.RequireAndVerifyClientCert
+			c.VerifyConnection = func(s tls.ConnectionState) error {
+				names <- s.PeerCertificates[0].Subject.CommonName
+				return nil
+			}
+		}))
+		client := func(name string) tls.Certificate {
+			return broker.Authority().Certificate(func(c *x509.Certificate) { c.Subject.CommonName = name })
+		}
+		folder := t.TempDir()
+		ca := filepath.Join(folder, "ca")
+		noErr(t, os.WriteFile(ca, broker.Authority().PEM(), 0o600))
+		certificate, key := files(t, folder, client("first"))
+		c, err := connectTo(t.Context(), v, "mqtts://localhost", mqtt.WithDialer(broker.DialTLS), mqtt.WithTLSFiles(ca, certificate, key))
 		noErr(t, err)
 		defer c.Close()
-		name := func() string { return (<-states).PeerCertificates[0].Subject.CommonName }
-		if got := name(); got != "first" {
+		if got := <-names; got != "first" {
 			t.Errorf("connects as %s", got)
 		}
 		noErr(t, os.Remove(key))
 		if err := c.Reconnect(t.Context()); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("without the key: %v", err)
 		}
-		ca.Issue(t, "second").Files(t, folder, "client")
+		files(t, folder, client("second"))
 		noErr(t, c.WaitConnected(t.Context()))
-		if got := name(); got != "second" {
+		if got := <-names; got != "second" {
 			t.Errorf("connects again as %s", got)
 		}
 	})
@@ -149,17 +87,16 @@ func TestTLSFilesAreReadAgain(t *testing.T) {
 // An attempt function gets the options' configuration, for itself.
 func TestAttemptFuncChangesTLS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ca := certs.NewAuthority(t)
-		config := &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "server", "elsewhere").TLS(t)}}
+		broker := mqtttest.NewBroker(t)
 		given := &tls.Config{ServerName: "given", NextProtos: []string{"p"}}
-		c, err := connectTo(t.Context(), codec.V5, "mqtt://test", mqtt.WithDialer(front(t, mqtttest.NewBroker(t), tlsFront(config, nil))),
-			mqtt.WithCAData(ca.Certificate), mqtt.WithTLS(given),
+		c, err := connectTo(t.Context(), codec.V5, "mqtt://test", mqtt.WithDialer(broker.DialTLS),
+			mqtt.WithCAData(broker.Authority().PEM()), mqtt.WithTLS(given),
 			mqtt.WithAttemptFunc(func(_ context.Context, a *mqtt.Attempt) error {
 				if a.TLS.ServerName != "given" || a.TLS.RootCAs == nil || a.TLS.NextProtos[0] != "p" {
 					t.Errorf("TLS is %+v", a.TLS)
 				}
 				a.URL.Scheme = "mqtts"
-				a.TLS.ServerName, a.TLS.NextProtos = "elsewhere", nil
+				a.TLS.ServerName, a.TLS.NextProtos = "localhost", nil
 				return nil
 			}))
 		noErr(t, err)
@@ -172,7 +109,8 @@ func TestAttemptFuncChangesTLS(t *testing.T) {
 }
 
 func TestTLSOptionsRefused(t *testing.T) {
-	ca := certs.NewAuthority(t)
+	ca := mqtttest.NewAuthority()
+	certificate, _ := mqtttest.PEM(ca.Certificate())
 	for _, c := range []struct {
 		url  string
 		opt  mqtt.Option
@@ -182,11 +120,12 @@ func TestTLSOptionsRefused(t *testing.T) {
 		{"mqtts://test", mqtt.WithCAData(nil), "WithCAData: empty"},
 		{"mqtts://test", mqtt.WithCAData([]byte("junk")), "WithCAData: CA certificates: the data has none"},
 		{"mqtts://test", mqtt.WithCertificateData(nil, nil), "WithCertificateData: empty"},
-		{"mqtts://test", mqtt.WithCertificateData(ca.Certificate, nil), "WithCertificateData: client certificate: "},
+		{"mqtts://test", mqtt.WithCertificateData(certificate, nil), "WithCertificateData: client certificate: "},
 		{"mqtts://test", mqtt.WithTLSFiles("", "", "key"), "a key without a certificate"},
 		{"test", mqtt.WithTLS(new(tls.Config)), "WithTLS: no server has a URL of scheme mqtts or wss"},
 		{"mqtt://test", mqtt.WithTLSFiles("ca", "", ""), "WithTLSFiles: no server"},
-		{"unix:test", mqtt.WithCAData(ca.Certificate), "WithCAData: no server"},
+		{"mqtts://test", mqtt.WithHeader(nil), "WithHeader: no server has a URL of scheme ws or wss"},
+		{"unix:test", mqtt.WithCAData(ca.PEM()), "WithCAData: no server"},
 	} {
 		dial := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("was dialled") }
 		_, err := mqtt.NewClient(t.Context(), c.url, c.opt, mqtt.WithDialer(dial))
@@ -199,11 +138,10 @@ func TestTLSOptionsRefused(t *testing.T) {
 // PROTOCOL 25: what fails in TLS is tried again.
 func TestTLSErrorsAreRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ca := certs.NewAuthority(t)
-		config := &tls.Config{Certificates: []tls.Certificate{certs.NewAuthority(t).Issue(t, "server", "test").TLS(t)}}
+		broker := mqtttest.NewBroker(t)
 		var failures []mqtt.Failure
-		_, err := mqtt.NewClient(t.Context(), "mqtts://test", mqtt.WithDialer(front(t, mqtttest.NewBroker(t), tlsFront(config, nil))),
-			mqtt.WithCAData(ca.Certificate), mqtt.WithConnectRetry(),
+		_, err := mqtt.NewClient(t.Context(), "mqtts://localhost", mqtt.WithDialer(broker.DialTLS),
+			mqtt.WithCAData(mqtttest.NewAuthority().PEM()), mqtt.WithConnectRetry(),
 			mqtt.WithReconnect(mqtt.ReconnectPolicy{Decide: func(_ context.Context, f mqtt.Failure) (time.Duration, error) {
 				if failures = append(failures, f); len(failures) == 3 {
 					return 0, f.Err
@@ -238,13 +176,14 @@ func TestOneDeadline(t *testing.T) {
 
 // Secrets show nowhere, however an attempt is printed.
 func TestAttemptHidesSecrets(t *testing.T) {
-	ca := certs.NewAuthority(t)
+	ca := mqtttest.NewAuthority()
 	u, err := url.Parse("wss://secret-user:secret-word@host/mqtt?token=secret-token")
 	noErr(t, err)
 	a := mqtt.Attempt{
 		Number: 7, URL: u, LastErr: errors.New("the reason"), Username: "secret-name", Password: "secret-pass",
+		Header: http.Header{"Authorization": {"Bearer secret"}},
 	}
-	for _, config := range []*tls.Config{nil, {Certificates: []tls.Certificate{ca.TLS(t)}}} {
+	for _, config := range []*tls.Config{nil, {Certificates: []tls.Certificate{ca.Certificate()}}} {
 		a.TLS = config
 		var texts []string
 		for _, v := range []any{a, &a, []mqtt.Attempt{a}, struct{ A *mqtt.Attempt }{&a}, struct{ A mqtt.Attempt }{a}, map[string]mqtt.Attempt{"a": a}} {
@@ -306,7 +245,8 @@ func TestSecretsShowNowhere(t *testing.T) {
 		}
 		options := []mqtt.Option{
 			mqtt.WithCredentials("name", "secret-pass"),
-			mqtt.WithServers("mqtts://secret-user:secret-word@other"),
+			mqtt.WithServers("mqtts://secret-user:secret-word@other", "wss://secret-user:secret-word@other/?token=secret"),
+			mqtt.WithHeader(http.Header{"Authorization": {"secret"}}),
 			mqtt.WithLogger(slog.New(slog.NewTextHandler(log, nil))),
 			mqtt.WithTrace(&mqtt.Trace{
 				ConnectStart: func(server string, _ int) { show(server) },

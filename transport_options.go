@@ -4,14 +4,18 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 
 	"github.com/petrel-mqtt/mqtt/transport"
 )
 
-// secureSchemes are those of servers that TLS options are for.
-var secureSchemes = []string{"mqtts", "wss"}
+// The schemes of servers that an option is for.
+var (
+	secureSchemes    = []string{"mqtts", "wss"}
+	webSocketSchemes = []string{"ws", "wss"}
+)
 
 // WithTLS sets the TLS configuration for servers of the schemes mqtts and wss. It is cloned, never changed. TLS 1.2 is
 // the least that is spoken, whatever it says.
@@ -60,6 +64,16 @@ func WithCertificateData(certificate, key []byte) Option {
 	return option(func(c *config) error {
 		c.certificates.CertData, c.certificates.KeyData = slices.Clone(certificate), slices.Clone(key)
 		return c.checkCertificates("WithCertificateData", transport.Certificates{CertData: certificate, KeyData: key})
+	})
+}
+
+// WithHeader sets fields of the request for a WebSocket, of the schemes ws and wss: authorisation, cookies, or Host. h is
+// cloned. For a token that expires, set Attempt.Header in an attempt function. The fields of the WebSocket handshake
+// itself are not allowed.
+func WithHeader(h http.Header) Option {
+	return option(func(c *config) error {
+		c.header = h.Clone()
+		return c.forSchemes("WithHeader", webSocketSchemes)
 	})
 }
 

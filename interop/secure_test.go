@@ -7,15 +7,21 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt"
-	"github.com/petrel-mqtt/mqtt/internal/certs"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+	"github.com/petrel-mqtt/mqtt/transport"
 )
 
 // endpoint is one way to reach a server.
@@ -32,7 +38,7 @@ func (e endpoint) withOptions(opts ...mqtt.Option) endpoint {
 // fortress is a Mosquitto that listens in every way, with certificates for localhost. Its certificate authority is ca.
 type fortress struct {
 	*mosquitto
-	ca        *certs.Pair
+	ca        *mqtttest.Authority
 	folder    string
 	endpoints map[string]endpoint // by name
 	lines     []string
@@ -41,17 +47,20 @@ type fortress struct {
 
 // startFortress starts it; lines are added to its configuration, before the listeners.
 func startFortress(t *testing.T, lines ...string) *fortress {
-	f := &fortress{ca: certs.NewAuthority(t), folder: t.TempDir(), endpoints: map[string]endpoint{}, lines: lines}
-	good := f.ca.Issue(t, "server", "localhost", "127.0.0.1")
-	caOption := mqtt.WithCAData(f.ca.Certificate)
+	f := &fortress{ca: mqtttest.NewAuthority(), folder: t.TempDir(), endpoints: map[string]endpoint{}, lines: lines}
+	good := f.ca.Certificate()
+	caOption := mqtt.WithCAData(f.ca.PEM())
 	socket := filepath.Join(f.shortFolder(t), "socket")
 	f.lines = append(f.lines, "listener 0 "+socket)
 	f.endpoints["unix"] = endpoint{url: "unix://" + socket}
 	f.listenTLS(t, "mqtts", "mqtts", good, caOption)
-	f.listenTLS(t, "mqtts, another host's certificate", "mqtts", f.ca.Issue(t, "server", "elsewhere"), caOption)
-	f.listenTLS(t, "mqtts, an expired certificate", "mqtts", f.ca.IssueExpired(t, "server", "localhost"), caOption)
-	client := f.ca.Issue(t, "client")
-	f.listenTLS(t, "mqtts with a client certificate", "mqtts", good, caOption, mqtt.WithCertificateData(client.Certificate, client.Key))
+	f.listenTLS(t, "mqtts, another host's certificate", "mqtts", f.ca.Certificate(elsewhere), caOption)
+	f.listenTLS(t, "mqtts, an expired certificate", "mqtts", f.ca.Certificate(expired), caOption)
+	f.endpoints["ws"] = endpoint{url: fmt.Sprintf("ws://localhost:%d", f.listen(t))}
+	f.lines = append(f.lines, "protocol websockets")
+	f.listenTLS(t, "wss", "wss", good, caOption)
+	f.lines = append(f.lines, "protocol websockets")
+	f.listenTLS(t, "mqtts with a client certificate", "mqtts", good, caOption, mqtt.WithCertificateData(mqtttest.PEM(f.ca.Certificate())))
 	f.requireCertificate()
 	f.mosquitto = startMosquitto(t, f.lines...)
 	awaitListener(t, f.lastPort, f.exited)
@@ -67,13 +76,29 @@ func (f *fortress) shortFolder(t *testing.T) string {
 	return folder
 }
 
-func (f *fortress) listenTLS(t *testing.T, name, scheme string, server *certs.Pair, opts ...mqtt.Option) {
+func (f *fortress) listenTLS(t *testing.T, name, scheme string, server tls.Certificate, opts ...mqtt.Option) {
 	port := f.listen(t)
-	ca, _ := f.ca.Files(t, f.folder, "ca")
-	certificate, key := server.Files(t, f.folder, fmt.Sprint(port))
+	ca, certificate, key := files(t, f.folder, fmt.Sprint(port), f.ca, server)
 	f.lines = append(f.lines, "cafile "+ca, "certfile "+certificate, "keyfile "+key)
 	f.endpoints[name] = endpoint{fmt.Sprintf("%s://localhost:%d", scheme, port), opts}
 }
+
+// files writes the certificate of an authority, another certificate and its key into a folder, in place of what was
+// there.
+func files(t *testing.T, folder, name string, a *mqtttest.Authority, c tls.Certificate) (ca, certificate, key string) {
+	certificatePEM, keyPEM := mqtttest.PEM(c)
+	write := func(suffix string, data []byte) string {
+		path := filepath.Join(folder, name+suffix)
+		check(t, os.WriteFile(path, data, 0o600))
+		return path
+	}
+	return write(".ca", a.PEM()), write(".crt", certificatePEM), write(".key", keyPEM)
+}
+
+// Changes of a certificate.
+func elsewhere(c *x509.Certificate) { c.DNSNames = []string{"elsewhere"} }
+func expired(c *x509.Certificate)   { c.NotAfter = time.Now().Add(-time.Hour) }
+func named(c *x509.Certificate)     { c.Subject.CommonName = "client" }
 
 func (f *fortress) requireCertificate() { f.lines = append(f.lines, "require_certificate true") }
 
@@ -85,7 +110,7 @@ func (f *fortress) listen(t *testing.T) int {
 }
 
 // usable are the endpoints that a client can use.
-var usable = []string{"mqtt", "mqtts", "mqtts with a client certificate", "unix"}
+var usable = []string{"mqtt", "mqtts", "mqtts with a client certificate", "ws", "wss", "unix"}
 
 // Each scheme carries each QoS in each version, messages that are larger than what one write, record or frame holds too.
 func TestSchemes(t *testing.T) {
@@ -94,15 +119,16 @@ func TestSchemes(t *testing.T) {
 		for _, v := range versions {
 			for _, qos := range levels {
 				t.Run(fmt.Sprintf("%s/%s/%v", name, v.name, qos), func(t *testing.T) {
-					ctx := within(t, 10*time.Second)
+					t.Parallel() // Mosquitto takes from a WebSocket 4 KiB in 100 ms
+					ctx := within(t, 30*time.Second)
 					e := server.endpoints[name]
 					c, err := v.connect(ctx, e.url, e.opts...)
 					check(t, err)
 					defer c.Close()
-					sub, err := c.Subscribe(ctx, "a/+", qos)
+					sub, err := c.Subscribe(ctx, t.Name()+"/+", qos)
 					check(t, err)
-					for _, payload := range []string{"", "one", strings.Repeat("0123456789", 30_000)} {
-						check(t, c.Publish(ctx, "a/1", []byte(payload), qos))
+					for _, payload := range []string{"", "one", strings.Repeat("0123456789", 7000)} {
+						check(t, c.Publish(ctx, t.Name()+"/1", []byte(payload), qos))
 						m, err := sub.Next(ctx)
 						check(t, err)
 						if string(m.Payload) != payload || m.QoS != qos {
@@ -119,8 +145,7 @@ func TestSchemes(t *testing.T) {
 // Whatever is wrong with certificates is an error of its own type, at once, and says what is wrong.
 func TestCertificatesRefused(t *testing.T) {
 	server := startFortress(t)
-	other := certs.NewAuthority(t)
-	stranger := other.Issue(t, "client")
+	other := mqtttest.NewAuthority()
 	secure := server.endpoints["mqtts"]
 	demanding := server.endpoints["mqtts with a client certificate"]
 	for name, c := range map[string]struct {
@@ -128,13 +153,14 @@ func TestCertificatesRefused(t *testing.T) {
 		want any // for errors.As
 		text string
 	}{
-		"another CA":                 {endpoint{secure.url, []mqtt.Option{mqtt.WithCAData(other.Certificate)}}, new(x509.UnknownAuthorityError), "unknown authority"},
+		"another CA":                 {endpoint{secure.url, []mqtt.Option{mqtt.WithCAData(other.PEM())}}, new(x509.UnknownAuthorityError), "unknown authority"},
 		"the system's CAs":           {endpoint{url: secure.url}, new(x509.UnknownAuthorityError), "unknown authority"},
 		"another host":               {server.endpoints["mqtts, another host's certificate"], new(x509.HostnameError), "elsewhere"},
 		"another name":               {secure.withOptions(mqtt.WithTLS(&tls.Config{ServerName: "other"})), new(x509.HostnameError), "other"},
 		"an expired certificate":     {server.endpoints["mqtts, an expired certificate"], new(x509.CertificateInvalidError), "expired"},
 		"no client certificate":      {endpoint{demanding.url, secure.opts}, new(*net.OpError), "certificate required"},
-		"another client certificate": {demanding.withOptions(mqtt.WithCertificateData(stranger.Certificate, stranger.Key)), new(*net.OpError), "unknown certificate authority"},
+		"another client certificate": {demanding.withOptions(mqtt.WithCertificateData(mqtttest.PEM(other.Certificate()))), new(*net.OpError), "unknown certificate authority"},
+		"another CA, WebSocket":      {endpoint{server.endpoints["wss"].url, []mqtt.Option{mqtt.WithCAData(other.PEM())}}, new(x509.UnknownAuthorityError), "unknown authority"},
 		"no TLS":                     {endpoint{strings.Replace(server.url(), "mqtt:", "mqtts:", 1), nil}, new(error), "TLS handshake"},
 	} {
 		for _, v := range versions {
@@ -163,13 +189,12 @@ func TestCertificateFilesChange(t *testing.T) {
 	ctx := within(t, 20*time.Second)
 	e := server.endpoints["mqtts with a client certificate"]
 	folder := t.TempDir()
-	ca, _ := server.ca.Files(t, folder, "ca")
-	crt, key := certs.NewAuthority(t).Issue(t, "client").Files(t, folder, "client")
+	ca, crt, key := files(t, folder, "client", server.ca, mqtttest.NewAuthority().Certificate())
 	_, err := mqtt.NewClient(ctx, e.url, mqtt.WithTLSFiles(ca, crt, key))
 	if err == nil {
 		t.Fatal("connects with a certificate of another authority")
 	}
-	server.ca.Issue(t, "client").Files(t, folder, "client")
+	files(t, folder, "client", server.ca, server.ca.Certificate(named))
 	c, err := mqtt.NewClient(ctx, e.url, mqtt.WithTLSFiles(ca, crt, key))
 	check(t, err)
 	defer c.Close()
@@ -214,7 +239,7 @@ func TestPasswordFile(t *testing.T) {
 		return endpoint{strings.Replace(e.url, "://", "://user:secret%20word@", 1), e.opts}
 	}
 	for _, v := range versions {
-		for _, name := range []string{"mqtt", "mqtts"} {
+		for _, name := range []string{"mqtt", "mqtts", "wss"} {
 			e := server.endpoints[name]
 			for how, c := range map[string]struct {
 				endpoint
@@ -242,5 +267,47 @@ func TestPasswordFile(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// A reverse proxy that wants a token, in front of Mosquitto: without one it is an error that shows what the proxy says;
+// a fresh token for each attempt, as a token that has expired needs it, gets through.
+func TestTokenForAReverseProxy(t *testing.T) {
+	server := startFortress(t)
+	target, err := url.Parse(strings.Replace(server.endpoints["ws"].url, "ws:", "http:", 1))
+	check(t, err)
+	var valid atomic.Int64 // the token that is good, once
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != fmt.Sprint("Bearer ", valid.Load()) {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			http.Error(w, "the token has expired", http.StatusUnauthorized)
+			return
+		}
+		valid.Add(1)
+		proxy.ServeHTTP(w, r)
+	}))
+	defer front.Close()
+	address := strings.Replace(front.URL, "http:", "ws:", 1) + "/mqtt?secret"
+	for _, v := range versions {
+		t.Run(v.name, func(t *testing.T) {
+			ctx := within(t, 10*time.Second)
+			_, err := v.connect(ctx, address, mqtt.WithConnectRetry(), mqtt.WithHeader(http.Header{"Authorization": {"Bearer x"}}))
+			var refused *transport.UpgradeError
+			if !errors.As(err, &refused) || refused.StatusCode != http.StatusUnauthorized || refused.Header.Get("WWW-Authenticate") != "Bearer" {
+				t.Errorf("error %v", err)
+			}
+			if text := fmt.Sprint(err); !strings.HasSuffix(text, `answers 401 Unauthorized: "the token has expired"`) || strings.Contains(text, "secret") {
+				t.Errorf("error %s", text)
+			}
+			c, err := v.connect(ctx, address, mqtt.WithAttemptFunc(func(_ context.Context, a *mqtt.Attempt) error {
+				a.Header.Set("Authorization", fmt.Sprint("Bearer ", valid.Load()))
+				return nil
+			}))
+			check(t, err)
+			check(t, c.Reconnect(ctx))
+			check(t, c.Publish(ctx, "a", nil, mqtt.AtLeastOnce))
+			check(t, c.Disconnect(ctx))
+		})
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/petrel-mqtt/mqtt/internal/certs"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
 	"github.com/petrel-mqtt/mqtt/transport"
 )
 
@@ -20,46 +20,48 @@ func TestCertificates(t *testing.T) {
 		check(t, os.WriteFile(path, data, 0o600))
 		return path
 	}
-	one, two, other := certs.NewAuthority(t), certs.NewAuthority(t), certs.NewAuthority(t)
-	client, client2 := one.Issue(t, "client"), one.Issue(t, "client 2")
-	both := append(bytes.Clone(one.Certificate), two.Certificate...)
-	file("cas/1.pem", one.Certificate)
-	file("cas/2.pem", two.Certificate)
+	one, two, other := mqtttest.NewAuthority(), mqtttest.NewAuthority(), mqtttest.NewAuthority()
+	client, client2 := issue(one, "client"), issue(one, "client 2")
+	both := append(bytes.Clone(one.PEM()), two.PEM()...)
+	file("cas/1.pem", one.PEM())
+	file("cas/2.pem", two.PEM())
 	file("cas/README", []byte("no certificate"))
-	file("cas/folder/3.pem", other.Certificate)
+	file("cas/folder/3.pem", other.PEM())
 	cas := filepath.Join(folder, "cas")
-	crt, key := client.Files(t, folder, "client")
-	joined := file("joined.pem", client.Joined())
+	certPEM, keyPEM := mqtttest.PEM(client)
+	certPEM2, keyPEM2 := mqtttest.PEM(client2)
+	crt, key := file("client.crt", certPEM), file("client.key", keyPEM)
+	joined := file("joined.pem", append(bytes.Clone(certPEM), keyPEM...))
 	junk := file("junk", []byte("junk"))
 	check(t, os.Mkdir(filepath.Join(folder, "empty"), 0o700))
 
 	for name, c := range map[string]struct {
 		from  transport.Certificates
-		roots []*certs.Pair
-		own   *certs.Pair
+		roots []*mqtttest.Authority
+		own   *tls.Certificate
 		err   string
 	}{
 		"none":                  {},
-		"a CA file":             {from: transport.Certificates{CAFile: file("one.pem", one.Certificate)}, roots: []*certs.Pair{one}},
-		"a file of two":         {from: transport.Certificates{CAFile: file("both.pem", both)}, roots: []*certs.Pair{one, two}},
-		"a folder":              {from: transport.Certificates{CAFile: cas}, roots: []*certs.Pair{one, two}},
-		"CA data":               {from: transport.Certificates{CAData: both}, roots: []*certs.Pair{one, two}},
-		"a folder and data":     {from: transport.Certificates{CAFile: cas, CAData: other.Certificate}, roots: []*certs.Pair{one, two, other}},
-		"files":                 {from: transport.Certificates{CertFile: crt, KeyFile: key}, own: client},
-		"one file":              {from: transport.Certificates{CertFile: joined}, own: client},
-		"data":                  {from: transport.Certificates{CertData: client.Certificate, KeyData: client.Key}, own: client},
-		"files before data":     {from: transport.Certificates{CertFile: joined, CertData: client2.Certificate, KeyData: client2.Key}, own: client},
+		"a CA file":             {from: transport.Certificates{CAFile: file("one.pem", one.PEM())}, roots: []*mqtttest.Authority{one}},
+		"a file of two":         {from: transport.Certificates{CAFile: file("both.pem", both)}, roots: []*mqtttest.Authority{one, two}},
+		"a folder":              {from: transport.Certificates{CAFile: cas}, roots: []*mqtttest.Authority{one, two}},
+		"CA data":               {from: transport.Certificates{CAData: both}, roots: []*mqtttest.Authority{one, two}},
+		"a folder and data":     {from: transport.Certificates{CAFile: cas, CAData: other.PEM()}, roots: []*mqtttest.Authority{one, two, other}},
+		"files":                 {from: transport.Certificates{CertFile: crt, KeyFile: key}, own: &client},
+		"one file":              {from: transport.Certificates{CertFile: joined}, own: &client},
+		"data":                  {from: transport.Certificates{CertData: certPEM, KeyData: keyPEM}, own: &client},
+		"files before data":     {from: transport.Certificates{CertFile: joined, CertData: certPEM2, KeyData: keyPEM2}, own: &client},
 		"an absent CA file":     {from: transport.Certificates{CAFile: filepath.Join(folder, "absent")}, err: "CA certificates: "},
 		"no CA in a file":       {from: transport.Certificates{CAFile: junk}, err: "none in PEM form"},
 		"no CA in a folder":     {from: transport.Certificates{CAFile: filepath.Join(folder, "empty")}, err: "none in PEM form"},
 		"no CA in data":         {from: transport.Certificates{CAData: []byte("junk")}, err: "none in PEM form"},
 		"an absent certificate": {from: transport.Certificates{CertFile: filepath.Join(folder, "absent")}, err: "client certificate: "},
 		"an absent key":         {from: transport.Certificates{CertFile: crt, KeyFile: filepath.Join(folder, "absent")}, err: "client certificate: "},
-		"another's key":         {from: transport.Certificates{CertData: client.Certificate, KeyData: client2.Key}, err: "does not match"},
-		"no key":                {from: transport.Certificates{CertData: client.Certificate}, err: "client certificate: "},
+		"another's key":         {from: transport.Certificates{CertData: certPEM, KeyData: keyPEM2}, err: "does not match"},
+		"no key":                {from: transport.Certificates{CertData: certPEM}, err: "client certificate: "},
 	} {
 		t.Run(name, func(t *testing.T) {
-			before := tls.Config{RootCAs: other.Pool(), Certificates: []tls.Certificate{client2.TLS(t)}}
+			before := tls.Config{RootCAs: other.Pool(), Certificates: []tls.Certificate{client2}}
 			config := before.Clone()
 			err := c.from.Apply(config)
 			if c.err != "" {
@@ -73,11 +75,11 @@ func TestCertificates(t *testing.T) {
 			if c.roots != nil {
 				want.RootCAs = c.roots[0].Pool()
 				for _, p := range c.roots[1:] {
-					want.RootCAs.AppendCertsFromPEM(p.Certificate)
+					want.RootCAs.AppendCertsFromPEM(p.PEM())
 				}
 			}
 			if c.own != nil {
-				want.Certificates = []tls.Certificate{c.own.TLS(t)}
+				want.Certificates = []tls.Certificate{*c.own}
 			}
 			if !config.RootCAs.Equal(want.RootCAs) {
 				t.Error("other CAs")

@@ -11,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/petrel-mqtt/mqtt/internal/certs"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
 	"github.com/petrel-mqtt/mqtt/transport"
 )
 
@@ -28,6 +28,14 @@ func (c slow) Read(b []byte) (int, error) {
 	return c.Conn.Read(b[:1])
 }
 
+// unframed brings the content of frames.
+type unframed struct{ *wsServer }
+
+func (u unframed) Read(b []byte) (int, error) {
+	_, payload, err := u.receive()
+	return copy(b, payload), err
+}
+
 // dialImpatient dials a server that serve plays, over a network without buffers.
 func dialImpatient(t *testing.T, url string, config *tls.Config, serve func(net.Conn)) net.Conn {
 	d := transport.Dialer{Patience: patience, TLS: config, NetDial: pipes(t, serve)}
@@ -40,21 +48,28 @@ func dialImpatient(t *testing.T, url string, config *tls.Config, serve func(net.
 }
 
 func TestPatience(t *testing.T) {
-	ca := certs.NewAuthority(t)
+	ca := mqtttest.NewAuthority()
 	client := &tls.Config{RootCAs: ca.Pool()}
 	server := &tls.Config{
-		Certificates:           []tls.Certificate{ca.Issue(t, "server", "host").TLS(t)},
+		Certificates:           []tls.Certificate{issue(ca, "server", "host")},
 		SessionTicketsDisabled: true,
 	}
-	for url, secured := range map[string]func(net.Conn) net.Conn{
-		"mqtt://host":  func(c net.Conn) net.Conn { return c },
-		"mqtts://host": func(c net.Conn) net.Conn { return tls.Server(c, server) },
+	// The functions make the server's side of a connection, as far as a handshake.
+	plain := func(c net.Conn) net.Conn { return c }
+	secured := func(c net.Conn) net.Conn {
+		s := tls.Server(c, server)
+		s.Handshake()
+		return s
+	}
+	for url, accept := range map[string]func(net.Conn) net.Conn{
+		"mqtt://host":  plain,
+		"mqtts://host": secured,
+		"ws://host":    func(c net.Conn) net.Conn { return unframed{acceptWebSocket(c)} },
+		"wss://host":   func(c net.Conn) net.Conn { return unframed{acceptWebSocket(secured(c))} },
 	} {
 		inBubble(t, url+" PROTOCOL 28 the peer takes nothing", func(t *testing.T) {
 			conn := dialImpatient(t, url, client, func(c net.Conn) {
-				if c, ok := secured(c).(*tls.Conn); ok {
-					c.Handshake()
-				}
+				accept(c)
 				time.Sleep(time.Hour)
 			})
 			began := time.Now()
@@ -68,7 +83,7 @@ func TestPatience(t *testing.T) {
 			read := make(chan []byte, 1)
 			conn := dialImpatient(t, url, client, func(c net.Conn) {
 				got := make([]byte, len(want))
-				io.ReadFull(secured(slow{c, patience - time.Second}), got)
+				io.ReadFull(accept(slow{c, patience - time.Second}), got)
 				read <- got
 			})
 			if n, err := conn.Write(want); n != len(want) || err != nil {

@@ -47,7 +47,10 @@ func (d *Dialer) tlsConfig(server *url.URL) *tls.Config {
 // protocols returns what is negotiated where the application says nothing. On port 443 a server needs to be told that
 // this is not HTTP.
 func protocols(server *url.URL) []string {
-	if server.Port() == "443" {
+	switch {
+	case server.Scheme == "wss":
+		return []string{"http/1.1"}
+	case server.Port() == "443":
 		return []string{"mqtt"}
 	}
 	return nil

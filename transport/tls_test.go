@@ -14,14 +14,14 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/petrel-mqtt/mqtt/internal/certs"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
 	"github.com/petrel-mqtt/mqtt/transport"
 )
 
 type netDial func(ctx context.Context, network, address string) (net.Conn, error)
 
 // pipes is a network in memory without buffers: NetDial hands the other end of the connection to serve.
-func pipes(t *testing.T, serve func(net.Conn)) netDial {
+func pipes(t testing.TB, serve func(net.Conn)) netDial {
 	return func(context.Context, string, string) (net.Conn, error) {
 		client, server := net.Pipe()
 		runServer(t, server, serve)
@@ -31,7 +31,7 @@ func pipes(t *testing.T, serve func(net.Conn)) netDial {
 }
 
 // loopback serves each connection, whatever its address, with serve.
-func loopback(t *testing.T, serve func(net.Conn)) netDial {
+func loopback(t testing.TB, serve func(net.Conn)) netDial {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +53,7 @@ func loopback(t *testing.T, serve func(net.Conn)) netDial {
 }
 
 // runServer runs serve, which is over when the test is.
-func runServer(t *testing.T, conn net.Conn, serve func(net.Conn)) {
+func runServer(t testing.TB, conn net.Conn, serve func(net.Conn)) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -80,6 +80,20 @@ func tlsEcho(config *tls.Config, states chan<- tls.ConnectionState) func(net.Con
 	}
 }
 
+// issue makes a certificate for a server of these hosts, names or addresses, or for a client.
+func issue(a *mqtttest.Authority, name string, hosts ...string) tls.Certificate {
+	return a.Certificate(func(c *x509.Certificate) {
+		c.Subject.CommonName, c.DNSNames, c.IPAddresses = name, nil, nil
+		for _, host := range hosts {
+			if ip := net.ParseIP(host); ip != nil {
+				c.IPAddresses = append(c.IPAddresses, ip)
+			} else {
+				c.DNSNames = append(c.DNSNames, host)
+			}
+		}
+	})
+}
+
 // exchange checks that bytes come back.
 func exchange(t *testing.T, conn net.Conn) {
 	t.Helper()
@@ -93,9 +107,9 @@ func exchange(t *testing.T, conn net.Conn) {
 }
 
 func TestDialTLS(t *testing.T) {
-	ca := certs.NewAuthority(t)
+	ca := mqtttest.NewAuthority()
 	server := &tls.Config{
-		Certificates: []tls.Certificate{ca.Issue(t, "server", "broker.example.com", "::1").TLS(t)},
+		Certificates: []tls.Certificate{issue(ca, "server", "broker.example.com", "::1")},
 		NextProtos:   []string{"mqtt", "x-amzn-mqtt-ca"},
 	}
 	for _, c := range []struct {
@@ -133,22 +147,23 @@ func TestDialTLS(t *testing.T) {
 }
 
 func TestDialTLSFails(t *testing.T) {
-	ca, other := certs.NewAuthority(t), certs.NewAuthority(t)
-	serve := func(p *certs.Pair) func(net.Conn) {
-		return tlsEcho(&tls.Config{Certificates: []tls.Certificate{p.TLS(t)}}, nil)
+	ca, other := mqtttest.NewAuthority(), mqtttest.NewAuthority()
+	serve := func(c tls.Certificate) func(net.Conn) {
+		return tlsEcho(&tls.Config{Certificates: []tls.Certificate{c}}, nil)
 	}
-	good := ca.Issue(t, "server", "host")
+	expired := ca.Certificate(func(c *x509.Certificate) { c.NotAfter = c.NotBefore.Add(time.Hour) })
+	good := issue(ca, "server", "host")
 	for name, c := range map[string]struct {
 		serve func(net.Conn)
 		want  any // a pointer for errors.As
 		text  string
 	}{
-		"another CA":         {serve(other.Issue(t, "server", "host")), new(x509.UnknownAuthorityError), "unknown authority"},
-		"another host":       {serve(ca.Issue(t, "server", "elsewhere")), new(x509.HostnameError), "elsewhere"},
-		"an old certificate": {serve(ca.IssueExpired(t, "server", "host")), new(x509.CertificateInvalidError), "expired"},
+		"another CA":         {serve(issue(other, "server", "host")), new(x509.UnknownAuthorityError), "unknown authority"},
+		"another host":       {serve(issue(ca, "server", "elsewhere")), new(x509.HostnameError), "elsewhere"},
+		"an old certificate": {serve(expired), new(x509.CertificateInvalidError), "expired"},
 		"no TLS":             {func(c net.Conn) { io.WriteString(c, "\x20\x02\x00\x00\x00") }, new(tls.RecordHeaderError), "TLS"},
 		"an old version": {
-			tlsEcho(&tls.Config{Certificates: []tls.Certificate{good.TLS(t)}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, nil),
+			tlsEcho(&tls.Config{Certificates: []tls.Certificate{good}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, nil),
 			new(*net.OpError), "protocol version",
 		},
 	} {
@@ -189,13 +204,13 @@ func TestTLSHandshakeEndsWithCtx(t *testing.T) {
 }
 
 func TestClientCertificate(t *testing.T) {
-	ca, other := certs.NewAuthority(t), certs.NewAuthority(t)
+	ca, other := mqtttest.NewAuthority(), mqtttest.NewAuthority()
 	server := &tls.Config{
-		Certificates: []tls.Certificate{ca.Issue(t, "server", "host").TLS(t)},
+		Certificates: []tls.Certificate{issue(ca, "server", "host")},
 		ClientAuth:   tls.RequireAndVerifyClientCert, ClientCAs: ca.Pool(),
 	}
 	for name, c := range map[string]struct {
-		from *certs.Pair
+		from *mqtttest.Authority
 		want string
 	}{
 		"good":   {from: ca},
@@ -205,7 +220,7 @@ func TestClientCertificate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			config := &tls.Config{RootCAs: ca.Pool()}
 			if c.from != nil {
-				config.Certificates = []tls.Certificate{c.from.Issue(t, "client").TLS(t)}
+				config.Certificates = []tls.Certificate{issue(c.from, "client")}
 			}
 			d := transport.Dialer{TLS: config, NetDial: loopback(t, tlsEcho(server, nil))}
 			conn, err := d.Dial(t.Context(), parse(t, "mqtts://host"))
@@ -228,15 +243,15 @@ func TestClientCertificate(t *testing.T) {
 
 // A session is resumed by the same client only.
 func TestSessionsAreResumed(t *testing.T) {
-	ca := certs.NewAuthority(t)
-	one, two := ca.Issue(t, "one").TLS(t), ca.Issue(t, "two").TLS(t)
+	ca := mqtttest.NewAuthority()
+	one, two := issue(ca, "one"), issue(ca, "two")
 	choose := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &one, nil }
 	see := func([][]byte, [][]*x509.Certificate) error { return nil }
 	for version, name := range map[uint16]string{tls.VersionTLS12: "1.2", tls.VersionTLS13: "1.3"} {
 		t.Run(name, func(t *testing.T) {
 			states := make(chan tls.ConnectionState, 1)
 			dial := loopback(t, tlsEcho(&tls.Config{
-				Certificates: []tls.Certificate{ca.Issue(t, "server", "host").TLS(t)},
+				Certificates: []tls.Certificate{issue(ca, "server", "host")},
 				ClientAuth:   tls.RequestClientCert, MaxVersion: version,
 			}, states))
 			cache := tls.NewLRUClientSessionCache(0)
@@ -275,9 +290,9 @@ func TestSessionsAreResumed(t *testing.T) {
 }
 
 func TestTLSEnds(t *testing.T) {
-	ca := certs.NewAuthority(t)
+	ca := mqtttest.NewAuthority()
 	config := &tls.Config{
-		Certificates:           []tls.Certificate{ca.Issue(t, "server", "host").TLS(t)},
+		Certificates:           []tls.Certificate{issue(ca, "server", "host")},
 		SessionTicketsDisabled: true, // which a server writes without being asked
 	}
 	dial := func(t *testing.T, serve func(*tls.Conn)) net.Conn {

@@ -4,13 +4,15 @@ package transport
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"time"
 )
 
-// Dialer dials the servers of mqtt (TCP), mqtts (TLS) and unix URLs. The zero value is ready to use. Its methods may be
+// Dialer dials the servers of mqtt (TCP), mqtts (TLS), ws and wss (WebSocket) and unix URLs. The zero value is ready to use. Its methods may be
 // called concurrently; its fields must not change meanwhile.
 type Dialer struct {
 	// NetDial makes the network connection, through an in-memory network for example. The network is "tcp" and the
@@ -21,13 +23,16 @@ type Dialer struct {
 
 	// TLS is cloned for each connection of a scheme with TLS; nil means the zero Config. TLS 1.2 is the least,
 	// whatever it says. What it leaves empty comes from the URL: the server name, and the protocols to negotiate
-	// (ALPN), "mqtt" for mqtts on port 443.
+	// (ALPN), "mqtt" for mqtts on port 443 and "http/1.1" for wss.
 	TLS *tls.Config
 
 	// Sessions keeps TLS sessions, so that a later connection can resume them, where TLS has no cache of its own. A
 	// session is resumed only with the client certificates that it began with, so not at all if GetClientCertificate
 	// chooses them, nor if VerifyPeerCertificate is to see the server's. nil: sessions are not resumed.
 	Sessions tls.ClientSessionCache
+
+	// Header goes into the request for a WebSocket upgrade. The fields of the upgrade itself are not allowed in it.
+	Header http.Header
 
 	// Patience is how long the peer may accept no byte of a Write before that fails with os.ErrDeadlineExceeded. A Write
 	// that makes progress, however slow, does not fail. 0: there is no bound.
@@ -37,25 +42,30 @@ type Dialer struct {
 // Dial connects to server, a URL as ParseURL describes. A URL without a port means the default port of its scheme. The
 // user name and password are not used here.
 //
-// The ctx bounds all of it together: dial and TLS handshake. When it ends first, Dial fails with an error that says so.
-// It has no effect on the connection, which belongs to the caller. Other errors are those of NetDial, package net and
-// crypto/tls. No error contains the password.
+// The ctx bounds all of it together: dial, TLS handshake and WebSocket upgrade. When it ends first, Dial fails with an
+// error that says so. It has no effect on the connection, which belongs to the caller. Other errors are those of
+// NetDial, package net and crypto/tls, and *UpgradeError. No error contains the password or the query of the URL.
 //
-// Close of the connection drops it at once. CloseWrite, where the connection has that method, tells the peer before that
-// no more will come.
+// One goroutine may read from the connection while others write. Close drops it at once. CloseWrite, where the
+// connection has that method, tells the peer before that no more will come. With TLS and WebSocket a deadline that has
+// ended a Read or Write has ended the connection.
+//
+// A WebSocket has the subprotocol mqtt and carries bytes in binary frames, wherever one ends. An end that the server
+// gives a reason for is an error that tells it, any other io.EOF. A URL without a path means /mqtt.
 func (d *Dialer) Dial(ctx context.Context, server *url.URL) (net.Conn, error) {
 	u, err := normalise(server)
 	if err != nil {
 		return nil, fmt.Errorf("transport: server %s: %w", shown(server.Redacted()), err)
 	}
-	s := schemes[u.Scheme]
-	if s.unsupported {
-		return nil, fmt.Errorf("transport: scheme %q is not supported", u.Scheme)
-	}
 	conn, err := d.reach(ctx, u)
-	if err == nil && s.tls {
+	if err == nil && schemes[u.Scheme].tls {
 		conn, err = step(ctx, conn, "TLS handshake", func() (net.Conn, error) {
 			return handshake(ctx, conn, d.tlsConfig(u))
+		})
+	}
+	if err == nil && schemes[u.Scheme].webSocket {
+		conn, err = step(ctx, conn, "WebSocket upgrade", func() (net.Conn, error) {
+			return upgrade(ctx, conn, u, d.Header)
 		})
 	}
 	return conn, err
@@ -89,9 +99,12 @@ func step(ctx context.Context, conn net.Conn, name string, f func() (net.Conn, e
 		close(closed)
 	})
 	next, err := f()
+	var refused *UpgradeError
 	if !stop() {
 		<-closed
-		err = ctx.Err()
+		if !errors.As(err, &refused) {
+			err = ctx.Err()
+		}
 	}
 	if err != nil {
 		conn.Close()

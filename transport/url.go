@@ -12,17 +12,16 @@ import (
 
 // scheme is what the URLs of a scheme may have.
 type scheme struct {
-	port        string // the default port; none if the URL has a path in place of a host
-	path        bool   // besides a host, a path and a query
-	tls         bool
-	unsupported bool
+	port      string // the default port; none if the URL has a path in place of a host
+	tls       bool
+	webSocket bool // then it may have a path and a query besides the host
 }
 
 var schemes = map[string]scheme{
 	"mqtt":  {port: "1883"},
 	"mqtts": {port: "8883", tls: true},
-	"ws":    {port: "80", path: true, unsupported: true},
-	"wss":   {port: "443", path: true, tls: true, unsupported: true},
+	"ws":    {port: "80", webSocket: true},
+	"wss":   {port: "443", tls: true, webSocket: true},
 	"unix":  {},
 }
 
@@ -104,14 +103,14 @@ func normalise(u *url.URL) (*url.URL, error) {
 		return nil, fmt.Errorf("unknown scheme %q: it must be mqtt, mqtts, ws, wss or unix", n.Scheme)
 	case n.Fragment != "":
 		return nil, errors.New("must not have a fragment")
-	case !s.path && (n.RawQuery != "" || n.ForceQuery):
+	case !s.webSocket && (n.RawQuery != "" || n.ForceQuery):
 		return nil, fmt.Errorf("a URL of scheme %s must not have a query", n.Scheme)
 	case s.port == "":
 		return &n, normalisePath(&n)
-	case !s.path && n.Path != "" && n.Path != "/":
+	case !s.webSocket && n.Path != "" && n.Path != "/":
 		return nil, fmt.Errorf("a URL of scheme %s must not have a path", n.Scheme)
 	}
-	if !s.path {
+	if !s.webSocket {
 		n.Path = ""
 	}
 	if n.RawPath != n.EscapedPath() {
