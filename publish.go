@@ -20,19 +20,19 @@ func (o *publishOptions) queues(err error) bool {
 
 // publish sends a message and waits for its fate.
 func (c *client) publish(ctx context.Context, topicName string, payload []byte, o *publishOptions) error {
-	m, err := c.message(topicName, payload, o)
-	if err != nil {
+	var m session.Message
+	if err := c.compose(&m, topicName, payload, o); err != nil {
 		return err
 	}
 	if m.QoS == 0 {
-		if err := c.publishQoS0(ctx, m); !o.queues(err) {
+		if err := c.publishQoS0(ctx, &m); !o.queues(err) {
 			return err
 		}
 	}
 	d := c.waiter()
 	defer c.reuse(d)
 	m.Owner = d
-	if err := c.submit(ctx, d, m); err != nil {
+	if err := c.submit(ctx, d, &m); err != nil {
 		return err
 	}
 	select {
@@ -89,12 +89,12 @@ func (c *client) letGo(d *Delivery) (settled, sent bool) {
 
 // publishAsync sends or queues a message.
 func (c *client) publishAsync(ctx context.Context, topicName string, payload []byte, o *publishOptions) *Delivery {
-	m, err := c.message(topicName, payload, o)
-	if err != nil {
+	var m session.Message
+	if err := c.compose(&m, topicName, payload, o); err != nil {
 		return NewDelivery(Success, err)
 	}
 	if m.QoS == 0 {
-		switch err := c.publishQoS0(ctx, m); {
+		switch err := c.publishQoS0(ctx, &m); {
 		case err == nil:
 			return delivered
 		case !o.queues(err):
@@ -107,34 +107,32 @@ func (c *client) publishAsync(ctx context.Context, topicName string, payload []b
 	}
 	d := &Delivery{client: c}
 	m.Owner = d
-	if err := c.submit(ctx, d, m); err != nil {
+	if err := c.submit(ctx, d, &m); err != nil {
 		return NewDelivery(Success, err)
 	}
 	return d
 }
 
-// message makes and checks a message, as far as that is possible without a connection.
+// compose makes and checks a message, as far as that is possible without a connection.
 // [MQTT-3.3.1-3] [MQTT-3.3.2.1] [MQTT311-3.3.1-3]
-func (c *client) message(topicName string, payload []byte, o *publishOptions) (session.Message, error) {
+func (c *client) compose(m *session.Message, topicName string, payload []byte, o *publishOptions) error {
 	if err := topic.CheckName(topicName); err != nil {
-		return session.Message{}, topicError(topicName, false, err)
+		return topicError(topicName, false, err)
 	}
 	for i := len(c.config.topicDefaults) - 1; i >= 0; i-- {
 		if d := &c.config.topicDefaults[i]; topic.Match(d.filter, topicName) {
 			o.defaults(&d.options)
 		}
 	}
-	m := session.Message{
-		Topic: topicName, Payload: payload, QoS: byte(o.qos), Retain: o.retain,
-		Properties: (*codec.PublishProperties)(o.properties),
-	}
+	m.Topic, m.Payload, m.QoS, m.Retain = topicName, payload, byte(o.qos), o.retain
+	m.Properties = (*codec.PublishProperties)(o.properties)
 	if o.qos > ExactlyOnce {
-		return m, &notSent{fmt.Errorf("mqtt: publishing to %q: %v does not exist", topicName, o.qos)} // [MQTT-3.3.1-4]
+		return &notSent{fmt.Errorf("mqtt: publishing to %q: %v does not exist", topicName, o.qos)} // [MQTT-3.3.1-4]
 	}
 	if m.Properties != nil || len(payload) > codec.MaxRemainingLength/2 {
-		return m, c.checkContent(&m)
+		return c.checkContent(m)
 	}
-	return m, nil
+	return nil
 }
 
 // scratches are buffers for packets that are not sent.
@@ -207,7 +205,7 @@ func (c *client) live() *link.Link {
 }
 
 // publishQoS0 hands a message to the connection; it waits for room in the write buffer.
-func (c *client) publishQoS0(ctx context.Context, m session.Message) error {
+func (c *client) publishQoS0(ctx context.Context, m *session.Message) error {
 	if ctx.Err() != nil {
 		return ended(ctx)
 	}
@@ -220,7 +218,7 @@ func (c *client) publishQoS0(ctx context.Context, m session.Message) error {
 			return c.notConnected()
 		}
 		if !l.Full() && c.session.Offline() == nil && (woken || c.room.empty()) {
-			return c.writeQoS0(l, &m)
+			return c.writeQoS0(l, m)
 		}
 		if c.room.wait(ctx, &c.mu, woken) != nil {
 			return ended(ctx)
@@ -258,7 +256,7 @@ func ended(ctx context.Context) error {
 
 // submit sends a message at QoS 1 or 2 or puts it in the queue. When there is no room in either it waits for some, as
 // long as the client is connected.
-func (c *client) submit(ctx context.Context, d *Delivery, m session.Message) error {
+func (c *client) submit(ctx context.Context, d *Delivery, m *session.Message) error {
 	if ctx.Err() != nil {
 		return ended(ctx)
 	}
@@ -286,8 +284,8 @@ func (c *client) submit(ctx context.Context, d *Delivery, m session.Message) err
 }
 
 // place sends m if its turn is now, or queues it if there is room; mu is held.
-func (c *client) place(d *Delivery, m session.Message) (placed bool, err error) {
-	if err := c.stale(&m); err != nil {
+func (c *client) place(d *Delivery, m *session.Message) (placed bool, err error) {
+	if err := c.stale(m); err != nil {
 		return false, err
 	}
 	if l := c.live(); l != nil && c.session.Ready() && !l.Full() && m.QoS > 0 {
@@ -302,7 +300,7 @@ func (c *client) place(d *Delivery, m session.Message) (placed bool, err error) 
 	if !c.session.CanQueue(len(m.Topic) + len(m.Payload)) {
 		return false, nil
 	}
-	d.ticket = c.session.Queue(m)
+	d.ticket = c.session.Queue(*m)
 	if m.QoS == 0 {
 		wake(c.sendOffline(nil)) // a connection may have come since there was none
 	}

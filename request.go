@@ -97,12 +97,12 @@ func (c *client) request(ctx context.Context, topicName string, payload []byte, 
 	}
 	x.expireWith(ctx)
 	o.properties = &x.properties
-	m, err := c.message(topicName, payload, o)
-	if err != nil {
+	var m session.Message
+	if err := c.compose(&m, topicName, payload, o); err != nil {
 		return Message{}, err
 	}
 	if m.QoS == 0 {
-		err := c.publishQoS0(ctx, m)
+		err := c.publishQoS0(ctx, &m)
 		switch {
 		case err == nil:
 			return c.awaitReply(ctx, x, &m, nil)
@@ -113,7 +113,7 @@ func (c *client) request(ctx context.Context, topicName string, payload []byte, 
 	d := c.waiter()
 	defer c.reuse(d)
 	m.Owner = d
-	if err := c.submit(ctx, d, m); err != nil {
+	if err := c.submit(ctx, d, &m); err != nil {
 		return Message{}, err
 	}
 	return c.awaitReply(ctx, x, &m, d)

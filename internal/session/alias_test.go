@@ -73,8 +73,8 @@ func TestAliasesOfAnotherConnection(t *testing.T) {
 	s := connected(codec.V5, 10)
 	s.Serve(0, 5)
 	m := Message{Topic: "topic", QoS: 1}
-	s.Send(nil, m, 0)
-	b, _, _ := s.Send(nil, m, 0)
+	s.Send(nil, &m, 0)
+	b, _, _ := s.Send(nil, &m, 0)
 	wantBytes(t, "with an alias", b, "32 08 00 00 00 02 03 23 00 01")
 	s.Lost()
 	s.Serve(0, 5)

@@ -17,7 +17,7 @@ func pipeline(tb testing.TB, window int) (step func()) {
 	ids := make([]uint16, 0, window)
 	buffer := make([]byte, 0, 1<<10)
 	send := func() uint16 {
-		_, id, err := s.Send(buffer, m, 0)
+		_, id, err := s.Send(buffer, &m, 0)
 		if err != nil {
 			tb.Fatal(err)
 		}

@@ -68,7 +68,7 @@ func (d *sender) publish() {
 	m := Message{Topic: "a", Payload: []byte(strconv.Itoa(d.calls)), QoS: byte(1 + d.rng.IntN(2)), Owner: d.calls}
 	switch {
 	case d.s.Ready():
-		b, _, err := d.s.Send(nil, m, 0)
+		b, _, err := d.s.Send(nil, &m, 0)
 		d.take(b, err)
 	case d.s.CanQueue(len(m.Payload) + 1):
 		d.tickets[d.calls] = d.s.Queue(m)

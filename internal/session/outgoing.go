@@ -60,17 +60,17 @@ func (s *Session) Ready() bool {
 // Send appends m, at QoS 1 or 2, to dst and keeps it in flight. Ready must have said yes. On an error nothing has
 // changed.
 // [MQTT-4.3.2-1] [MQTT-4.3.2-2] [MQTT-4.3.3-1] [MQTT-4.3.3-2] [MQTT311-4.3.2-1] [MQTT311-4.3.3-1]
-func (s *Session) Send(dst []byte, m Message, now time.Duration) ([]byte, uint16, error) {
+func (s *Session) Send(dst []byte, m *Message, now time.Duration) ([]byte, uint16, error) {
 	id, err := s.nextID()
 	if err != nil {
 		return dst, 0, err
 	}
-	dst, err = s.AppendPublish(dst, &m, id, false, now)
+	dst, err = s.AppendPublish(dst, m, id, false, now)
 	if err != nil {
 		return dst, 0, err
 	}
 	o := s.put(id, stagePublish)
-	o.message = m
+	o.message = *m
 	o.counted = true
 	s.inFlight++
 	s.messages++
@@ -165,7 +165,7 @@ func (s *Session) Front() *Message {
 
 // SendFront sends the message that Front returned. On an error it still waits.
 func (s *Session) SendFront(dst []byte, now time.Duration) ([]byte, uint16, error) {
-	dst, id, err := s.Send(dst, *s.Front(), now)
+	dst, id, err := s.Send(dst, s.Front(), now)
 	if err == nil {
 		s.DropFront()
 	}

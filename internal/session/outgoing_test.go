@@ -24,7 +24,7 @@ func TestNewPublish(t *testing.T) {
 			inBothVersions(t, func(t *testing.T, v codec.Version) {
 				s := connected(v, 10)
 				m := Message{Topic: "a", Payload: []byte("x"), QoS: c.qos, Retain: c.retain}
-				b, id, err := s.Send([]byte{0xEE}, m, 0)
+				b, id, err := s.Send([]byte{0xEE}, &m, 0)
 				if id != 1 || err != nil {
 					t.Fatalf("identifier %d, error %v", id, err)
 				}
@@ -165,7 +165,7 @@ func (a ack) take(t *testing.T, s *Session, step int) {
 func TestPubrecLetsThePayloadGo(t *testing.T) {
 	s := connected(codec.V5, 10)
 	m := Message{Topic: "a", Payload: []byte("x"), QoS: 2, Properties: &codec.PublishProperties{ContentType: "t"}, Owner: "x"}
-	_, id, err := s.Send(nil, m, 0)
+	_, id, err := s.Send(nil, &m, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestWindowIsTheSmallerOfBothLimits(t *testing.T) {
 func TestSendThatFailsChangesNothing(t *testing.T) {
 	s := connected(codec.V311, 10)
 	bad := Message{Topic: "a", QoS: 1, Properties: &codec.PublishProperties{ContentType: "t"}, Owner: "bad"}
-	b, id, err := s.Send([]byte{0xEE}, bad, 0)
+	b, id, err := s.Send([]byte{0xEE}, &bad, 0)
 	if err == nil || id != 0 || s.InFlight() != 0 {
 		t.Errorf("properties in 3.1.1: identifier %d, error %v, %d in flight", id, err, s.InFlight())
 	}
@@ -297,7 +297,7 @@ func TestKeepCopiesWhatIsThePublishers(t *testing.T) {
 		UserProperties:  codec.UserProperties{{Key: "k", Value: "v"}},
 	}
 	s := connected(codec.V5, 10)
-	_, id, err := s.Send(nil, Message{Topic: "a", Payload: payload, Properties: p, QoS: 1, Owner: "o"}, 0)
+	_, id, err := s.Send(nil, &Message{Topic: "a", Payload: payload, Properties: p, QoS: 1, Owner: "o"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -505,7 +505,7 @@ func TestIdentifiersRunOut(t *testing.T) {
 	if _, err := s.Request("one more"); !errors.Is(err, ErrNoIdentifier) {
 		t.Errorf("error %v without a free identifier", err)
 	}
-	b, id, err := s.Send([]byte{0xEE}, Message{Topic: "a", QoS: 1}, 0)
+	b, id, err := s.Send([]byte{0xEE}, &Message{Topic: "a", QoS: 1}, 0)
 	if !errors.Is(err, ErrNoIdentifier) || id != 0 || len(b) != 1 || s.InFlight() != 65_519 {
 		t.Errorf("sending without a free identifier: %v, %d in flight", err, s.InFlight())
 	}

@@ -11,7 +11,7 @@ import (
 // publish sends a message and returns its identifier.
 func publish(t *testing.T, s *Session, topic string, qos byte) uint16 {
 	t.Helper()
-	_, id, err := s.Send(nil, Message{Topic: topic, QoS: qos, Owner: topic}, 0)
+	_, id, err := s.Send(nil, &Message{Topic: topic, QoS: qos, Owner: topic}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,7 +44,7 @@ func send(t *testing.T, s *Session, qos byte, payload string) (id uint16, packet
 	if !s.Ready() {
 		t.Fatalf("not ready to send %q", payload)
 	}
-	b, id, err := s.Send(nil, Message{Topic: "a", Payload: []byte(payload), QoS: qos, Owner: payload}, 0)
+	b, id, err := s.Send(nil, &Message{Topic: "a", Payload: []byte(payload), QoS: qos, Owner: payload}, 0)
 	if err != nil {
 		t.Fatalf("sending %q: %v", payload, err)
 	}
