@@ -33,8 +33,8 @@ func TestPublishWithAliases(t *testing.T) {
 	})
 }
 
-// A message that waits or is in flight holds no alias: on the next connection, of a server that takes none, it goes out
-// with its topic [MQTT-3.3.2-7].
+// A message that waits or is in flight holds no alias: on the next connection, whether its server takes aliases or not, it
+// goes out with its topic [MQTT-3.3.2-7].
 func TestNoAliasOutlivesItsConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := mqtttest.NewServer(t, codec.V5)
@@ -59,6 +59,12 @@ func TestNoAliasOutlivesItsConnection(t *testing.T) {
 		s.Expect(&codec.Publish{Topic: "topic", Payload: []byte("2"), QoS: 1, PacketID: 2, Dup: true})
 		s.Send(&codec.Puback{PacketID: 1})
 		s.Expect(&codec.Publish{Topic: "topic", Payload: []byte("3"), QoS: 1, PacketID: 3})
+		s.Close()
+		s = server.Accept()
+		mqtttest.ReceiveAs[*codec.Connect](s)
+		s.Send(&codec.Connack{SessionPresent: true, Properties: codec.ConnackProperties{TopicAliasMaximum: 10}})
+		s.Expect(&codec.Publish{Topic: "topic", TopicAlias: 1, Payload: []byte("2"), QoS: 1, PacketID: 2, Dup: true})
+		s.Expect(&codec.Publish{TopicAlias: 1, Payload: []byte("3"), QoS: 1, PacketID: 3, Dup: true})
 	})
 }
 
