@@ -122,7 +122,7 @@ func sources(t *testing.T) (list []*source) {
 // forTests are folders whose code is not the client's: what they name is no proof that the client holds it.
 func forTests(name string) bool {
 	first, _, _ := strings.Cut(name, "/")
-	return first == "mqtttest" || first == "examples" || first == "tools"
+	return slices.Contains([]string{"mqtttest", "examples", "tools", "benchmarks"}, first)
 }
 
 // tested finds which tests name which statements: in the comment before the test, in its body, and in the tables at
