@@ -30,10 +30,14 @@ type parked struct {
 	number  uint64 // in the order in which they came
 }
 
-// openParking opens the lot at the first connect, if the server had a session; mu is held.
+// openParking opens the lot at the first connect, if the server had a session. Those who have been waiting for the connection
+// to subscribe are no different from those who come now; mu is held.
 func (c *client) openParking() {
 	if !c.parking.opened && c.connAck.SessionPresent && c.config.parkingPlaces > 0 {
 		c.parking.closes = time.Now().Add(c.config.parkingTime)
+		for s := range c.subs {
+			s.gated = s.call.waiting()
+		}
 	}
 	c.parking.opened = true
 }
@@ -41,10 +45,7 @@ func (c *client) openParking() {
 // park keeps a message for a subscription to come. It reports false if there is no place for it.
 func (r *receiver) park(p *codec.PublishView, name string) bool {
 	lot := &r.client.parking
-	if lot.closes.IsZero() || len(lot.waiting) >= r.client.config.parkingPlaces || r.client.router.isRetired(r.ids) {
-		return false
-	}
-	if slices.ContainsFunc(lot.gone, func(f string) bool { return topic.Match(f, name) }) {
+	if !lot.takes(name, r.client.config.parkingPlaces) || r.client.router.isRetired(r.ids) {
 		return false
 	}
 	receipt := r.client.session.Hold(p)
@@ -55,20 +56,27 @@ func (r *receiver) park(p *codec.PublishView, name string) bool {
 	return true
 }
 
+// takes reports whether a message may be parked.
+func (lot *parkingLot) takes(name string, places int) bool {
+	return !lot.closes.IsZero() && len(lot.waiting) < places &&
+		!slices.ContainsFunc(lot.gone, func(f string) bool { return topic.Match(f, name) })
+}
+
 // claim puts the parked messages that match the filters of a new subscription in its line, before everything that is
-// still to come. The line stands until the server has granted the filters; mu is held.
+// still to come. While there is parking the line stands until the server has granted the filters; mu is held.
 func (c *client) claim(s *Subscription) {
+	s.gated = !c.parking.closes.IsZero()
 	c.parking.waiting = slices.DeleteFunc(c.parking.waiting, func(p *parked) bool {
 		qos, ok := s.wants(c.router.lookup(p.message.Topic).routes)
 		if ok {
-			s.gated = true
 			s.take(p, qos)
 		}
 		return ok
 	})
 }
 
-// giveBackParked parks again what a subscription had claimed that did not come about; mu is held.
+// giveBackParked parks again what a subscription had claimed that did not come about, and what came for it alone; mu is
+// held.
 func (c *client) giveBackParked(s *Subscription) {
 	if !s.gated {
 		return
@@ -76,13 +84,17 @@ func (c *client) giveBackParked(s *Subscription) {
 	var back []*parked
 	for range s.held.Len() {
 		w := s.held.Pop()
-		if w.parked == nil { // came later, for this subscription
+		p := w.parked
+		if p == nil {
+			p = c.parkLater(s, w)
+		}
+		if p == nil {
 			s.held.Push(w)
 			continue
 		}
 		s.leaveLine(w)
 		w.receipt.Pass(s, &c.parking)
-		back = append(back, w.parked)
+		back = append(back, p)
 	}
 	if c.parking.closes.IsZero() {
 		c.clearParked(back)
@@ -90,6 +102,24 @@ func (c *client) giveBackParked(s *Subscription) {
 	}
 	c.parking.waiting = append(c.parking.waiting, back...)
 	slices.SortFunc(c.parking.waiting, func(a, b *parked) int { return cmp.Compare(a.number, b.number) })
+}
+
+// parkLater makes a parked message of one that came for s, or returns nil: others have it, or it must not be parked; mu is
+// held.
+func (c *client) parkLater(s *Subscription, w waiting) *parked {
+	lot := &c.parking
+	if !w.receipt.OnlyFor(s) || !lot.takes(w.message.Topic, c.config.parkingPlaces) {
+		return nil
+	}
+	m := w.message
+	m.QoS = QoS(w.receipt.QoS())
+	if ids := m.origin.identifiers(); ids != nil {
+		m.origin = &origin{ids: ids}
+	} else {
+		m.origin = nil
+	}
+	lot.count++
+	return &parked{m, w.receipt, lot.count}
 }
 
 // openGate lets the line of a subscription move, now that its filters are granted; mu is held.

@@ -193,3 +193,35 @@ func TestEndWhileTheLineStands(t *testing.T) {
 		c.Close()
 	}
 }
+
+// PROTOCOL 13: what comes while a Subscribe waits that is refused then is not lost either: it waits for the next one, as it
+// was. The first one may have been waiting for the connection.
+func TestParkedWhileSubscribing(t *testing.T) {
+	for _, mode := range []mqtt.AckMode{mqtt.AutoAck, mqtt.ManualAck} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx := t.Context()
+			b := mqtttest.NewBroker(t)
+			leaveSession(t, ctx, b, "a/#", 1)
+			c := resume(t, ctx, b, mqtt.WithConnectInBackground())
+			defer c.Close()
+			for i := 1; i <= 2; i++ {
+				b.Fault(mqtttest.Fault{Packet: "SUBACK", Outbound: true, Times: 1, Reason: 0x87, Delay: time.Second})
+				subscribing := startErr(func() error { _, err := c.Subscribe(ctx, "a/#", mqtt.AtLeastOnce, mode); return err })
+				synctest.Wait()
+				b.Publish(text("a/b", fmt.Sprint(i), 1))
+				synctest.Wait()
+				if err := subscribing.wait(); !errors.Is(err, mqtt.NotAuthorized) {
+					t.Fatalf("Subscribe: %v", err)
+				}
+				if s := c.Stats(); s.Parked != i+1 || s.Unacknowledged != i+1 {
+					t.Errorf("after the refusal: %+v", s)
+				}
+			}
+			sub := subscribeV5(t, c, "a/#", mqtt.ExactlyOnce)
+			wantArrived(t, sub, "a/b=0 q1", "a/b=1 q1", "a/b=2 q1")
+			if s := c.Stats(); s.Parked != 0 || s.Unacknowledged != 0 {
+				t.Errorf("in the end: %+v", s)
+			}
+		})
+	}
+}

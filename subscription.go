@@ -43,7 +43,7 @@ type Subscription struct {
 	err     error
 	words   *words // of the latest SUBACK that granted something
 	dropped uint64
-	gated   bool                // its line stands: it has claimed parked messages, and is not granted yet
+	gated   bool                // its line stands: there is parking, and it is not granted yet
 	sending bool                // somebody sends without holding the mutex: the pump, or the reader with Block
 	idle    chan struct{}       // closed when nobody does; nil: nobody waits for that
 	place   uint64              // of the latest message in line

@@ -47,6 +47,14 @@ func (r *Receipt) pending() bool { return r.arriving || len(r.holders) > 0 }
 // Holders returns the subscriptions that have neither accepted nor refused it. They belong to the session.
 func (r *Receipt) Holders() []any { return r.holders }
 
+// OnlyFor reports whether a holder is the only one, and nobody has accepted the message.
+func (r *Receipt) OnlyFor(holder any) bool {
+	return !r.accepted && len(r.holders) == 1 && r.holders[0] == holder
+}
+
+// QoS is the message's own.
+func (r *Receipt) QoS() byte { return r.qos }
+
 // Forgotten reports whether nobody waits for the acknowledgement any more.
 func (r *Receipt) Forgotten() bool { return r.place == forgotten }
 
