@@ -71,7 +71,8 @@ func TestNoAliasOutlivesItsConnection(t *testing.T) {
 // The server's aliases are resolved, whatever they stood for before, and whoever has subscribed meanwhile.
 func TestReceiveAliases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, s := scripted(t, codec.V5)
+		v5, s := scriptedV5(t, codec.ConnackProperties{}, mqtt.WithTopicAliasMaximum(32))
+		c := mqtt.Common(v5)
 		all, _ := subscribed(t, c, s, "#", mqtt.ExactlyOnce)
 		alias := func(number uint16, topic, payload string) {
 			t.Helper()
@@ -103,7 +104,7 @@ func TestReceivedAliasesAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := mqtttest.NewServer(t, codec.V5)
 		connected := start(func() (mqtt.ClientV5, error) {
-			return mqtt.NewClient(t.Context(), "mqtt://test", mqtt.WithDialer(server.DialContext))
+			return mqtt.NewClient(t.Context(), "mqtt://test", mqtt.WithDialer(server.DialContext), mqtt.WithTopicAliasMaximum(1))
 		})
 		var c mqtt.ClientV5
 		for range 2 {
@@ -133,7 +134,12 @@ func TestAliasedResendIsJoined(t *testing.T) {
 	for name, packets := range map[string][2]*codec.Publish{"first": {aliased, full}, "second": {full, aliased}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPair(t, codec.V5)
+				p := &pair{t: t, server: mqtttest.NewServer(t, codec.V5)}
+				connected := start(func() (mqtt.ClientV5, error) {
+					return reconnectingV5(t, p.server.DialContext, mqtt.WithTopicAliasMaximum(1)), nil
+				})
+				p.accept(&codec.Connack{})
+				p.client = mqtt.Common(connected.value(t))
 				defer func() { p.client.Close() }()
 				sub, _ := subscribed(t, p.client, p.Script, "a", mqtt.AtLeastOnce, mqtt.ManualAck)
 				alias := &codec.Publish{Topic: "a", TopicAlias: 1, Payload: []byte("alias")}

@@ -66,7 +66,11 @@ func FuzzClient(f *testing.F) {
 // 3 and 4, that wait, and a subscription; and feeds it.
 func fuzzClient(t *testing.T, v codec.Version, stream []byte) {
 	conn := newFeed(v)
-	c, _, err := dialClient(t.Context(), v, conn.dial, mqtt.WithKeepAlive(5*time.Second), mqtt.WithMaximumPacketSize(1000))
+	opts := []mqtt.OptionV5{mqtt.WithKeepAlive(5 * time.Second), mqtt.WithMaximumPacketSize(1000)}
+	if v == v5 {
+		opts = append(opts, mqtt.WithTopicAliasMaximum(10))
+	}
+	c, _, err := dialClient(t.Context(), v, conn.dial, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}

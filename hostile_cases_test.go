@@ -187,9 +187,9 @@ var hostileAcks = []hostile{
 
 	// What follows is of MQTT 5: reason codes and properties.
 	{"PUBACK, code of PUBREL [MQTT-3.4.2-1]", v5, "\x40\x03\x00\x01\x92", illegal, ""},
-	{"PUBACK, code of SUBACK [MQTT-3.4.2-1]", v5, "\x40\x03\x00\x01\x01", illegal, ""},
+	{"PUBACK, unknown code [MQTT-3.4.2-1]", v5, "\x40\x03\x00\x01\x81", illegal, ""},
 	{"PUBACK, code 0xFF [MQTT-3.4.2-1]", v5, "\x40\x03\x00\x01\xff", illegal, ""},
-	{"PUBREC, unknown code [MQTT-3.5.2-1]", v5, "\x50\x03\x00\x02\x7f", illegal, ""},
+	{"PUBREC, unknown code [MQTT-3.5.2-1]", v5, "\x50\x03\x00\x02\x81", illegal, ""},
 	{"PUBREC, code of DISCONNECT [MQTT-3.5.2-1]", v5, "\x50\x03\x00\x02\x8e", illegal, ""},
 	{"PUBREL, code of PUBACK [MQTT-3.6.2-1]", v5, "\x62\x03\x00\x02\x80", illegal, ""},
 	{"PUBCOMP, code of PUBREC [MQTT-3.7.2-1]", v5, "\x50\x02\x00\x02" + "\x70\x03\x00\x02\x10", illegal, "\x62\x02\x00\x02"},

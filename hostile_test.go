@@ -28,7 +28,7 @@ func newBusy(t *testing.T, v codec.Version, opts ...mqtt.OptionV5) *busy {
 	t.Helper()
 	opts = append(opts, mqtt.WithMaximumPacketSize(200))
 	if v == v5 {
-		opts = append(opts, mqtt.WithReceiveMaximum(2))
+		opts = append(opts, mqtt.WithReceiveMaximum(2), mqtt.WithTopicAliasMaximum(32))
 	} else {
 		opts = append(opts, mqtt.WithCleanStart(false)) // else the session would end with the connection
 	}
@@ -258,6 +258,7 @@ var harmless = []hostile{
 	{"PINGRESP that nobody asked for [MQTT-3.12.4-1] [MQTT311-3.12.4-1]", 0, "\xd0\x00\xd0\x00\xd0\x00", 0, ""},
 	{"PUBACK, PUBCOMP of unknown identifiers", 0, "\x40\x02\xff\xff\x70\x02\xff\xff", 0, ""},
 	{"PUBACK, PUBREC, PUBCOMP with properties", v5, "\x40\x07\xff\xff\x00\x03\x1f\x00\x00\x50\x07\xff\xff\x80\x03\x1f\x00\x00\x70\x07\xff\xff\x92\x03\x1f\x00\x00", 0, ""},
+	{"PUBACK, PUBREC with a code below 0x80 that they do not have [MQTT-2.4]", v5, "\x40\x03\xff\xff\x01\x50\x03\xff\xff\x7f", 0, "\x62\x03\xff\xff\x92"},
 	{"PUBACK, long form", v5, "\x40\x04\xff\xff\x00\x00", 0, ""},
 	{"PUBREC of an unknown identifier [MQTT-3.6.2-1]", v5, "\x50\x02\xff\xff", 0, "\x62\x03\xff\xff\x92"},
 	{"PUBREC of an unknown identifier", v311, "\x50\x02\xff\xff", 0, "\x62\x02\xff\xff"},

@@ -61,7 +61,6 @@ const (
 	defaultConnectTimeout = 30 * time.Second
 	defaultSessionExpiry  = 5 * time.Minute
 	defaultReceiveMaximum = 1024
-	defaultTopicAliases   = 32
 	defaultMaxInFlight    = 1024
 	defaultQueueMessages  = 10_000
 	defaultQueueBytes     = 64 << 20
@@ -166,7 +165,6 @@ func newConfig(v codec.Version, host string) (*config, error) {
 	}
 	if v >= codec.V5 {
 		c.sessionExpiry = defaultSessionExpiry
-		c.topicAliasMaximum = defaultTopicAliases
 	}
 	if u := server.User; u != nil {
 		c.hasUsername, c.username = true, u.Username()
@@ -563,9 +561,12 @@ func WithReceiveMaximum(n int) OptionV5 {
 	})
 }
 
-// WithTopicAliasMaximum sets how many topic aliases the server may use (section 3.1.2.11.5), 0 to 65,535; the default is
-// 32. One that uses more is disconnected with reason code 0x94. The application gets messages with their topic names
-// either way. In the other direction the client uses aliases by itself, as many as the server takes.
+// WithTopicAliasMaximum sets how many topic aliases the server may use (section 3.1.2.11.5), 0 to 65,535. One that uses
+// more is disconnected with reason code 0x94. The application gets messages with their topic names either way. In the other
+// direction the client uses aliases by itself, as many as the server takes.
+//
+// The default is 0, because not every server is up to it: mochi 2.7.9 sends a message that it has kept with an alias of an
+// earlier connection (seen), over which the connection has to end, again and again.
 func WithTopicAliasMaximum(n int) OptionV5 {
 	return optionV5(func(c *config) error {
 		c.topicAliasMaximum = n

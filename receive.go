@@ -40,6 +40,9 @@ func (r *receiver) Room() {
 	wake(r.client.sendQueued(nil))
 }
 
+// Refused notes that acknowledgements go out no more on this connection: what is not acknowledged will come again.
+func (r *receiver) Refused() { r.client.session.Leave() }
+
 // Packet handles one packet from the server.
 func (r *receiver) Packet(h codec.Header, body []byte) error {
 	switch h.Type {
@@ -87,6 +90,7 @@ func (c *client) protocolError(t codec.Type, v5, v311, detail string) error {
 // ignored.
 func (r *receiver) puback(h codec.Header, body []byte) error {
 	var p codec.Puback
+	r.forgive(body)
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
@@ -103,6 +107,7 @@ func (r *receiver) puback(h codec.Header, body []byte) error {
 
 func (r *receiver) pubrec(h codec.Header, body []byte) error {
 	var p codec.Pubrec
+	r.forgive(body)
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
@@ -147,6 +152,14 @@ func (r *receiver) misplaced(h codec.Header) error {
 		return r.client.protocolError(h.Type, "MQTT-2.2.1-6", "MQTT-2.3.1-7", detail)
 	}
 	return r.client.protocolError(h.Type, "MQTT-2.2.1-5", "MQTT-2.3.1-6", detail)
+}
+
+// forgive takes a reason code below 0x80 that PUBACK and PUBREC do not have for Success, which all those stand for
+// (section 2.4): mochi 2.7.9 answers a PUBLISH that has properties with 0x01 (seen).
+func (r *receiver) forgive(body []byte) {
+	if len(body) > 2 && !codec.ReasonCode(body[2]).Failed() && body[2] != byte(codec.NoMatchingSubscribers) {
+		body[2] = byte(codec.Success)
+	}
 }
 
 // checkProblem refuses what WithoutProblemInformation asked the server not to send [MQTT-3.1.2-29].

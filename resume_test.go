@@ -1152,3 +1152,26 @@ func TestResubscribeThousandsOfFilters(t *testing.T) {
 		}
 	})
 }
+
+// An Ack that comes when the connection is about to end over a broken packet cannot go out any more: it goes out when the
+// server sends the message again, which is not delivered again.
+func TestAckAfterRefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, codec.V5)
+		sub, _ := subscribed(t, p.client, p.Script, "t", mqtt.AtLeastOnce, mqtt.ManualAck)
+		message := &codec.Publish{Topic: "t", QoS: 1, PacketID: 1}
+		p.Send(message)
+		m := <-sub.Messages()
+		p.SendBytes(0, 0)
+		p.Expect(&codec.Disconnect{Code: codec.MalformedPacket})
+		noErr(t, m.Ack())
+		p.ExpectEOF()
+		p.Close()
+		p.accept(&codec.Connack{SessionPresent: true})
+		p.Send(granted(mqtttest.ReceiveAs[*codec.Subscribe](p.Script)))
+		message.Dup = true
+		p.Send(message)
+		p.Expect(&codec.Puback{PacketID: 1})
+		wantArrived(t, sub)
+	})
+}

@@ -21,6 +21,8 @@ type request struct {
 	user    UserProperties // of an UNSUBSCRIBE
 	routes  []*route       // of a SUBSCRIBE
 	sent    []*subscribe   // of a SUBSCRIBE, as routes
+	encode  func(b []byte, id uint16) ([]byte, error)
+	again   int // how often it was sent again
 }
 
 // call is a Subscribe or Unsubscribe that waits for the answers to its requests. The client's mutex guards it.
@@ -287,6 +289,7 @@ func (s *Subscription) retainHandling(rt *route) RetainHandling {
 // sendRequest appends the packet that encode makes, with an identifier of its own, and keeps r until the answer; mu is
 // held.
 func (c *client) sendRequest(r *request, encode func(b []byte, id uint16) ([]byte, error)) error {
+	r.encode = encode
 	l := c.live()
 	if l == nil {
 		return c.notConnected()
@@ -309,6 +312,19 @@ func (c *client) sendRequest(r *request, encode func(b []byte, id uint16) ([]byt
 	return nil
 }
 
+// mostAgain bounds how often a request is sent again.
+const mostAgain = 10
+
+// refusedIdentifier reports whether the server refused a request because it uses the packet identifier itself, and sends
+// it again with another: mochi 2.7.9 has one table of identifiers for both directions (seen).
+func (r *receiver) refusedIdentifier(q *request, codes []codec.ReasonCode) bool {
+	if q.again == mostAgain || !slices.Contains(codes, codec.PacketIdentifierInUse) {
+		return false
+	}
+	q.again++
+	return r.client.sendRequest(q, q.encode) == nil
+}
+
 // suback takes the answer to a SUBSCRIBE.
 // [MQTT-3.8.4-2] [MQTT-3.8.4-7] [MQTT311-3.8.4-2]
 func (r *receiver) suback(h codec.Header, body []byte) error {
@@ -320,7 +336,7 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 		return err
 	}
 	q, err := r.answer(h, p.PacketID, len(p.Codes), "MQTT-3.8.4-6", "MQTT-3.8.4-5")
-	if q == nil || err != nil {
+	if q == nil || err != nil || r.refusedIdentifier(q, p.Codes) {
 		return err
 	}
 	for i, rt := range q.routes {
@@ -392,7 +408,7 @@ func (r *receiver) unsuback(h codec.Header, body []byte) error {
 		codes = -1 // an UNSUBACK of MQTT 3.1.1 says nothing more
 	}
 	q, err := r.answer(h, p.PacketID, codes, "MQTT-3.11.3-1", "")
-	if q == nil || err != nil {
+	if q == nil || err != nil || r.refusedIdentifier(q, p.Codes) {
 		return err
 	}
 	for i, code := range p.Codes {

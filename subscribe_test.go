@@ -1149,3 +1149,35 @@ func TestUnsubscribeFiltersCancelled(t *testing.T) {
 		}
 	})
 }
+
+// A server that uses the packet identifier itself is asked again with another one, a few times.
+func TestRequestIdentifierInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{})
+		subscribing, p := subscribing(t, mqtt.Common(c), s, "t", mqtt.ExactlyOnce)
+		for range 3 {
+			s.Send(&codec.Suback{PacketID: p.PacketID, Codes: []codec.ReasonCode{codec.PacketIdentifierInUse}})
+			again := mqtttest.ReceiveAs[*codec.Subscribe](s)
+			if again.PacketID == p.PacketID || !slices.Equal(again.Filters, p.Filters) || again.SubscriptionIdentifier != p.SubscriptionIdentifier {
+				t.Errorf("asked again with %+v after %+v", again, p)
+			}
+			p = again
+		}
+		s.Send(granted(p))
+		sub := subscribing.value(t)
+		leaving := startErr(func() error { return sub.Unsubscribe(t.Context()) })
+		u := mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+		s.Send(&codec.Unsuback{PacketID: u.PacketID, Codes: []codec.ReasonCode{codec.PacketIdentifierInUse}})
+		u = mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+		s.Send(&codec.Unsuback{PacketID: u.PacketID, Codes: []codec.ReasonCode{0}})
+		noErr(t, leaving.wait())
+
+		refused := start(func() (*mqtt.Subscription, error) { return c.Subscribe(t.Context(), "u") })
+		for range 11 {
+			s.Send(&codec.Suback{PacketID: mqtttest.ReceiveAs[*codec.Subscribe](s).PacketID, Codes: []codec.ReasonCode{codec.PacketIdentifierInUse}})
+		}
+		if err := refused.wait(); !errors.Is(err, mqtt.PacketIdentifierInUse) {
+			t.Errorf("refused for ever: %v", err)
+		}
+	})
+}

@@ -19,6 +19,9 @@ import (
 // Farewell is how long the last packet of a link may take to go out.
 const Farewell = time.Second
 
+// lastWord is how long the server's last packets may take to come when it takes no more of ours.
+const lastWord = 250 * time.Millisecond
+
 // never is a duration after which nothing happens.
 const never = time.Duration(1<<63 - 1)
 
@@ -53,6 +56,9 @@ type Handler interface {
 	Flush()
 	// Room is called with the mutex held when the writer has taken a buffer for which Full had said yes.
 	Room()
+	// Refused is called with the mutex held when the link ends itself over a packet that breaks the specification. Nothing
+	// that is appended goes out any more.
+	Refused()
 }
 
 // Link is one connection.

@@ -77,6 +77,7 @@ func (l *Link) refuse(err error) bool {
 		return false
 	}
 	l.Finish(err, packet)
+	l.handler.Refused()
 	return true
 }
 

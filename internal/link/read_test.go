@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -416,6 +417,9 @@ func TestBrokenPacketIsRefused(t *testing.T) {
 			}
 			if n := len(s.owner.got()); n > 1 {
 				t.Errorf("the handler gets %d packets", n)
+			}
+			if told := s.owner.refused == 1; told != strings.Contains(c.want, "\xE0") {
+				t.Errorf("Refused is called %d times", s.owner.refused)
 			}
 		})
 	}

@@ -167,6 +167,7 @@ type owner struct {
 	oversized []received
 	flushes   int
 	rooms     int
+	refused   int
 	onPacket  func(h codec.Header, body []byte) error // nil: nothing more; with mu held
 	onRoom    func()                                  // nil: nothing more; with mu held
 }
@@ -189,6 +190,8 @@ func (o *owner) Flush() {
 	defer o.mu.Unlock()
 	o.flushes++
 }
+
+func (o *owner) Refused() { o.refused++ }
 
 func (o *owner) Room() {
 	o.rooms++
@@ -266,3 +269,4 @@ func (silent) Packet(codec.Header, []byte) error    { return nil }
 func (silent) Oversized(codec.Header, []byte) error { return nil }
 func (silent) Flush()                               {}
 func (silent) Room()                                {}
+func (silent) Refused()                             {}

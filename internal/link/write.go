@@ -19,6 +19,8 @@ func (l *Link) write() {
 	err := l.transmit()
 	if err == nil {
 		err = l.closeWrite()
+	} else {
+		l.awaitLastWord(err)
 	}
 	if err != nil {
 		l.Close(err)
@@ -26,6 +28,20 @@ func (l *Link) write() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.releaseBuffers()
+}
+
+// awaitLastWord lets the reader get to a DISCONNECT that says why the server takes nothing any more: then that is the
+// cause, and not the failed write.
+func (l *Link) awaitLastWord(err error) {
+	if errors.Is(err, ErrServerSilent) {
+		return
+	}
+	patience := time.NewTimer(lastWord)
+	defer patience.Stop()
+	select {
+	case <-l.closing:
+	case <-patience.C:
+	}
 }
 
 // transmit returns nil when the last packet is out.

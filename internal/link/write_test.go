@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
 )
 
 // joined returns what the server got since the last call, and in how many writes.
@@ -110,7 +112,23 @@ func TestWriteFails(t *testing.T) {
 		s := start(t, Config{}, 0)
 		s.wire.change(func() { s.wire.halved = true })
 		s.send(somePacket)
-		s.wantEnd(net.ErrClosed, 0)
+		began := time.Now()
+		if err := s.Wait(); !errors.Is(err, net.ErrClosed) || time.Since(began) != lastWord {
+			t.Errorf("the link ends with %v after %v", err, time.Since(began))
+		}
+	})
+	inBubble(t, "an error, and the server says why", func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		why := errors.New("why")
+		s.owner.onPacket = func(codec.Header, []byte) error { return why }
+		s.wire.change(func() { s.wire.halved = true })
+		s.send(somePacket)
+		s.at(lastWord / 2)
+		s.wire.feed(packet(0xE0, 1))
+		began := time.Now()
+		if err := s.Wait(); err != why || time.Since(began) != 0 {
+			t.Errorf("the link ends with %v after %v", err, time.Since(began))
+		}
 	})
 }
 
