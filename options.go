@@ -187,7 +187,7 @@ func (c *config) finish() error {
 	if err := c.reconnect.check(); err != nil {
 		return err
 	}
-	if err := c.checkSchemes(); err != nil {
+	if err := c.checkTransport(); err != nil {
 		return err
 	}
 	c.dialer.Patience = c.pingTimeout
@@ -254,8 +254,8 @@ func WithPingTimeout(d time.Duration) Option {
 	})
 }
 
-// WithConnectTimeout bounds one attempt to connect: name look-up, dial, TLS, WebSocket upgrade and CONNACK together. The
-// default is 30 s.
+// WithConnectTimeout bounds one attempt to connect: name look-up, dial, proxy, TLS, WebSocket upgrade and CONNACK
+// together. The default is 30 s.
 func WithConnectTimeout(d time.Duration) Option {
 	return option(func(c *config) error {
 		c.connectTimeout = d

@@ -154,10 +154,12 @@ func (c *config) permanent(err error) bool {
 	if errors.As(err, &said) {
 		return true
 	}
+	var proxy *transport.ProxyError
 	var upgrade *transport.UpgradeError
 	var refused *ConnectError
 	var disconnected *DisconnectError
 	switch {
+	case errors.As(err, &proxy): // not the server's word
 	case errors.As(err, &upgrade):
 		unauthorised := upgrade.StatusCode == http.StatusUnauthorized || upgrade.StatusCode == http.StatusForbidden
 		return unauthorised && c.attemptFunc == nil // which may bring another token

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"time"
 
 	"github.com/petrel-mqtt/mqtt/transport"
 )
@@ -77,6 +78,34 @@ func WithHeader(h http.Header) Option {
 	})
 }
 
+// WithProxy connects through a proxy: a URL of scheme http or https, which is asked with CONNECT, or socks5; its user name
+// and password are for the proxy. nil means none. The names of servers are for the proxy to look up. An https proxy must
+// be one that the TLS options trust, and gets no client certificate. It is dialled as WithDialer says.
+//
+// Without this option the environment says, as for net/http: HTTPS_PROXY for mqtts and wss, HTTP_PROXY for mqtt and ws,
+// ALL_PROXY for what these leave open, and NO_PROXY. It does not with WithDialer, nor for unix and localhost.
+func WithProxy(proxy *url.URL) Option {
+	return option(func(c *config) (err error) {
+		if c.dialer.Proxy, err = transport.ProxyURL(proxy); err != nil {
+			return fmt.Errorf("mqtt: WithProxy: %w", err)
+		}
+		return nil
+	})
+}
+
+// WithTCPUserTimeout sets how long what was sent may stay unacknowledged by the other system before TCP gives the
+// connection up (TCP_USER_TIMEOUT), at least 1 ms. Without it Linux takes some 15 minutes, but the keep alive is faster.
+// It is for Linux: on other systems every attempt fails with errors.ErrUnsupported. It cannot go with WithDialer.
+func WithTCPUserTimeout(d time.Duration) Option {
+	return option(func(c *config) error {
+		c.dialer.UserTimeout = d
+		if d < time.Millisecond {
+			return fmt.Errorf("mqtt: WithTCPUserTimeout: %v is less than 1 ms", d)
+		}
+		return nil
+	})
+}
+
 // checkCertificates finds mistakes in data while the caller's stack still shows whose they are.
 func (c *config) checkCertificates(name string, data transport.Certificates) error {
 	if len(data.CAData)+len(data.CertData) == 0 {
@@ -99,14 +128,17 @@ func (c *config) forSchemes(name string, schemes []string) error {
 	return nil
 }
 
-// checkSchemes refuses options that no server is for: a client that was given certificates and a URL of scheme mqtt
-// would talk in the clear. An attempt function may change the URL.
-func (c *config) checkSchemes() error {
+// checkTransport refuses options that would have no effect: a client that was given certificates and a URL of scheme
+// mqtt would talk in the clear. An attempt function may change the URL.
+func (c *config) checkTransport() error {
 	for _, o := range c.schemeOptions {
 		fits := func(u *url.URL) bool { return slices.Contains(o.schemes, u.Scheme) }
 		if c.attemptFunc == nil && !slices.ContainsFunc(c.servers, fits) {
 			return fmt.Errorf("mqtt: %s: no server has a URL of scheme %s or %s", o.name, o.schemes[0], o.schemes[1])
 		}
+	}
+	if c.dialer.UserTimeout != 0 && c.dialer.NetDial != nil {
+		return errors.New("mqtt: WithTCPUserTimeout: it cannot go with WithDialer, which makes the connections")
 	}
 	return nil
 }

@@ -297,7 +297,7 @@ func TestTokenForAReverseProxy(t *testing.T) {
 			if !errors.As(err, &refused) || refused.StatusCode != http.StatusUnauthorized || refused.Header.Get("WWW-Authenticate") != "Bearer" {
 				t.Errorf("error %v", err)
 			}
-			if text := fmt.Sprint(err); !strings.HasSuffix(text, `answers 401 Unauthorized: "the token has expired"`) || strings.Contains(text, "secret") {
+			if text := fmt.Sprint(err); !strings.HasSuffix(text, `the answer is 401 Unauthorized: "the token has expired"`) || strings.Contains(text, "secret") {
 				t.Errorf("error %s", text)
 			}
 			c, err := v.connect(ctx, address, mqtt.WithAttemptFunc(func(_ context.Context, a *mqtt.Attempt) error {

@@ -34,6 +34,18 @@ type Dialer struct {
 	// Header goes into the request for a WebSocket upgrade. The fields of the upgrade itself are not allowed in it.
 	Header http.Header
 
+	// Proxy chooses the proxy for a server of any scheme but unix: a URL of scheme http or https, which is asked with
+	// CONNECT, or socks5. A user name and password in it are for the proxy. nil means none. The name of the server is
+	// for the proxy to look up. An https proxy is verified with TLS's RootCAs, and gets no client certificate. It may be
+	// called concurrently. If it is nil, the environment says (see ProxyFromEnvironment), or there is none where NetDial
+	// makes the network.
+	Proxy func(server *url.URL) (*url.URL, error)
+
+	// UserTimeout is how long data may stay unacknowledged before the system gives a TCP connection up
+	// (TCP_USER_TIMEOUT), at least 1 ms; 0 leaves that to the system. It is for Linux, and without NetDial: on other
+	// systems every dial fails with errors.ErrUnsupported.
+	UserTimeout time.Duration
+
 	// Patience is how long the peer may accept no byte of a Write before that fails with os.ErrDeadlineExceeded. A Write
 	// that makes progress, however slow, does not fail. 0: there is no bound.
 	Patience time.Duration
@@ -42,9 +54,10 @@ type Dialer struct {
 // Dial connects to server, a URL as ParseURL describes. A URL without a port means the default port of its scheme. The
 // user name and password are not used here.
 //
-// The ctx bounds all of it together: dial, TLS handshake and WebSocket upgrade. When it ends first, Dial fails with an
+// The ctx bounds all of it together: dial, proxy, TLS handshake and WebSocket upgrade. When it ends first, Dial fails with an
 // error that says so. It has no effect on the connection, which belongs to the caller. Other errors are those of
-// NetDial, package net and crypto/tls, and *UpgradeError. No error contains the password or the query of the URL.
+// NetDial, package net and crypto/tls, *ProxyError and *UpgradeError. No error contains the password or the query of the
+// URL, or the password of a proxy.
 //
 // One goroutine may read from the connection while others write. Close drops it at once. CloseWrite, where the
 // connection has that method, tells the peer before that no more will come. With TLS and WebSocket a deadline that has
@@ -71,10 +84,17 @@ func (d *Dialer) Dial(ctx context.Context, server *url.URL) (net.Conn, error) {
 	return conn, err
 }
 
-// reach makes the network connection.
+// reach makes the network connection, through a proxy where there is one.
 func (d *Dialer) reach(ctx context.Context, u *url.URL) (net.Conn, error) {
 	if u.Scheme == "unix" {
 		return d.netDial(ctx, "unix", u.Path)
+	}
+	proxy, err := d.proxyFor(u)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("choosing a proxy: %w", err)
+	case proxy != nil:
+		return d.through(ctx, proxy, address(u))
 	}
 	return d.netDial(ctx, "tcp", address(u))
 }
@@ -82,7 +102,11 @@ func (d *Dialer) reach(ctx context.Context, u *url.URL) (net.Conn, error) {
 func (d *Dialer) netDial(ctx context.Context, network, address string) (net.Conn, error) {
 	dial := d.NetDial
 	if dial == nil {
-		dial = new(net.Dialer).DialContext
+		var nd net.Dialer
+		if d.UserTimeout > 0 && network == "tcp" {
+			nd.Control = userTimeout(d.UserTimeout)
+		}
+		dial = nd.DialContext
 	}
 	conn, err := dial(ctx, network, address)
 	if err != nil || d.Patience == 0 {

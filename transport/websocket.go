@@ -235,10 +235,10 @@ type UpgradeError struct {
 }
 
 func (e *UpgradeError) Error() string {
-	text := fmt.Sprintf("%s answers %d %s", e.URL, e.StatusCode, http.StatusText(e.StatusCode))
+	text := strings.TrimSpace(fmt.Sprintf("the answer is %d %s", e.StatusCode, http.StatusText(e.StatusCode)))
 	line, _, _ := bytes.Cut(bytes.TrimSpace(e.Body), []byte("\n"))
 	if len(line) == 0 {
-		return strings.TrimSpace(text)
+		return text
 	}
-	return fmt.Sprintf("%s: %q", strings.TrimSpace(text), line[:min(len(line), 200)])
+	return fmt.Sprintf("%s: %q", text, line[:min(len(line), 200)])
 }

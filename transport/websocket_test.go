@@ -188,12 +188,12 @@ func TestWebSocketUpgradeFails(t *testing.T) {
 		text   string
 	}{
 		"401": {say("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 14\r\n\r\ntoken\x07expired\n"), 401,
-			`WebSocket upgrade: ws://host/mqtt?*** answers 401 Unauthorized: "token\aexpired"`},
+			`WebSocket upgrade: the answer is 401 Unauthorized: "token\aexpired"`},
 		"403 with much to say": {say("HTTP/1.1 403 Forbidden\r\nContent-Length: 2000\r\n\r\n" + body), 403,
-			`answers 403 Forbidden: "` + body[:200] + `"`},
-		"a redirect":          {say("HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"), 302, "answers 302 Found"},
-		"an unknown status":   {say("HTTP/1.1 799 x\r\nContent-Length: 0\r\n\r\n"), 799, "answers 799"},
-		"a page":              {say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), 200, "answers 200 OK"},
+			`the answer is 403 Forbidden: "` + body[:200] + `"`},
+		"a redirect":          {say("HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"), 302, "the answer is 302 Found"},
+		"an unknown status":   {say("HTTP/1.1 799 x\r\nContent-Length: 0\r\n\r\n"), 799, "the answer is 799"},
+		"a page":              {say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), 200, "the answer is 200 OK"},
 		"another protocol":    {say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"), 0, "switches to something"},
 		"no subprotocol":      {accept(), 0, `subprotocol "", not mqtt`},
 		"another subprotocol": {accept("Sec-WebSocket-Protocol: mqttv3.1"), 0, `subprotocol "mqttv3.1", not mqtt`},
@@ -226,7 +226,7 @@ func TestWebSocketUpgradeFails(t *testing.T) {
 			case !strings.HasPrefix(err.Error(), "WebSocket upgrade: ") || !strings.Contains(err.Error(), c.text) || strings.Contains(err.Error(), "secret"):
 				t.Errorf("error %q does not say %q", err, c.text)
 			}
-			if c.status == 401 && (refused.Header.Get("WWW-Authenticate") != "Bearer" || string(refused.Body) != "token\x07expired\n") {
+			if c.status == 401 && (refused.Header.Get("WWW-Authenticate") != "Bearer" || refused.URL != "ws://host/mqtt?***" || string(refused.Body) != "token\x07expired\n") {
 				t.Errorf("refusal %+v", *refused)
 			}
 			if c.status == 403 && string(refused.Body) != body[:1024] {
