@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -21,12 +22,9 @@ type publishDefaults struct {
 }
 
 type topicDefaults struct {
-	QoS    *level `yaml:"qos"`
-	Retain *bool  `yaml:"retain"`
+	qos    *mqtt.QoS
+	retain *bool
 }
-
-// UnmarshalYAML lets files say what flags say.
-func (l *level) UnmarshalYAML(n *yaml.Node) error { return l.Set(n.Value) }
 
 // rivals are flags that say the same thing in two ways: where one is given, lesser sources must not give the others.
 var rivals = [][]string{
@@ -87,16 +85,16 @@ func loadEnvironment(flags *pflag.FlagSet) error {
 			return
 		}
 		if err := flags.Set(f.Name, text); err != nil {
-			errs = errors.Join(errs, usagef("%s=%q: %s", variable(f.Name), text, cause(err)))
+			errs = errors.Join(errs, usagef("%s=%q: %s", variable(f.Name), text, cause(f, err)))
 		}
 	})
 	return errs
 }
 
 // cause is what a flag says of a value, without what pflag puts around it.
-func cause(err error) string {
+func cause(f *pflag.Flag, err error) string {
 	if m := invalidValue.FindStringSubmatch(err.Error()); m != nil {
-		return m[3]
+		return wrongValue(f, m[3])
 	}
 	return err.Error()
 }
@@ -125,7 +123,10 @@ func (c *connection) loadFile(flags *pflag.FlagSet) error {
 			return usagef("%s:%d: %s: %w", c.configFile, key.Line, key.Value, err)
 		}
 	}
-	return checkRivals(flags)
+	if err := checkRivals(flags); err != nil {
+		return usagef("%s: %w", c.configFile, err)
+	}
+	return nil
 }
 
 // settings are a configuration file being read.
@@ -152,7 +153,8 @@ func (s *settings) set(key string, value *yaml.Node) error {
 		d.qos = &q
 		return err
 	case "default-retain":
-		return decode(value, &d.retain)
+		d.retain = new(bool)
+		return decodeBool(value, d.retain)
 	case "topics":
 		return s.topics(value)
 	}
@@ -169,11 +171,11 @@ func (s *settings) set(key string, value *yaml.Node) error {
 func (s *settings) setFlag(f *pflag.Flag, value *yaml.Node) error {
 	switch {
 	case f.Value.Type() == "bool":
-		var b *bool
-		if err := decode(value, &b); err != nil {
+		var b bool
+		if err := decodeBool(value, &b); err != nil {
 			return err
 		}
-		return s.flags.Set(f.Name, fmt.Sprint(*b))
+		return s.flags.Set(f.Name, strconv.FormatBool(b))
 	case value.Kind == yaml.SequenceNode:
 		if !repeats(f) {
 			return errors.New("takes one value, not a list")
@@ -188,7 +190,7 @@ func (s *settings) setFlag(f *pflag.Flag, value *yaml.Node) error {
 		return errors.New("takes a single value")
 	}
 	if err := s.flags.Set(f.Name, value.Value); err != nil {
-		return fmt.Errorf("%q: %s", value.Value, cause(err))
+		return fmt.Errorf("%q: %s", value.Value, cause(f, err))
 	}
 	return nil
 }
@@ -209,22 +211,34 @@ func (s *settings) topics(value *yaml.Node) error {
 	}
 	s.connection.defaults.topics = map[string]topicDefaults{}
 	for i := 0; i < len(value.Content); i += 2 {
-		topic, fields := value.Content[i].Value, value.Content[i+1]
-		if fields.Kind != yaml.MappingNode {
-			return fmt.Errorf("%s: not a mapping: give qos and retain", topic)
-		}
-		for j := 0; j < len(fields.Content); j += 2 {
-			if name := fields.Content[j].Value; name != "qos" && name != "retain" {
-				return fmt.Errorf("%s: unknown key %s%s", topic, name, didYouMean(name, []string{"qos", "retain"}))
-			}
-		}
-		var t topicDefaults
-		if err := decode(fields, &t); err != nil {
+		topic := value.Content[i].Value
+		t, err := readTopic(value.Content[i+1])
+		if err != nil {
 			return fmt.Errorf("%s: %w", topic, err)
 		}
 		s.connection.defaults.topics[topic] = t
 	}
 	return nil
+}
+
+func readTopic(fields *yaml.Node) (t topicDefaults, err error) {
+	if fields.Kind != yaml.MappingNode {
+		return t, errors.New("not a mapping: give qos and retain")
+	}
+	for i := 0; i < len(fields.Content) && err == nil; i += 2 {
+		switch name, value := fields.Content[i].Value, fields.Content[i+1]; name {
+		case "qos":
+			var q mqtt.QoS
+			q, err = parseLevel(value.Value)
+			t.qos = &q
+		case "retain":
+			t.retain = new(bool)
+			err = decodeBool(value, t.retain)
+		default:
+			err = fmt.Errorf("unknown key %s%s", name, didYouMean(name, []string{"qos", "retain"}))
+		}
+	}
+	return t, err
 }
 
 // keys returns the known keys, written with underscores if the unknown one may be so.
@@ -243,17 +257,12 @@ func (s *settings) keys(unknown string) []string {
 	return keys
 }
 
-// decode decodes a value, with an error of one line that does not name our types.
-func decode[T any](value *yaml.Node, into *T) error {
-	err := value.Decode(into)
-	var wrong *yaml.TypeError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &wrong):
-		return fmt.Errorf("%q is not of the right type", value.Value)
+// decodeBool takes true and false, and what YAML 1.1 has for them: yes and no, on and off.
+func decodeBool(value *yaml.Node, b *bool) error {
+	if value.Decode(b) != nil {
+		return fmt.Errorf("%q: must be true or false", value.Value)
 	}
-	return err
+	return nil
 }
 
 // checkVersion refuses flags that the version of the protocol has nothing for.

@@ -15,6 +15,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/scram"
+	"github.com/petrel-mqtt/mqtt/transport"
 )
 
 // connection is the flags by which a command connects, and what it has read from files for them.
@@ -141,6 +143,8 @@ func (i *identityFlags) group() *group {
 	g.StringVarP(&i.username, "username", "u", "", "user `NAME`")
 	g.StringVarP(&i.password, "password", "P", "", "`PASSWORD`; others can see it here, so better use PETREL_PASSWORD or the next flag")
 	g.StringVar(&i.passwordFile, "password-file", "", "`FILE` whose first line is the password")
+	g.Var(&i.auth, "auth", "authenticate with this method, which does not send the password")
+	g.only5("auth")
 	return g
 }
 
@@ -171,10 +175,21 @@ func (i *identityFlags) options(o *options, given func(string) bool, server stri
 		password, hasPassword = strings.TrimSuffix(line, "\r"), true
 	}
 	username := i.username
-	if u, err := url.Parse(server); err == nil && u.User != nil && !given("username") {
-		username = u.User.Username()
+	if u, err := url.Parse(server); err == nil && u.User != nil {
+		if !given("username") {
+			username = u.User.Username()
+		}
+		if inURL, found := u.User.Password(); found && !hasPassword && !given("username") {
+			password, hasPassword = inURL, true
+		}
 	}
 	switch {
+	case i.auth.word != "" && (username == "" || !hasPassword):
+		return usagef("--auth needs a user name (-u) and a password (-P, PETREL_PASSWORD or --password-file)")
+	case i.auth.word == "scram-sha-256":
+		o.add5(mqtt.WithAuthenticator(scram.SHA256(username, password)))
+	case i.auth.word == "scram-sha-512":
+		o.add5(mqtt.WithAuthenticator(scram.SHA512(username, password)))
 	case hasPassword:
 		o.add(mqtt.WithCredentials(username, password))
 	case given("username"):
@@ -361,6 +376,10 @@ func (c *connection) options(cmd *cobra.Command, suffix string) (server string, 
 	if server, err = c.server.address(c.tls.given(given)); err != nil {
 		return "", nil, err
 	}
+	credentialed := server
+	if c.identity.auth.word != "" {
+		server = withoutUser(server) // else the password would be sent
+	}
 	o.add(mqtt.WithClientID(c.identity.id(given("id"), c.name) + suffix))
 	if d, ok := cmd.Context().Value(dialerKey{}).(dialer); ok {
 		o.add(mqtt.WithDialer(d))
@@ -368,10 +387,19 @@ func (c *connection) options(cmd *cobra.Command, suffix string) (server string, 
 	c.server.options(o)
 	c.log.options(o, c.logger, c.server.version)
 	err = errors.Join(
-		c.identity.options(o, given, server), c.session.options(o, given), c.will.options(o, given), c.reconnect.options(o),
-		c.tls.options(o), c.websocket.options(o),
+		c.identity.options(o, given, credentialed), c.session.options(o, given), c.will.options(o, given), c.reconnect.options(o),
+		c.tls.options(o, given, server), c.websocket.options(o),
 	)
 	return server, o, err
+}
+
+func withoutUser(server string) string {
+	u, err := transport.ParseURL(server)
+	if err != nil {
+		return server // connecting says what is wrong
+	}
+	u.User = nil
+	return u.String()
 }
 
 // finish disconnects in an orderly way: it waits a little for what is in flight, also when ctx has ended.

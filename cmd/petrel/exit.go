@@ -95,21 +95,27 @@ func oneLine(err error) string {
 // plain is an error in a line.
 func plain(err error) string {
 	text := optionName.ReplaceAllStringFunc(err.Error(), flagOfOption)
-	text = strings.TrimSpace(strings.ReplaceAll(text, "mqtt: ", ""))
-	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	text = packagePrefix.ReplaceAllString(text, "")
+	return strings.Join(strings.FieldsFunc(strings.TrimSpace(text), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
 
-// optionName is the beginning of an error about an option of the client.
-var optionName = regexp.MustCompile(`mqtt: With[A-Z]\w+:`)
+var (
+	packagePrefix = regexp.MustCompile(`\b(mqtt|transport|codec): `)
+	optionName    = regexp.MustCompile(`mqtt: With\w+:`) // the beginning of an error about an option of the client
+)
 
-// flagOfOption returns the name of the flag that sets an option: --keep-alive for WithKeepAlive.
+// flagOfOption returns the name of the flag that sets an option: --keep-alive for WithKeepAlive, --ca-data for WithCAData.
 func flagOfOption(option string) string {
-	var name strings.Builder
-	for _, r := range strings.TrimPrefix(option, "mqtt: With") {
-		if unicode.IsUpper(r) {
-			name.WriteByte('-')
+	name := strings.TrimSuffix(strings.TrimPrefix(option, "mqtt: With"), ":")
+	var words []string
+	start := 0
+	for i := 1; i < len(name); i++ {
+		upper, afterUpper := unicode.IsUpper(rune(name[i])), unicode.IsUpper(rune(name[i-1]))
+		beforeLower := i+1 < len(name) && unicode.IsLower(rune(name[i+1]))
+		if upper && (!afterUpper || beforeLower) {
+			words, start = append(words, name[start:i]), i
 		}
-		name.WriteRune(unicode.ToLower(r))
 	}
-	return "-" + name.String()
+	words = append(words, name[start:])
+	return "--" + string(normalise(nil, strings.ToLower(strings.Join(words, "-")))) + ":"
 }

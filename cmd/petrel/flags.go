@@ -59,7 +59,7 @@ func annotate(f *pflag.Flag, mark string, values ...string) {
 var aliases = map[string]string{
 	"uri": "url", "clean-session": "clean", "cleansession": "clean", "auto-reconnect": "reconnect",
 	"cafile": "ca-file", "capath": "ca-path", "cadata": "ca-data", "certfile": "cert", "keyfile": "key",
-	"tls-alpn": "alpn", "tls-keylog": "keylog", "will-payload": "will-message", "pw": "password",
+	"max-in-flight": "max-inflight", "tls-alpn": "alpn", "tls-keylog": "keylog", "will-payload": "will-message", "pw": "password",
 }
 
 // normalise makes underscores dashes, and aliases the names that they stand for.
@@ -78,13 +78,29 @@ var (
 
 // flagError says what is wrong with the flags in our words.
 func flagError(cmd *cobra.Command, err error) error {
+	if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 {
+		return noSuchCommand(cmd, args)
+	}
 	if m := unknownFlag.FindStringSubmatch(err.Error()); m != nil {
 		return usagef("there is no flag --%s%s; see \"%s --help\"", m[1], didYouMean(m[1], flagNames(cmd)), cmd.CommandPath())
 	}
 	if m := invalidValue.FindStringSubmatch(err.Error()); m != nil {
-		return usagef("%s %s: %s", m[2], m[1], m[3])
+		return usagef("%s %s: %s", m[2], m[1], wrongValue(cmd.Flags().Lookup(m[2][2:]), m[3]))
 	}
 	return usagef("%w; see \"%s --help\"", err, cmd.CommandPath())
+}
+
+// wrongValue says what is wrong with a flag's value, where the standard library's words say too little.
+func wrongValue(f *pflag.Flag, said string) string {
+	switch {
+	case f.Value.Type() == "bool":
+		return "must be true or false"
+	case said == "invalid syntax":
+		return "not a number"
+	case said == "value out of range":
+		return "out of range"
+	}
+	return said
 }
 
 func flagNames(cmd *cobra.Command) []string {

@@ -6,6 +6,7 @@ require (
 	github.com/HdrHistogram/hdrhistogram-go v1.2.0
 	github.com/google/go-cmp v0.7.0
 	github.com/petrel-mqtt/mqtt v0.0.0
+	github.com/petrel-mqtt/mqtt/scram v0.0.0
 	github.com/spf13/cobra v1.10.2
 	github.com/spf13/pflag v1.0.9
 	github.com/vbauerster/mpb/v8 v8.15.2
@@ -23,7 +24,13 @@ require (
 	github.com/kr/text v0.2.0 // indirect
 	github.com/mattn/go-runewidth v0.0.27 // indirect
 	github.com/vbauerster/cupwriter v0.0.4 // indirect
+	github.com/xdg-go/scram v1.4.0 // indirect
+	github.com/xdg-go/stringprep v1.0.4 // indirect
 	golang.org/x/sys v0.47.0 // indirect
+	golang.org/x/text v0.21.0 // indirect
 )
 
-replace github.com/petrel-mqtt/mqtt => ../../
+replace (
+	github.com/petrel-mqtt/mqtt => ../../
+	github.com/petrel-mqtt/mqtt/scram => ../../scram
+)

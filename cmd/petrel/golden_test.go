@@ -28,11 +28,11 @@ type golden struct {
 	with   func(ctx context.Context, b *mqtttest.Broker) // what goes on meanwhile, from before the command's start
 }
 
-// words splits a command line; a + stands for a space within a word.
+// words splits a command line; a ~ stands for a space within a word.
 func words(line string) []string {
 	fields := strings.Fields(line)
 	for i := range fields {
-		fields[i] = strings.ReplaceAll(fields[i], "+", " ")
+		fields[i] = strings.ReplaceAll(fields[i], "~", " ")
 	}
 	return fields
 }

@@ -96,11 +96,11 @@ func (d *publishDefaults) options(topics []string) []mqtt.Option {
 		var o []mqtt.PublishOption
 		qos, retain := d.qos, d.retain
 		own := d.topics[t]
-		if own.QoS != nil {
-			qos = (*mqtt.QoS)(own.QoS)
+		if own.qos != nil {
+			qos = own.qos
 		}
-		if own.Retain != nil {
-			retain = own.Retain
+		if own.retain != nil {
+			retain = own.retain
 		}
 		if qos != nil {
 			o = append(o, *qos)

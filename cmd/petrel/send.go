@@ -96,8 +96,11 @@ func (s *sender) settle() error {
 	d := s.pending[0]
 	s.pending[0] = nil
 	s.pending = s.pending[1:]
-	if err := d.Err(); err != nil {
+	switch err := d.Err(); {
+	case err != nil && s.taken > 0:
 		return fmt.Errorf("message %d: %w", s.taken+1, err)
+	case err != nil:
+		return err
 	}
 	s.taken++
 	if d.Reason() == mqtt.NoMatchingSubscribers {

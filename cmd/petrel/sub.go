@@ -74,6 +74,9 @@ A message is acknowledged when it has been written, or when its command has ende
 	return cmd
 }
 
+// maxIdentifier is the largest subscription identifier.
+const maxIdentifier = 268_435_455
+
 // retainedFlags say what becomes of retained messages.
 type retainedFlags struct {
 	only, none, remove bool
@@ -124,8 +127,9 @@ func (s *sub) check(cmd *cobra.Command) error {
 	case len(s.filters) == 0 && len(s.unsubscribed) == 0:
 		return usagef("what to subscribe to: give a topic filter with -t")
 	case len(s.qos) > 1 && len(s.qos) != len(s.filters):
-		return usagef("%s and %s do not fit together: give one -q for all filters, or one for each",
-			many(len(s.filters), "-t"), many(len(s.qos), "-q"))
+		return usagef("%d times -q do not fit %d times -t: give one for all filters, or one for each", len(s.qos), len(s.filters))
+	case s.options5.identifier > maxIdentifier:
+		return usagef("--subscription-id must not be more than %d", maxIdentifier)
 	case s.count < 0:
 		return usagef("-n must not be negative")
 	case s.retained.only && s.retained.none:

@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/transport"
 )
 
 // tlsFlags say whom to trust, and how to prove who the client is.
@@ -44,7 +45,12 @@ func (t *tlsFlags) given(changed func(string) bool) bool {
 	return false
 }
 
-func (t *tlsFlags) options(o *options) error {
+func (t *tlsFlags) options(o *options, given func(string) bool, server string) error {
+	for _, name := range tlsNames {
+		if u, err := transport.ParseURL(server); given(name) && err == nil && u.Scheme != "mqtts" && u.Scheme != "wss" {
+			return usagef("--%s is for TLS, which %s:// is not: give a URL of mqtts:// or wss://", name, u.Scheme)
+		}
+	}
 	if t.key != "" && t.cert == "" {
 		return usagef("--key needs --cert")
 	}

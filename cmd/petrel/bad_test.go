@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+)
+
+// bad are command lines that cannot work; ENV=VALUE before them is their environment.
+var bad = []string{
+	// commands and flags
+	"pubb", "sbu -t a", "xyzzy", "pub -t a -m x extra", "sub -t a b c", "bench pubsubb", "bench xyzzy",
+	"pub --tpic a -m x", "pub -t", "pub -z", "pub -t a -m x --qos 3", "pub -t a -m x -q x", "pub -t a -m x -q -1",
+	"pub -t a -m x --retain=perhaps", "sub --subscription-ids 3 -t a", "pub -t a -m x --keep-alive ten",
+	// what to send
+	"pub", "pub -t a", "pub -m x", "pub -t a -m x -n", "pub -t a -l -s", "pub -t a -f testdata/none",
+	"pub -t a --lines testdata/none", "pub -t a -f testdata", "pub -t a --size 1XB", "pub -t a --size -1",
+	"pub -t a --size 1000MB", "pub -t a --size MB", "pub -t a --encoding base65 -m x", "pub -t a --encoding base64 -m x!",
+	"pub -t a --encoding hex -m abc", "pub -t a -m x --repeat -1", "pub -t a -l --repeat 2",
+	"pub -t a -m x --interval -1", "pub -t a -m x --interval soon", "pub -t a -m x --max-inflight 0",
+	"pub -t a/# -m x", "pub -t a/+/b -m x", "pub --topic= -m x", "pub -t a -m x --response-topic a/#",
+	// properties
+	"pub -t a -m x --user-property ab", "pub -t a -m x --correlation-data 0xabc", "pub -t a -m x --message-expiry 1.5",
+	"pub -t a -m x --message-expiry -1", "pub -t a -m x --message-expiry 5000000000", "pub -t a -m x -V 3.1.1 --content-type x",
+	"sub -t a -V 3.1.1 --no-local", "sub -t a -V 3.1.1 --session-expiry 3", "pub -t a -m x -V 4.0", "pub -t a -m x -V mqttv31",
+	// what to receive
+	"sub", "sub -q 1", "sub -t a -t b -t c -q 1 -q 2", "sub -t a -q 1,3", "sub -t a/#/b", "sub -t a+", "sub -t a -n -1",
+	"sub -t a -W soon", "sub -t a --retained-only -R", "sub -t a --json -v", "sub -t a -F %z", "sub -t a -F %", `sub -t a -F \q`,
+	"sub -t a --out-dir testdata/x --exec true", "sub -t a --out-dir bad_test.go", "sub -t a --workers 3", "sub -t a --exec true --workers 0",
+	"sub -t a --exec true --on-failure panic", "sub -t a --retain-handling 3", "sub -t a --subscription-id 0x10000000",
+	// where to connect
+	"pub -t a -m x --url http://example.com", "pub -t a -m x --url mqtt://", "pub -t a -m x --url mqtt://h/path",
+	"pub -t a -m x --url mqtt://h:99999", "pub -t a -m x --url mqtt://u:s3cret@h:x", "pub -t a -m x --url ://",
+	"pub -t a -m x --host h --url mqtt://h", "pub -t a -m x --host mqtt://h", "pub -t a -m x --host h --port 0x",
+	"pub -t a -m x --port 70000", "pub -t a -m x -k -1", "pub -t a -m x -k 70000", "pub -t a -m x -k 1.5",
+	"pub -t a -m x --connect-timeout 0", "pub -t a -m x --ping-delay -1", "pub -t a -m x --receive-maximum 70000",
+	"pub -t a -m x --maximum-packet-size 300MB", "pub -t a -m x --reconnect-delay 0", "pub -t a -m x --reconnect-retries many",
+	// who
+	"pub -t a -m x --no-clean", "pub -t a -m x --clean --no-clean", "pub -t a -m x -P x --password-file y",
+	"pub -t a -m x -u u --password-file testdata/none", "pub -t a -m x --auth scram-sha-256", "pub -t a -m x --auth scram-md5",
+	"pub -t a -m x -V 3.1.1 -P x --auth scram-sha-256", "pub -t a -m x -i x -I y",
+	// the will
+	"pub -t a -m x --will-message gone", "pub -t a -m x --will-topic w/# --will-message gone", "pub -t a -m x --will-topic w --will-qos 3",
+	"pub -t a -m x --will-retain", "pub -t a -m x -V 3.1.1 --will-topic w --will-delay 3",
+	// TLS
+	"pub -t a -m x --ca-file testdata/none", "pub -t a -m x --url mqtts://h --ca-file testdata/none", "pub -t a -m x --url mqtts://h --key k",
+	"pub -t a -m x --url mqtts://h --ca-data x", "pub -t a -m x --ca-file a --ca-path b", "pub -t a -m x --url mqtt://h --insecure",
+	// logs
+	"pub -t a -m x -d --quiet", "pub -t a -m x --log-format xml",
+	// requests and benchmarks
+	"request -m x", "request -t a", "request -t a -m x -W 0", "request -t a -m x -V 3.1.1", "request -t a/# -m x",
+	"respond -t a", "respond --echo", "respond -t a --echo -m x", "respond -t a --echo -n -1", "respond -t a --echo -V 3.1.1",
+	"bench sub", "bench pub --clients 0", "bench pub --rate -1", "bench pub --rate fast", "bench pub --duration 0",
+	"bench pub --size 10", "bench pub --inflight 0", "bench pub --plot testdata/none/x.html", "bench rpc -V 3.1.1 --url mqtt://h", "probe --rounds 0",
+	// the environment
+	"PETREL_QOS=1 PETREL_KEEP_ALIVE=ten pub -t a -m x", "PETREL_URL=http://h pub -t a -m x", "PETREL_PROTOCOL_VERSION=6 pub -t a -m x",
+	"PETREL_CONFIG=testdata/none pub -t a -m x",
+}
+
+// badFiles are configuration files that cannot work.
+var badFiles = []string{
+	"keep_alive: ten", "keep_alive: [1, 2]", "keep_alive:", "keep-alive: -3", "keepalive: 10", "keep_alive: 10\nkeep-alive: 11",
+	"reconnect_retrys: 3", "reconnect_max_interval: 0", "auto_reconnect: perhaps", "default_qos: 3", "default_qos: {a: 1}",
+	"default_retain: 7", "topics: 3", "topics: [a, b]", "topics: {a: 1}", "topics: {a: {qos: 3}}", "topics: {a: {retain: maybe}}",
+	"topics: {a: {qso: 1}}", "qos: 1", "xyzzy: 1", "- a\n- b", "just text", "a: b: c", "\tkeep_alive: 1", "url: http://h", "url: {a: b}",
+	"will-topic: w\nwill_qos: 5", "connect_property: ab", "url: mqtt://h\nhost: h", "topics: {a/#/b: {qos: 1}}\nkeep_alive: 1\nunknown: 2",
+}
+
+func TestBad(t *testing.T) {
+	var report strings.Builder
+	check := func(line string, r result) {
+		fmt.Fprintf(&report, "%s\n\t%d: %s", line, r.code, r.errors)
+		if r.code == exitOK || r.code == exitInterrupted || strings.Count(r.errors, "\n") != 1 || !strings.HasPrefix(r.errors, "petrel") || r.out != "" {
+			t.Errorf("%s: exit code %d, standard error %q, standard output %q", line, r.code, r.errors, r.out)
+		}
+		if strings.Contains(r.errors, "s3cret") {
+			t.Errorf("%s: %s tells the password", line, r.errors)
+		}
+	}
+	for _, line := range bad {
+		check(line, runBad(t, line))
+	}
+	for _, text := range badFiles {
+		path := filepath.Join(t.TempDir(), "petrel.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		r := runBad(t, "pub -t a -m x -c "+path)
+		r.errors = strings.ReplaceAll(r.errors, path, "petrel.yaml")
+		check(fmt.Sprintf("%q", text), r)
+	}
+	compare(t, filepath.Join("testdata", "bad.txt"), report.String())
+}
+
+// runBad runs a command line against a broker that would take everything.
+func runBad(t *testing.T, line string) (r result) {
+	synctest.Test(t, func(t *testing.T) {
+		args := words(line)
+		for strings.Contains(args[0], "=") && strings.HasPrefix(args[0], "PETREL_") {
+			name, value, _ := strings.Cut(args[0], "=")
+			args = args[1:]
+			t.Setenv(name, value)
+		}
+		b := mqtttest.New()
+		defer b.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		r = run(ctx, b, "", args...)
+	})
+	return r
+}
