@@ -41,8 +41,10 @@ type bench struct {
 
 func newBench() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "bench",
-		Short: "Measure a server, or this client",
+		Use: "bench KIND",
+
+		DisableFlagsInUseLine: true,
+		Short:                 "Measure a server, or this client",
 		Long: `Measure connecting, publishing, receiving and requests. Without --url and the like it runs a broker of its own.
 
 With --rate, latencies count from when a message was due, so that a server that stalls is not flattered. Without it

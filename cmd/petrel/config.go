@@ -198,7 +198,7 @@ func (s *settings) setFlag(f *pflag.Flag, value *yaml.Node) error {
 // repeats reports whether a flag may be given several times.
 func repeats(f *pflag.Flag) bool {
 	switch f.Value.(type) {
-	case pflag.SliceValue, *properties:
+	case pflag.SliceValue, *properties, *headers:
 		return true
 	}
 	return false

@@ -388,7 +388,7 @@ func (c *connection) options(cmd *cobra.Command, suffix string) (server string, 
 	c.log.options(o, c.logger, c.server.version)
 	err = errors.Join(
 		c.identity.options(o, given, credentialed), c.session.options(o, given), c.will.options(o, given), c.reconnect.options(o),
-		c.tls.options(o, given, server), c.websocket.options(o),
+		c.tls.options(o, given, server), c.websocket.options(o, server),
 	)
 	return server, o, err
 }

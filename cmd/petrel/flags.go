@@ -46,6 +46,11 @@ func (g *group) addTo(cmd *cobra.Command) {
 		}
 	})
 	cmd.Flags().AddFlagSet(g.FlagSet)
+	g.VisitAll(func(f *pflag.Flag) {
+		if c, ok := f.Value.(*choice); ok {
+			cmd.RegisterFlagCompletionFunc(f.Name, cobra.FixedCompletions(c.words, cobra.ShellCompDirectiveNoFileComp))
+		}
+	})
 }
 
 func annotate(f *pflag.Flag, mark string, values ...string) {

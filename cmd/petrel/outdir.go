@@ -7,9 +7,12 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 )
 
-// outDir writes each message into a file of its own: 000001-sensors%2F7. The number counts up over the life of the folder.
+// outDir writes each message into a file of its own: 000001-sensors%2F7. The numbers go on where an
+// earlier run has ended.
 type outDir struct {
 	path string
 	last int
@@ -19,7 +22,18 @@ func newOutDir(path string) (*outDir, error) {
 	if err := os.MkdirAll(path, 0o777); err != nil {
 		return nil, usagef("--out-dir: %w", err)
 	}
-	return &outDir{path: path}, nil
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, usagef("--out-dir: %w", err)
+	}
+	d := &outDir{path: path}
+	for _, e := range entries {
+		number, _, _ := strings.Cut(e.Name(), "-")
+		if n, err := strconv.Atoi(number); err == nil {
+			d.last = max(d.last, n)
+		}
+	}
+	return d, nil
 }
 
 // write returns when the file has its name and its whole content.

@@ -83,9 +83,9 @@ func (r *results) charts() []chart {
 	if r.Benchmark != "pub" {
 		rates = append(rates, column("received", "b", func(s sample) float64 { return s.Received }))
 	}
-	charts := []chart{r.chart("Per second", func(v float64) string { return thousands(v) }, rates)}
+	charts := []chart{r.chart("Per second", thousands, linear, rates)}
 	if r.Latency != nil {
-		charts = append(charts, r.chart("Latency", short, []line{
+		charts = append(charts, r.chart("Latency", short, logarithmic, []line{
 			column("p50", "a", func(s sample) float64 { return s.P50 }),
 			column("p99", "b", func(s sample) float64 { return s.P99 }),
 			column("max", "c", func(s sample) float64 { return s.Max }),
@@ -94,19 +94,48 @@ func (r *results) charts() []chart {
 	return charts
 }
 
-// chart lays out lines on linear axes that begin at 0.
-func (r *results) chart(title string, text func(float64) string, lines []line) chart {
-	end, highest := 1.0, 0.0
+// axis returns the ticks of a vertical axis for values between least, of those above 0, and most, and where between 0 and
+// 1 a value stands on it.
+type axis func(least, most float64) (ticks []float64, at func(float64) float64)
+
+// linear begins at 0.
+func linear(_, most float64) (ticks []float64, at func(float64) float64) {
+	step := niceStep(most / 4)
+	top := step * max(1, math.Ceil(most/step))
+	for v := 0.0; v <= top*1.001; v += step {
+		ticks = append(ticks, v)
+	}
+	return ticks, func(v float64) float64 { return v / top }
+}
+
+// logarithmic has a tick for each power of ten.
+func logarithmic(least, most float64) (ticks []float64, at func(float64) float64) {
+	if most <= 0 {
+		return linear(least, most)
+	}
+	low := math.Floor(math.Log10(least))
+	high := max(low+1, math.Ceil(math.Log10(most)))
+	for p := low; p <= high; p++ {
+		ticks = append(ticks, math.Pow(10, p))
+	}
+	return ticks, func(v float64) float64 { return max(0, (math.Log10(max(v, least))-low)/(high-low)) }
+}
+
+// chart lays out lines over time.
+func (r *results) chart(title string, text func(float64) string, vertical axis, lines []line) chart {
+	end, least, most := 1.0, math.Inf(1), 0.0
 	for i, s := range r.Samples {
 		end = max(end, s.At)
 		for _, l := range lines {
-			highest = max(highest, l.values[i])
+			most = max(most, l.values[i])
+			if l.values[i] > 0 {
+				least = min(least, l.values[i])
+			}
 		}
 	}
-	step := niceStep(highest / 4)
-	top := step * math.Max(1, math.Ceil(highest/step))
+	ticks, at := vertical(least, most)
 	x := func(at float64) float64 { return plotLeft + at/end*(plotRight-plotLeft) }
-	y := func(v float64) float64 { return plotBottom - v/top*(plotBottom-plotTop) }
+	y := func(v float64) float64 { return plotBottom - at(v)*(plotBottom-plotTop) }
 	c := chart{Title: title}
 	for _, l := range lines {
 		var points strings.Builder
@@ -117,7 +146,7 @@ func (r *results) chart(title string, text func(float64) string, lines []line) c
 		l.Points = points.String()
 		c.Lines = append(c.Lines, l)
 	}
-	for v := 0.0; v <= top*1.001; v += step {
+	for _, v := range ticks {
 		c.Ticks = append(c.Ticks, tick{y(v), text(v)})
 	}
 	for at, step := 0.0, niceStep(end/8); at <= end; at += step {

@@ -11,9 +11,13 @@ import (
 // newRoot returns the command with all its subcommands.
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "petrel",
+		Use:   "petrel COMMAND",
 		Short: "An MQTT 5.0 and 3.1.1 command line",
 		Long: `petrel publishes, subscribes, asks, answers and measures with MQTT 5.0 and 3.1.1.
+
+Flags that connect may also come from the environment, as PETREL_URL or PETREL_PASSWORD_FILE, and from a YAML file named
+by -c, as "url: mqtt://example.com" or "keep_alive: 30". A flag wins over the environment, and that over the file.
+"petrel completion" writes the completions for a shell.
 
 ` + exitCodes,
 		Example: `  petrel sub -t 'sensors/#' -v
@@ -22,7 +26,9 @@ func newRoot() *cobra.Command {
 		Args:          noSuchCommand,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+
+		DisableFlagsInUseLine: true,
+		RunE:                  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetVersionTemplate("petrel {{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)

@@ -254,6 +254,9 @@ func (s *sub) receive(ctx context.Context, c *client, subscription *mqtt.Subscri
 			continue
 		}
 		workers.Go(func() error {
+			if ctx.Err() != nil {
+				return nil // the message waited for its turn, and stays with the server
+			}
 			err := s.take(ctx, c, m, w)
 			if err != nil {
 				stop(err)

@@ -74,8 +74,3 @@ func (t *tlsFlags) options(o *options, given func(string) bool, server string) e
 	o.add(mqtt.WithTLS(c))
 	return nil
 }
-
-type webFlags struct{}
-
-func (w *webFlags) group() *group            { return newGroup("WebSocket and proxies") }
-func (w *webFlags) options(o *options) error { return nil }

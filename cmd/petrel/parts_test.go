@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+)
+
+func TestLedger(t *testing.T) {
+	for _, c := range []struct {
+		got                            []uint64
+		distinct, duplicates, disorder int
+	}{
+		{nil, 0, 0, 0},
+		{[]uint64{0, 1, 2}, 3, 0, 0},
+		{[]uint64{0, 2, 1, 3}, 4, 0, 1},
+		{[]uint64{0, 1, 1, 0, 2}, 3, 2, 0},
+		{[]uint64{5, 200, 64, 63}, 4, 0, 2},
+		{[]uint64{0, mostSequence}, 1, 0, 0},
+	} {
+		var l ledger
+		for _, n := range c.got {
+			payload := make([]byte, stampSize)
+			stamp{run: 7, publisher: 1, sequence: n, sent: time.Second}.put(payload)
+			s, ok := readStamp(payload, 7)
+			if !ok || s.sequence != n || s.sent != time.Second {
+				t.Fatalf("stamp %+v, %v", s, ok)
+			}
+			l.note(s)
+		}
+		if a, b, d := l.sum(); a != c.distinct || b != c.duplicates || d != c.disorder {
+			t.Errorf("%v: %d distinct, %d duplicates, %d out of order", c.got, a, b, d)
+		}
+	}
+	if _, ok := readStamp(make([]byte, stampSize), 7); ok {
+		t.Error("another run's message was taken for one of this")
+	}
+}
+
+func TestDidYouMean(t *testing.T) {
+	known := []string{"keep_alive", "default_qos", "url", "topics"}
+	for wrong, want := range map[string]string{
+		"keepalive": "keep_alive", "kepe_alive": "keep_alive", "qos": "default_qos", "ulr": "url", "topic": "topics",
+		"xyzzy": "", "a": "", "retain": "",
+	} {
+		if got := didYouMean(wrong, known); (want == "") != (got == "") || !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %q", wrong, got, want)
+		}
+	}
+}
+
+// Messages cannot play with a terminal, and what is no terminal gets them as they are.
+func TestTerminalOutput(t *testing.T) {
+	m := mqtt.Message{Topic: "a/\x1b]0;x", Payload: []byte("\x1b[2Jé\xff\tx\n\x7f\u009b")}
+	for _, c := range []struct {
+		o        outputFlags
+		terminal bool
+		want     string
+	}{
+		{outputFlags{}, false, "\x1b[2Jé\xff\tx\n\x7f\u009b\n"},
+		{outputFlags{}, true, "\\x1b[2Jé\\xff\tx\n\\x7f\\xc2\\x9b\n"},
+		{outputFlags{verbose: true}, true, "\x1b[36ma/\\x1b]0;x\x1b[0m \\x1b[2Jé\\xff\tx\n\\x7f\\xc2\\x9b\n"},
+		{outputFlags{format: `\e[1m%t`, noNewline: true}, true, "\x1b[1ma/\\x1b]0;x"},
+	} {
+		f, err := c.o.formatter(c.terminal)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(f(nil, m, time.Time{})); got != c.want {
+			t.Errorf("%+v, terminal %v: %q, want %q", c.o, c.terminal, got, c.want)
+		}
+	}
+}
+
+// A plot is one file that loads nothing.
+func TestPlot(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "plot.html")
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		r := run(t.Context(), b, "", "bench", "pubsub", "--url", "mqtt://test", "--rate", "13", "--duration", "4", "--plot", path)
+		if r.code != exitOK {
+			t.Errorf("%+v", r)
+		}
+	})
+	page, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"<title>petrel bench pubsub</title>", "sent at 2 s: 13", "p99 at 2 s"} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("the plot does not contain %q", want)
+		}
+	}
+	for _, no := range []string{"http", "src=", "@import", "<script"} {
+		if strings.Contains(string(page), no) {
+			t.Errorf("the plot contains %q", no)
+		}
+	}
+}
+
+// --out-dir writes each message into a file that cannot be anywhere else, and goes on counting.
+func TestOutDir(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	for range 2 {
+		synctest.Test(t, func(t *testing.T) {
+			b := mqtttest.NewBroker(t)
+			retained(text("../../etc/x", "evil"), text("a/b c", "\x00"), text("x/"+strings.Repeat("é", 200), "long"))(nil, b)
+			if r := run(t.Context(), b, "", "sub", "-t", "#", "-n", "3", "-q", "1", "--out-dir", dir); r.code != exitOK || r.out != "" {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		name, _, _ := strings.Cut(e.Name(), "-")
+		names = append(names, name)
+		if !slices.ContainsFunc([]string{"..%2F..%2Fetc%2Fx", "a%2Fb%20c", "x%2F%C3%A9"}, func(s string) bool { return strings.Contains(e.Name(), s) }) {
+			t.Errorf("file %s", e.Name())
+		}
+	}
+	if want := []string{"000001", "000002", "000003", "000004", "000005", "000006"}; !slices.Equal(names, want) {
+		t.Errorf("files %v", names)
+	}
+}
+
+// A message whose command failed with --on-failure stop is left to the server; those before it are not sent again.
+func TestExecStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		flags := []string{"sub", "-t", "jobs", "-q", "1", "-i", "worker", "--no-clean", "-W", "10", "--exec"}
+		run(t.Context(), b, "", "sub", "-t", "jobs", "-q", "1", "-i", "worker", "--no-clean", "-E")
+		for _, job := range []string{"good", "bad", "last"} {
+			b.Publish(text("jobs", job))
+		}
+		r := run(t.Context(), b, "", append(flags, `read j; echo $j; [ $j != bad ]`, "--on-failure", "stop")...)
+		if r.code != exitAnswer || r.out != "good\nbad\n" || !strings.Contains(r.errors, "the command failed: exit status 1") {
+			t.Errorf("%+v", r)
+		}
+		b.Restarted("worker")
+		r = run(t.Context(), b, "", append(flags, `cat; echo`, "-n", "2")...)
+		if r.code != exitOK || r.out != "bad\nlast\n" {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// Workers work at the same time, up to their number; a command that hangs is killed.
+func TestExecWorkers(t *testing.T) {
+	b := mqtttest.NewBroker(t)
+	url := b.Listen()
+	for i := range 4 {
+		retained(text("jobs/"+string(rune('a'+i)), "x"))(nil, b)
+	}
+	dir := t.TempDir()
+	// Each waits until two have begun.
+	command := "cd " + dir + "; touch $$; while [ $(ls | wc -l) -lt 2 ]; do sleep 0.01; done"
+	if r := run(t.Context(), nil, "", "sub", "--url", url, "-t", "jobs/+", "-n", "4", "--workers", "2", "--exec", command); r.code != exitOK {
+		t.Errorf("%+v", r)
+	}
+	r := run(t.Context(), nil, "", "sub", "--url", url, "-t", "jobs/a", "-n", "1", "--exec", "exec sleep 60", "--exec-timeout", "0.05")
+	if r.code != exitAnswer || !strings.Contains(r.errors, "killed after 50ms") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// What -n leaves over stays with the server's session.
+func TestCountLeavesTheRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		flags := []string{"sub", "-t", "a", "-q", "1", "-i", "me", "--no-clean", "-W", "10"}
+		run(t.Context(), b, "", append(flags, "-E")...)
+		for _, p := range []string{"1", "2", "3"} {
+			b.Publish(text("a", p))
+		}
+		for _, want := range []string{"1\n", "2\n", "3\n"} {
+			b.Restarted("me")
+			if r := run(t.Context(), b, "", append(flags, "-n", "1")...); r.out != want || r.code != exitOK {
+				t.Errorf("%+v, want %q", r, want)
+			}
+		}
+		if r := run(t.Context(), b, "", append(flags[:len(flags)-2], "-U", "a", "-E")...); r.code != exitOK {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// Ctrl-C ends with a DISCONNECT, so the will stays where it is.
+func TestInterrupt(t *testing.T) {
+	for _, line := range []string{"sub -t a", "pub -t a -l", "respond -t a --echo", "pub -t a -m x --repeat 0 --interval 1", "bench pubsub --rate 10 --url mqtt://test"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := mqtttest.NewBroker(t)
+			var mu sync.Mutex
+			connects, disconnects := 0, 0
+			b.Intercept(func(_ string, outbound bool, p codec.Packet) bool {
+				mu.Lock()
+				defer mu.Unlock()
+				switch p.(type) {
+				case *codec.Connect:
+					connects++
+				case *codec.Disconnect:
+					disconnects++
+				}
+				return true
+			})
+			ctx, interrupt := context.WithCancel(context.WithValue(t.Context(), dialerKey{}, dialer(b.DialContext)))
+			time.AfterFunc(2500*time.Millisecond, interrupt)
+			stdin, end := io.Pipe()
+			root := newRoot()
+			root.SetIn(stdin)
+			root.SetOut(io.Discard)
+			root.SetErr(io.Discard)
+			root.SetArgs(append(words(line), "--will-topic", "gone"))
+			code := execute(ctx, root)
+			end.Close() // the read of standard input, which nothing else ends
+			synctest.Wait()
+			if connects == 0 || disconnects != connects || len(b.Received("gone")) != 0 {
+				t.Errorf("%s: %d CONNECTs, %d DISCONNECTs, wills %v", line, connects, disconnects, b.Received("gone"))
+			}
+			if endless := !strings.Contains(line, "-l") && !strings.Contains(line, "bench"); endless != (code == exitOK) {
+				t.Errorf("%s: exit code %d", line, code)
+			}
+		})
+	}
+}
+
+// SCRAM sends neither user name nor password, not even those of the URL.
+func TestAuth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		r := w.run(t.Context(), "", "mqtt", "pub", "-t", "a", "-m", "x", "--auth", "scram-sha-256", "--url", "mqtt://me:secret@test")
+		if r.code != exitConnection || !strings.Contains(r.errors, "leave out --auth") {
+			t.Errorf("%+v", r) // the broker knows no method
+		}
+		c := w.connect
+		if c.HasUsername || c.HasPassword || c.Properties.AuthenticationMethod != "SCRAM-SHA-256" || strings.Contains(string(c.Properties.AuthenticationData), "secret") {
+			t.Errorf("CONNECT %+v", c)
+		}
+	})
+}
