@@ -159,7 +159,7 @@ func (s *settings) set(key string, value *yaml.Node) error {
 		return s.topics(value)
 	}
 	f := s.flags.Lookup(name)
-	if f == nil || f.Annotations[settable] == nil {
+	if f == nil || f.Annotations[settable] == nil || name == "config" {
 		return fmt.Errorf("unknown key%s", didYouMean(key, s.keys(key)))
 	}
 	if s.taken[name] {
@@ -245,7 +245,7 @@ func readTopic(fields *yaml.Node) (t topicDefaults, err error) {
 func (s *settings) keys(unknown string) []string {
 	keys := []string{"default-qos", "default-retain", "topics", "auto-reconnect"}
 	s.flags.VisitAll(func(f *pflag.Flag) {
-		if f.Annotations[settable] != nil {
+		if f.Annotations[settable] != nil && f.Name != "config" {
 			keys = append(keys, f.Name)
 		}
 	})

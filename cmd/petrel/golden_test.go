@@ -90,6 +90,7 @@ var goldens = []golden{
 	{name: "pub-unknown", args: words("pub -t a/b -m hello -q 2 --reconnect=false"), with: func(_ context.Context, b *mqtttest.Broker) {
 		b.Fault(mqtttest.Fault{Packet: "PUBLISH", Times: 1, Cut: true})
 	}},
+	{name: "connect-refused-json", args: words("pub -t a/b -m hello --log-format json"), with: func(_ context.Context, b *mqtttest.Broker) { b.Refuse(-1, 0x86) }},
 	{name: "connect-refused", args: words("pub -t a/b -m hello"), with: func(_ context.Context, b *mqtttest.Broker) { b.Refuse(-1, 0x87) }},
 	{name: "connect-offline", args: words("pub -t a/b -m hello"), with: func(_ context.Context, b *mqtttest.Broker) { b.Offline() }},
 	{name: "sub", args: words("sub -t a/# -n 2"), with: later(text("a/1", "one"), text("a/2", "two"))},

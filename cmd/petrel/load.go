@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -71,13 +72,14 @@ func (b *bench) publishAll(ctx, limited context.Context, c *client, i int, laten
 	defer reaper.Wait()
 	defer close(waiting)
 	p, topic := b.newPace(i, b.clients), b.topicOf(i, c.ClientID())
+	filler := make([]byte, b.size)
+	rand.Read(filler)
 	for n := 0; b.count == 0 || n < b.count; n++ {
 		due, err := p.wait(limited)
 		if err != nil {
 			return nil // the time is up
 		}
-		payload := make([]byte, b.size)
-		rand.Read(payload[stampSize:])
+		payload := bytes.Clone(filler) // the client's until the delivery is done
 		stamp{b.run, uint32(i), uint64(n), due.Sub(b.meter.start)}.put(payload)
 		d := c.publish(patient, topic, payload, nil, mqtt.QoS(b.qos))
 		b.meter.sent.Add(1)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
@@ -51,9 +52,19 @@ func execute(ctx context.Context, root *cobra.Command) int {
 	cmd, err := root.ExecuteContextC(ctx)
 	code := exitCode(err)
 	if code != exitOK && code != exitInterrupted {
-		fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s\n", cmd.CommandPath(), oneLine(err))
+		tell(cmd, err, code)
 	}
 	return code
+}
+
+// tell writes the error that ends a command, as the log is written.
+func tell(cmd *cobra.Command, err error, code int) {
+	w := cmd.ErrOrStderr()
+	if f := cmd.Flag("log-format"); f != nil && f.Value.String() == "json" {
+		slog.New(slog.NewJSONHandler(w, nil)).Error(oneLine(err), "exit_code", code)
+		return
+	}
+	fmt.Fprintf(w, "%s: %s\n", cmd.CommandPath(), oneLine(err))
 }
 
 // version is that of the module, if it was built as one.

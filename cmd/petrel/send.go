@@ -47,7 +47,7 @@ func (s *sender) send(ctx context.Context, messages iter.Seq2[[]byte, error], pu
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.client.Done():
-			return s.client.Err()
+			return s.abandon()
 		case <-oldest:
 			if err := s.settle(); err != nil {
 				return err
@@ -107,6 +107,17 @@ func (s *sender) settle() error {
 		s.unheard++
 	}
 	return nil
+}
+
+// abandon settles what was left when the client ended: what became of a message says more than why it ended.
+func (s *sender) abandon() error {
+	for len(s.pending) > 0 {
+		<-s.pending[0].Done() // as of all messages of a client that has ended
+		if err := s.settle(); err != nil {
+			return err
+		}
+	}
+	return s.client.Err()
 }
 
 // report tells people what has happened.

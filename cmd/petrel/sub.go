@@ -245,7 +245,7 @@ func (s *sub) receive(ctx context.Context, c *client, subscription *mqtt.Subscri
 			break
 		}
 		if s.leftOut(m) {
-			err = m.Ack()
+			err = acknowledged(m.Ack())
 			continue
 		}
 		taken++

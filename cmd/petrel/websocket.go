@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/url"
 	"strings"
 	"unicode"
 
@@ -11,20 +12,25 @@ import (
 	"github.com/petrel-mqtt/mqtt/transport"
 )
 
-// webFlags are those of WebSocket connections.
+// webFlags say how to get through the web.
 type webFlags struct {
 	headers headers
+	proxy   string
 }
 
 func (w *webFlags) group() *group {
-	g := newGroup("WebSocket")
+	g := newGroup("WebSocket and proxies")
 	w.headers.Header = http.Header{}
 	g.Var(&w.headers, "header", "HTTP header of the request for a WebSocket; may be repeated")
 	g.Var(&jsonHeaders{&w.headers}, "extra-headers", "more of them, as a `JSON` object of names and values")
+	g.StringVar(&w.proxy, "proxy", "", "`URL` of a proxy, http, https or socks5, or \"none\" (default as HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say)")
 	return g
 }
 
 func (w *webFlags) options(o *options, server string) error {
+	if err := w.proxyOption(o); err != nil {
+		return err
+	}
 	if len(w.headers.Header) == 0 {
 		return nil
 	}
@@ -32,6 +38,21 @@ func (w *webFlags) options(o *options, server string) error {
 		return usagef("--header and --extra-headers are for WebSocket, which %s:// is not: give a URL of ws:// or wss://", u.Scheme)
 	}
 	o.add(mqtt.WithHeader(w.headers.Header))
+	return nil
+}
+
+func (w *webFlags) proxyOption(o *options) error {
+	switch w.proxy {
+	case "":
+	case "none":
+		o.add(mqtt.WithProxy(nil))
+	default:
+		u, err := url.Parse(w.proxy)
+		if err != nil {
+			return usagef("--proxy is not a URL; special characters in a password are written as %%XX")
+		}
+		o.add(mqtt.WithProxy(u))
+	}
 	return nil
 }
 
