@@ -114,7 +114,11 @@ func (c *client) endSlow(s *Subscription) {
 	for w, ok := s.next(); ok; w, ok = s.next() {
 		s.drop(w.message)
 	}
-	refusal := &session.Refusal{Code: codec.QuotaExceeded}
+	c.settleAll(s, &session.Refusal{Code: codec.QuotaExceeded})
+}
+
+// settleAll is a subscription's word on everything that it holds: accepted if refusal is nil; mu is held.
+func (c *client) settleAll(s *Subscription, refusal *session.Refusal) {
 	if l := c.live(); l != nil {
 		l.Commit(c.session.SettleAll(l.Buffer(), s, refusal))
 	} else {

@@ -103,6 +103,7 @@ func (c *client) subscribe(ctx context.Context, o subscribeOptions, filters []fi
 		return s, nil
 	}
 	c.abandon(s, err)
+	c.settleAll(s, nil) // nobody can acknowledge what is in its channel
 	return nil, err
 }
 

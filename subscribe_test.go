@@ -616,6 +616,26 @@ func TestSubscribeCancelled(t *testing.T) {
 	})
 }
 
+// The same with ManualAck, when a message has come for it because another subscription has the filter: nobody else can
+// acknowledge that.
+func TestSubscribeCancelledWithManualAck(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		subscribed(t, c, s, "a", mqtt.AtLeastOnce)
+		ctx, cancel := context.WithCancel(t.Context())
+		abandoned := start(func() (*mqtt.Subscription, error) { return c.Subscribe(ctx, "a", mqtt.AtLeastOnce, mqtt.ManualAck) })
+		mqtttest.ReceiveAs[*codec.Subscribe](s)
+		for id := uint16(1); id <= 2; id++ {
+			s.Send(&codec.Publish{Topic: "a", QoS: 1, PacketID: id})
+		}
+		abandoned.pending(t, "SUBACK has not come")
+		cancel()
+		_ = abandoned.wait()
+		s.Expect(&codec.Puback{PacketID: 1})
+		s.Expect(&codec.Puback{PacketID: 2})
+	})
+}
+
 // As before, but somebody else has come for the filter before the SUBACK: it stays.
 func TestSubscribeCancelledAndTakenOver(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
