@@ -206,6 +206,17 @@ func (r *router) believe() {
 	}
 }
 
+// proved notes that the server has what a SUBSCRIBE asked for: it has brought a message, perhaps before its SUBACK, or
+// although that was cut off.
+func (r *router) proved(rt *route, s *subscribe) {
+	if s.old {
+		r.believe()
+	}
+	if !s.undone {
+		rt.confirmed, rt.uncertain = true, false
+	}
+}
+
 // find returns the SUBSCRIBE that brought a message with these identifiers, nil if the route has none such.
 func (rt *route) find(ids []uint32) *subscribe {
 	for _, s := range slices.Backward(rt.subscribes) {
@@ -243,9 +254,7 @@ func (r *router) appendTargets(dst []holder, t *cachedTopic, ids []uint32, retai
 	for _, rt := range t.routes {
 		if s := rt.find(ids); s != nil {
 			known = true
-			if s.old {
-				r.believe()
-			}
+			r.proved(rt, s)
 			dst = rt.appendHolders(dst, t, s, true, retain)
 		}
 	}

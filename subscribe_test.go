@@ -246,6 +246,26 @@ func twoFilters(t *testing.T, c mqtt.ClientV5, s *mqtttest.Script, wide, narrow 
 	return [2]uint32{first.SubscriptionIdentifier, second.SubscriptionIdentifier}, sub.value(t)
 }
 
+// A message comes once also before SUBACK: the server may send it so early, or the SUBACK may have been cut off.
+func TestSubscribeOverlappingBeforeSuback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{})
+		subscribing := start(func() (*mqtt.Subscription, error) {
+			return c.Subscribe(t.Context(), "a/#", mqtt.ExactlyOnce, mqtt.Also(mqtt.ExactlyOnce, "a/b"))
+		})
+		both := []*codec.Subscribe{mqtttest.ReceiveAs[*codec.Subscribe](s), mqtttest.ReceiveAs[*codec.Subscribe](s)}
+		for i := range uint16(4) {
+			s.Send(&codec.Publish{
+				Topic: "a/b", Payload: []byte{'0' + byte(i/2)}, QoS: 2, PacketID: 1 + i,
+				SubscriptionIdentifiers: []uint32{both[i%2].SubscriptionIdentifier},
+			})
+			s.Expect(&codec.Pubrec{PacketID: 1 + i})
+		}
+		s.Send(granted(both[0]), granted(both[1]))
+		wantArrived(t, subscribing.value(t), "a/b=0 q2", "a/b=1 q2")
+	})
+}
+
 // A message comes once also between UNSUBSCRIBE and UNSUBACK.
 func TestSubscribeOverlappingWhileLeaving(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
