@@ -1081,6 +1081,33 @@ func TestSessionKeptUnseen(t *testing.T) {
 	})
 }
 
+// PROTOCOL 19: an UNSUBSCRIBE without an answer is not sent again after the filter has been subscribed anew: it would take it
+// away for good.
+func TestLeaveUnansweredAndComeBack(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, v, b.DialContext, keptSession(v), mqtt.WithClientID("c"))
+		leave, other := subscribe(t, c, "t", mqtt.AtLeastOnce), subscribe(t, c, "u", mqtt.AtLeastOnce)
+		b.Fault(mqtttest.Fault{Packet: "UNSUBACK", Outbound: true, Drop: true, Times: 2})
+		var left []*running[struct{}]
+		for _, sub := range []*mqtt.Subscription{leave, other} {
+			left = append(left, startErr(func() error { return sub.Unsubscribe(t.Context()) }))
+		}
+		left[0].pending(t, "UNSUBACK is lost")
+		back := subscribe(t, c, "t", mqtt.AtLeastOnce)
+		sent := watchUnsubscribes(b)
+		b.Cut("c")
+		for _, l := range left {
+			if err := l.wait(); err != nil {
+				t.Error(err)
+			}
+		}
+		sent.want(t, "[u]")
+		b.Publish(text("t", "x", 1))
+		wantArrived(t, back, "t=x q1")
+	})
+}
+
 // PROTOCOL 12: an Ack between our DISCONNECT and the end of the connection is not thrown away: the message comes again and
 // is acknowledged, and reaches nobody.
 func TestAckWhileReconnecting(t *testing.T) {

@@ -148,6 +148,12 @@ func (rt *route) wanted() bool {
 	return slices.ContainsFunc(rt.holders, func(h holder) bool { return h.sub.leaving == nil })
 }
 
+// hasAgain reports whether a filter is subscribed that somebody wants.
+func (r *router) hasAgain(filter string) bool {
+	rt := r.routes[filter]
+	return rt != nil && rt.confirmed && rt.wanted()
+}
+
 // accepted notes that the server granted a SUBSCRIBE. SUBACKs may come in any order; what holds is what the latest
 // SUBSCRIBE got.
 func (rt *route) accepted(sent *subscribe, granted QoS) {

@@ -151,7 +151,7 @@ func (c *client) noteUnsubscribe(q *request) {
 }
 
 // unsubscribeAgain sends, on a new connection, the UNSUBSCRIBEs that were not answered. A new session has nothing to
-// unsubscribe. mu is held.
+// unsubscribe, and what was subscribed and granted since stays. mu is held.
 func (c *client) unsubscribeAgain() {
 	list := c.unsubscribes
 	c.unsubscribes = nil
@@ -159,8 +159,9 @@ func (c *client) unsubscribeAgain() {
 		if q.call != nil {
 			q.call.pending--
 		}
+		q.filters = slices.DeleteFunc(slices.Clone(q.filters), c.router.hasAgain)
 		switch {
-		case c.connAck.SessionPresent:
+		case c.connAck.SessionPresent && len(q.filters) > 0:
 			c.sendUnsubscribe(q)
 		case q.call != nil && q.call.pending == 0:
 			q.call.finish(nil)
