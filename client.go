@@ -205,8 +205,7 @@ type client struct {
 	cancel     context.CancelFunc
 	goroutines sync.WaitGroup // the supervisor, and senders of subscriptions
 	done       chan struct{}  // closed with the client's end
-	poke       chan struct{}  // capacity 1: full when reconnecting is new
-	heldUp     chan struct{}  // capacity 1: full when looking is new
+	attention  chan struct{}  // capacity 1: full when reconnecting or looking is new to the supervisor
 
 	// waiters has the Deliveries that Publish waits with. It is not shared with other clients: a channel that was made
 	// in a testing/synctest bubble must not be used outside.
@@ -228,7 +227,7 @@ type client struct {
 	queue    waitlist      // publishes at QoS 1 and 2 that wait for room in the queue
 	drained  chan struct{} // closed when nothing is queued or in flight; nil: nobody waits for that
 	subs     map[*Subscription]struct{}
-	farewell codec.Disconnect // what the last DISCONNECT says
+	farewell *codec.Disconnect // what the last DISCONNECT says; nil: nothing in particular
 
 	sessions     int           // how many have begun
 	unanswered   bool          // a CONNECT since then got no CONNACK: the server may have begun a session that we know nothing of
@@ -250,23 +249,22 @@ type client struct {
 
 func newClient(ctx context.Context, cfg *config) (*client, error) {
 	c := &client{
-		config:  cfg,
-		version: cfg.version,
-		began:   time.Now(),
-		done:    make(chan struct{}),
-		poke:    make(chan struct{}, 1),
-		heldUp:  make(chan struct{}, 1),
-		up:      make(chan struct{}),
-		session: session.New(cfg.version, cfg.limits),
-		subs:    make(map[*Subscription]struct{}),
-		connAck: cfg.connAck(&codec.Connack{}, cfg.clientID), // nothing is forbidden before a server forbids it
+		config:    cfg,
+		version:   cfg.version,
+		began:     time.Now(),
+		done:      make(chan struct{}),
+		attention: make(chan struct{}, 1),
+		up:        make(chan struct{}),
+		session:   session.New(cfg.version, cfg.limits),
+		subs:      make(map[*Subscription]struct{}),
+		connAck:   cfg.connAck(&codec.Connack{}, cfg.clientID), // nothing is forbidden before a server forbids it
 	}
 	c.router.init(cfg.filterPrefixes)
 	if cfg.authenticator != nil {
 		c.auth.due = time.NewTimer(never)
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	s := &supervisor{client: c, servers: cfg.servers, served: make(map[string]int)}
+	s := &supervisor{client: c, servers: cfg.servers, down: time.Now()}
 	if cfg.inBackground {
 		c.goroutines.Go(s.run)
 		return c, nil
@@ -410,7 +408,7 @@ func (c *client) Close() error {
 }
 
 // disconnect waits for what is in flight and closes.
-func (c *client) disconnect(ctx context.Context, farewell codec.Disconnect) error {
+func (c *client) disconnect(ctx context.Context, farewell *codec.Disconnect) error {
 	c.mu.Lock()
 	if c.state == StateClosed {
 		c.mu.Unlock()

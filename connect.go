@@ -27,7 +27,10 @@ func (c *client) sayGoodbye(l *link.Link, final bool) {
 	var d codec.Disconnect
 	cause := errReconnecting
 	if final {
-		cause, d = ErrClosed, c.farewell
+		cause = ErrClosed
+		if c.farewell != nil {
+			d = *c.farewell
+		}
 		if c.connAck.SessionExpiry > 0 && !c.config.keepsSession && d.SessionExpiry == nil {
 			d.SessionExpiry = new(uint32)
 		}

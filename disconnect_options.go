@@ -50,18 +50,18 @@ func (d *DisconnectProperties) disconnectV5(p *codec.Disconnect) error {
 }
 
 // farewell is the DISCONNECT that options ask for.
-func (c *config) farewell(opts []DisconnectOption) (codec.Disconnect, error) {
+func (c *config) farewell(opts []DisconnectOption) (*codec.Disconnect, error) {
 	var p codec.Disconnect
 	for _, opt := range opts {
 		if err := opt.disconnectV5(&p); err != nil {
-			return p, err
+			return nil, err
 		}
 	}
 	if p.SessionExpiry != nil && *p.SessionExpiry > 0 && c.sessionExpiry == 0 {
-		return p, errors.New("mqtt: KeepSession: the session was to end with the connection") // [MQTT-3.14.2.2.2]
+		return nil, errors.New("mqtt: KeepSession: the session was to end with the connection") // [MQTT-3.14.2.2.2]
 	}
 	if _, err := p.Append(nil, c.version); err != nil {
-		return p, fmt.Errorf("mqtt: Disconnect: %w", err)
+		return nil, fmt.Errorf("mqtt: Disconnect: %w", err)
 	}
-	return p, nil
+	return &p, nil
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -143,7 +144,6 @@ func newConfig(v codec.Version, host string) (*config, error) {
 	c := &config{
 		version:        v,
 		servers:        []*url.URL{server},
-		dialer:         transport.Dialer{Sessions: tls.NewLRUClientSessionCache(0)},
 		logger:         slog.New(slog.DiscardHandler),
 		clientID:       "petrel-" + rand.Text(),
 		cleanStart:     true,
@@ -191,6 +191,9 @@ func (c *config) finish() error {
 		return err
 	}
 	c.dialer.Patience = c.pingTimeout
+	if c.attemptFunc != nil || slices.ContainsFunc(c.servers, isSecure) {
+		c.dialer.Sessions = tls.NewLRUClientSessionCache(0)
+	}
 	if c.willProperties != nil {
 		c.will.Properties = codec.WillProperties(*c.willProperties)
 	}

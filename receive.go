@@ -43,6 +43,9 @@ func (r *receiver) Room() {
 // Refused notes that acknowledgements go out no more on this connection: what is not acknowledged will come again.
 func (r *receiver) Refused() { r.client.session.Leave() }
 
+// Idle gives back memory.
+func (r *receiver) Idle() { r.client.session.Trim() }
+
 // Packet handles one packet from the server.
 func (r *receiver) Packet(h codec.Header, body []byte) error {
 	switch h.Type {

@@ -218,7 +218,7 @@ func (c *client) Reconnect(ctx context.Context) error {
 	if r == nil {
 		r = &reconnecting{done: make(chan struct{})}
 		c.reconnecting = r
-		c.poke <- struct{}{} // has room: it is emptied together with reconnecting
+		c.callSupervisor()
 	}
 	c.mu.Unlock()
 	select {
@@ -226,6 +226,14 @@ func (c *client) Reconnect(ctx context.Context) error {
 		return r.err
 	case <-ctx.Done():
 		return fmt.Errorf("mqtt: waiting for CONNACK: %w", ctx.Err())
+	}
+}
+
+// callSupervisor makes the supervisor look what is new.
+func (c *client) callSupervisor() {
+	select {
+	case c.attention <- struct{}{}:
+	default: // an earlier call was not taken yet
 	}
 }
 
@@ -256,10 +264,6 @@ func (c *client) tellReconnects(err error) {
 		return
 	}
 	c.reconnecting = nil
-	select {
-	case <-c.poke:
-	default: // somebody was waiting for it
-	}
 	r.err = err
 	close(r.done)
 }

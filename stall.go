@@ -28,10 +28,7 @@ func (c *client) watchStalls() {
 		return
 	}
 	c.looking = true
-	select {
-	case c.heldUp <- struct{}{}:
-	default: // an earlier word was not taken yet
-	}
+	c.callSupervisor()
 }
 
 // checkStalls ends the subscriptions that have held up the others for too long, and warns of those that hold them up

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -13,21 +14,22 @@ import (
 	"github.com/petrel-mqtt/mqtt/transport"
 )
 
-// supervisor makes a client's connections, one after another. All of it belongs to the supervisor's goroutine.
+// supervisor makes a client's connections, one after another. All of it belongs to the supervisor's goroutine: one that
+// connects, and then another one that attends to the connection.
 type supervisor struct {
 	client    *client
 	first     *firstConnect // nil once that is over, or when nobody waits for it
 	servers   []*url.URL
-	next      int            // index of the server to try
-	redirect  *url.URL       // to try instead, once
-	tried     *url.URL       // by the latest attempt
-	served    map[string]int // number of the session that an address served last
-	redirects int            // followed since the last stable connection
-	attempts  int            // to connect, since the last stable connection
-	failures  int            // of attempts and connections, since the last stable connection
-	down      time.Time      // since when there has been no connection
-	lastErr   error          // of the latest attempt or connection
-	silent    int            // unstable connections in a row that ended without a word
+	next      int       // index of the server to try
+	redirect  *url.URL  // to try instead, once
+	tried     *url.URL  // by the latest attempt
+	served    []visit   // the latest to each address
+	redirects int       // followed since the last stable connection
+	attempts  int       // to connect, since the last stable connection
+	failures  int       // of attempts and connections, since the last stable connection
+	down      time.Time // since when there has been no connection
+	lastErr   error     // of the latest attempt or connection
+	silent    int       // unstable connections in a row that ended without a word
 }
 
 // firstConnect is a NewClient that waits.
@@ -39,24 +41,42 @@ type firstConnect struct {
 // maxRedirects is how many redirects in a row are followed.
 const maxRedirects = 5
 
-// run connects, again and again, until the client ends.
+// run is the supervisor while there is no connection: it connects, again and again, until there is one or the client
+// ends.
 func (s *supervisor) run() {
-	s.down = time.Now()
 	for {
 		err := s.connect()
 		if err == nil {
-			if s.first != nil {
-				s.first.outcome <- nil
-				s.first = nil
-			}
-			err = s.serve()
+			break
 		}
-		s.lastErr = err
-		if end := s.recover(err); end != nil {
-			s.giveUp(end)
+		if !s.goOn(err) {
 			return
 		}
 	}
+	if s.first != nil {
+		s.first.outcome <- nil
+		s.first = nil
+	}
+	// Dialling takes a large stack, which would never shrink as far as a new one is small.
+	s.client.goroutines.Go(s.attend)
+}
+
+// attend is the supervisor while there is a connection.
+func (s *supervisor) attend() {
+	if s.goOn(s.serve()) {
+		s.run()
+	}
+}
+
+// goOn decides, and waits if need be, after a failed attempt or a lost connection. It reports false when the client has
+// ended.
+func (s *supervisor) goOn(err error) bool {
+	s.lastErr = err
+	end := s.recover(err)
+	if end != nil {
+		s.giveUp(end)
+	}
+	return end == nil
 }
 
 // giveUp ends the client.
@@ -95,7 +115,7 @@ func (s *supervisor) connect() error {
 		c.attemptFailed(a, err)
 		return err
 	}
-	s.served[address(a.URL)] = c.begin(l, ack)
+	s.note(visit{address(a.URL), c.begin(l, ack)})
 	return nil
 }
 
@@ -140,8 +160,27 @@ func (s *supervisor) cleanStart(to *url.URL) bool {
 		return true
 	}
 	// A newer session began elsewhere: what this server has kept of an older one would swallow new messages.
-	served := s.served[address(to)]
-	return served != 0 && served != current
+	i := s.visited(address(to))
+	return i >= 0 && s.served[i].session != current
+}
+
+// visit is a connection to a server, and the number of the session that it served.
+type visit struct {
+	address string
+	session int
+}
+
+// visited returns the place of the visit to an address, or -1.
+func (s *supervisor) visited(address string) int {
+	return slices.IndexFunc(s.served, func(v visit) bool { return v.address == address })
+}
+
+func (s *supervisor) note(v visit) {
+	if i := s.visited(v.address); i >= 0 {
+		s.served[i] = v
+	} else {
+		s.served = append(s.served, v)
+	}
 }
 
 // serve waits for the end of the connection, and returns why it ended.
@@ -168,9 +207,9 @@ func (s *supervisor) watch(l *link.Link) {
 	c := s.client
 	closing, stop := c.parkingClosed()
 	defer stop()
-	look := time.NewTimer(never)
-	defer look.Stop()
-	lookAgain(look, c.checkStalls()) // what waits may be of an earlier connection
+	var look alarm
+	defer look.stop()
+	look.set(c.checkStalls()) // what waits may be of an earlier connection
 	for {
 		select {
 		case <-l.Ended():
@@ -178,17 +217,18 @@ func (s *supervisor) watch(l *link.Link) {
 		case <-c.ctx.Done():
 			c.sayGoodbye(l, true)
 			return
-		case <-c.poke:
-			c.sayGoodbye(l, false) // a Reconnect wants another one
-			return
+		case <-c.attention:
+			if c.reconnectWanted() {
+				c.sayGoodbye(l, false)
+				return
+			}
+			look.set(c.checkStalls())
 		case <-closing:
 			c.closeParking()
 		case <-c.renewalDue():
 			c.renew()
-		case <-c.heldUp:
-			lookAgain(look, c.checkStalls())
-		case <-look.C:
-			lookAgain(look, c.checkStalls())
+		case <-look.due:
+			look.set(c.checkStalls())
 		}
 	}
 }
@@ -196,11 +236,29 @@ func (s *supervisor) watch(l *link.Link) {
 // never is a duration after which nothing happens.
 const never = time.Duration(math.MaxInt64)
 
-func lookAgain(timer *time.Timer, after time.Duration) {
-	if after == 0 {
-		after = never
+// alarm is a timer that exists from the first time it is set: most never are.
+type alarm struct {
+	timer *time.Timer
+	due   <-chan time.Time
+}
+
+// set lets the alarm go off after d, never if that is 0.
+func (a *alarm) set(d time.Duration) {
+	switch {
+	case d == 0:
+		a.stop()
+	case a.timer == nil:
+		a.timer = time.NewTimer(d)
+		a.due = a.timer.C
+	default:
+		a.timer.Reset(d)
 	}
-	timer.Reset(after)
+}
+
+func (a *alarm) stop() {
+	if a.timer != nil {
+		a.timer.Stop()
+	}
 }
 
 // judge notes how long a connection lasted: only after a stable one does the backoff begin anew.
@@ -279,13 +337,16 @@ func (s *supervisor) pause(delay time.Duration, err error) error {
 	}
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-c.poke:
-	case <-c.ctx.Done():
-		return ErrClosed
-	case <-ended:
-		return err
+	for !c.reconnectWanted() {
+		select {
+		case <-timer.C:
+			return nil
+		case <-c.attention:
+		case <-c.ctx.Done():
+			return ErrClosed
+		case <-ended:
+			return err
+		}
 	}
 	return nil
 }

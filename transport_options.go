@@ -143,6 +143,9 @@ func (c *config) checkTransport() error {
 	return nil
 }
 
+// isSecure reports whether connections to a server are encrypted.
+func isSecure(u *url.URL) bool { return slices.Contains(secureSchemes, u.Scheme) }
+
 // tlsConfig makes the TLS configuration of an attempt.
 func (c *config) tlsConfig() (*tls.Config, error) {
 	t := c.tls.Clone()

@@ -6,7 +6,7 @@ import "sync"
 // gives back after a read that the small one could have taken: ten thousand idle connections hold no large buffers,
 // and a busy one reads in large pieces. A write buffer is held only while something waits to be written.
 const (
-	smallBuffer = 2 << 10
+	smallBuffer = 512
 	largeBuffer = 64 << 10
 	// bufferBound is how many bytes may wait for the writer before Full says so. A larger bound gained nothing in
 	// measurements, a smaller one cost up to twice the time per message.
@@ -18,7 +18,7 @@ const (
 
 var (
 	largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
-	writeBuffers = sync.Pool{New: func() any { return &writeBuffer{bytes: make([]byte, 0, smallBuffer)} }}
+	writeBuffers = sync.Pool{New: func() any { return &writeBuffer{bytes: make([]byte, 0, 2<<10)} }}
 )
 
 type writeBuffer struct{ bytes []byte }

@@ -64,6 +64,7 @@ func (l *Link) tick() error {
 	}
 	if now >= l.due(now) {
 		l.Ping(nil)
+		l.handler.Idle()
 	}
 	l.tickAt = l.nextTick(now)
 	return nil

@@ -56,6 +56,8 @@ type Handler interface {
 	Flush()
 	// Room is called with the mutex held when the writer has taken a buffer for which Full had said yes.
 	Room()
+	// Idle is called with the mutex held when nothing has been sent, or nothing received, for the keep alive interval.
+	Idle()
 	// Refused is called with the mutex held when the link ends itself over a packet that breaks the specification. Nothing
 	// that is appended goes out any more.
 	Refused()

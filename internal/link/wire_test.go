@@ -168,6 +168,7 @@ type owner struct {
 	flushes   int
 	rooms     int
 	refused   int
+	idle      int
 	onPacket  func(h codec.Header, body []byte) error // nil: nothing more; with mu held
 	onRoom    func()                                  // nil: nothing more; with mu held
 }
@@ -192,6 +193,7 @@ func (o *owner) Flush() {
 }
 
 func (o *owner) Refused() { o.refused++ }
+func (o *owner) Idle()    { o.idle++ }
 
 func (o *owner) Room() {
 	o.rooms++
@@ -270,3 +272,4 @@ func (silent) Oversized(codec.Header, []byte) error { return nil }
 func (silent) Flush()                               {}
 func (silent) Room()                                {}
 func (silent) Refused()                             {}
+func (silent) Idle()                                {}

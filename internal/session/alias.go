@@ -2,7 +2,7 @@ package session
 
 // aliases hands out topic aliases on one connection (section 3.3.2.3.4): a topic that is published to again is sent as
 // the number that stands for it. When all numbers are taken, the topic that was used least recently gives up its own.
-// Messages never hold an alias: it is looked up when their packet is made. The zero value hands out none.
+// Messages never hold an alias: it is looked up when their packet is made.
 type aliases struct {
 	maximum int            // how many the server takes [MQTT-3.2.2-17]
 	numbers map[string]int // by topic

@@ -98,7 +98,7 @@ func (s *Session) AppendPublish(dst []byte, m *Message, id uint16, dup bool, now
 			p.Properties.MessageExpiry = max(m.Expires-now, time.Second)
 		}
 	}
-	if s.aliases.maximum == 0 {
+	if s.aliases == nil {
 		return p.Append(dst, s.version)
 	}
 	return s.appendAliased(dst, &p)
@@ -107,7 +107,7 @@ func (s *Session) AppendPublish(dst []byte, m *Message, id uint16, dup bool, now
 // appendAliased appends p with a topic alias: the first packet with one says what it stands for. Where that would make
 // the packet too large for the server it goes without.
 func (s *Session) appendAliased(dst []byte, p *codec.Publish) ([]byte, error) {
-	a := &s.aliases
+	a := s.aliases
 	n := a.find(p.Topic)
 	switch {
 	case n > 0:

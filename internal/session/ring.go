@@ -4,7 +4,7 @@ package session
 const maxID = 1<<16 - 1
 
 // minSlots is the size of a ring that holds anything at all.
-const minSlots = 16
+const minSlots = 4
 
 // ring is a table by packet identifier. Identifiers are handed out cyclically, on both ends, so the low bits of one
 // nearly always find a slot of their own: a look-up is one index and one comparison. A ring doubles when it must, up
@@ -61,6 +61,13 @@ func (r *ring[T]) delete(id uint16) {
 	if s.id == id {
 		*s = slot[T]{}
 		r.used--
+	}
+}
+
+// trim lets an empty ring's memory go.
+func (r *ring[T]) trim() {
+	if r.used == 0 {
+		r.slots = nil
 	}
 }
 

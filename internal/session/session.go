@@ -58,7 +58,7 @@ type Session struct {
 	ticket   uint64 // of the latest message that was queued
 	queue    queue
 	offline  queue // of messages at QoS 0, which take no place in the window
-	aliases  aliases
+	aliases  *aliases // nil: the server takes none
 	largest  int // packet that the server takes, in bytes; 0: any
 
 	resends []uint16 // PUBLISHes to be sent again on this connection, oldest first
@@ -89,7 +89,17 @@ func New(v codec.Version, limits Limits) *Session {
 // aliases. Those of an earlier connection are forgotten [MQTT-3.3.2-7]. Resumed or Renewed follows.
 // [MQTT-3.2.2-17] [MQTT-3.2.2-18] [MQTT-3.3.2-9]
 func (s *Session) Serve(largest, topicAliases int) {
-	s.largest, s.aliases = largest, aliases{maximum: topicAliases}
+	s.largest, s.aliases = largest, nil
+	if topicAliases > 0 {
+		s.aliases = &aliases{maximum: topicAliases}
+	}
+}
+
+// Trim gives back memory that a burst has left behind. It is called when nothing has happened for a while.
+func (s *Session) Trim() {
+	s.sent.trim()
+	s.received.trim()
+	s.held.trim()
 }
 
 // StartAt sets the packet identifier before the first one that is handed out. A client that resumes the session of an
