@@ -83,10 +83,10 @@ func (b *bench) benchCommand(short string, add func(g *group), load func(ctx con
 // messageFlags are those of benchmarks that send messages.
 func (b *bench) messageFlags(g *group) {
 	b.size, b.inFlight = 64, 100
-	g.Float64Var(&b.rate, "rate", 0, "messages per second, by all clients together (default as fast as possible)")
+	g.Float64Var(&b.rate, "rate", 0, "`MESSAGES` per second, by all clients together (default as fast as possible)")
 	g.IntVar(&b.count, "count", 0, "end after this `NUMBER` of messages of each client")
 	g.Var(&b.size, "size", "of a payload")
-	g.IntVar(&b.inFlight, "inflight", b.inFlight, "how many messages of a client may wait for their acknowledgement")
+	g.IntVar(&b.inFlight, "inflight", b.inFlight, "how many `MESSAGES` of a client may wait for their acknowledgement")
 	b.topicFlags(g)
 }
 

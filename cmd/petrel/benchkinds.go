@@ -16,8 +16,8 @@ import (
 func newBenchConn() *cobra.Command {
 	b := bench{kind: "conn", clients: 100}
 	return b.benchCommand("Connect many clients", func(g *group) {
-		g.IntVar(&b.clients, "clients", b.clients, "how many clients connect and stay")
-		g.Float64Var(&b.rate, "rate", 0, "connects per second (default as fast as possible, 50 at a time)")
+		g.IntVar(&b.clients, "clients", b.clients, "`NUMBER` of clients that connect and stay")
+		g.Float64Var(&b.rate, "rate", 0, "`CONNECTS` per second (default as fast as possible, 50 at a time)")
 		g.Var(&b.duration, "duration", "the longest that may take")
 	}, b.connects)
 }
@@ -61,7 +61,7 @@ func (b *bench) connects(ctx context.Context, cmd *cobra.Command) error {
 func newBenchPub() *cobra.Command {
 	b := bench{kind: "pub", clients: 1}
 	return b.benchCommand("Publish, and measure how long acknowledgements take", func(g *group) {
-		g.IntVar(&b.clients, "clients", b.clients, "how many clients publish")
+		g.IntVar(&b.clients, "clients", b.clients, "`NUMBER` of clients that publish")
 		b.messageFlags(g)
 	}, b.publishes)
 }
@@ -80,7 +80,7 @@ func (b *bench) publishes(ctx context.Context, cmd *cobra.Command) error {
 func newBenchSub() *cobra.Command {
 	b := bench{kind: "sub", clients: 1}
 	return b.benchCommand("Receive what others publish", func(g *group) {
-		g.IntVar(&b.clients, "clients", b.clients, "how many clients subscribe")
+		g.IntVar(&b.clients, "clients", b.clients, "`NUMBER` of clients that subscribe")
 		b.topicFlags(g)
 	}, b.receives)
 }
@@ -110,8 +110,8 @@ func (b *bench) receives(ctx context.Context, cmd *cobra.Command) error {
 func newBenchPubsub() *cobra.Command {
 	b := bench{kind: "pubsub", clients: 1, peers: 1}
 	return b.benchCommand("Publish and receive, and measure the way from end to end", func(g *group) {
-		g.IntVar(&b.clients, "clients", b.clients, "how many clients publish")
-		g.IntVar(&b.peers, "subscribers", b.peers, "how many clients subscribe, each to everything")
+		g.IntVar(&b.clients, "clients", b.clients, "`NUMBER` of clients that publish")
+		g.IntVar(&b.peers, "subscribers", b.peers, "`NUMBER` of clients that subscribe, each to everything")
 		b.messageFlags(g)
 	}, b.endToEnd)
 }
@@ -167,8 +167,8 @@ func (b *bench) awaitStragglers(ctx context.Context) {
 func newBenchRPC() *cobra.Command {
 	b := bench{kind: "rpc", clients: 1, peers: 1}
 	return b.benchCommand("Ask and answer, and measure how long replies take", func(g *group) {
-		g.IntVar(&b.clients, "clients", b.clients, "how many clients ask")
-		g.IntVar(&b.peers, "responders", b.peers, "how many clients share the answering")
+		g.IntVar(&b.clients, "clients", b.clients, "`NUMBER` of clients that ask")
+		g.IntVar(&b.peers, "responders", b.peers, "`NUMBER` of clients that share the answering")
 		b.messageFlags(g)
 		b.qos, b.inFlight = 1, 1
 		g.Lookup("inflight").DefValue, g.Lookup("qos").DefValue = "1", "1"

@@ -40,6 +40,7 @@ type connection struct {
 // command runs.
 func (c *connection) addTo(cmd *cobra.Command) {
 	c.name = cmd.Name()
+	cmd.Version = version() // HBMQTT's commands have --version
 	for _, g := range []*group{
 		c.server.group(&c.configFile), c.identity.group(), c.session.group(), c.tls.group(), c.websocket.group(),
 		c.will.group(), c.reconnect.group(), c.log.group(),
@@ -86,7 +87,7 @@ func (s *serverFlags) group(configFile *string) *group {
 	g.VarP(&s.keepAlive, "keep-alive", "k", "keep alive interval; 0 switches it off")
 	g.Var(&s.pingDelay, "ping-delay", "how long before the end of the keep alive interval to send a ping")
 	g.Var(&s.connectTimeout, "connect-timeout", "how long an attempt to connect may take")
-	g.Uint16Var(&s.receiveMaximum, "receive-maximum", 0, "how many unacknowledged messages the server may send (default 1024)")
+	g.Uint16Var(&s.receiveMaximum, "receive-maximum", 0, "how many unacknowledged `MESSAGES` the server may send (default 1024)")
 	g.Var(&s.maxPacketSize, "maximum-packet-size", "the largest packet that the server may send (default no limit)")
 	g.Var(&s.connectProperties, "connect-property", "user property of CONNECT; may be repeated")
 	g.StringVarP(configFile, "config", "c", "", "read these flags, and HBMQTT's keys, from a YAML `FILE`")

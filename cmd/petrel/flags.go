@@ -118,9 +118,17 @@ func flagNames(cmd *cobra.Command) []string {
 	return names
 }
 
-// showUsage is what --help shows below the description: the flags by their groups.
+// showUsage is what --help shows below the description.
 func showUsage(cmd *cobra.Command) error {
 	w := cmd.OutOrStderr()
+	showCommand(w, cmd)
+	for _, g := range groupsOf(cmd) {
+		showGroup(w, g)
+	}
+	return nil
+}
+
+func showCommand(w io.Writer, cmd *cobra.Command) {
 	fmt.Fprintf(w, "Usage:\n  %s\n", cmd.UseLine())
 	if cmd.HasExample() {
 		fmt.Fprintf(w, "\nExamples:\n%s\n", cmd.Example)
@@ -133,10 +141,6 @@ func showUsage(cmd *cobra.Command) error {
 			}
 		}
 	}
-	for _, g := range groupsOf(cmd) {
-		showGroup(w, g)
-	}
-	return nil
 }
 
 func showGroup(w io.Writer, g *pflag.FlagSet) {

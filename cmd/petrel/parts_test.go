@@ -83,6 +83,21 @@ func TestTerminalOutput(t *testing.T) {
 	}
 }
 
+func TestVersionAndCompletion(t *testing.T) {
+	for line, want := range map[string]string{
+		"--version": "petrel ", "pub --version": "petrel ", "sub --version": "petrel ", "completion bash": "bash completion",
+		"__complete pub --encoding ~": "base64", "__complete p": "probe",
+	} {
+		args := words(line)
+		if args[len(args)-1] == " " {
+			args[len(args)-1] = ""
+		}
+		if r := run(t.Context(), nil, "", args...); r.code != exitOK || !strings.Contains(r.out, want) {
+			t.Errorf("%s: %+v", line, r)
+		}
+	}
+}
+
 // A plot is one file that loads nothing.
 func TestPlot(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "plot.html")

@@ -4,29 +4,50 @@ import (
 	"bytes"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
-// docs/CLI.md is what --help says, of every command.
+// docs/CLI.md is what --help says, of every command, with the flags that all have once.
 func TestReference(t *testing.T) {
-	var page bytes.Buffer
-	page.WriteString("# petrel\n\nWhat `--help` says, of every command. It is generated: `go test -run TestReference -update ./cmd/petrel` writes it.\n")
-	describe(&page, newRoot())
-	compare(t, filepath.Join("..", "..", "docs", "CLI.md"), page.String())
+	r := reference{shown: map[string]bool{}}
+	r.page.WriteString("# petrel\n\nWhat `--help` says. It is generated: `go test -run TestReference -update ./cmd/petrel` writes it.\n")
+	r.command(newRoot())
+	fmt.Fprintf(&r.page, "\n## Flags of all commands that connect\n\n```text%s```\n", r.common.String())
+	compare(t, filepath.Join("..", "..", "docs", "CLI.md"), r.page.String())
 }
 
-func describe(page *bytes.Buffer, cmd *cobra.Command) {
-	var help bytes.Buffer
-	cmd.SetOut(&help)
+type reference struct {
+	page, common bytes.Buffer
+	shown        map[string]bool // the groups in common
+}
+
+func (r *reference) command(cmd *cobra.Command) {
 	cmd.InitDefaultHelpFlag()
-	cmd.Help()
-	fmt.Fprintf(page, "\n## %s\n\n```text\n%s\n```\n", cmd.CommandPath(), strings.TrimSpace(help.String()))
-	for _, c := range cmd.Commands() {
-		if c.IsAvailableCommand() {
-			describe(page, c)
+	fmt.Fprintf(&r.page, "\n## %s\n\n```text\n%s\n\n", cmd.CommandPath(), cmd.Long+map[bool]string{true: cmd.Short + "."}[cmd.Long == ""])
+	showCommand(&r.page, cmd)
+	for _, g := range groupsOf(cmd) {
+		switch {
+		case !isCommon(g):
+			showGroup(&r.page, g)
+		case !r.shown[g.Name()]:
+			r.shown[g.Name()] = true
+			showGroup(&r.common, g)
 		}
 	}
+	r.page.WriteString("```\n")
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			r.command(c)
+		}
+	}
+}
+
+// isCommon reports whether all commands that connect have a group of flags.
+func isCommon(g *pflag.FlagSet) bool {
+	common := false
+	g.VisitAll(func(f *pflag.Flag) { common = f.Annotations[settable] != nil })
+	return common
 }

@@ -31,7 +31,7 @@ by -c, as "url: mqtt://example.com" or "keep_alive: 30". A flag wins over the en
 		DisableFlagsInUseLine: true,
 		RunE:                  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetVersionTemplate("petrel {{.Version}}\n")
+	root.SetVersionTemplate("petrel {{.Version}}\n") // of all commands
 	root.SetFlagErrorFunc(flagError)
 	root.SetUsageFunc(showUsage)
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)

@@ -91,7 +91,7 @@ func (r *retainedFlags) add(g *group) {
 // subscribeFlags are options of a subscription that MQTT 5 has.
 type subscribeFlags struct {
 	noLocal, retainAsPublished bool
-	retainHandling             level
+	retainHandling             choice
 	identifier                 uint32
 	user                       properties
 }
@@ -99,6 +99,7 @@ type subscribeFlags struct {
 func (s *subscribeFlags) add(g *group) {
 	g.BoolVar(&s.noLocal, "no-local", false, "leave out what this client publishes itself")
 	g.BoolVar(&s.retainAsPublished, "retain-as-published", false, "keep the retain flag of messages as it was published")
+	s.retainHandling = choice{"0", []string{"0", "1", "2"}}
 	g.Var(&s.retainHandling, "retain-handling", "send retained messages 0: always, 1: for a new subscription, 2: never")
 	g.Uint32Var(&s.identifier, "subscription-id", 0, "subscription `IDENTIFIER`, which arriving messages show")
 	g.Var(&s.user, "subscribe-property", "user property of SUBSCRIBE; may be repeated")
@@ -106,7 +107,7 @@ func (s *subscribeFlags) add(g *group) {
 }
 
 func (s *subscribeFlags) options() []mqtt.SubscribeOptionV5 {
-	opts := []mqtt.SubscribeOptionV5{mqtt.RetainHandling(s.retainHandling)}
+	opts := []mqtt.SubscribeOptionV5{mqtt.RetainHandling(s.retainHandling.word[0] - '0')}
 	if s.noLocal {
 		opts = append(opts, mqtt.NoLocal)
 	}
