@@ -57,9 +57,9 @@ type Session struct {
 	requests int    // in sent: SUBSCRIBE or UNSUBSCRIBE
 	ticket   uint64 // of the latest message that was queued
 	queue    queue
-	offline  queue // of messages at QoS 0, which take no place in the window
+	offline  queue    // of messages at QoS 0, which take no place in the window
 	aliases  *aliases // nil: the server takes none
-	largest  int // packet that the server takes, in bytes; 0: any
+	largest  int      // packet that the server takes, in bytes; 0: any
 
 	resends []uint16 // PUBLISHes to be sent again on this connection, oldest first
 	suspect suspect
