@@ -2,366 +2,283 @@ package mqtt_test
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"slices"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/petrel-mqtt/mqtt"
-	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// The simulator plays random exchanges of clients with the broker in memory, in virtual time, while connections break in
-// all ways that a network knows, and then checks the promises of DESIGN.md 4: at QoS 1 nothing is lost, at QoS 2 nothing
-// is lost or comes twice, each topic keeps its publisher's order, the broker sees no violation, and everything ends.
+// The simulator plays random exchanges of clients with the broker in memory, in virtual time, while everything breaks that
+// can, and then checks the promises of DESIGN.md 4.
 //
-// A seed decides all that is random here. What goroutines do at the same virtual moment is the scheduler's, so a seed that
-// fails may have to be played several times: go test -run 'TestSimulate$' -seed N -count 20
+// Publishers, consumers and those who subscribe and unsubscribe run at the same time (simulate_clients_test.go,
+// simulate_listeners_test.go). The weather breaks things (simulate_weather_test.go). A witness at the broker notes every
+// packet (simulate_witness_test.go); from what it has seen follows what each subscription must have got
+// (simulate_check_test.go).
+//
+// A seed decides all that is random here, for each of them separately. What goroutines do at the same virtual moment is the
+// scheduler's, so a seed that fails may have to be played several times.
 
 var (
-	simulateSeed  = flag.Uint64("seed", 0, "play only this seed of TestSimulate")
-	simulateSeeds = flag.Uint64("seeds", 300, "how many seeds TestSimulate plays")
+	simulateFirst   = flag.Uint64("seed", 1, "the first seed that TestSimulate plays")
+	simulateSeeds   = flag.Uint64("seeds", 200, "how many seeds TestSimulate plays")
+	simulateWorkers = flag.Int("workers", 1, "how many seeds TestSimulate plays at a time")
 )
 
 func TestSimulate(t *testing.T) {
-	first, last := uint64(1), *simulateSeeds
-	switch {
-	case *simulateSeed != 0:
-		first, last = *simulateSeed, *simulateSeed
-	case testing.Short():
-		last = min(last, 30)
+	seeds := *simulateSeeds
+	if testing.Short() {
+		seeds = min(seeds, 30)
 	}
-	for seed := first; seed <= last; seed++ {
-		ok := t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { newSimulation(t, seed).run() })
+	var next atomic.Uint64
+	var failed atomic.Bool
+	var workers sync.WaitGroup
+	for range *simulateWorkers {
+		workers.Go(func() {
+			for n := next.Add(1); n <= seeds && !failed.Load(); n = next.Add(1) {
+				if seed := *simulateFirst + n - 1; !simulate(t, seed) {
+					failed.Store(true)
+					t.Errorf("to replay: go test -run 'TestSimulate$' -seed %d -seeds 1 -count 20 .", seed)
+				}
+			}
 		})
-		if !ok {
-			t.Fatalf("to replay: go test -run 'TestSimulate$' -seed %d -count 20 .", seed)
-		}
 	}
+	workers.Wait()
+}
+
+func simulate(t *testing.T, seed uint64) (ok bool) {
+	return t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { newSimulation(t, seed).run() })
+	})
 }
 
 // simulation is one seed's.
 type simulation struct {
 	t       *testing.T
-	random  *rand.Rand // of the test's goroutine
+	seed    uint64
+	began   time.Time
 	broker  *mqtttest.Broker
-	exact   bool // the broker knows subscription identifiers
-	merging bool // it sends a message that matches several filters once
+	witness *witness
+	weather *weather
 	clients []*simulated
-	subs    []*listener
-	started sync.WaitGroup // consumers
-	faults  []string       // what was done, for the report
+
+	messages    []*published // all, in the end
+	identifiers bool         // the broker knows subscription identifiers
+	merging     bool         // it sends a message that matches several filters of a client once
+	largest     uint32       // packet that it takes, in bytes; 0: any
+
+	work      sync.WaitGroup // those who publish, subscribe and break things
+	consumers sync.WaitGroup
+	calm      chan struct{} // closed when nothing breaks any more
+
+	mu       sync.Mutex
+	log      []string // what was done, for the report
+	problems int
 }
 
-// simulated is a client, which publishes to a topic of its own at each QoS.
-type simulated struct {
-	mqtt.Client
-	id      string
-	version codec.Version
-	sent    [3][]*published // by QoS
+// actor tells the sources of randomness apart.
+type actor uint64
+
+const (
+	forBroker actor = iota
+	forWeather
+	forClient
+	forPublisher
+	forSubscriber
+	forListener
+	forConnection
+	forBackoff
+	forLife
+)
+
+// random returns the source of randomness of one actor.
+func (s *simulation) random(who actor, numbers ...int) *rand.Rand {
+	stream := uint64(who)
+	for _, n := range numbers {
+		stream = stream<<12 + uint64(n) + 1
+	}
+	return rand.New(rand.NewPCG(s.seed, stream))
 }
 
-type published struct {
-	number   int
-	delivery *mqtt.Delivery // nil at QoS 0
-	err      error
-}
+// oneIn is true in one of n cases.
+func oneIn(r *rand.Rand, n int) bool { return r.IntN(n) == 0 }
 
-// listener is a subscription and what came.
-type listener struct {
-	name string
-	sub  *mqtt.Subscription
-	qos  mqtt.QoS
-	once bool             // the broker sends what it got once no more than once
-	got  map[string][]int // by topic
+// below returns a duration below d, small ones more often.
+func below(r *rand.Rand, d time.Duration) time.Duration {
+	f := r.Float64()
+	return time.Duration(f * f * float64(d))
 }
 
 func newSimulation(t *testing.T, seed uint64) *simulation {
-	s := &simulation{t: t, random: rand.New(rand.NewPCG(seed, 0))}
-	var opts []mqtttest.Option
+	s := &simulation{t: t, seed: seed, began: time.Now(), calm: make(chan struct{})}
+	s.witness = newWitness(s)
+	s.broker = mqtttest.NewBroker(t, s.brokerOptions(s.random(forBroker))...)
+	s.broker.Intercept(s.witness.see)
+	s.weather = newWeather(s)
+	return s
+}
+
+func (s *simulation) brokerOptions(r *rand.Rand) (opts []mqtttest.Option) {
 	chosen := func(opt mqtttest.Option) bool {
-		if s.random.IntN(3) > 0 {
+		if !oneIn(r, 3) {
 			return false
 		}
 		opts = append(opts, opt)
 		return true
 	}
-	chosen(mqtttest.ReceiveMaximum(uint16(1 + s.random.IntN(20))))
-	chosen(mqtttest.Fragment(1 + s.random.IntN(50)))
-	chosen(mqtttest.ServerKeepAlive(time.Duration(5+s.random.IntN(50)) * time.Second))
-	s.exact = !chosen(mqtttest.NoSubscriptionIdentifiers())
+	chosen(mqtttest.ReceiveMaximum(uint16(1 + r.IntN(20))))
+	chosen(mqtttest.Fragment(1 + r.IntN(50)))
+	chosen(mqtttest.ServerKeepAlive(time.Duration(5+r.IntN(50)) * time.Second))
+	chosen(mqtttest.TopicAliasMaximum(uint16(r.IntN(4))))
+	chosen(mqtttest.UseTopicAliases())
+	s.identifiers = !chosen(mqtttest.NoSubscriptionIdentifiers())
 	s.merging = chosen(mqtttest.MergeOverlapping())
-	s.broker = mqtttest.NewBroker(t, opts...)
-	return s
+	if largest := uint32(200 + r.IntN(200)); chosen(mqtttest.MaximumPacketSize(largest)) {
+		s.largest = largest
+	}
+	return opts
 }
 
 func (s *simulation) run() {
-	for i := range 2 + s.random.IntN(3) {
-		s.addClient(i)
+	for i := range 2 + s.random(forClient).IntN(3) {
+		s.clients = append(s.clients, s.addClient(i))
 	}
 	for _, c := range s.clients {
-		s.subscribe(c)
+		c.begin()
 	}
-	for range 20 + s.random.IntN(80) {
-		s.step()
-	}
+	s.weather.begin()
+	s.work.Wait()
 	s.settle()
 	s.end()
 	s.check()
-}
-
-func (s *simulation) addClient(i int) {
-	c := &simulated{id: fmt.Sprintf("client-%d", i), version: codec.V5}
-	if s.random.IntN(2) == 0 {
-		c.version = codec.V311
-	}
-	opts := mqtt.Options{
-		mqtt.WithClientID(c.id), keptSession(c.version),
-		mqtt.WithKeepAlive(time.Duration(10+s.random.IntN(50)) * time.Second),
-		mqtt.WithReconnect(mqtt.ReconnectPolicy{MaxDelay: 10 * time.Second}),
-		mqtt.WithMaxInFlight(1 + s.random.IntN(30)),
-		mqtt.WithPoisonLimit(0), // so many faults look like a message that a server cannot take
-	}
-	if c.version == codec.V5 {
-		c.Client = mqtt.Common(reconnectingV5(s.t, s.broker.DialContext, opts, mqtt.WithSessionExpiry(time.Hour)))
-	} else {
-		c.Client = reconnectingAs(s.t, c.version, s.broker.DialContext, opts)
-	}
-	s.clients = append(s.clients, c)
-}
-
-// subscribe makes one or two subscriptions. Those with different filters may overlap, where the broker does not send a
-// message twice without saying for which filter.
-func (s *simulation) subscribe(c *simulated) {
-	var filter string
-	var mine []*listener
-	for i := range 1 + s.random.IntN(2) {
-		l := &listener{
-			name: fmt.Sprintf("%s/%d (%v)", c.id, i, c.version), qos: mqtt.QoS(s.random.IntN(3)),
-			got: make(map[string][]int),
-		}
-		opts := []mqtt.SubscribeOption{l.qos, mqtt.Buffer(1 + s.random.IntN(100))}
-		if i == 0 || s.merging || s.exact && c.version == codec.V5 {
-			filter = []string{"#", "+/+", "+/q1", "+/q2", "client-0/#"}[s.random.IntN(5)]
-		}
-		manual := s.random.IntN(3) == 0
-		if manual {
-			opts = append(opts, mqtt.ManualAck)
-		}
-		sub, err := c.Subscribe(s.t.Context(), filter, opts...)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		l.sub = sub
-		mine = append(mine, l)
-		s.started.Add(1)
-		go s.consume(l, manual, time.Duration(s.random.IntN(3))*10*time.Millisecond)
-	}
-	// A subscription at QoS 0 may get what the broker sends at the QoS of another one.
-	repeats := slices.ContainsFunc(mine, func(l *listener) bool { return l.qos == mqtt.AtLeastOnce })
-	for _, l := range mine {
-		l.once = l.qos == mqtt.ExactlyOnce || l.qos == mqtt.AtMostOnce && !repeats
-	}
-	s.subs = append(s.subs, mine...)
-}
-
-// consume takes a subscription's messages until it ends.
-func (s *simulation) consume(l *listener, manual bool, pause time.Duration) {
-	defer s.started.Done()
-	for m := range l.sub.Messages() {
-		var n int
-		if _, err := fmt.Sscan(string(m.Payload), &n); err != nil {
-			s.t.Errorf("%s gets %q", l.name, m.Payload)
-		}
-		l.got[m.Topic] = append(l.got[m.Topic], n)
-		time.Sleep(pause)
-		if manual {
-			if err := m.Ack(); err != nil {
-				s.t.Errorf("%s: Ack returns %v", l.name, err)
-			}
-		}
+	if s.t.Failed() {
+		s.t.Logf("broker %+v", s.description())
+		s.t.Logf("what happened:\n%s", strings.Join(s.log, "\n"))
 	}
 }
 
-// step lets one thing happen.
-func (s *simulation) step() {
-	c := s.clients[s.random.IntN(len(s.clients))]
-	switch n := s.random.IntN(20); {
-	case n < 12:
-		for range 1 + s.random.IntN(20) {
-			s.publish(c, mqtt.QoS(s.random.IntN(3)))
-		}
-	case n < 15:
-		time.Sleep(time.Duration(s.random.IntN(1000)) * time.Millisecond)
-	case n < 16:
-		time.Sleep(time.Duration(s.random.IntN(60)) * time.Second)
-	default:
-		s.harm(c)
-	}
-}
-
-func (s *simulation) publish(c *simulated, qos mqtt.QoS) {
-	list := &c.sent[qos]
-	p := &published{number: len(*list)}
-	*list = append(*list, p)
-	topic := fmt.Sprintf("%s/q%d", c.id, qos)
-	payload := fmt.Append(nil, p.number)
-	if qos > 0 && s.random.IntN(5) == 0 {
-		// The publisher does not wait for it, and uses its payload again.
-		ctx, cancel := context.WithCancel(s.t.Context())
-		done := startErr(func() error { return c.Publish(ctx, topic, payload, qos) })
-		synctest.Wait()
-		cancel()
-		p.err = done.wait()
-		copy(payload, "xxxxxxxx")
-		return
-	}
-	d := c.PublishAsync(s.t.Context(), topic, payload, qos)
-	if qos > 0 {
-		p.delivery = d
-	}
-	p.err = d.Err()
-}
-
-// harm breaks something.
-func (s *simulation) harm(c *simulated) {
-	b := s.broker
-	packets := []string{"PUBLISH", "PUBACK", "PUBREC", "PUBREL", "PUBCOMP", "SUBSCRIBE", "SUBACK", "CONNECT", "CONNACK"}
-	var what string
-	switch n := s.random.IntN(10); n {
-	case 0:
-		what = "cut"
-		b.Cut(c.id)
-	case 1:
-		what = "half-open"
-		b.HalfOpen(c.id)
-	case 2:
-		what = "kick"
-		b.Kick(c.id, byte(mqtt.ServerBusy))
-	case 3:
-		times := 1 + s.random.IntN(3)
-		what = fmt.Sprint("refuse ", times)
-		b.Refuse(times, byte(mqtt.ServerUnavailable))
-		b.Cut(c.id)
-	case 4:
-		what = "offline"
-		b.Offline()
-		time.Sleep(time.Duration(s.random.IntN(100)) * time.Second)
-		b.Online()
-	case 5:
-		what = "reconnect"
-		ctx, cancel := context.WithTimeout(s.t.Context(), time.Second)
-		_ = c.Reconnect(ctx) // its outcome depends on the other faults
-		cancel()
-	default:
-		f := mqtttest.Fault{
-			ClientID: c.id, Packet: packets[s.random.IntN(len(packets))], Outbound: s.random.IntN(2) == 0,
-			Skip: s.random.IntN(5), Times: 1 + s.random.IntN(3), Cut: true, Drop: s.random.IntN(2) == 0,
-		}
-		what = fmt.Sprintf("%+v", f)
-		b.Fault(f)
-	}
-	s.faults = append(s.faults, c.id+": "+what)
-}
-
-// settle waits until every publish has its outcome.
+// settle lets everything come to its end, now that nothing breaks any more.
 func (s *simulation) settle() {
 	ctx, cancel := context.WithTimeout(s.t.Context(), time.Hour)
 	defer cancel()
-	for _, c := range s.clients {
-		for _, list := range c.sent {
-			for _, p := range list {
-				if p.delivery == nil {
-					continue
-				}
-				if p.err = p.delivery.Wait(ctx); p.err != nil {
-					s.t.Errorf("%s: message %d: %v", c.id, p.number, p.err)
-				}
-			}
+	for _, m := range s.witness.messages() {
+		if m.delivery != nil {
+			m.settle(m.delivery.Wait(ctx))
 		}
 	}
-	time.Sleep(10 * time.Minute) // what is on the way to subscriptions arrives
+	time.Sleep(4 * time.Minute) // what is on the way to subscriptions arrives, and a half-open connection is noticed
+	for _, c := range s.clients {
+		c.checkQuiet()
+	}
 }
 
 // end ends the clients, each in its way.
 func (s *simulation) end() {
 	for _, c := range s.clients {
-		if left := c.Stats(); left.InFlight != 0 || left.Queued != 0 || left.QueueBytes != 0 || left.Unacknowledged != 0 {
-			s.t.Errorf("%s: something is left: %+v", c.id, left)
-		}
-		if err := c.Err(); err != nil {
-			s.t.Errorf("%s has ended: %v", c.id, err)
-		}
-		if s.random.IntN(2) == 0 {
-			c.Close()
-			continue
-		}
-		ctx, cancel := context.WithTimeout(s.t.Context(), time.Hour)
-		if err := c.Disconnect(ctx); err != nil {
-			s.t.Errorf("%s: Disconnect returns %v", c.id, err)
-		}
-		cancel()
+		c.end(s.random(forLife, c.number, 0))
 	}
-	s.started.Wait()
-}
-
-// check compares what was sent with what came.
-func (s *simulation) check() {
-	for _, l := range s.subs {
-		if err := l.sub.Err(); err != nil && !errors.Is(err, mqtt.ErrClosed) {
-			s.t.Errorf("%s ends with %v", l.name, err)
-		}
-		for _, c := range s.clients {
-			for qos, list := range c.sent {
-				topic := fmt.Sprintf("%s/q%d", c.id, qos)
-				if simulatedMatch(l.sub.Filters()[0].Filter, topic) {
-					s.compare(l, topic, mqtt.QoS(qos), list)
-				}
-			}
-		}
-	}
-	if s.t.Failed() {
-		s.t.Logf("faults:\n%s", strings.Join(s.faults, "\n"))
+	s.consumers.Wait()
+	synctest.Wait()
+	if left := leftGoroutines(); left != "" {
+		s.problem("goroutines of a client are left:\n%s", left)
 	}
 }
 
-// simulatedMatch is for the few filters that the simulation uses.
-func simulatedMatch(filter, topic string) bool {
-	client, level, _ := strings.Cut(topic, "/")
-	return filter == "#" || filter == "+/+" || filter == "+/"+level || filter == client+"/#"
-}
-
-// compare looks at one topic of one subscription.
-func (s *simulation) compare(l *listener, topic string, qos mqtt.QoS, sent []*published) {
-	got := l.got[topic]
-	seen := make(map[int]int)
-	highest, twice, backwards := -1, false, false
-	for _, n := range got {
-		seen[n]++
-		twice = twice || seen[n] > 1
-		backwards = backwards || seen[n] == 1 && n < highest
-		highest = max(highest, n)
-	}
-	if twice && qos != mqtt.AtLeastOnce && l.once {
-		s.t.Errorf("%s (%v): a message on %s comes twice: %v", l.name, l.qos, topic, got)
-	}
-	if backwards && (l.qos > 0 || qos != mqtt.AtLeastOnce && l.once) {
-		s.t.Errorf("%s (%v): messages on %s come out of order: %v", l.name, l.qos, topic, got)
-	}
-	for _, p := range sent {
-		switch n := seen[p.number]; {
-		case n > 0 && mqtt.SafeToRetry(p.err):
-			s.t.Errorf("%s: message %d on %s comes although it was not sent: %v", l.name, p.number, topic, p.err)
-		case n == 0 && qos > 0 && l.qos > 0 && !mqtt.SafeToRetry(p.err):
-			s.t.Errorf("%s (%v): message %d on %s is lost (%v): %v", l.name, l.qos, p.number, topic, p.err, got)
+// leftGoroutines returns the stacks of those goroutines of this bubble that belong to a client.
+func leftGoroutines() string {
+	buffer := make([]byte, 1<<20)
+	all := strings.Split(string(buffer[:runtime.Stack(buffer, true)]), "\n\n")
+	_, bubble, _ := strings.Cut(all[0][:strings.Index(all[0], "\n")], "synctest bubble") // of this goroutine, which comes first
+	var left []string
+	for _, stack := range all[1:] {
+		first, rest, _ := strings.Cut(stack, "\n")
+		ours := strings.Contains(rest, "petrel-mqtt/mqtt.(*") || strings.Contains(rest, "mqtt/internal/link.")
+		if ours && strings.HasSuffix(first, "synctest bubble"+bubble) {
+			left = append(left, stack)
 		}
 	}
+	return strings.Join(left, "\n\n")
+}
+
+// note keeps what was done for the report.
+func (s *simulation) note(who, format string, args ...any) {
+	line := fmt.Sprintf("%10s %s: ", time.Since(s.began).Round(time.Microsecond), who) + fmt.Sprintf(format, args...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.log = append(s.log, line)
+}
+
+// problem is a promise that was broken. The first ones say enough.
+func (s *simulation) problem(format string, args ...any) {
+	s.t.Helper()
+	s.note("PROBLEM", format, args...)
+	s.mu.Lock()
+	s.problems++
+	tooMany := s.problems > 20
+	s.mu.Unlock()
+	if tooMany {
+		s.t.Fail()
+		return
+	}
+	s.t.Errorf(format, args...)
+}
+
+func (s *simulation) isCalm() bool {
+	select {
+	case <-s.calm:
+		return true
+	default:
+		return false
+	}
+}
+
+// pause sleeps, and reports false as soon as it is calm.
+func (s *simulation) pause(d time.Duration) bool {
+	if d == 0 {
+		return !s.isCalm()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-s.calm:
+		return false
+	}
+}
+
+// lasting returns a context that ends after d, and notes it if the call that it is for does not return by then, or slack
+// later.
+func (s *simulation) lasting(d, slack time.Duration, what string, f func(context.Context) error) error {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), d)
+	defer cancel()
+	began := time.Now()
+	err := f(ctx)
+	if took := time.Since(began); took > d+slack {
+		s.problem("%s returns after %v although its ctx ends after %v: %v", what, took, d, err)
+	}
+	return err
+}
+
+func (s *simulation) description() string {
+	return fmt.Sprintf("identifiers %v merging %v largest %d", s.identifiers, s.merging, s.largest)
+}
+
+// instance returns the client that uses a client identifier now, or nil.
+func (s *simulation) instance(clientID string) *instance {
+	for _, c := range s.clients {
+		if now := c.current(); c.id == clientID && now != nil && now.Err() == nil {
+			return now
+		}
+	}
+	return nil
 }

@@ -1,0 +1,383 @@
+package mqtt_test
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// published is a message that a client publishes. The publisher's goroutine owns the first fields until the end.
+type published struct {
+	publisher *publisher
+	topic     string
+	number    int // on its topic
+	qos       mqtt.QoS
+	retain    bool
+	offline   bool // QueueOffline
+	call      int  // in the order of the publisher's calls at QoS 1 and 2
+	size      int  // of the payload
+	expiry    time.Duration
+	began     time.Time
+	timeout   time.Duration // of the ctx
+	instance  *instance
+	delivery  *mqtt.Delivery
+	done      bool
+	took      time.Duration // until done
+	err       error
+
+	// What the witness has seen; its mutex guards it.
+	seen     int                 // PUBLISHes that came
+	then     int                 // the session at the broker when it was published
+	known    int                 // QoS 2: the session, as its client knew, in which it came first
+	session  int                 // QoS 2: the one at the broker in which it came latest
+	sessions int                 // QoS 2: how many those are
+	first    time.Time           // QoS 2: when it came first in that one
+	refused  bool                // once at least, which the client need not have heard of
+	accepted []span              // in which the broker took it
+	to       map[string]*passage // by client
+}
+
+// span is a time within which something happened.
+type span struct{ from, to time.Time }
+
+// passage is what happened to a message on its way to one client.
+type passage struct {
+	first  time.Time
+	sends  int  // PUBLISHes
+	repeat bool // one was at QoS 1
+	denied bool // the client has refused it once
+	acked  []ack
+}
+
+// ack is an acknowledgement by a client.
+type ack struct {
+	filters []string // for which the message came; nil: not known
+	sent    time.Time
+	at      time.Time
+	by      *instance // in use then
+}
+
+func (m *published) settle(err error) {
+	m.err, m.done, m.took = err, true, time.Since(m.began)
+}
+
+func (m *published) String() string { return fmt.Sprintf("%s#%d", m.topic, m.number) }
+
+// payload is the number, and then what makes it as long as it has to be.
+func (m *published) payload() []byte {
+	b := fmt.Append(nil, m.number, " ")
+	return append(b, bytes.Repeat([]byte("x"), m.length()-len(b))...)
+}
+
+// length is that of the payload.
+func (m *published) length() int { return max(m.size, len(strconv.Itoa(m.number))+1) }
+
+// witness sees every packet at the broker: those of clients before the broker acts on them, its own before faults.
+type witness struct {
+	s  *simulation
+	mu sync.Mutex // guards what is below
+
+	topics   map[string][]*published // by topic and number
+	order    map[string][]int        // by topic: numbers as the broker got them
+	accounts map[string]*account     // by client identifier
+}
+
+// account is what the witness knows of a client.
+type account struct {
+	sessions int  // that the broker has begun
+	known    int  // those of which the client knows
+	news     bool // it has yet to show that it knows of the latest one
+	limit    int  // the largest packet that it takes; 0: any
+
+	standing    map[string]*standing // what the broker has subscribed, by filter
+	identifiers map[uint32]string    // filters by subscription identifier
+
+	// On this connection, by packet identifier.
+	requests  map[uint16]*openSubscribe
+	publishes map[uint16]*arrival
+	flights   map[uint16]*passing // in this session
+
+	calls map[*publisher]int // the latest call whose message came for the first time in this session
+}
+
+// standing is a subscription that the broker has.
+type standing struct {
+	since time.Time
+	qos   byte
+}
+
+// openSubscribe is a SUBSCRIBE without an answer.
+type openSubscribe struct {
+	filters []codec.SubscribeFilter
+	undone  map[string]bool // by an UNSUBSCRIBE that came after it
+}
+
+// arrival is a PUBLISH without an acknowledgement.
+type arrival struct {
+	message *published
+	since   time.Time
+}
+
+// passing is a PUBLISH to a client without an acknowledgement.
+type passing struct {
+	message *published
+	qos     byte
+	filters []string
+	since   time.Time
+}
+
+func newWitness(s *simulation) *witness {
+	return &witness{
+		s: s, topics: make(map[string][]*published), order: make(map[string][]int), accounts: make(map[string]*account),
+	}
+}
+
+// messages returns all that were published.
+func (w *witness) messages() (all []*published) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, list := range w.topics {
+		all = append(all, list...)
+	}
+	slices.SortFunc(all, func(a, b *published) int {
+		return cmp.Or(cmp.Compare(a.topic, b.topic), cmp.Compare(a.number, b.number))
+	})
+	return all
+}
+
+// add numbers a message that is about to be published.
+func (w *witness) add(m *published) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m.number = len(w.topics[m.topic])
+	m.to = make(map[string]*passage)
+	m.then = w.account(m.publisher.client.id).sessions
+	w.topics[m.topic] = append(w.topics[m.topic], m)
+}
+
+// find returns the message that a PUBLISH carries.
+func (w *witness) find(topic string, payload []byte) *published {
+	digits, filling, _ := bytes.Cut(payload, []byte(" "))
+	n, err := strconv.Atoi(string(digits))
+	list := w.topics[topic]
+	if err != nil || n < 0 || n >= len(list) || len(bytes.Trim(filling, "x")) > 0 || len(payload) != list[n].length() {
+		return nil
+	}
+	return list[n]
+}
+
+func (w *witness) account(clientID string) *account {
+	a := w.accounts[clientID]
+	if a == nil {
+		a = &account{identifiers: make(map[uint32]string), calls: make(map[*publisher]int)}
+		a.renew()
+		w.accounts[clientID] = a
+	}
+	return a
+}
+
+// renew forgets what belongs to a session.
+func (a *account) renew() {
+	a.standing = make(map[string]*standing)
+	a.flights = make(map[uint16]*passing)
+}
+
+// see is the broker's intercept. It loses nothing.
+func (w *witness) see(clientID string, outbound bool, packet codec.Packet) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	a := w.account(clientID)
+	if *simulateSeeds == 1 {
+		w.s.note(clientID, "%s %s", map[bool]string{false: "sends", true: "   is sent"}[outbound], brief(packet))
+	}
+	if outbound {
+		w.sent(clientID, a, packet)
+	} else {
+		w.came(clientID, a, packet)
+	}
+	return true
+}
+
+// came notes a packet of a client.
+func (w *witness) came(clientID string, a *account, packet codec.Packet) {
+	if packet.Type() != codec.CONNECT && a.news {
+		a.news = false // else it would not send anything
+		a.known++
+		a.calls = make(map[*publisher]int)
+	}
+	switch p := packet.(type) {
+	case *codec.Connect:
+		a.news = false // if it was not told of the latest session, it never will be
+		a.limit = int(p.Properties.MaximumPacketSize)
+		a.requests, a.publishes = make(map[uint16]*openSubscribe), make(map[uint16]*arrival)
+	case *codec.Publish:
+		w.publishCame(clientID, a, p)
+	case *codec.Puback:
+		w.acknowledged(clientID, a, p.PacketID, p.Code, 1)
+	case *codec.Pubrec:
+		w.acknowledged(clientID, a, p.PacketID, p.Code, 2)
+	case *codec.Subscribe:
+		a.requests[p.PacketID] = &openSubscribe{filters: p.Filters, undone: make(map[string]bool)}
+		if p.SubscriptionIdentifier != 0 {
+			a.identifiers[p.SubscriptionIdentifier] = p.Filters[0].Filter
+		}
+	case *codec.Unsubscribe:
+		for _, f := range p.Filters {
+			delete(a.standing, f)
+			for _, q := range a.requests {
+				q.undone[f] = true
+			}
+		}
+	}
+}
+
+// sent notes a packet of the broker.
+func (w *witness) sent(clientID string, a *account, packet codec.Packet) {
+	switch p := packet.(type) {
+	case *codec.Connack:
+		if p.Code == codec.Success && !p.SessionPresent {
+			a.sessions++
+			a.news = true
+			a.renew()
+		}
+	case *codec.Publish:
+		w.publishGoes(clientID, a, p)
+	case *codec.Puback:
+		a.answered(p.PacketID, p.Code)
+	case *codec.Pubrec:
+		a.answered(p.PacketID, p.Code)
+	case *codec.Suback:
+		a.granted(p)
+	}
+}
+
+// publishCame notes a PUBLISH of a client.
+func (w *witness) publishCame(clientID string, a *account, p *codec.Publish) {
+	m := w.find(p.Topic, p.Payload)
+	switch {
+	case m == nil:
+		w.s.problem("%s publishes what nobody has asked for: %v %.20q", clientID, p.Topic, p.Payload)
+		return
+	case m.publisher.client.id != clientID || mqtt.QoS(p.QoS) != m.qos:
+		w.s.problem("%s publishes %v at QoS %d", clientID, m, p.QoS)
+	case !p.Dup && m.qos > 0 && m.call < a.calls[m.publisher]:
+		w.s.problem("%v leaves after a later one [PROTOCOL 1]", m)
+	case m.qos == 2 && m.seen > 0 && m.known != a.known:
+		w.s.problem("%v is sent again on another session [PROTOCOL 22]", m)
+	}
+	if !p.Dup && m.qos > 0 {
+		a.calls[m.publisher] = m.call
+	}
+	w.checkExpiry(a, m, p)
+	now := time.Now()
+	fresh := m.qos < 2 || m.session != a.sessions // not one that the broker has already
+	if m.seen++; fresh {
+		m.first = now
+		w.order[m.topic] = append(w.order[m.topic], m.number)
+	}
+	if m.qos == 2 && fresh {
+		m.session, m.known = a.sessions, a.known
+		m.sessions++
+	}
+	if m.qos > 0 {
+		a.publishes[p.PacketID] = &arrival{m, m.first}
+	}
+}
+
+// checkExpiry checks the seconds that a message says it has left, and that it is not sent for the first time after it has
+// expired [PROTOCOL 6].
+func (w *witness) checkExpiry(a *account, m *published, p *codec.Publish) {
+	left := p.Properties.MessageExpiry
+	waited := time.Since(m.began)
+	most := (m.expiry + time.Second - 1).Truncate(time.Second)
+	least := max(time.Second, most-waited-time.Second)
+	switch {
+	case m.expiry == 0 && left == 0:
+	case left > most || left < least:
+		w.s.problem("%v says that it expires in %v, of %v, %v later", m, left, m.expiry, waited)
+	case !p.Dup && m.then == a.sessions && !m.publisher.client.slow.Load() && waited > m.expiry+maxLatency:
+		w.s.problem("%v is sent %v after it was published, and expires after %v", m, waited, m.expiry)
+	}
+}
+
+// answered notes the broker's PUBACK or PUBREC.
+func (a *account) answered(id uint16, code codec.ReasonCode) {
+	in := a.publishes[id]
+	if in == nil {
+		return
+	}
+	delete(a.publishes, id)
+	if code.Failed() {
+		in.message.refused = true
+		return
+	}
+	in.message.accepted = append(in.message.accepted, span{in.since, time.Now()})
+}
+
+// granted notes the broker's SUBACK. A filter that stood before stands on.
+func (a *account) granted(p *codec.Suback) {
+	q := a.requests[p.PacketID]
+	if q == nil {
+		return
+	}
+	delete(a.requests, p.PacketID)
+	for i, f := range q.filters {
+		if p.Codes[i].Failed() || q.undone[f.Filter] {
+			continue
+		}
+		st := a.standing[f.Filter]
+		if st == nil {
+			st = &standing{since: time.Now()}
+			a.standing[f.Filter] = st
+		}
+		st.qos = byte(p.Codes[i])
+	}
+}
+
+// publishGoes notes a PUBLISH to a client.
+func (w *witness) publishGoes(clientID string, a *account, p *codec.Publish) {
+	m := w.find(p.Topic, p.Payload)
+	if m == nil {
+		w.s.problem("the broker sends what nobody has published: %v %.20q", p.Topic, p.Payload)
+		return
+	}
+	pass := m.to[clientID]
+	if pass == nil {
+		pass = &passage{first: time.Now()}
+		m.to[clientID] = pass
+	}
+	pass.sends++
+	pass.repeat = pass.repeat || p.QoS == 1
+	if p.QoS == 0 {
+		return
+	}
+	f := &passing{message: m, qos: p.QoS, since: time.Now()}
+	for _, id := range p.SubscriptionIdentifiers {
+		f.filters = append(f.filters, a.identifiers[id])
+	}
+	if before := a.flights[p.PacketID]; before != nil && before.message == m && p.Dup {
+		f.since = before.since
+	}
+	a.flights[p.PacketID] = f
+}
+
+// acknowledged notes a client's PUBACK or PUBREC.
+func (w *witness) acknowledged(clientID string, a *account, id uint16, code codec.ReasonCode, qos byte) {
+	f := a.flights[id]
+	if f == nil || f.qos != qos {
+		return
+	}
+	delete(a.flights, id)
+	if code.Failed() {
+		return
+	}
+	pass := f.message.to[clientID]
+	pass.acked = append(pass.acked, ack{f.filters, f.since, time.Now(), w.s.instance(clientID)})
+}
