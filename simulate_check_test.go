@@ -238,9 +238,13 @@ func (c *simulated) checkMortal() {
 	}
 	var all []*listener
 	for _, l := range c.listeners {
-		if l.sub != nil {
-			all = append(all, l)
+		if l.sub == nil {
+			continue
 		}
+		if refused := new(mqtt.SubscribeError); errors.As(l.sub.Err(), &refused) {
+			return // in the middle of its client's life: what came then was nobody's
+		}
+		all = append(all, l)
 	}
 	if last := all[len(all)-1]; last.survived() {
 		last.checkComplete(all, c.s.began)
