@@ -1,0 +1,240 @@
+package broker
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Config says what a broker does. Start from DefaultConfig or ReadConfig: the zero value has no listener.
+type Config struct {
+	Listeners []Listener
+	Auth      Auth
+
+	// TimeoutDisconnectDelay is how long a connection may stay silent beyond its keep alive before it is closed. Zero is
+	// what the specification says: half the keep alive [MQTT-3.1.2-22].
+	TimeoutDisconnectDelay time.Duration
+
+	// SysInterval is the time between two updates of the topics under $SYS, in whole seconds. Zero means that there are
+	// none.
+	SysInterval time.Duration
+
+	// MaxPacketSize bounds the packets that clients may send, in bytes without the fixed header.
+	MaxPacketSize int
+
+	// PersistenceFile is where sessions, their messages and retained messages are kept across restarts. Without it they
+	// end with the broker.
+	PersistenceFile string
+
+	// Plugins names those of the plugins given to New that are active. Nil, with Auth.Plugins nil too, means all.
+	Plugins []string
+
+	Logger *slog.Logger // nil logs nothing
+
+	// Warnings is what ReadConfig understood, but only as HBMQTT does. Start logs it.
+	Warnings []string
+}
+
+// Listener is an address at which clients connect.
+type Listener struct {
+	Name string
+	Bind string // host:port; port 0 takes a free one, and an empty host means all interfaces
+	Type string // "tcp", or "ws" for WebSocket
+
+	MaxConnections int // connections at a time; 0 means no limit
+
+	SSL      bool
+	CertFile string // the certificate and its chain, PEM
+	KeyFile  string // its key, PEM
+
+	// CAFile, CAPath (a folder) and CAData (the text) hold the authorities, PEM, that certificates of clients are checked
+	// against. A client need not have one, unless RequireCertificate is set.
+	CAFile, CAPath, CAData string
+	RequireCertificate     bool
+
+	where string // where the configuration file has it
+}
+
+// Auth says who may connect, and to which topics.
+type Auth struct {
+	AllowAnonymous bool     // whether clients without a user name may connect
+	PasswordFile   string   // who may connect with a user name; lines of user:hash
+	ACLFile        string   // which topics are whose, in the format of Mosquitto's acl_file
+	Plugins        []string // as Config.Plugins
+
+	// Topics is HBMQTT's way to say which topics are whose, by user name; "anonymous" stands for clients without one.
+	// It excludes ACLFile.
+	Topics *TopicCheck
+}
+
+// TopicCheck lists topic filters by user name.
+type TopicCheck struct {
+	Subscribe map[string][]string
+	Publish   map[string][]string // nil means that everybody may publish to every topic
+}
+
+const (
+	defaultSysInterval   = 20 * time.Second
+	defaultMaxPacketSize = 16 << 20
+	anonymous            = "anonymous" // the name in TopicCheck of clients without a user name
+)
+
+// DefaultConfig returns the configuration of a broker without a configuration file: a listener "default" on port 1883 of
+// the loopback interface, for everybody, with $SYS topics every 20 seconds.
+func DefaultConfig() Config {
+	return Config{
+		Listeners:     []Listener{{Name: "default", Bind: "127.0.0.1:1883", Type: "tcp"}},
+		Auth:          Auth{AllowAnonymous: true},
+		SysInterval:   defaultSysInterval,
+		MaxPacketSize: defaultMaxPacketSize,
+	}
+}
+
+// builtin are the plugins that HBMQTT's configuration files name and that are part of every broker.
+var builtin = []string{"auth_anonymous", "auth.anonymous", "auth_file", "auth.file", "broker_sys", "topic_acl"}
+
+// check returns the first thing in the configuration that cannot work, and completes addresses.
+func (c *Config) check() error {
+	if err := c.checkListeners(); err != nil {
+		return err
+	}
+	switch {
+	case c.TimeoutDisconnectDelay < 0:
+		return errors.New("timeout-disconnect-delay: must not be negative")
+	case c.SysInterval < 0 || c.SysInterval%time.Second != 0:
+		return errors.New("sys_interval: must be a whole number of seconds; 0 turns $SYS off")
+	case c.MaxPacketSize < 1 || c.MaxPacketSize > maxPacketSize:
+		return fmt.Errorf("max-packet-size: must be from 1 to %d bytes", maxPacketSize)
+	case c.Auth.ACLFile != "" && c.Auth.Topics != nil:
+		return errors.New("auth: acl-file and topic-check exclude each other; keep one")
+	}
+	return nil
+}
+
+func (c *Config) checkListeners() error {
+	if len(c.Listeners) == 0 {
+		return errors.New("listeners: there is none with a bind address; add one, or leave the section out for the default")
+	}
+	names := map[string]bool{}
+	binds := map[string]string{}
+	for i := range c.Listeners {
+		l := &c.Listeners[i]
+		if err := l.check(); err != nil {
+			return err
+		}
+		if names[l.Name] {
+			return l.errorf("there is another listener of this name; rename one")
+		}
+		names[l.Name] = true
+		if other, ok := binds[l.Bind]; ok && !strings.HasSuffix(l.Bind, ":0") {
+			return l.errorf("bind: %s is the address of listener %s; use another", l.Bind, other)
+		}
+		binds[l.Bind] = l.Name
+	}
+	return nil
+}
+
+// checkPlugins compares the names in the configuration with the plugins there are.
+func (c *Config) checkPlugins(plugins []Plugin) error {
+	known := slices.Clone(builtin)
+	for _, p := range plugins {
+		if p.Name == "" || slices.Contains(known, p.Name) {
+			return fmt.Errorf("plugins: %q cannot be the name of a plugin, or is one already", p.Name)
+		}
+		known = append(known, p.Name)
+	}
+	for _, name := range slices.Concat(c.Plugins, c.Auth.Plugins) {
+		if !slices.Contains(known, name) {
+			return fmt.Errorf("plugins: there is no plugin %q; the nearest is %s", name, nearest(name, known))
+		}
+	}
+	return nil
+}
+
+// active returns the plugins that are.
+func (c *Config) active(plugins []Plugin) []Plugin {
+	if c.Plugins == nil && c.Auth.Plugins == nil {
+		return plugins
+	}
+	return slices.DeleteFunc(slices.Clone(plugins), func(p Plugin) bool {
+		return !slices.Contains(c.Plugins, p.Name) && !slices.Contains(c.Auth.Plugins, p.Name)
+	})
+}
+
+// maxPacketSize is the largest Remaining Length there is.
+const maxPacketSize = 268_435_455
+
+func (l *Listener) errorf(format string, args ...any) error {
+	return fmt.Errorf("%s: %s", cmp.Or(l.where, "listener "+l.Name), fmt.Sprintf(format, args...))
+}
+
+func (l *Listener) check() error {
+	switch {
+	case l.Name == "":
+		return errors.New("listeners: a listener has no name")
+	case l.Type != "tcp" && l.Type != "ws":
+		return l.errorf("type: %q is not known; use tcp or ws", l.Type)
+	case l.MaxConnections < 0:
+		return l.errorf("max-connections: must not be negative; 0 means no limit")
+	case l.SSL && l.CertFile == "":
+		return l.errorf("certfile: ssl needs one, and a keyfile")
+	case l.SSL && l.KeyFile == "":
+		return l.errorf("keyfile: ssl needs one beside the certfile")
+	case l.RequireCertificate && !l.SSL:
+		return l.errorf("require-certificate: needs ssl: on")
+	case l.RequireCertificate && l.CAFile == "" && l.CAPath == "" && l.CAData == "":
+		return l.errorf("require-certificate: needs a cafile, capath or cadata to check certificates against")
+	}
+	return l.checkBind()
+}
+
+// checkBind completes Bind with the default port.
+func (l *Listener) checkBind() error {
+	if l.Bind == "" {
+		return l.errorf("bind: missing; give an address such as 127.0.0.1:1883")
+	}
+	bind := l.Bind
+	if !strings.Contains(bind, ":") || strings.HasPrefix(bind, "[") && strings.HasSuffix(bind, "]") || net.ParseIP(bind) != nil {
+		bind = net.JoinHostPort(strings.Trim(bind, "[]"), l.defaultPort())
+	}
+	_, port, err := net.SplitHostPort(bind)
+	if err != nil {
+		return l.errorf("bind: %q is not an address; write host:port, or [host]:port for IPv6", l.Bind)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return l.errorf("bind: %q is not a port; use a number from 0 to 65535", port)
+	}
+	l.Bind = bind
+	return nil
+}
+
+func (l *Listener) defaultPort() string {
+	switch {
+	case l.Type == "ws" && l.SSL:
+		return "443"
+	case l.Type == "ws":
+		return "80"
+	case l.SSL:
+		return "8883"
+	default:
+		return "1883"
+	}
+}
+
+// scheme returns the scheme of the URL that clients use.
+func (l *Listener) scheme() string {
+	scheme := "mqtt"
+	if l.Type == "ws" {
+		scheme = "ws"
+	}
+	if l.SSL {
+		scheme += "s"
+	}
+	return scheme
+}

@@ -1,0 +1,303 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/mochi-mqtt/server/v2/listeners"
+)
+
+const (
+	connectTimeout = 10 * time.Second // from the connection to the end of CONNECT, TLS and the upgrade included
+	writeTimeout   = 20 * time.Second // without a byte taken
+	lingerTimeout  = time.Second      // for the client to take what was sent last
+	writeChunk     = 64 << 10
+
+	// turnedAway is how many connections beyond max-connections are told so. More are closed without a word.
+	turnedAway = 64
+)
+
+// listener accepts connections for mochi, in place of mochi's own listeners: those know no limit on connections, end when
+// the process has no file descriptor left, and close with a reset that can destroy the last DISCONNECT on its way.
+type listener struct {
+	config Listener
+	log    *slog.Logger
+	socket net.Listener
+
+	tls atomic.Pointer[tls.Config] // replaced by reload; nil without ssl
+
+	mu      sync.Mutex // guards the fields below
+	sockets map[*socket]struct{}
+	closed  bool
+
+	running sync.WaitGroup // the accept loop and the connections; grows only with mu held and closed false
+	stop    chan struct{}  // closed with closed
+}
+
+var _ listeners.Listener = (*listener)(nil)
+
+// listen opens the address.
+func listen(ctx context.Context, config Listener, log *slog.Logger) (*listener, error) {
+	l := &listener{config: config, log: log, sockets: map[*socket]struct{}{}, stop: make(chan struct{})}
+	s, err := new(net.ListenConfig).Listen(ctx, "tcp", config.Bind)
+	if err != nil {
+		return nil, listenError(config, err)
+	}
+	l.socket = s
+	return l, nil
+}
+
+// Serve accepts connections until the listener is closed.
+func (l *listener) Serve(establish listeners.EstablishFn) {
+	if !l.enter() {
+		return
+	}
+	defer l.running.Done()
+	if l.config.Type == "ws" {
+		l.serveWebSocket(establish)
+		return
+	}
+	for {
+		s, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go l.serveConn(establish, s.(*socket), l.secure(s))
+	}
+}
+
+// enter adds to running unless the listener is closed.
+func (l *listener) enter() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.running.Add(1)
+	}
+	return !l.closed
+}
+
+// Accept waits for a connection and enters it into running and sockets. Errors that pass, such as of too many open files,
+// are waited out.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.socket.Accept()
+		switch {
+		case err == nil:
+			if s := l.admit(c); s != nil {
+				return s, nil
+			}
+		case errors.Is(err, net.ErrClosed):
+			return nil, err
+		default:
+			l.log.Error("cannot accept connections", "error", err)
+			select {
+			case <-l.stop:
+				return nil, net.ErrClosed
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+}
+
+// admit counts a connection, or closes it and returns nil.
+func (l *listener) admit(c net.Conn) *socket {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	most := l.config.MaxConnections
+	if l.closed || most > 0 && len(l.sockets) >= most+turnedAway {
+		c.Close()
+		return nil
+	}
+	s := &socket{Conn: c, listener: l, surplus: most > 0 && len(l.sockets) >= most}
+	c.SetReadDeadline(time.Now().Add(connectTimeout))
+	l.sockets[s] = struct{}{}
+	l.running.Add(1)
+	return s
+}
+
+// forget undoes admit.
+func (l *listener) forget(s *socket) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.sockets, s)
+	l.running.Done()
+}
+
+// secure adds TLS to a connection, if the listener has it.
+func (l *listener) secure(c net.Conn) net.Conn {
+	if config := l.tls.Load(); config != nil {
+		return tls.Server(c, config)
+	}
+	return c
+}
+
+// serveConn gives a connection to mochi and sees it off.
+func (l *listener) serveConn(establish listeners.EstablishFn, s *socket, c net.Conn) {
+	defer s.bury()
+	conn := newConn(l, s, c)
+	err := establish(l.config.Name, conn)
+	l.log.Debug("connection ended", "listener", l.config.Name, "from", s.RemoteAddr().String(), "error", err)
+	conn.Close()
+}
+
+// serveWebSocket accepts connections and upgrades them.
+func (l *listener) serveWebSocket(establish listeners.EstablishFn) {
+	upgrader := websocket.Upgrader{
+		Subprotocols: []string{"mqtt"},                         // [MQTT-6.0.0-4]
+		CheckOrigin:  func(*http.Request) bool { return true }, // MQTT has credentials of its own, no cookies
+	}
+	server := &http.Server{
+		ReadHeaderTimeout: connectTimeout,
+		ErrorLog:          slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
+		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, socketKey{}, c) },
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s := socketOf(r.Context().Value(socketKey{}).(net.Conn))
+			ws, err := upgrader.Upgrade(w, r, nil)
+			if err != nil {
+				l.log.Debug("not a WebSocket connection", "listener", l.config.Name, "from", r.RemoteAddr, "error", err)
+				return
+			}
+			s.SetReadDeadline(time.Now().Add(connectTimeout))
+			l.serveConn(establish, s, &wsConn{Conn: ws.NetConn(), ws: ws})
+		}),
+	}
+	server.SetKeepAlivesEnabled(false)
+	server.Serve(webListener{l})
+}
+
+type socketKey struct{}
+
+// socketOf returns the socket below a connection.
+func socketOf(c net.Conn) *socket {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	return c.(*socket)
+}
+
+// webListener is the listener as the HTTP server sees it: with TLS.
+type webListener struct{ *listener }
+
+func (l webListener) Accept() (net.Conn, error) {
+	c, err := l.listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return l.secure(c), nil
+}
+
+func (l webListener) Addr() net.Addr { return l.socket.Addr() }
+func (l webListener) Close() error   { return nil }
+
+// url is where clients connect.
+func (l *listener) url() string {
+	return l.config.scheme() + "://" + l.socket.Addr().String()
+}
+
+// shut stops accepting. Connections live on.
+func (l *listener) shut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.closed = true
+		close(l.stop)
+		l.socket.Close()
+	}
+}
+
+// each calls f with every connection.
+func (l *listener) each(f func(*socket)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for s := range l.sockets {
+		f(s)
+	}
+}
+
+// What mochi asks of a listener besides. The broker opens and closes it.
+
+func (l *listener) Init(*slog.Logger) error { return nil }
+func (l *listener) ID() string              { return l.config.Name }
+func (l *listener) Address() string         { return l.socket.Addr().String() }
+func (l *listener) Protocol() string        { return l.config.scheme() }
+func (l *listener) Close(listeners.CloseFn) {}
+
+// socket is an accepted TCP connection.
+type socket struct {
+	net.Conn
+	listener *listener
+	surplus  bool // it is beyond max-connections
+
+	connected atomic.Bool // CONNECT has come
+	gone      sync.Once
+
+	mu     sync.Mutex // guards ending, and the write deadline against a Write that would move it
+	ending bool
+}
+
+// Write gives up when the client takes nothing for writeTimeout.
+func (s *socket) Write(p []byte) (n int, err error) {
+	for err == nil && n < len(p) {
+		s.extend()
+		var m int
+		m, err = s.Conn.Write(p[n:min(n+writeChunk, len(p))])
+		n += m
+	}
+	return n, err
+}
+
+func (s *socket) extend() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ending {
+		s.Conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	}
+}
+
+// end gives what is being written, and what will be, until d from now.
+func (s *socket) end(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ending {
+		s.ending = true
+		s.Conn.SetWriteDeadline(time.Now().Add(d))
+	}
+}
+
+// SetDeadline and SetWriteDeadline leave the write deadline to Write.
+func (s *socket) SetDeadline(t time.Time) error    { return s.Conn.SetReadDeadline(t) }
+func (s *socket) SetWriteDeadline(time.Time) error { return nil }
+
+// bury closes the connection once the client has closed its side, or after a second: closing a socket with unread bytes
+// resets the connection, which can destroy the last packets on their way.
+func (s *socket) bury() {
+	s.end(lingerTimeout)
+	if half, ok := s.Conn.(interface{ CloseWrite() error }); ok {
+		half.CloseWrite()
+	}
+	s.Conn.SetReadDeadline(time.Now().Add(lingerTimeout))
+	io.Copy(io.Discard, s.Conn)
+	s.Close()
+}
+
+// hurry ends the wait for CONNECT, if the connection still waits for it.
+func (s *socket) hurry() {
+	if !s.connected.Load() {
+		s.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+func (s *socket) Close() error {
+	err := s.Conn.Close()
+	s.gone.Do(func() { s.listener.forget(s) })
+	return err
+}

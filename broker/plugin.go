@@ -1,0 +1,82 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+)
+
+// Plugin is code of the application that the broker asks about its clients, or tells about them. Every function may be
+// nil. They are called from many goroutines at once, and whatever client a call is about waits for it, so they should be
+// quick.
+type Plugin struct {
+	Name string // as configuration files call it
+
+	// Authenticate says whether a client may connect. Plugins are asked in their order, then the password file, then
+	// whether clients without a user name are allowed; the first to say Allow or Deny decides. The ctx ends when the
+	// client has waited for too long, or the broker shuts down. password is nil if the client sent none, and must not
+	// be kept.
+	Authenticate func(ctx context.Context, c Client, password []byte) Decision
+
+	// Authorize says whether a client may publish to a topic, receive from it, or subscribe to a filter. Plugins are asked
+	// in their order, then the ACL; the first to say Allow or Deny decides. What nobody has an opinion about is allowed.
+	Authorize func(c Client, access Access, topic string) Decision
+
+	Connected    func(c Client)
+	Disconnected func(c Client, err error) // err is nil after the client's DISCONNECT
+	Subscribed   func(c Client, filter string, qos byte)
+	Unsubscribed func(c Client, filter string)
+	Published    func(c Client, m Message) // the message is only on loan
+}
+
+// Client is a client of the broker, as plugins see it.
+type Client struct {
+	ID       string
+	Username string // empty if there is none
+	Version  byte   // 5, or 4 for MQTT 3.1.1
+	Listener string // the name of the listener it came through
+	Remote   net.Addr
+	TLS      *tls.ConnectionState // nil without ssl
+}
+
+// LogValue groups what identifies a client.
+func (c Client) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("id", c.ID), slog.String("user", c.Username), slog.String("from", c.Remote.String()))
+}
+
+// Message is a message that a client has published.
+type Message struct {
+	Topic   string
+	Payload []byte
+	QoS     byte
+	Retain  bool
+}
+
+// Decision is a plugin's opinion.
+type Decision int
+
+const (
+	Abstain Decision = iota // no opinion: whoever comes next decides
+	Allow
+	Deny
+)
+
+// Access is what a client wants to do with a topic.
+type Access int
+
+const (
+	Publish   Access = iota // publish to it
+	Receive                 // be sent a message that was published to it
+	Subscribe               // subscribe to a filter, for a shared subscription without $share and the share name
+)
+
+// firstOpinion returns the first decision that is one.
+func firstOpinion(plugins []Plugin, ask func(Plugin) Decision) Decision {
+	for _, p := range plugins {
+		if d := ask(p); d != Abstain {
+			return d
+		}
+	}
+	return Abstain
+}
