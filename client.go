@@ -282,6 +282,14 @@ func newClient(ctx context.Context, cfg *config) (*client, error) {
 // now is the time on the clock of the session.
 func (c *client) now() time.Duration { return time.Since(c.began) }
 
+// nowFor is now for a message that expires, and 0 for others: looking at the clock is a tenth of what publishing costs.
+func (c *client) nowFor(m *session.Message) time.Duration {
+	if m.Expires == 0 {
+		return 0
+	}
+	return c.now()
+}
+
 func (c *client) ClientID() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

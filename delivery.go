@@ -81,8 +81,12 @@ func (d *Delivery) Done() <-chan struct{} {
 // Wait waits until the message's fate is known or ctx ends, and returns Err or ctx's error. The end of ctx changes
 // nothing for the message.
 func (d *Delivery) Wait(ctx context.Context) error {
+	done := d.Done()
+	if done == closed {
+		return d.Err() // without a select, for those who keep many Deliveries and come back late
+	}
 	select {
-	case <-d.Done():
+	case <-done:
 		return d.Err()
 	case <-ctx.Done():
 		return fmt.Errorf("mqtt: waiting for a delivery: %w", ctx.Err())

@@ -232,11 +232,7 @@ func (c *client) writeQoS0(l *link.Link, m *session.Message) error {
 	err := c.stale(m)
 	if err == nil {
 		var b []byte
-		var now time.Duration
-		if m.Expires != 0 {
-			now = c.now()
-		}
-		b, err = c.session.AppendPublish(l.Buffer(), m, 0, false, now)
+		b, err = c.session.AppendPublish(l.Buffer(), m, 0, false, c.nowFor(m))
 		l.Commit(b)
 	}
 	if !c.room.empty() && !l.Full() {
@@ -289,7 +285,7 @@ func (c *client) place(d *Delivery, m *session.Message) (placed bool, err error)
 		return false, err
 	}
 	if l := c.live(); l != nil && c.session.Ready() && !l.Full() && m.QoS > 0 {
-		b, id, err := c.session.Send(l.Buffer(), m, c.now())
+		b, id, err := c.session.Send(l.Buffer(), m, c.nowFor(m))
 		if err != nil {
 			return false, &notSent{err}
 		}
@@ -343,7 +339,7 @@ func (c *client) sendQueued(told []*Delivery) []*Delivery {
 		var id uint16
 		if err == nil {
 			var b []byte
-			b, id, err = c.session.SendFront(l.Buffer(), c.now())
+			b, id, err = c.session.SendFront(l.Buffer(), c.nowFor(m))
 			l.Commit(b)
 		}
 		switch {
@@ -380,7 +376,7 @@ func (c *client) resend(l *link.Link, m *session.Message, told []*Delivery) []*D
 		if d, ok := m.Owner.(*Delivery); ok {
 			d.again = true
 		}
-		b, err = c.session.Resend(l.Buffer(), c.now())
+		b, err = c.session.Resend(l.Buffer(), c.nowFor(m))
 		l.Commit(b)
 	}
 	if err != nil {
