@@ -37,6 +37,9 @@ type bench struct {
 	target  string        // the URL, without password, or that it is the embedded broker
 	elapsed time.Duration // while messages were sent
 	ledgers []ledger      // of pubsub, one for each subscriber
+
+	subscriptions []*mqtt.Subscription // of pubsub
+	dropped       uint64               // of their messages, by the client because they came too fast
 }
 
 func newBench() *cobra.Command {
@@ -141,7 +144,7 @@ func (b *bench) measure(cmd *cobra.Command, load func(ctx context.Context, cmd *
 		}
 		b.target = redacted(server)
 	} else {
-		url, stop, err := embedded()
+		url, stop, err := embedded(cmd.Context())
 		if err != nil {
 			return err
 		}

@@ -129,12 +129,18 @@ func (b *bench) endToEnd(ctx context.Context, cmd *cobra.Command) error {
 	}
 	defer closeAll(publishers)
 	b.ledgers = make([]ledger, b.peers)
+	defer func() {
+		for _, s := range b.subscriptions {
+			b.dropped += s.Dropped()
+		}
+	}()
 	var receivers errgroup.Group
 	for i, c := range subscribers {
 		sub, err := c.subscribe(ctx, b.filter(), mqtt.SubscribeOptions{mqtt.QoS(b.qos), mqtt.Buffer(100_000)})
 		if err != nil {
 			return err
 		}
+		b.subscriptions = append(b.subscriptions, sub)
 		receivers.Go(func() error { return b.receiveAll(sub, &b.ledgers[i]) })
 	}
 	err = b.during(ctx, cmd, b.clients, func(limited context.Context, i int) error {

@@ -31,7 +31,8 @@ type results struct {
 	BytesRate    float64  `json:"bytes_per_second"`
 	Failed       int64    `json:"failed"`
 	FirstFailure string   `json:"first_failure,omitempty"`
-	Lost         *int     `json:"lost,omitempty"` // these three where they are known
+	Lost         *int     `json:"lost,omitempty"`              // these three where they are known
+	Dropped      uint64   `json:"dropped_by_client,omitempty"` // of those lost
 	Duplicates   *int     `json:"duplicates,omitempty"`
 	OutOfOrder   *int     `json:"out_of_order,omitempty"`
 	Latency      *spread  `json:"latency_ms,omitempty"`
@@ -81,6 +82,7 @@ func (b *bench) results() *results {
 			distinct, duplicates, disorder = distinct+n, duplicates+d, disorder+o
 		}
 		lost := int(r.Sent)*b.peers - distinct
+		r.Dropped = b.dropped
 		r.Lost, r.Duplicates, r.OutOfOrder = &lost, &duplicates, &disorder
 	}
 	return r
@@ -131,7 +133,11 @@ func (r *results) String() string {
 		fmt.Fprintf(t, "failed\t%s\t\t\n", thousands(float64(r.Failed)))
 	}
 	if r.Lost != nil {
-		fmt.Fprintf(t, "lost\t%d\t\t\nduplicates\t%d\t\t\nout of order\t%d\t\t\n", *r.Lost, *r.Duplicates, *r.OutOfOrder)
+		fmt.Fprintf(t, "lost\t%s\t\t\n", thousands(float64(*r.Lost)))
+		if r.Dropped > 0 {
+			fmt.Fprintf(t, "by this client\t%s\t\t\n", thousands(float64(r.Dropped)))
+		}
+		fmt.Fprintf(t, "duplicates\t%d\t\t\nout of order\t%d\t\t\n", *r.Duplicates, *r.OutOfOrder)
 	}
 	t.Flush()
 	if l := r.Latency; l != nil {
