@@ -16,14 +16,14 @@ const yields = 4
 
 // try puts m into the subscription's channel if there is room and nothing waits before it. It may release the mutex in
 // between.
-func (r *receiver) try(s *Subscription, m Message) bool {
+func (r *receiver) try(s *Subscription, m *Message) bool {
 	if s.replies != nil && !s.ended {
-		s.replies.take(m)
+		s.replies.take(*m)
 		return true
 	}
 	for i := 0; !s.ended && !s.sending && !s.gated; i++ {
 		select {
-		case s.channel <- m:
+		case s.channel <- *m:
 			return true
 		default:
 		}
@@ -39,7 +39,7 @@ func (r *receiver) try(s *Subscription, m Message) bool {
 
 // hold lets a message at QoS 1 or 2 wait for its acknowledgement: in line, until there is room in the channel, or with
 // ManualAck in the application's hands.
-func (r *receiver) hold(s *Subscription, m Message, receipt *session.Receipt) {
+func (r *receiver) hold(s *Subscription, m *Message, receipt *session.Receipt) {
 	r.client.watchStalls()
 	if s.options.ack == ManualAck {
 		m.origin = &origin{sub: s, receipt: receipt, ids: m.origin.identifiers()}
@@ -51,13 +51,13 @@ func (r *receiver) hold(s *Subscription, m Message, receipt *session.Receipt) {
 		r.link.Commit(r.client.session.Settle(r.link.Buffer(), receipt, s, nil))
 		return
 	}
-	s.held.Push(s.inLine(waiting{message: m, receipt: receipt}))
+	s.held.Push(s.inLine(waiting{message: *m, receipt: receipt}))
 	s.startPump()
 	r.client.boundInbound()
 }
 
 // offer hands over a message at QoS 0, or drops one.
-func (r *receiver) offer(s *Subscription, m Message) {
+func (r *receiver) offer(s *Subscription, m *Message) {
 	if r.try(s, m) || s.ended {
 		return
 	}
@@ -67,21 +67,21 @@ func (r *receiver) offer(s *Subscription, m Message) {
 		return
 	case s.loose.Len() < s.options.buffer:
 	case s.options.overflow == DropNewest:
-		s.drop(m)
+		s.drop(*m)
 		return
 	default:
 		w := s.loose.Pop()
 		s.leaveLine(w)
 		s.drop(w.message)
 	}
-	s.loose.Push(s.inLine(waiting{message: m}))
+	s.loose.Push(s.inLine(waiting{message: *m}))
 	s.startPump()
 	r.client.boundInbound()
 }
 
 // block waits until the consumer takes m, or the subscription or the connection ends. The mutex is free meanwhile. After
 // the first Unsubscribe it does not wait: the reader has to get to the UNSUBACK, and m goes in line.
-func (r *receiver) block(s *Subscription, m Message) {
+func (r *receiver) block(s *Subscription, m *Message) {
 	if s.sending { // messages at QoS 1 or 2 are in line before it
 		stopped := s.stopped()
 		r.client.mu.Unlock()
@@ -96,20 +96,20 @@ func (r *receiver) block(s *Subscription, m Message) {
 	switch {
 	case !s.ended && !s.sending && r.sendBlocking(s, m):
 	case s.ended:
-		s.giveUp(waiting{message: m})
+		s.giveUp(waiting{message: *m})
 	default:
-		s.loose.Push(s.inLine(waiting{message: m}))
+		s.loose.Push(s.inLine(waiting{message: *m}))
 		s.startPump()
 	}
 }
 
 // sendBlocking is the wait of block. It reports whether the consumer took m.
-func (r *receiver) sendBlocking(s *Subscription, m Message) (sent bool) {
+func (r *receiver) sendBlocking(s *Subscription, m *Message) (sent bool) {
 	s.sending = true
 	r.client.mu.Unlock()
 	r.Flush() // a publisher whose acknowledgement came before m shall not wait for the consumer
 	select {
-	case s.channel <- m:
+	case s.channel <- *m:
 		sent = true
 	case <-s.done:
 	case <-s.left:

@@ -257,9 +257,8 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 			}
 		}
 	}
-	var known bool
-	r.targets, known = c.router.appendTargets(r.targets[:0], t, r.ids, p.Retain)
-	if p.QoS > 0 && len(r.targets) == 0 && !known {
+	targets, known := r.targetsOf(t, p.Retain)
+	if p.QoS > 0 && len(targets) == 0 && !known {
 		if r.park(p, t.name) {
 			return nil
 		}
@@ -268,9 +267,23 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 			c.giveAway(r.message(p, t.name, holder{qos: QoS(p.QoS)}))
 		}
 	}
-	r.deliver(p, t.name)
+	r.deliver(p, t.name, targets)
 	clear(r.targets)
 	return nil
+}
+
+// targetsOf returns the subscriptions that a message is for, and what appendTargets knows. Without identifiers and the
+// RETAIN flag those are the same for every message on the topic, and found once.
+func (r *receiver) targetsOf(t *cachedTopic, retain bool) (targets []holder, known bool) {
+	router := &r.client.router
+	if len(r.ids) == 0 && !retain {
+		if t.targets == nil {
+			t.targets, _ = router.appendTargets([]holder{}, t, nil, false)
+		}
+		return t.targets, false
+	}
+	r.targets, known = router.appendTargets(r.targets[:0], t, r.ids, retain)
+	return r.targets, known
 }
 
 // topic resolves the topic name of a PUBLISH, and puts it in the place of an alias; 0 is none.
@@ -322,17 +335,18 @@ func (r *receiver) readProperties(p *codec.PublishView) (alias int, err error) {
 
 // deliver hands the message to its targets and sees to its acknowledgement.
 // [MQTT-3.3.4-1] [MQTT-4.5.0-2] [MQTT311-3.3.4-1] [MQTT311-4.5.0-2]
-func (r *receiver) deliver(p *codec.PublishView, name string) {
+func (r *receiver) deliver(p *codec.PublishView, name string, targets []holder) {
 	c := r.client
 	var receipt *session.Receipt
 	accepted := false
-	for _, to := range r.targets {
-		m := r.message(p, name, to)
+	for _, to := range targets {
+		var m Message
+		r.fill(&m, p, name, to)
 		if m.QoS == 0 {
-			r.offer(to.sub, m)
+			r.offer(to.sub, &m)
 			continue
 		}
-		if to.sub.options.ack == AutoAck && r.try(to.sub, m) {
+		if to.sub.options.ack == AutoAck && r.try(to.sub, &m) {
 			accepted = true
 			continue
 		}
@@ -340,7 +354,7 @@ func (r *receiver) deliver(p *codec.PublishView, name string) {
 			receipt = c.session.Hold(p)
 		}
 		receipt.AddHolder(to.sub)
-		r.hold(to.sub, m, receipt)
+		r.hold(to.sub, &m, receipt)
 	}
 	switch {
 	case p.QoS == 0:
@@ -354,14 +368,17 @@ func (r *receiver) deliver(p *codec.PublishView, name string) {
 // message makes the copy of a message that belongs to one subscription.
 // [MQTT-3.3.1-12] [MQTT-3.3.1-13] [MQTT-3.3.2-4] [MQTT-3.3.2-6] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17]
 // [MQTT-3.3.2-18] [MQTT-3.3.2-20] [MQTT311-3.3.1-8] [MQTT311-3.3.1-9]
-func (r *receiver) message(p *codec.PublishView, name string, to holder) Message {
-	m := Message{
-		Topic:     name,
-		Payload:   bytes.Clone(p.Payload),
-		QoS:       min(QoS(p.QoS), to.qos),
-		Retain:    p.Retain,
-		Duplicate: p.Dup,
-	}
+func (r *receiver) message(p *codec.PublishView, name string, to holder) (m Message) {
+	r.fill(&m, p, name, to)
+	return m
+}
+
+// fill is message in place: to copy a message costs as much as to hand it over.
+func (r *receiver) fill(m *Message, p *codec.PublishView, name string, to holder) {
+	m.Topic = name
+	m.Payload = bytes.Clone(p.Payload)
+	m.QoS = min(QoS(p.QoS), to.qos)
+	m.Retain, m.Duplicate = p.Retain, p.Dup
 	if len(p.Properties) > 0 {
 		m.Properties = PublishProperties(r.properties)
 		if m.Properties.MessageExpiry > 0 {
@@ -373,7 +390,6 @@ func (r *receiver) message(p *codec.PublishView, name string, to holder) Message
 	if len(r.ids) > 0 {
 		m.origin = to.sub.originOf(r.ids)
 	}
-	return m
 }
 
 // Oversized acknowledges a message that exceeds WithMaximumPacketSize, on MQTT 3.1.1: else the server would send it

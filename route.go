@@ -334,6 +334,7 @@ func (s *Subscription) prefers(rt *route, routes []*route, kept bool) bool {
 type cachedTopic struct {
 	name       string
 	routes     []*route
+	targets    []holder // of a message without identifiers that is not retained; nil: not asked for yet
 	generation uint64
 }
 
