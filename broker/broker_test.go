@@ -312,7 +312,7 @@ func TestTimeoutDisconnectDelay(t *testing.T) {
 }
 
 // Shutdown tells MQTT 5 clients why, closes the others without a packet that 3.1.1 does not have, and does not wait for
-// clients that say or take nothing. [MQTT-3.14.4] [MQTT311-3.14]
+// clients that say or take nothing.
 func TestShutdown(t *testing.T) {
 	t.Parallel()
 	b := start(t, onLoopback())
