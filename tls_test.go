@@ -279,6 +279,7 @@ func TestSecretsShowNowhere(t *testing.T) {
 		for _, host := range []string{
 			"mqtt://secret-user:secret-word@", "http://secret-user:secret-word@test", "mqtt://user:secret/word@test",
 			"ws://test/#secret@", "mqtt://user:secret%zz@test", "user:secret@test", "mqtts://user:secret@test",
+			"https://test/mqtt?token=secret", "wss://test:99999/mqtt?token=secret",
 		} {
 			_, err := connectTo(t.Context(), v, host, append(options, mqtt.WithDialer(dial))...)
 			if err == nil {

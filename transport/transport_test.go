@@ -146,6 +146,9 @@ func TestDialChecksURL(t *testing.T) {
 		{&url.URL{Scheme: "unix", User: user}, "path is missing"},
 		{&url.URL{Scheme: "http", Host: "host", User: user}, `unknown scheme "http"`},
 		{&url.URL{}, `unknown scheme ""`},
+		{&url.URL{Scheme: "https", Host: "host", RawQuery: "secret"}, `unknown scheme "https"`},
+		{&url.URL{Scheme: "ws", Host: "host", RawQuery: "secret\n"}, "needs escaping"}, // out of a file, say
+		{&url.URL{Scheme: "ws", Host: "a host", RawQuery: "secret"}, "needs escaping"},
 	} {
 		_, err := d.Dial(t.Context(), c.server)
 		if err == nil || !strings.HasPrefix(err.Error(), "transport: ") || !strings.Contains(err.Error(), c.want) {

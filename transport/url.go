@@ -36,7 +36,8 @@ var aliases = map[string]string{"tcp": "mqtt", "ssl": "mqtts", "tls": "mqtts"}
 // 443 by its scheme. Only those of ws and wss may have a path and a query. A unix URL has the path of the socket and no
 // host: unix:///absolute/path or unix:relative/path. No URL may have a fragment.
 //
-// The URL's String is again a text that ParseURL accepts, with the same result. No error contains the password.
+// The URL's String is again a text that ParseURL accepts, with the same result. No error contains the password or the
+// query.
 func ParseURL(host string) (*url.URL, error) {
 	u, err := parse(host)
 	if err == nil {
@@ -48,13 +49,17 @@ func ParseURL(host string) (*url.URL, error) {
 	return u, nil
 }
 
-// shown is how an error shows a URL or host: not at all where it may have a password. A URL with a / or # in its
-// password parses as something else, so that url.Redacted would not find it.
+// shown is how an error shows a URL or host: without its query, and not at all where it may have a password. A URL with
+// a / or # in its password parses as something else, so that url.Redacted would not find it.
 func shown(host string) string {
 	if strings.Contains(host, "@") {
 		return "with a user name"
 	}
-	return strconv.Quote(host)
+	rest, _, found := strings.Cut(host, "?")
+	if found {
+		rest += "?***"
+	}
+	return strconv.Quote(rest)
 }
 
 func parse(host string) (*url.URL, error) {
@@ -116,7 +121,13 @@ func normalise(u *url.URL) (*url.URL, error) {
 	if n.RawPath != n.EscapedPath() {
 		n.RawPath = "" // it says nothing that Path does not
 	}
-	return &n, normaliseHost(&n)
+	if err := normaliseHost(&n); err != nil {
+		return nil, err
+	}
+	if _, err := url.Parse(n.String()); err != nil { // and shows it, whoever parses it later
+		return nil, errors.New("a character in it needs escaping")
+	}
+	return &n, nil
 }
 
 func normaliseHost(u *url.URL) error {
@@ -177,11 +188,15 @@ func address(server *url.URL) string {
 }
 
 // Redact returns the text of a URL for logs and errors. It shows neither the user name, which for some servers is a
-// token, nor the password, nor the query: *** stands for them.
+// token, nor the password, nor the query: *** stands for them. A URL with a slash too few or too many has its password
+// in its path, so one with an @ there is not shown at all.
 func Redact(u *url.URL) string {
 	n := *u
 	n.User, n.RawQuery, n.ForceQuery, n.Fragment = nil, "", false, ""
 	text := n.String()
+	if strings.Contains(text, "@") {
+		return u.Scheme + "://***"
+	}
 	if u.User != nil {
 		text = strings.Replace(text, "://", "://***@", 1)
 	}
