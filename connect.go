@@ -82,7 +82,6 @@ func (c *client) end(err error) {
 		}
 	}
 	for s := range c.subs {
-		s.call.finish(err)
 		s.end(err)
 	}
 	for _, q := range c.unsubscribes {

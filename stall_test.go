@@ -154,3 +154,20 @@ func TestInboundLimitCountsProperties(t *testing.T) {
 		}
 	})
 }
+
+// A Subscribe that waits for SUBACK learns that its subscription was ended: it got messages at QoS 1 through a filter that
+// another subscription has, and nobody could take them.
+func TestEndIfStalledBeforeSuback(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		subscribed(t, c, s, "t", mqtt.AtLeastOnce)
+		began := time.Now()
+		subscribing, _ := subscribing(t, c, s, "t", mqtt.AtLeastOnce, mqtt.Buffer(1), mqtt.EndIfStalled(10*time.Second))
+		for id := uint16(1); id <= 2; id++ {
+			s.Send(toT(1, id, "x"))
+		}
+		if err := subscribing.wait(); !errors.Is(err, mqtt.ErrSlowConsumer) || time.Since(began) > 20*time.Second {
+			t.Errorf("Subscribe returns %v after %v", err, time.Since(began))
+		}
+	})
+}

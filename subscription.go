@@ -184,6 +184,7 @@ func (s *Subscription) end(err error) {
 		return
 	}
 	s.ended, s.err = true, err
+	s.call.finish(err) // a Subscribe that waits for SUBACK
 	delete(s.client.subs, s)
 	close(s.done)
 	if !s.sending {
