@@ -172,8 +172,7 @@ func (l *listener) checkAcknowledged() {
 	}
 	var missing []*published
 	for _, m := range l.client.s.messages {
-		early := slices.ContainsFunc(m.accepted, func(a span) bool { return !a.from.After(l.since) })
-		if m.qos > 0 && !m.retain && !early && l.matches(m.topic) && !l.has(m) && slices.ContainsFunc(m.passage(l.client).acked, l.mustHave) {
+		if m.qos > 0 && !m.retain && m.came.After(l.since) && l.matches(m.topic) && !l.has(m) && slices.ContainsFunc(m.passage(l.client).acked, l.mustHave) {
 			missing = append(missing, m)
 		}
 	}

@@ -153,6 +153,7 @@ func (c *simulated) subscribe(live []*listener, r *rand.Rand) []*listener {
 		return append(live, l)
 	case errors.As(err, &refused) && c.refused.Load():
 	case errors.Is(err, context.DeadlineExceeded) && timeout < time.Hour:
+	case errors.Is(err, mqtt.ErrSlowConsumer) && l.stalled > 0: // what came before SUBACK waited for too long
 	default:
 		c.s.problem("%s: Subscribe: %v", l.name, err)
 	}

@@ -38,7 +38,8 @@ type published struct {
 	known    int                 // QoS 2: the session, as its client knew, in which it came first
 	session  int                 // QoS 2: the one at the broker in which it came latest
 	sessions int                 // QoS 2: how many those are
-	first    time.Time           // QoS 2: when it came first in that one
+	came     time.Time           // the first PUBLISH
+	first    time.Time           // QoS 2: when it came first in that session
 	refused  bool                // once at least, which the client need not have heard of
 	accepted []span              // in which the broker took it
 	to       map[string]*passage // by client
@@ -278,7 +279,10 @@ func (w *witness) publishCame(clientID string, a *account, p *codec.Publish) {
 	w.checkExpiry(a, m, p)
 	now := time.Now()
 	fresh := m.qos < 2 || m.session != a.sessions // not one that the broker has already
-	if m.seen++; fresh {
+	if m.seen++; m.seen == 1 {
+		m.came = now
+	}
+	if fresh {
 		m.first = now
 		w.order[m.topic] = append(w.order[m.topic], m.number)
 	}
