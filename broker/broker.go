@@ -121,7 +121,8 @@ func (b *Broker) start(ctx context.Context) error {
 
 func (b *Broker) options() *mochi.Options {
 	capabilities := mochi.NewDefaultServerCapabilities()
-	capabilities.MaximumMessageExpiryInterval = 0 // mochi's default removes every retained message after a day
+	capabilities.MaximumMessageExpiryInterval = 0                                      // mochi's default removes every retained message after a day
+	capabilities.MaximumInflight = 2 * uint16(capabilities.MaximumClientWritesPending) // so that the latter is what drops, and tells
 	capabilities.MaximumPacketSize = uint32(b.config.MaxPacketSize)
 	capabilities.MinimumProtocolVersion = 4
 	capabilities.TopicAliasMaximum = 0 // mochi checks the ACL before it looks up an alias
@@ -199,50 +200,58 @@ func (b *Broker) Reload() error {
 	return nil
 }
 
+// Check reads the files that the configuration names, and returns the first mistake in them. It listens nowhere.
+func (b *Broker) Check() error {
+	_, err := b.read()
+	return err
+}
+
+// files is what is read from those that the configuration names.
+type files struct {
+	passwords *Passwords
+	acl       *acl
+	tls       []*tls.Config // by listener
+}
+
 // load reads the files, and puts them into force if all are right.
 func (b *Broker) load() error {
-	auth := b.config.Auth
-	var passwords *Passwords
-	var rules *acl
-	var err error
-	if auth.PasswordFile != "" {
-		if passwords, err = ReadPasswords(auth.PasswordFile); err != nil {
-			return fmt.Errorf("password-file: %w", err)
-		}
-	}
-	switch {
-	case auth.Topics != nil:
-		rules = newACL(auth.Topics)
-	case auth.ACLFile != "":
-		if rules, err = readACL(auth.ACLFile); err != nil {
-			return fmt.Errorf("acl-file: %w", err)
-		}
-	}
-	configs, err := b.certificates()
+	f, err := b.read()
 	if err != nil {
 		return err
 	}
 	for i, l := range b.listeners {
-		l.tls.Store(configs[i])
+		l.tls.Store(f.tls[i])
 	}
-	b.passwords.Store(passwords)
-	b.acl.Store(rules)
+	b.passwords.Store(f.passwords)
+	b.acl.Store(f.acl)
 	return nil
 }
 
-// certificates reads those of the listeners, in their order; nil is for one without.
-func (b *Broker) certificates() ([]*tls.Config, error) {
-	configs := make([]*tls.Config, len(b.listeners))
-	for i, l := range b.listeners {
-		if !l.config.SSL {
-			continue
-		}
-		var err error
-		if configs[i], err = serverTLS(l.config, b.log); err != nil {
-			return nil, err
+func (b *Broker) read() (f files, err error) {
+	auth := b.config.Auth
+	if auth.PasswordFile != "" {
+		if f.passwords, err = ReadPasswords(auth.PasswordFile); err != nil {
+			return f, fmt.Errorf("password-file: %w", err)
 		}
 	}
-	return configs, nil
+	switch {
+	case auth.Topics != nil:
+		f.acl = newACL(auth.Topics)
+	case auth.ACLFile != "":
+		if f.acl, err = readACL(auth.ACLFile); err != nil {
+			return f, fmt.Errorf("acl-file: %w", err)
+		}
+	}
+	for _, l := range b.config.Listeners {
+		var config *tls.Config
+		if l.SSL {
+			if config, err = serverTLS(l, b.log); err != nil {
+				return f, err
+			}
+		}
+		f.tls = append(f.tls, config)
+	}
+	return f, nil
 }
 
 // authorized asks the plugins, then the ACL.

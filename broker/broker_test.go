@@ -377,6 +377,49 @@ func TestStalledClient(t *testing.T) {
 	}
 }
 
+// Messages for a client that takes none are dropped beyond a limit, and the log says so once.
+func TestSlowClient(t *testing.T) {
+	t.Parallel()
+	c := onLoopback()
+	var log lockedBuffer
+	c.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	b, err := New(c)
+	check(t, err)
+	check(t, b.Start(t.Context()))
+	defer b.Shutdown(t.Context())
+	slow, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
+	slow.subscribe(1, 0, "a")
+	p, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
+	payload := make([]byte, 4<<10)
+	for range 14 {
+		for range 1000 {
+			p.send(&codec.Publish{Topic: "a", Payload: payload})
+		}
+		p.quiet()
+	}
+	if got := strings.Count(log.String(), "client is too slow, so messages to it are dropped"); got != 1 {
+		t.Errorf("told %d times: %s", got, log.String())
+	}
+}
+
+// lockedBuffer is a buffer for several goroutines.
+type lockedBuffer struct {
+	mu  sync.Mutex // guards buf
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
 // Reload takes new passwords, ACLs and certificates, or nothing at all, and disconnects those whose password changed.
 func TestReload(t *testing.T) {
 	t.Parallel()

@@ -70,6 +70,28 @@ func TestWindowQoS2(t *testing.T) {
 	}
 }
 
+// What a client has taken at QoS 2 does not count against what it may publish. mochi by itself ends the connection with
+// Receive Maximum exceeded.
+func TestReceiveQuota(t *testing.T) {
+	const n = 1024 // the Receive Maximum that mochi announces
+	b := start(t, onLoopback())
+	p, ack := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
+	if ack.Properties.ReceiveMaximum != n {
+		t.Errorf("%+v", ack.Properties)
+	}
+	p.subscribe(1, 2, "a")
+	other, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
+	for range n {
+		other.send(&codec.Publish{Topic: "a", QoS: 2, PacketID: 1}, &codec.Pubrel{PacketID: 1})
+		receive[*codec.Pubrec](other)
+		receive[*codec.Pubcomp](other)
+		p.send(&codec.Pubrec{PacketID: receive[*codec.Publish](p).PacketID})
+		receive[*codec.Pubrel](p)
+	}
+	p.send(&codec.Publish{Topic: "b", QoS: 1, PacketID: 2000})
+	receive[*codec.Puback](p)
+}
+
 // Both directions use the same packet identifiers at the same time. mochi by itself refuses the SUBSCRIBE and the
 // UNSUBSCRIBE, and forgets the message that it has sent. [MQTT-2.2.1-4]
 func TestSameIdentifierInBothDirections(t *testing.T) {

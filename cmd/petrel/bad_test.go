@@ -64,6 +64,11 @@ var bad = []string{
 	"respond -t a", "respond --echo", "respond -t a --echo -m x", "respond -t a --echo -n -1", "respond -t a --echo -V 3.1.1",
 	"bench sub", "bench pub --clients 0", "bench pub --rate -1", "bench pub --rate fast", "bench pub --duration 0",
 	"bench pub --size 10", "bench pub --inflight 0", "bench pub --plot testdata/none/x.html", "bench rpc -V 3.1.1 --url mqtt://h", "probe --rounds 0",
+	// the broker
+	"broker extra", "broker -c testdata/none", "broker -c bad_test.go", "broker -c x --bind y", "broker --bind h:mqtt", "broker --bind h:1:2",
+	"broker --bind h:1 --bind h:1", "broker -d --quiet", "broker --port 1883", "passwd", "passwd testdata/bad.txt",
+	"passwd -c -D testdata/none u", "passwd testdata/none u", "passwd -c testdata/bad.txt u", "passwd -c testdata/none u",
+	"passwd testdata/bad.txt u", "passwd --scheme md5 testdata/none u",
 	// the environment
 	"PETREL_QOS=1 PETREL_KEEP_ALIVE=ten pub -t a -m x", "PETREL_URL=http://h pub -t a -m x", "PETREL_PROTOCOL_VERSION=6 pub -t a -m x",
 	"PETREL_CONFIG=testdata/none pub -t a -m x",

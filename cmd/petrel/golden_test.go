@@ -150,6 +150,8 @@ var goldens = []golden{
 		b.Fault(mqtttest.Fault{Packet: "PUBLISH", Skip: 2, Times: 3, Reason: 0x97})
 	}},
 	{name: "bench-rpc", args: words("bench rpc --url mqtt://test --rate 20 --duration 2")},
+	{name: "broker-help", args: words("broker --help")},
+	{name: "passwd-help", args: words("passwd --help")},
 	{name: "probe-help", args: words("probe --help")},
 	{name: "probe", args: words("probe")},
 	{name: "probe-json", args: words("probe --json --max-payload 100 -V 3.1.1")},

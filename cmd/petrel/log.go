@@ -33,7 +33,14 @@ func (l *logFlags) group() *group {
 
 // logger returns a logger. People at a terminal are told more than programs.
 func (l *logFlags) logger(w io.Writer) (*slog.Logger, error) {
-	least := slog.LevelWarn
+	if isTerminal(w) {
+		return l.loggerFrom(slog.LevelInfo, w)
+	}
+	return l.loggerFrom(slog.LevelWarn, w)
+}
+
+// loggerFrom returns a logger of this level, if no flag says otherwise.
+func (l *logFlags) loggerFrom(least slog.Level, w io.Writer) (*slog.Logger, error) {
 	switch {
 	case l.debug && l.quiet:
 		return nil, usagef("--debug and --quiet contradict each other")
@@ -41,8 +48,6 @@ func (l *logFlags) logger(w io.Writer) (*slog.Logger, error) {
 		least = slog.LevelDebug
 	case l.quiet:
 		return slog.New(slog.DiscardHandler), nil
-	case isTerminal(w):
-		least = slog.LevelInfo
 	}
 	o := &slog.HandlerOptions{Level: least}
 	if l.format.word == "json" {

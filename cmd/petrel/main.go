@@ -1,4 +1,4 @@
-// Command petrel publishes, subscribes, asks, answers and measures with MQTT 5.0 and 3.1.1.
+// Command petrel publishes, subscribes, asks, answers and measures with MQTT 5.0 and 3.1.1, and runs a broker.
 package main
 
 import (

@@ -14,7 +14,7 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "petrel COMMAND",
 		Short: "An MQTT 5.0 and 3.1.1 command line",
-		Long: `petrel publishes, subscribes, asks, answers and measures with MQTT 5.0 and 3.1.1.
+		Long: `petrel publishes, subscribes, asks, answers and measures with MQTT 5.0 and 3.1.1, and runs a broker.
 
 Flags that connect may also come from the environment, as PETREL_URL or PETREL_PASSWORD_FILE, and from a YAML file named
 by -c, as "url: mqtt://example.com" or "keep_alive: 30". A flag wins over the environment, and that over the file.
@@ -42,6 +42,8 @@ by -c, as "url: mqtt://example.com" or "keep_alive: 30". A flag wins over the en
 		newRespond(),
 		newBench(),
 		newProbe(),
+		newBroker(),
+		newPasswd(),
 	)
 	root.SetGlobalNormalizationFunc(normalise)
 	return root
