@@ -18,7 +18,7 @@ func dialAtWat(address, transport string) (client, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = c.Connect(ctx, "atwat", atwat.WithCleanSession(true), atwat.WithKeepAlive(60))
+	_, err = c.Connect(ctx, clientID(), atwat.WithCleanSession(true), atwat.WithKeepAlive(60))
 	return &atWat{c}, err
 }
 

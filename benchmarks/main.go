@@ -187,6 +187,9 @@ func (o *options) startServer(r *row) (address string, stop func(), err error) {
 	if o.mosquitto != "" {
 		return o.mosquitto, func() {}, nil
 	}
+	if r.real {
+		return startMosquitto()
+	}
 	transport := r.transport
 	if transport == "" {
 		transport = "tcp"

@@ -24,7 +24,7 @@ func dialPahoMQTT(address, transport string) (client, error) {
 	if transport != "" {
 		return nil, errNotOffered
 	}
-	opts := paho3.NewClientOptions().AddBroker("tcp://" + address).SetClientID("paho").SetProtocolVersion(4)
+	opts := paho3.NewClientOptions().AddBroker("tcp://" + address).SetClientID(clientID()).SetProtocolVersion(4)
 	c := paho3.NewClient(opts)
 	t := c.Connect()
 	t.Wait()
@@ -120,7 +120,7 @@ func dialPahoGo(address, transport string) (client, error) {
 	})
 	receiveMaximum := uint16(window)
 	_, err = p.c.Connect(context.Background(), &paho.Connect{
-		ClientID: "paho", KeepAlive: 60, CleanStart: true,
+		ClientID: clientID(), KeepAlive: 60, CleanStart: true,
 		Properties: &paho.ConnectProperties{ReceiveMaximum: &receiveMaximum},
 	})
 	return p, err
@@ -157,7 +157,7 @@ func dialAutoPaho(address, transport string) (client, error) {
 	p.c, err = autopaho.NewConnection(ctx, autopaho.ClientConfig{
 		ServerUrls: []*url.URL{u}, KeepAlive: 60, CleanStartOnInitialConnection: true,
 		ClientConfig: paho.ClientConfig{
-			ClientID: "autopaho", PacketTimeout: time.Minute,
+			ClientID: clientID(), PacketTimeout: time.Minute,
 			OnPublishReceived: []func(paho.PublishReceived) (bool, error){p.take},
 		},
 	})

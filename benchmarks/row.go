@@ -4,8 +4,14 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
+
+var clients atomic.Int64
+
+// clientID is another one at each call: two clients may run at a time.
+func clientID() string { return fmt.Sprint("bench-", clients.Add(1)) }
 
 // client is a connection of one of the libraries. n is how many messages.
 type client interface {
@@ -47,6 +53,7 @@ type row struct {
 	workers int
 	filters int // other subscriptions
 
+	real     bool // against a Mosquitto
 	connects bool // the row connects by itself
 	idle     int  // clients that do nothing
 	burst    int  // messages that each sends before
@@ -96,6 +103,12 @@ func rows() (all []row) {
 		add(row{
 			name: fmt.Sprintf("recv0-among-%d", filters), title: fmt.Sprintf("receive QoS 0, 64B, beside %d filters", filters),
 			do: receiveAmong, payload: make([]byte, 64), filters: filters, n: 1_000_000,
+		})
+	}
+	for qos := byte(1); qos <= 2; qos++ {
+		add(row{
+			name: fmt.Sprintf("mosquitto%d", qos), title: fmt.Sprintf("publish and receive QoS %d, 64B, through Mosquitto", qos),
+			do: endToEnd, qos: qos, payload: make([]byte, 64), real: true, n: 200_000, slow: 50_000,
 		})
 	}
 	add(row{name: "connect", title: "connect and disconnect", do: connects, n: 2000, slow: 2000, connects: true})
@@ -177,6 +190,26 @@ func receiveAmong(x *run) error {
 	}
 	x.begin()
 	return receive(x)
+}
+
+// endToEnd publishes through a real server from one client to another one.
+func endToEnd(x *run) error {
+	if _, ok := x.client.(*bare); ok {
+		return errNotOffered
+	}
+	publisher, err := x.library.dial(x.address, x.transport)
+	if err != nil {
+		return err
+	}
+	defer publisher.close()
+	received := make(chan error, 1)
+	go func() { received <- x.client.receive(x.n, x.qos, topicName) }()
+	time.Sleep(200 * time.Millisecond) // no library says the same way that it has subscribed
+	x.begin()
+	if err := publisher.publish(x.n, x.qos, x.payload); err != nil {
+		return err
+	}
+	return <-received
 }
 
 // connects connects and disconnects.
