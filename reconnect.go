@@ -94,7 +94,8 @@ func (p *ReconnectPolicy) decide(ctx context.Context, f Failure) (time.Duration,
 type Attempt struct {
 	Number  int   // since the last stable connection, from 1
 	LastErr error // of the attempt or connection before; nil at the first
-	URL     *url.URL
+	// URL is the attempt's own. A user name and password in it are not used: they were taken from NewClient's.
+	URL *url.URL
 	// TLS is what the options say, as it is now in the files, for a URL with TLS. It is the attempt's own.
 	TLS *tls.Config
 	// Header goes into the request for a WebSocket, for a URL of scheme ws or wss. It is never nil, and the attempt's own.

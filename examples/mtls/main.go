@@ -63,6 +63,7 @@ func run(ctx context.Context, server, ca, certificate, key string, replace func(
 		if err := client.Publish(ctx, "petrel/mtls", []byte("hello again"), mqtt.AtLeastOnce); err != nil {
 			return err
 		}
+		fmt.Println("published with the next one")
 	}
 	return client.Disconnect(ctx)
 }

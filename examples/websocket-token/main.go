@@ -56,6 +56,7 @@ func run(ctx context.Context, server string, tokens *issuer) error {
 		if err := client.Publish(ctx, "petrel/token", []byte("hello"), mqtt.AtLeastOnce); err != nil {
 			return err
 		}
+		fmt.Println("published")
 		if err := client.Reconnect(ctx); err != nil { // or whenever the connection is lost
 			return err
 		}
