@@ -98,6 +98,21 @@ func TestVersionAndCompletion(t *testing.T) {
 	}
 }
 
+// Without a server, benchmarks run against a broker of their own.
+func TestBenchEmbedded(t *testing.T) {
+	for line, want := range map[string]string{
+		"bench conn --clients 10":                                "connected  10",
+		"bench pub --count 100 -q 2":                             "sent  100",
+		"bench pubsub --count 100 -q 1 --subscribers 2 -V 3.1.1": "received  200",
+		"bench rpc --count 100":                                  "answered  100",
+	} {
+		r := run(t.Context(), nil, "", words(line)...)
+		if r.code != exitOK || r.errors != "" || !strings.Contains(r.out, want) || !strings.Contains(r.out, "against an embedded broker") {
+			t.Errorf("%s: %+v", line, r)
+		}
+	}
+}
+
 // A plot is one file that loads nothing.
 func TestPlot(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "plot.html")
