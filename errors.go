@@ -36,10 +36,11 @@ func (sessionLost) Error() string        { return "mqtt: the server has lost the
 func (sessionLost) Is(target error) bool { return target == ErrOutcomeUnknown }
 
 // SafeToRetry reports whether what err is about certainly never left this client, so that doing it again cannot make
-// a duplicate. It does not say that another try is likely to succeed.
+// a duplicate. It does not say that another try is likely to succeed. An ErrOutcomeUnknown never is, whatever its cause
+// says of itself.
 func SafeToRetry(err error) bool {
 	var n *notSent
-	return errors.As(err, &n)
+	return errors.As(err, &n) && !errors.Is(err, ErrOutcomeUnknown)
 }
 
 // notSent marks the error of something that was not sent.

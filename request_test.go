@@ -877,3 +877,49 @@ func TestRequestWithoutSubscriptionIdentifiers(t *testing.T) {
 		wantLate(t, c, 1)
 	})
 }
+
+// A reply subscription that the next server cannot even be asked for ends the waiting of requests that were sent: nobody
+// knows what became of those.
+func TestReplySubscriptionCannotBeMadeAgain(t *testing.T) {
+	requesting(t, func(t *testing.T, p *requester) {
+		p.warm()
+		a, q := p.asked("acknowledged")
+		p.Send(&codec.Puback{PacketID: q.PacketID})
+		synctest.Wait()
+		p.Cut()
+		p.accept(&codec.Connack{Properties: codec.ConnackProperties{MaximumPacketSize: 20}})
+		wantErr(t, a.wait(), mqtt.PacketTooLarge, false)
+		wantErr(t, a.wait(), mqtt.ErrOutcomeUnknown, false)
+	})
+}
+
+// PROTOCOL 20: in a new session the reply subscription comes before the requests that are published again, however many
+// subscriptions have to be made again before.
+func TestReplySubscriptionBeforeManyOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingV5(t, b.DialContext, mqtt.WithClientID("r"))
+		filters := make([]string, 2000)
+		for i := range filters {
+			filters[i] = fmt.Sprint("many/", i)
+		}
+		subscribeV5(t, c, "one", mqtt.Also(mqtt.AtLeastOnce, filters...))
+		b.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Drop: true, Times: 1})
+		a := start(func() (mqtt.Message, error) { return c.Request(endingIn(t, time.Minute), "service", nil) })
+		synctest.Wait()
+		var seen []string
+		b.Intercept(func(_ string, outbound bool, p codec.Packet) bool {
+			if s, ok := p.(*codec.Subscribe); !outbound && ok && s.Filters[0].Filter == repliesToR || !outbound && p.Type() == codec.PUBLISH {
+				seen = append(seen, p.Type().String())
+			}
+			return true
+		})
+		b.Forget("r")
+		b.Cut("r")
+		wantErr(t, a.wait(), context.DeadlineExceeded, false)
+		synctest.Wait()
+		if fmt.Sprint(seen) != "[SUBSCRIBE PUBLISH]" {
+			t.Errorf("the server gets %v", seen)
+		}
+	})
+}

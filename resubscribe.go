@@ -59,9 +59,18 @@ func (c *client) subscribeMore() {
 	}
 }
 
-// inOrder returns the subscriptions in the order in which they were made; mu is held.
+// inOrder returns the subscriptions in the order in which they were made, but those to replies first: requests that are
+// published again do not wait for the others' turn; mu is held.
 func (c *client) inOrder() []*Subscription {
-	return slices.SortedFunc(maps.Keys(c.subs), func(a, b *Subscription) int { return cmp.Compare(a.born, b.born) })
+	return slices.SortedFunc(maps.Keys(c.subs), func(a, b *Subscription) int {
+		switch first, second := a.replies != nil, b.replies != nil; {
+		case first && !second:
+			return -1
+		case second && !first:
+			return 1
+		}
+		return cmp.Compare(a.born, b.born)
+	})
 }
 
 // resubscribe puts the routes of s in line, but for those that an older subscription sees to. Nobody waits for the
