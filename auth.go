@@ -400,7 +400,7 @@ func (c *client) awaitAuth() {
 	}
 }
 
-// scheduleRenewal asks, on a new connection, when the Authenticator wants to run again.
+// scheduleRenewal asks, after the exchange of a connect, when the Authenticator wants to run again.
 func (c *client) scheduleRenewal() {
 	if c.auth.due != nil {
 		c.auth.due.Reset(c.config.renewAfter())

@@ -1101,3 +1101,30 @@ func TestNoRenewal(t *testing.T) {
 		}
 	})
 }
+
+// leisurely is an Authenticator that takes its time to say when to authenticate again.
+type leisurely struct{ *prover }
+
+func (l leisurely) RenewAfter() time.Duration {
+	defer l.do("renew?")()
+	time.Sleep(time.Second)
+	return 0
+}
+
+// A Reauthenticate at once, on the new connection, overlaps with nothing either.
+func TestReauthenticateAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := leisurely{&prover{t: t}}
+		server := mqtttest.NewServer(t, codec.V5)
+		c := start(func() (mqtt.ClientV5, error) {
+			return reconnectingV5(t, server.DialContext, mqtt.WithAuthenticator(a)), nil
+		})
+		s := server.Accept()
+		mqtttest.ReceiveAs[*codec.Connect](s)
+		s.Send(welcome(nil))
+		call := calling(func() error { return c.value(t).Reauthenticate(t.Context()) })
+		s.Expect(step(codec.ReAuthenticate, "hello"))
+		s.Send(step(codec.Success, ""))
+		noErr(t, outcome(t, call))
+	})
+}

@@ -115,6 +115,7 @@ func (s *supervisor) connect() error {
 		c.attemptFailed(a, err)
 		return err
 	}
+	c.scheduleRenewal() // before anybody can re-authenticate: calls of the Authenticator do not overlap
 	s.note(visit{address(a.URL), c.begin(l, ack)})
 	return nil
 }
@@ -188,7 +189,6 @@ func (s *supervisor) serve() error {
 	c := s.client
 	l := c.current()
 	began := time.Now()
-	c.scheduleRenewal()
 	s.watch(l)
 	cause := l.Wait()
 	s.down = time.Now()
