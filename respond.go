@@ -17,7 +17,7 @@ const errorText = 1024
 
 var (
 	errRequestExpired = errors.New("mqtt: the request has expired")
-	errGivenUp        = errors.New("mqtt: Respond has ended") // before a reply was acknowledged
+	errGivenUp        = errors.New("mqtt: Respond or its client has ended") // before a reply was acknowledged
 )
 
 // responder is one call of Respond.
@@ -72,11 +72,12 @@ func (r *responder) serve(m Message) {
 		defer cancel()
 	}
 	switch err := r.answer(ctx, m); {
-	case r.client.ctx.Err() != nil, errors.Is(err, ErrClosed), errors.Is(err, errGivenUp):
+	case err == nil:
+	case r.client.ctx.Err() != nil, errors.Is(err, errGivenUp):
 		return // not acknowledged: the session's next client, or another of a shared subscription, will get it
 	case errors.Is(err, errRequestExpired):
 		r.client.countExpired()
-	case err != nil:
+	default:
 		r.client.config.logger.Warn("mqtt: a request was not answered", "request", m.Topic,
 			"response topic", m.Properties.ResponseTopic, "error", err)
 	}
@@ -137,7 +138,7 @@ func (r *responder) reply(ctx context.Context, m Message, payload []byte, failur
 		defer cancel()
 	}
 	err := r.client.publish(sending, m.Properties.ResponseTopic, payload, &o)
-	if err != nil && sending.Err() != nil {
+	if err != nil && sending.Err() != nil || errors.Is(err, ErrClosed) {
 		return fmt.Errorf("%w: %w", errGivenUp, err)
 	}
 	return err
@@ -164,10 +165,8 @@ func (p *PublishProperties) fail(payload []byte, failure error) []byte {
 	return payload
 }
 
-// sendable makes any text one that a packet can hold.
+// sendable makes any text one that a packet can hold, of at most errorText bytes.
 func sendable(text string) string {
-	if len(text) > errorText {
-		text = text[:errorText]
-	}
-	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+	text = strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+	return strings.ToValidUTF8(text[:min(len(text), errorText)], "") // without half a character at the end
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/petrel-mqtt/mqtt"
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -164,7 +165,7 @@ func TestHandlerErrors(t *testing.T) {
 			"plain":   {nil, errors.New("plain words"), mqtt.ResponseError{Text: "plain words"}},
 			"payload": {[]byte("details"), errors.New("x"), mqtt.ResponseError{Text: "x", Reply: mqtt.Message{Payload: []byte("details")}}},
 			"bytes":   {nil, errors.New("a\x00b\xff"), mqtt.ResponseError{Text: "a\uFFFDb\uFFFD"}},
-			"long":    {nil, errors.New("x" + long), mqtt.ResponseError{Text: "x" + long[:1022] + "\uFFFD"}},
+			"long":    {nil, errors.New("x" + long), mqtt.ResponseError{Text: "x" + long[:1022]}},
 			"empty":   {nil, errors.New(""), mqtt.ResponseError{}},
 			"as it is": {nil, &mqtt.ResponseError{Text: "t", Reply: mqtt.Message{Payload: []byte("p"), Properties: mqtt.PublishProperties{
 				ContentType: "c", UTF8Payload: true, ResponseTopic: "elsewhere", CorrelationData: []byte("other"),
@@ -475,5 +476,40 @@ func TestHandlerPanics(t *testing.T) {
 	out, err := again.CombinedOutput()
 	if err == nil || !bytes.Contains(out, []byte("panic: out of handler")) || !bytes.Contains(out, []byte("TestHandlerPanics.func")) {
 		t.Errorf("error %v, output:\n%s", err, out)
+	}
+}
+
+// An ErrClosed of the handler's is an error like any other: it is logged, and the request acknowledged.
+func TestHandlerErrClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := startResponding(t, func(context.Context, mqtt.Message) ([]byte, error) {
+			return nil, mqtt.ErrClosed // of another client, which the handler uses
+		}, mqtt.ManualAck)
+		q := request(1, "a", 0)
+		q.Properties = codec.PublishProperties{}
+		p.Send(q)
+		p.wantPackets("PUBACK 1")
+	})
+}
+
+// What is sent of an error's text is bounded in bytes, whatever is in it.
+func TestLongHandlerErrors(t *testing.T) {
+	for name, text := range map[string]string{
+		"long":     strings.Repeat("x", 5000),
+		"nulls":    strings.Repeat("\x00", 1024),
+		"no UTF-8": strings.Repeat("\xff.", 600),
+		"cut":      strings.Repeat("x", 1023) + "é",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := startResponding(t, func(context.Context, mqtt.Message) ([]byte, error) { return nil, errors.New(text) })
+				p.Send(request(1, "a", 0))
+				p.wantPackets("PUBACK 1")
+				sent, _ := p.wantAnswer("").Properties.UserProperties.Get("petrel-error")
+				if len(sent) > 1024 || len(sent) < 1020 || !utf8.ValidString(sent) {
+					t.Errorf("%d bytes are sent", len(sent))
+				}
+			})
+		})
 	}
 }
