@@ -501,7 +501,7 @@ func WithPoisonLimit(n int) Option {
 
 // WithUnmatched gives messages at QoS 1 and 2 that no subscription wanted to f, one at a time, after they were
 // acknowledged. At most 1,000 wait for it; what comes then is passed over. f runs in a goroutine of the client, which
-// Close waits for: f must not call Close.
+// Close and Disconnect wait for: f must call neither.
 func WithUnmatched(f func(Message)) Option {
 	return option(func(c *config) error {
 		c.unmatched = f

@@ -13,7 +13,8 @@ import (
 // and the functions of WithAttemptFunc and WithCredentialsFunc.
 //
 // All hooks but Packet run one at a time, in the order of what they tell, in a goroutine that exists while there is
-// something to tell. A hook that blocks holds up the other hooks, and Close, which waits for them: it must not call Close.
+// something to tell. A hook that blocks holds up the other hooks, and Close and Disconnect, which wait for them: it must call
+// neither.
 type Trace struct {
 	// ConnectStart and ConnectDone come before and after every attempt to connect, whose number counts from 1 since the
 	// last stable connection. server is without password. A nil err says that CONNACK has come.
@@ -28,8 +29,9 @@ type Trace struct {
 	// acknowledgements for 10 s. When 1,000 hooks wait to run, further calls of Dropped are left out.
 	Dropped func(s *Subscription, m Message)
 	Stalled func(s *Subscription, since time.Time)
-	// Packet comes before a packet is written and when one has been read, from the goroutines that do it, so that two calls
-	// may be concurrent, one for each direction. The connection waits for it. It must not call the client.
+	// Packet comes before a packet is written and when one has been read, but not with a message that is too large for
+	// WithMaximumPacketSize. The goroutines that read and write call it, so that two calls may be concurrent, one for each
+	// direction. The connection waits for it. It must not call the client.
 	Packet func(p PacketTrace)
 }
 
@@ -80,15 +82,20 @@ func (c *client) run(e *errands, f func()) {
 }
 
 func (c *client) runAll(e *errands) {
+	for f := c.nextErrand(e); f != nil; f = c.nextErrand(e) {
+		f()
+	}
+}
+
+// nextErrand returns the call to be made next; nil ends the goroutine.
+func (c *client) nextErrand(e *errands) func() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for e.line.Len() > 0 {
-		f := e.line.Pop()
-		c.mu.Unlock()
-		f()
-		c.mu.Lock()
+	if e.line.Len() == 0 {
+		e.running = false
+		return nil
 	}
-	e.running = false
+	return e.line.Pop()
 }
 
 // log reports what no call can return; mu is held.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -203,5 +204,32 @@ func TestTraceBrokenPacket(t *testing.T) {
 		if last := d.lines[len(d.lines)-2:]; last[0] != "PUBACK 4 true 0" || last[1] != "DISCONNECT 3 false 130" {
 			t.Errorf("shown %q", last)
 		}
+	})
+}
+
+// What comes behind a message that is thrown away for its size is shown, which that one is not.
+func TestTraceBehindAnOversizedMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var d diary
+		_, s := scripted(t, codec.V311, mqtt.WithMaximumPacketSize(100), mqtt.WithTrace(&mqtt.Trace{
+			Packet: func(p mqtt.PacketTrace) { d.note("%s %d", p.Type, p.Size) },
+		}))
+		d.want(t, "CONNECT 47", "CONNACK 4")
+		large := &codec.Publish{Topic: "t", Payload: make([]byte, 200)}
+		s.Send(large, toT(0, 0, "1"), toT(0, 0, "2"), large, large, toT(0, 0, "3"))
+		d.want(t, "PUBLISH 6", "PUBLISH 6", "PUBLISH 6")
+	})
+}
+
+// A hook that ends its goroutine, as t.FailNow does, harms nothing else.
+func TestTraceHookThatExits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingV5(t, b.DialContext, mqtt.WithTrace(&mqtt.Trace{
+			StateChanged: func(mqtt.State, mqtt.State) { runtime.Goexit() },
+		}))
+		noErr(t, c.Publish(t.Context(), "t", nil, mqtt.AtLeastOnce))
+		noErr(t, c.Reconnect(t.Context()))
+		noErr(t, c.Close())
 	})
 }

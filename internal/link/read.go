@@ -18,16 +18,17 @@ const oversizedStart = 2 + 65_535 + 2
 // ReadPacket reads one packet, before Start. body is good until the next call.
 func (l *Link) ReadPacket() (codec.Header, []byte, error) {
 	for {
-		if l.config.Trace != nil {
-			l.traceIn()
+		h, packet, ok, err := l.next()
+		switch {
+		case err == nil && !ok:
+			err = l.fill()
+		case err == nil:
+			l.traceIn(h, packet)
+			return h, bodyOf(h, packet), nil
 		}
-		h, body, ok, err := l.next()
-		if err == nil && !ok {
-			if err = l.fill(); err == nil {
-				continue
-			}
+		if err != nil {
+			return h, nil, err
 		}
-		return h, body, err
 	}
 }
 
@@ -83,19 +84,19 @@ func (l *Link) refuse(err error) bool {
 
 // dispatch hands a batch of the packets that have come to the handler and reports whether there may be more.
 func (l *Link) dispatch() (more bool, err error) {
-	batch := batch
-	if l.config.Trace != nil {
-		l.traceIn()
-		batch = 1 // the next one is to be shown first, without the mutex
-	}
 	l.mu.Lock()
 	more = true
 	for n := 0; n < batch && more && err == nil; n++ {
 		var h codec.Header
-		var body []byte
-		if h, body, more, err = l.next(); more && err == nil {
+		var packet []byte
+		if h, packet, more, err = l.next(); more && err == nil {
+			if l.config.Trace != nil {
+				l.mu.Unlock()
+				l.traceIn(h, packet)
+				l.mu.Lock()
+			}
 			before := l.waiting()
-			err = l.packet(h, body)
+			err = l.packet(h, bodyOf(h, packet))
 			l.answers += max(0, l.waiting()-before)
 		}
 	}
@@ -139,9 +140,12 @@ func (l *Link) packet(h codec.Header, body []byte) error {
 	return l.handler.Packet(h, body)
 }
 
+// bodyOf returns what follows the header of a packet.
+func bodyOf(h codec.Header, packet []byte) []byte { return packet[len(packet)-h.Length:] }
+
 // next returns the next packet of the read buffer; ok is false if it has not come completely.
 // [MQTT-4.2.0-1] [MQTT311-4.2]
-func (l *Link) next() (h codec.Header, body []byte, ok bool, err error) {
+func (l *Link) next() (h codec.Header, packet []byte, ok bool, err error) {
 	for {
 		l.throwAway()
 		b := l.in.unread()
@@ -162,7 +166,7 @@ func (l *Link) next() (h codec.Header, body []byte, ok bool, err error) {
 			return h, nil, false, nil
 		}
 		l.in.from += total
-		return h, b[n:total], true, nil
+		return h, b[:total], true, nil
 	}
 }
 

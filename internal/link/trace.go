@@ -18,12 +18,9 @@ func (l *Link) traceOut(b []byte) {
 	}
 }
 
-// traceIn shows the packet at the start of the read buffer, if it has come completely. The mutex is not held.
-func (l *Link) traceIn() {
-	b := l.in.unread()
-	h, n, err := codec.ParseHeader(b, l.config.Version)
-	if n == 0 || err != nil || l.skip > 0 || len(b) < n+h.Length {
-		return
+// traceIn shows a packet that has come. The mutex is not held.
+func (l *Link) traceIn(h codec.Header, packet []byte) {
+	if l.config.Trace != nil {
+		l.config.Trace(false, h, packet)
 	}
-	l.config.Trace(false, h, b[:n+h.Length])
 }
