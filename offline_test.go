@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -168,4 +169,33 @@ func TestPoisonWithoutLimit(t *testing.T) {
 		remove()
 		noErr(t, d.Wait(t.Context()))
 	})
+}
+
+// A message at QoS 0 for which a connection comes just when it is to be queued is sent, also where there is no queue.
+func TestQueueOfflineWithoutQueue(t *testing.T) {
+	for range 5 {
+		synctest.Test(t, func(t *testing.T) {
+			b := mqtttest.NewBroker(t)
+			c := reconnectingV5(t, b.DialContext, mqtt.WithQueue(0, 0))
+			b.Offline()
+			synctest.Wait()
+			ctx := endingIn(t, time.Hour)
+			stop, cancel := context.WithCancel(t.Context())
+			var publishers sync.WaitGroup
+			for range 20 {
+				publishers.Go(func() {
+					for stop.Err() == nil {
+						if err := c.Publish(ctx, "t", nil, mqtt.QueueOffline); errors.Is(err, context.DeadlineExceeded) {
+							t.Error(err)
+							return
+						}
+					}
+				})
+			}
+			b.Online()
+			noErr(t, c.Reconnect(t.Context()))
+			cancel()
+			publishers.Wait()
+		})
+	}
 }

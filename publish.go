@@ -284,7 +284,15 @@ func (c *client) place(d *Delivery, m *session.Message) (placed bool, err error)
 	if err := c.stale(m); err != nil {
 		return false, err
 	}
-	if l := c.live(); l != nil && c.session.Ready() && !l.Full() && m.QoS > 0 {
+	switch l := c.live(); {
+	case l == nil || l.Full():
+	case m.QoS == 0 && c.session.Offline() == nil: // a connection has come since there was none
+		if err := c.writeQoS0(l, m); err != nil {
+			return false, err
+		}
+		wake(d.settle(nil, Success, nil))
+		return true, nil
+	case m.QoS > 0 && c.session.Ready():
 		b, id, err := c.session.Send(l.Buffer(), m, c.nowFor(m))
 		if err != nil {
 			return false, &notSent{err}
@@ -297,9 +305,6 @@ func (c *client) place(d *Delivery, m *session.Message) (placed bool, err error)
 		return false, nil
 	}
 	d.ticket = c.session.Queue(*m)
-	if m.QoS == 0 {
-		wake(c.sendOffline(nil)) // a connection may have come since there was none
-	}
 	return true, nil
 }
 
