@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,6 +81,37 @@ func TestTerminalOutput(t *testing.T) {
 		if got := string(f(nil, m, time.Time{})); got != c.want {
 			t.Errorf("%+v, terminal %v: %q, want %q", c.o, c.terminal, got, c.want)
 		}
+	}
+}
+
+// gone is a reader of our output that has left.
+type gone struct{}
+
+func (gone) Write([]byte) (int, error) {
+	return 0, &os.PathError{Op: "write", Path: "|1", Err: syscall.EPIPE}
+}
+
+// Who reads the output may leave: the command ends well, and what could not be written stays with the session.
+func TestBrokenPipe(t *testing.T) {
+	for _, exec := range [][]string{nil, {"--exec", "echo done"}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := mqtttest.NewBroker(t)
+			flags := append([]string{"sub", "-t", "a", "-q", "1", "-i", "me", "--no-clean", "-W", "10"}, exec...)
+			run(t.Context(), b, "", append(flags, "-E")...)
+			b.Publish(text("a", "precious"))
+			b.Restarted("me")
+			root := newRoot()
+			root.SetOut(gone{})
+			root.SetErr(io.Discard)
+			root.SetArgs(flags)
+			if code := execute(context.WithValue(t.Context(), dialerKey{}, dialer(b.DialContext)), root); code != exitOK {
+				t.Errorf("exit code %d", code)
+			}
+			b.Restarted("me")
+			if r := run(t.Context(), b, "", append(flags[:10:10], "-n", "1")...); r.out != "precious\n" {
+				t.Errorf("%q, then %+v", exec, r)
+			}
+		})
 	}
 }
 

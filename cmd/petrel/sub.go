@@ -265,10 +265,10 @@ func (s *sub) receive(ctx context.Context, c *client, subscription *mqtt.Subscri
 			return err
 		})
 	}
-	failed := workers.Wait()
+	if failed := workers.Wait(); failed != nil {
+		err = failed
+	}
 	switch {
-	case failed != nil:
-		return taken, failed
 	case errors.Is(err, errEnough), errors.Is(err, syscall.EPIPE):
 		return taken, nil
 	case err == nil && w.failures > 0:
