@@ -43,8 +43,9 @@ type PacketTrace struct {
 	Size   int        // of the whole packet, in bytes
 	Topic  string     // of a PUBLISH; empty where an alias stands for it
 	Reason ReasonCode // of a packet that has one
-	// Packet is the whole packet, for package codec to decode, with "***" for the password and authentication data; nil if
-	// it breaks the specification. It is good until the hook returns, and must not be changed.
+	// Packet is the whole packet, for package codec to decode, with "***" for the password, for a user name without one,
+	// which is a token, and for authentication data; nil if it breaks the specification. It is good until the hook
+	// returns, and must not be changed.
 	Packet []byte
 }
 
@@ -231,8 +232,11 @@ func withoutSecrets(p codec.Packet, v codec.Version) []byte {
 	}
 	switch p := p.(type) {
 	case *codec.Connect:
-		if p.HasPassword {
+		switch {
+		case p.HasPassword:
 			p.Password = []byte(hidden)
+		case p.HasUsername:
+			p.Username = hidden
 		}
 		hide(&p.Properties.AuthenticationData)
 	case *codec.Connack:

@@ -186,6 +186,22 @@ func TestTracePackets(t *testing.T) {
 	})
 }
 
+// A user name without a password is a token.
+func TestTraceHidesAToken(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		var d diary
+		dialAs(t, v, b.DialContext, mqtt.WithUsername("secret"), mqtt.WithTrace(&mqtt.Trace{
+			Packet: func(p mqtt.PacketTrace) {
+				if p.Type == "CONNECT" {
+					d.note("%v %v", strings.Contains(string(p.Packet), "secret"), strings.Contains(string(p.Packet), "***"))
+				}
+			},
+		}))
+		d.want(t, "false true")
+	})
+}
+
 // What cannot be decoded is shown by type and size, and still ends the connection as ever.
 func TestTraceBrokenPacket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
