@@ -211,18 +211,6 @@ func TestAttemptHidesSecrets(t *testing.T) {
 	}
 }
 
-// recorder is where a logger writes to.
-type recorder struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (r *recorder) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.text.Write(p)
-}
-
 // No error, log line, or client that is printed shows a password, a user name of a URL, or a query.
 func TestSecretsShowNowhere(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -233,7 +221,7 @@ func TestSecretsShowNowhere(t *testing.T) {
 			}
 			return broker.DialContext(ctx, network, address)
 		}
-		log := new(recorder)
+		log := new(lines)
 		var mu sync.Mutex
 		var texts []string
 		show := func(what ...any) {
