@@ -23,6 +23,8 @@ type Broker struct {
 	plugins []Plugin
 	log     *slog.Logger
 
+	patience time.Duration // for CONNECT; connectTimeout but in tests
+
 	ctx    context.Context // ends when Shutdown begins
 	cancel context.CancelFunc
 
@@ -53,7 +55,7 @@ func New(c Config, plugins ...Plugin) (*Broker, error) {
 	if !c.Auth.AllowAnonymous && c.Auth.PasswordFile == "" && !authenticates {
 		return nil, errors.New("auth: nobody could connect; give a password-file, or set allow-anonymous: true")
 	}
-	b := &Broker{config: c, plugins: plugins, log: c.Logger, finished: make(chan struct{})}
+	b := &Broker{config: c, plugins: plugins, log: c.Logger, patience: connectTimeout, finished: make(chan struct{})}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}
@@ -87,7 +89,7 @@ func (b *Broker) Start(ctx context.Context) error {
 
 func (b *Broker) start(ctx context.Context) error {
 	for _, c := range b.config.Listeners {
-		l, err := listen(ctx, c, b.log)
+		l, err := listen(ctx, c, b.log, b.patience)
 		if err != nil {
 			return err
 		}
@@ -121,11 +123,12 @@ func (b *Broker) start(ctx context.Context) error {
 
 func (b *Broker) options() *mochi.Options {
 	capabilities := mochi.NewDefaultServerCapabilities()
-	capabilities.MaximumMessageExpiryInterval = 0                                      // mochi's default removes every retained message after a day
-	capabilities.MaximumInflight = 2 * uint16(capabilities.MaximumClientWritesPending) // so that the latter is what drops, and tells
+	capabilities.MaximumMessageExpiryInterval = 0 // mochi's default removes every retained message after a day
+	capabilities.MaximumClientWritesPending = int32(b.config.MaxQueuedMessages)
+	capabilities.MaximumInflight = uint16(2 * b.config.MaxQueuedMessages) // so that the other one drops, and tells
 	capabilities.MaximumPacketSize = uint32(b.config.MaxPacketSize)
 	capabilities.MinimumProtocolVersion = 4
-	capabilities.TopicAliasMaximum = 0 // mochi checks the ACL before it looks up an alias
+	capabilities.TopicAliasMaximum = 0 // mochi would look at the ACL before the alias; conn.resolve is before both
 	capabilities.Compatibilities.NoInheritedPropertiesOnAck = true
 	return &mochi.Options{
 		Capabilities:           capabilities,

@@ -311,6 +311,24 @@ func TestTimeoutDisconnectDelay(t *testing.T) {
 	}
 }
 
+// Whoever sends no CONNECT is sent away; the time for that does not go on after it.
+func TestPatience(t *testing.T) {
+	b, err := New(onLoopback())
+	check(t, err)
+	b.patience = 300 * time.Millisecond
+	check(t, b.Start(t.Context()))
+	defer b.Shutdown(t.Context())
+	p, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
+	silent := dial(t, b, codec.V5)
+	slow := dial(t, b, codec.V5)
+	_, err = slow.conn.Write([]byte{0x10})
+	check(t, err)
+	silent.ended()
+	slow.ended()
+	p.quiet()
+	p.conn.Close()
+}
+
 // Shutdown tells MQTT 5 clients why, closes the others without a packet that 3.1.1 does not have, and does not wait for
 // clients that say or take nothing.
 func TestShutdown(t *testing.T) {
@@ -381,6 +399,7 @@ func TestStalledClient(t *testing.T) {
 func TestSlowClient(t *testing.T) {
 	t.Parallel()
 	c := onLoopback()
+	c.MaxQueuedMessages = 100
 	var log lockedBuffer
 	c.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	b, err := New(c)
@@ -391,7 +410,7 @@ func TestSlowClient(t *testing.T) {
 	slow.subscribe(1, 0, "a")
 	p, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
 	payload := make([]byte, 4<<10)
-	for range 14 {
+	for range 5 {
 		for range 1000 {
 			p.send(&codec.Publish{Topic: "a", Payload: payload})
 		}

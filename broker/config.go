@@ -28,6 +28,10 @@ type Config struct {
 	// MaxPacketSize bounds the packets that clients may send, in bytes without the fixed header.
 	MaxPacketSize int
 
+	// MaxQueuedMessages bounds the messages that wait for a client that is slow. Twice as many wait for one that is away
+	// and has kept its session. More are dropped.
+	MaxQueuedMessages int
+
 	// PersistenceFile is where sessions, their messages and retained messages are kept across restarts. Without it they
 	// end with the broker.
 	PersistenceFile string
@@ -82,6 +86,7 @@ type TopicCheck struct {
 const (
 	defaultSysInterval   = 20 * time.Second
 	defaultMaxPacketSize = 16 << 20
+	defaultMaxQueued     = 8192
 	anonymous            = "anonymous" // the name in TopicCheck of clients without a user name
 )
 
@@ -89,10 +94,11 @@ const (
 // the loopback interface, for everybody, with $SYS topics every 20 seconds.
 func DefaultConfig() Config {
 	return Config{
-		Listeners:     []Listener{{Name: "default", Bind: "127.0.0.1:1883", Type: "tcp"}},
-		Auth:          Auth{AllowAnonymous: true},
-		SysInterval:   defaultSysInterval,
-		MaxPacketSize: defaultMaxPacketSize,
+		Listeners:         []Listener{{Name: "default", Bind: "127.0.0.1:1883", Type: "tcp"}},
+		Auth:              Auth{AllowAnonymous: true},
+		SysInterval:       defaultSysInterval,
+		MaxPacketSize:     defaultMaxPacketSize,
+		MaxQueuedMessages: defaultMaxQueued,
 	}
 }
 
@@ -111,6 +117,8 @@ func (c *Config) check() error {
 		return errors.New("sys_interval: must be a whole number of seconds; 0 turns $SYS off")
 	case c.MaxPacketSize < 1 || c.MaxPacketSize > maxPacketSize:
 		return fmt.Errorf("max-packet-size: must be from 1 to %d bytes", maxPacketSize)
+	case c.MaxQueuedMessages < 1 || c.MaxQueuedMessages > maxQueued:
+		return fmt.Errorf("max-queued-messages: must be from 1 to %d", maxQueued)
 	case c.Auth.ACLFile != "" && c.Auth.Topics != nil:
 		return errors.New("auth: acl-file and topic-check exclude each other; keep one")
 	}
@@ -167,8 +175,10 @@ func (c *Config) active(plugins []Plugin) []Plugin {
 	})
 }
 
-// maxPacketSize is the largest Remaining Length there is.
-const maxPacketSize = 268_435_455
+const (
+	maxPacketSize = 268_435_455 // the largest Remaining Length there is
+	maxQueued     = 32_767      // twice as many have packet identifiers
+)
 
 func (l *Listener) errorf(format string, args ...any) error {
 	return fmt.Errorf("%s: %s", cmp.Or(l.where, "listener "+l.Name), fmt.Sprintf(format, args...))

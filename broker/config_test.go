@@ -36,8 +36,8 @@ func TestManualConfigs(t *testing.T) {
 			Listeners:     []Listener{{Name: "default", Bind: "0.0.0.0:1883", Type: "tcp"}},
 			Auth:          Auth{AllowAnonymous: true},
 			SysInterval:   20 * time.Second,
-			MaxPacketSize: defaultMaxPacketSize,
-			Plugins:       []string{"auth_file", "auth_anonymous"},
+			MaxPacketSize: defaultMaxPacketSize, MaxQueuedMessages: defaultMaxQueued,
+			Plugins: []string{"auth_file", "auth_anonymous"},
 		}},
 		{"testdata/manual-command.yaml", Config{
 			Listeners: []Listener{
@@ -49,6 +49,7 @@ func TestManualConfigs(t *testing.T) {
 			TimeoutDisconnectDelay: 2 * time.Second,
 			SysInterval:            defaultSysInterval,
 			MaxPacketSize:          defaultMaxPacketSize,
+			MaxQueuedMessages:      defaultMaxQueued,
 			Warnings: []string{
 				"line 7: listeners.my-tcp-1.my-tcp-2: a listener inside of another is ignored, as in HBMQTT; indent it like the others",
 				"line 15: listeners.my-tcp-ssl-1.capath: is there twice; the last one counts, as in HBMQTT",
@@ -65,6 +66,7 @@ func TestManualConfigs(t *testing.T) {
 			TimeoutDisconnectDelay: 2 * time.Second,
 			SysInterval:            defaultSysInterval,
 			MaxPacketSize:          defaultMaxPacketSize,
+			MaxQueuedMessages:      defaultMaxQueued,
 			Warnings: []string{
 				"line 15: listeners.my-tcp-ssl-1.capath: is there twice; the last one counts, as in HBMQTT",
 				`line 24: auth.allow-anonymous: "true / false" is taken for true, as HBMQTT does; write one of them`,
@@ -101,6 +103,7 @@ func TestEveryKey(t *testing.T) {
 		Auth:                   Auth{PasswordFile: "passwd", ACLFile: "acl", Plugins: []string{"auth.file", "auth_anonymous"}},
 		TimeoutDisconnectDelay: 1500 * time.Millisecond,
 		MaxPacketSize:          1 << 20,
+		MaxQueuedMessages:      20000,
 		PersistenceFile:        "petrel.db",
 		Plugins:                []string{"auth_file", "broker_sys"},
 	}
@@ -236,6 +239,7 @@ func TestBadConfigs(t *testing.T) {
 		{"sys_interval: 0.5", "sys_interval: must be a whole number of seconds; 0 turns $SYS off"},
 		{"timeout-disconnect-delay: -1", "timeout-disconnect-delay: must not be negative"},
 		{"max-packet-size: 0", "max-packet-size: must be from 1 to 268435455 bytes"},
+		{"max-queued-messages: 40000", "max-queued-messages: must be from 1 to 32767"},
 		{"auth: {allow-anonymous: false}", "auth: nobody could connect; give a password-file, or set allow-anonymous: true"},
 		{"auth: {acl-file: a}\ntopic-check: {enabled: true}", "auth: acl-file and topic-check exclude each other; keep one"},
 		{"topic-check: {acl: {u: ['a/#/b']}}", `line 1: topic-check.acl.u: "a/#/b" is not a topic filter: # must be a level of its own, and the last one [MQTT-4.7.1-1]`},

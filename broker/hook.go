@@ -267,8 +267,9 @@ func (h *hook) OnPacketRead(cl *mochi.Client, pk packets.Packet) (packets.Packet
 func (h *hook) OnPacketEncode(cl *mochi.Client, pk packets.Packet) packets.Packet {
 	if c, ok := cl.Net.Conn.(*conn); ok {
 		c.out(cl, &pk)
-		if pk.FixedHeader.Type == packets.Connack {
+		if pk.FixedHeader.Type == packets.Connack && pk.ReasonCode == packets.CodeSuccess.Code {
 			pk.Properties.MaximumPacketSize = uint32(h.b.config.MaxPacketSize)
+			pk.Properties.TopicAliasMaximum = maxAliases
 		}
 	}
 	return pk

@@ -33,6 +33,8 @@ type listener struct {
 	log    *slog.Logger
 	socket net.Listener
 
+	patience time.Duration // for CONNECT
+
 	tls atomic.Pointer[tls.Config] // replaced by reload; nil without ssl
 
 	mu      sync.Mutex // guards the fields below
@@ -46,8 +48,10 @@ type listener struct {
 var _ listeners.Listener = (*listener)(nil)
 
 // listen opens the address.
-func listen(ctx context.Context, config Listener, log *slog.Logger) (*listener, error) {
-	l := &listener{config: config, log: log, sockets: map[*socket]struct{}{}, stop: make(chan struct{})}
+func listen(ctx context.Context, config Listener, log *slog.Logger, patience time.Duration) (*listener, error) {
+	l := &listener{
+		config: config, log: log, patience: patience, sockets: map[*socket]struct{}{}, stop: make(chan struct{}),
+	}
 	s, err := new(net.ListenConfig).Listen(ctx, "tcp", config.Bind)
 	if err != nil {
 		return nil, listenError(config, err)
@@ -118,7 +122,7 @@ func (l *listener) admit(c net.Conn) *socket {
 		return nil
 	}
 	s := &socket{Conn: c, listener: l, surplus: most > 0 && len(l.sockets) >= most}
-	c.SetReadDeadline(time.Now().Add(connectTimeout))
+	c.SetReadDeadline(time.Now().Add(l.patience))
 	l.sockets[s] = struct{}{}
 	l.running.Add(1)
 	return s
@@ -156,7 +160,7 @@ func (l *listener) serveWebSocket(establish listeners.EstablishFn) {
 		CheckOrigin:  func(*http.Request) bool { return true }, // MQTT has credentials of its own, no cookies
 	}
 	server := &http.Server{
-		ReadHeaderTimeout: connectTimeout,
+		ReadHeaderTimeout: l.patience,
 		ErrorLog:          slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
 		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, socketKey{}, c) },
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -166,7 +170,7 @@ func (l *listener) serveWebSocket(establish listeners.EstablishFn) {
 				l.log.Debug("not a WebSocket connection", "listener", l.config.Name, "from", r.RemoteAddr, "error", err)
 				return
 			}
-			s.SetReadDeadline(time.Now().Add(connectTimeout))
+			s.SetReadDeadline(time.Now().Add(l.patience))
 			l.serveConn(establish, s, &wsConn{Conn: ws.NetConn(), ws: ws})
 		}),
 	}

@@ -28,6 +28,7 @@ type flow struct {
 	resumed atomic.Bool // what was to be resent has been: a full window is waited for from now on
 
 	ids       *idTable
+	aliases   map[uint16]string // of the client's topics; owned by the goroutine that reads
 	emptyWill bool
 	slow      atomic.Bool // messages were dropped
 }
@@ -94,6 +95,7 @@ func (c *conn) in(cl *mochi.Client, pk *packets.Packet) {
 	case packets.Connect:
 		c.inConnect(&pk.Connect)
 	case packets.Publish:
+		c.resolve(pk)
 		if isSys(pk.TopicName) {
 			pk.TopicName = denied // mochi would drop it and never acknowledge
 		}
@@ -109,6 +111,28 @@ func (c *conn) in(cl *mochi.Client, pk *packets.Packet) {
 			c.release()
 		}
 	}
+}
+
+// maxAliases is the Topic Alias Maximum for clients.
+const maxAliases = 64
+
+// resolve puts the topic in place of its alias. An alias that is wrong stays, and mochi refuses it.
+func (c *conn) resolve(pk *packets.Packet) {
+	alias := pk.Properties.TopicAlias
+	if alias == 0 || alias > maxAliases {
+		return
+	}
+	switch {
+	case pk.TopicName != "":
+		if c.aliases == nil {
+			c.aliases = map[uint16]string{}
+		}
+		c.aliases[alias] = pk.TopicName
+	case c.aliases[alias] == "":
+		return
+	}
+	pk.TopicName = c.aliases[alias]
+	pk.Properties.TopicAlias, pk.Properties.TopicAliasFlag = 0, false
 }
 
 // inConnect gets an empty will message and an empty password, which are legal, past mochi.

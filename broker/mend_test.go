@@ -147,6 +147,10 @@ func TestSameIdentifierInBothDirections(t *testing.T) {
 		t.Errorf("%+v", ack)
 	}
 	p.quiet()
+	cl, _ := b.server.Clients.Get("both")
+	if ids := cl.Net.Conn.(*conn).ids; len(ids.inside) != 0 || len(ids.client) != 0 {
+		t.Errorf("translated for ever: %v, %v", ids.inside, ids.client)
+	}
 }
 
 // Messages that waited for the client come in their order, and those that were sent before come first, with DUP. mochi by
@@ -242,6 +246,19 @@ func TestPublishToSys(t *testing.T) {
 	}
 	p.send(&codec.Publish{Topic: "$SYS/a"})
 	p.quiet()
+	if _, ack := join(t, b, codec.V5, &codec.Connect{CleanStart: true, Will: &codec.Will{Topic: "$SYS/a"}}); ack.Code != codec.NotAuthorized {
+		t.Errorf("%+v", ack)
+	}
+}
+
+// Nobody has an authentication method, so nobody may send AUTH. Section 4.12.1
+func TestAuthPacket(t *testing.T) {
+	b := start(t, onLoopback())
+	p, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
+	p.send(&codec.Auth{Code: codec.ReAuthenticate, Method: "x"})
+	if got := receive[*codec.Disconnect](p); got.Code != codec.ProtocolError {
+		t.Errorf("%+v", got)
+	}
 }
 
 // Acknowledgements do not carry the user properties of what they acknowledge, and a PUBACK has no reason code that is
@@ -259,15 +276,41 @@ func TestPlainAcknowledgements(t *testing.T) {
 // A client that announces a Topic Alias Maximum is sent no aliases, which would be unknown to it after a reconnect.
 func TestNoAliases(t *testing.T) {
 	b := start(t, onLoopback())
-	p, ack := join(t, b, codec.V5, &codec.Connect{CleanStart: true, Properties: codec.ConnectProperties{TopicAliasMaximum: 10}})
-	if ack.Properties.TopicAliasMaximum != 0 {
-		t.Errorf("%+v", ack)
-	}
+	p, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true, Properties: codec.ConnectProperties{TopicAliasMaximum: 10}})
 	p.subscribe(1, 1, "a")
 	for range 2 {
 		p.send(&codec.Publish{Topic: "a"})
 		if m := receive[*codec.Publish](p); m.Topic != "a" || m.TopicAlias != 0 {
 			t.Errorf("%+v", m)
+		}
+	}
+}
+
+// Clients may use aliases, which do not get around the ACL as they do with mochi by itself. [MQTT-3.3.2-12]
+func TestAliasesOfClients(t *testing.T) {
+	c := onLoopback()
+	c.Auth.ACLFile = writeFile(t, t.TempDir()+"/acl", "topic a\n")
+	b := start(t, c)
+	p, ack := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
+	if ack.Properties.TopicAliasMaximum != maxAliases {
+		t.Errorf("%+v", ack.Properties)
+	}
+	p.subscribe(1, 0, "a")
+	p.send(&codec.Publish{Topic: "a", TopicAlias: 1}, &codec.Publish{TopicAlias: 1}, &codec.Publish{Topic: "b", TopicAlias: 1})
+	for range 2 {
+		if m := receive[*codec.Publish](p); m.Topic != "a" {
+			t.Errorf("%+v", m)
+		}
+	}
+	p.send(&codec.Publish{TopicAlias: 1, QoS: 1, PacketID: 1})
+	if ack := receive[*codec.Puback](p); ack.Code != codec.NotAuthorized {
+		t.Errorf("%+v", ack)
+	}
+	for _, wrong := range []codec.Publish{{TopicAlias: 2}, {Topic: "a", TopicAlias: maxAliases + 1}} {
+		p, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
+		p.send(&wrong)
+		if got := receive[*codec.Disconnect](p); got.Code != codec.TopicAliasInvalid {
+			t.Errorf("%+v: %v", wrong, got.Code)
 		}
 	}
 }

@@ -106,6 +106,7 @@ func (p *parser) file(root value) error {
 		"timeout-disconnect-delay": seconds(&c.TimeoutDisconnectDelay),
 		"sys_interval":             seconds(&c.SysInterval),
 		"max-packet-size":          integer(&c.MaxPacketSize),
+		"max-queued-messages":      integer(&c.MaxQueuedMessages),
 		"persistence-file":         text(&c.PersistenceFile),
 		"auth":                     p.auth,
 		"topic-check":              p.topicCheck,
