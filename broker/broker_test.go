@@ -380,15 +380,18 @@ func TestStalledClient(t *testing.T) {
 	t.Parallel()
 	b := start(t, onLoopback())
 	connect := &codec.Connect{CleanStart: true, ClientID: "stalled"}
-	p, _ := join(t, b, codec.V5, connect)
-	p.subscribe(1, 0, "a")
 	other, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
-	for range 24 {
-		other.send(&codec.Publish{Topic: "a", Payload: make([]byte, 1<<20)})
+	stall := func() {
+		p, _ := join(t, b, codec.V5, connect)
+		p.subscribe(1, 0, "a")
+		for range 24 {
+			other.send(&codec.Publish{Topic: "a", Payload: make([]byte, 1<<20)})
+		}
+		other.quiet()
 	}
-	other.quiet()
+	stall()
 	began := time.Now()
-	join(t, b, codec.V5, connect)
+	stall()
 	check(t, b.Shutdown(within(t, 10*time.Second)))
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("took %v", took)
@@ -530,6 +533,9 @@ func TestPersistence(t *testing.T) {
 	}
 	p.send(&codec.Disconnect{})
 	p.ended()
+	brief := sessionOf("brief")
+	brief.Properties.SessionExpiry = uint32p(1)
+	join(t, b, codec.V5, brief)
 	pub, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
 	for i, topic := range []string{"a/queued", "b", "a/retained"} {
 		pub.send(&codec.Publish{Topic: topic, QoS: 1, PacketID: uint16(i + 1), Retain: topic == "a/retained", Payload: []byte(topic)})
@@ -538,6 +544,9 @@ func TestPersistence(t *testing.T) {
 	check(t, b.Shutdown(t.Context()))
 
 	b = start(t, c)
+	if cl, ok := b.server.Clients.Get("s"); !ok || cl.State.Subscriptions.Len() != 1 {
+		t.Error("subscriptions that were refused have come back")
+	}
 	resume := sessionOf("s")
 	resume.CleanStart = false
 	p, ack := join(t, b, codec.V5, resume)
@@ -563,6 +572,44 @@ func TestPersistence(t *testing.T) {
 	}
 	if m := receive[*codec.Publish](p); m.Topic != "a/new" {
 		t.Errorf("%+v", m)
+	}
+	await(t, "the end of a session that was kept for a second", func() bool {
+		_, ok := b.server.Clients.Get("brief")
+		return !ok
+	})
+}
+
+// await waits until something holds.
+func await(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	give := time.After(10 * time.Second)
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-give:
+			t.Fatalf("still no %s", what)
+		}
+	}
+}
+
+// The last packet arrives also when the broker has not read everything: a reset would destroy it on its way.
+func TestLastPacketArrives(t *testing.T) {
+	t.Parallel()
+	c := onLoopback()
+	c.Listeners[0].MaxConnections = 1
+	b := start(t, c)
+	join(t, b, codec.V5, &codec.Connect{CleanStart: true})
+	p := dial(t, b, codec.V5)
+	p.send(&codec.Connect{CleanStart: true}, &codec.Publish{Topic: "a", Payload: make([]byte, 100_000)})
+	await(t, "end of the connection", func() bool {
+		n := 0
+		b.listeners[0].each(func(*socket) { n++ })
+		return n == 1
+	})
+	if ack := receive[*codec.Connack](p); ack.Code != codec.ServerBusy {
+		t.Errorf("%v", ack.Code)
 	}
 }
 
