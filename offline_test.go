@@ -122,36 +122,45 @@ func TestQueueOfflineExpires(t *testing.T) {
 
 // PROTOCOL 7: a message over which connection after connection is lost fails, and those behind it get through.
 func TestPoison(t *testing.T) {
-	inBothVersions(t, func(t *testing.T, v codec.Version) {
-		b := mqtttest.NewBroker(t)
-		c := reconnectingAs(t, v, b.DialContext, keptSession(v), mqtt.WithClientID("publisher"))
-		fallen := false // the server has come across it, and takes nothing more
-		remove := b.Intercept(func(_ string, outbound bool, p codec.Packet) bool {
-			switch p := p.(type) {
-			case *codec.Connect:
-				fallen = false
-			case *codec.Publish:
-				if string(p.Payload) == "poison" {
-					fallen = true
-					go b.Cut("publisher")
-				}
-			}
-			return outbound || !fallen
+	for name, keeps := range map[string]bool{"the session is kept": true, "the session is lost": false} {
+		t.Run(name, func(t *testing.T) {
+			inBothVersions(t, func(t *testing.T, v codec.Version) { testPoison(t, v, keeps) })
 		})
-		defer remove()
-		bad := c.PublishAsync(t.Context(), "t", []byte("poison"), mqtt.AtLeastOnce)
-		good := c.PublishAsync(t.Context(), "t", []byte("good"), mqtt.AtLeastOnce)
-		err := bad.Wait(t.Context())
-		wantErr(t, err, mqtt.ErrOutcomeUnknown, false)
-		if !errors.Is(err, mqtt.ErrConnectionLost) {
-			t.Errorf("%v does not tell the loss", err)
+	}
+}
+
+func testPoison(t *testing.T, v codec.Version, keeps bool) {
+	b := mqtttest.NewBroker(t)
+	c := reconnectingAs(t, v, b.DialContext, keptSession(v), mqtt.WithClientID("publisher"))
+	fallen := false // the server has come across it, and takes nothing more
+	remove := b.Intercept(func(_ string, outbound bool, p codec.Packet) bool {
+		switch p := p.(type) {
+		case *codec.Connect:
+			fallen = false
+		case *codec.Publish:
+			if string(p.Payload) == "poison" {
+				fallen = true
+				if !keeps {
+					go b.Forget("publisher")
+				}
+				go b.Cut("publisher")
+			}
 		}
-		if losses := c.Stats().Losses; losses != 6 { // the first sent it for the first time
-			t.Errorf("given up after %d losses", losses)
-		}
-		noErr(t, good.Wait(t.Context()))
-		noErr(t, c.Disconnect(t.Context()))
+		return outbound || !fallen
 	})
+	defer remove()
+	bad := c.PublishAsync(t.Context(), "t", []byte("poison"), mqtt.AtLeastOnce)
+	good := c.PublishAsync(t.Context(), "t", []byte("good"), mqtt.AtLeastOnce)
+	err := bad.Wait(endingIn(t, 24*time.Hour))
+	wantErr(t, err, mqtt.ErrOutcomeUnknown, false)
+	if !errors.Is(err, mqtt.ErrConnectionLost) {
+		t.Errorf("%v does not tell the loss", err)
+	}
+	if losses := c.Stats().Losses; losses != 6 { // the first sent it for the first time
+		t.Errorf("given up after %d losses", losses)
+	}
+	noErr(t, good.Wait(t.Context()))
+	noErr(t, c.Disconnect(t.Context()))
 }
 
 // PROTOCOL 7: with a limit of 0 no message is given up.

@@ -490,8 +490,8 @@ func WithParking(n int, d time.Duration) Option {
 }
 
 // WithPoisonLimit sets when a message is given up over which the server seems to fail: when n connections in a row have
-// ended without any acknowledgement after that message was the first to be sent again. Its publisher gets an
-// ErrOutcomeUnknown that wraps the last loss. The default is 5; with 0 no message is ever given up.
+// ended without any acknowledgement after that message was the first to be sent again, or published afresh in a new
+// session. Its publisher gets an ErrOutcomeUnknown that wraps the last loss. The default is 5; with 0 no message is ever given up.
 func WithPoisonLimit(n int) Option {
 	return option(func(c *config) error {
 		c.poisonLimit = n

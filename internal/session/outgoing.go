@@ -158,7 +158,7 @@ func (s *Session) Front() *Message {
 	case s.inFlight >= s.window || len(s.resends) > 0:
 		return nil
 	case s.again.Len() > 0:
-		return s.again.At(0)
+		return &s.again.At(0).message
 	}
 	return s.queue.front()
 }
@@ -166,16 +166,22 @@ func (s *Session) Front() *Message {
 // SendFront sends the message that Front returned. On an error it still waits.
 func (s *Session) SendFront(dst []byte, now time.Duration) ([]byte, uint16, error) {
 	dst, id, err := s.Send(dst, s.Front(), now)
-	if err == nil {
-		s.DropFront()
+	if err != nil {
+		return dst, id, err
 	}
-	return dst, id, err
+	if s.again.Len() > 0 {
+		o := s.sent.get(id)
+		o.seq = s.again.At(0).seq
+		s.suspect.resent(o.seq)
+	}
+	s.DropFront()
+	return dst, id, nil
 }
 
 // DropFront lets go of the message that Front returned.
 func (s *Session) DropFront() Message {
 	if s.again.Len() > 0 {
-		return s.again.Pop()
+		return s.again.Pop().message
 	}
 	return s.queue.pop()
 }
@@ -193,7 +199,7 @@ func (s *Session) Keep(id uint16, owner any) {
 		return
 	}
 	for i := range s.again.Len() {
-		if m := s.again.At(i); m.Owner == owner {
+		if m := &s.again.At(i).message; m.Owner == owner {
 			m.keep()
 		}
 	}
@@ -330,7 +336,7 @@ func (s *Session) Discard() (sent, unsent []Message) {
 		sent = append(sent, o.value.message)
 	}
 	for s.again.Len() > 0 {
-		sent = append(sent, s.again.Pop())
+		sent = append(sent, s.again.Pop().message)
 	}
 	for _, q := range []*queue{&s.queue, &s.offline} {
 		for m := q.front(); m != nil; m = q.front() {

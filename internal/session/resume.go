@@ -64,14 +64,14 @@ func (s *Session) Resumed(dst []byte, receiveMaximum int) []byte {
 // [MQTT-3.1.2-4] [MQTT311-3.1.2-6] [MQTT311-3.2.2-3]
 func (s *Session) Renewed(receiveMaximum int) (lost []Message) {
 	s.window = min(s.limits.InFlight, receiveMaximum)
-	s.suspect = suspect{}
+	s.suspect.begin()
 	newer := s.again // what an earlier loss left to be published afresh was sent after what is in flight now
-	s.again = fifo.Queue[Message]{}
+	s.again = fifo.Queue[outgoing]{}
 	for _, o := range s.oldestFirst() {
 		switch m := o.value.message; {
 		case o.value.stage == stageReserved:
 		case m.QoS == 1:
-			s.again.Push(m)
+			s.again.Push(o.value)
 		default:
 			lost = append(lost, m)
 		}

@@ -63,7 +63,7 @@ type Session struct {
 
 	resends []uint16 // PUBLISHes to be sent again on this connection, oldest first
 	suspect suspect
-	again   fifo.Queue[Message] // of a lost session, to be published afresh before the queue
+	again   fifo.Queue[outgoing] // of a lost session, to be published afresh before the queue
 
 	// Incoming.
 	seed      maphash.Seed

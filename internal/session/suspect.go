@@ -6,12 +6,17 @@ type suspect struct {
 	losses int    // connections in a row that ended after it, without any acknowledgement
 
 	// On this connection.
-	oldest       uint64 // seq of the first message that was sent again; 0: none was
+	oldest       uint64 // seq of the first message that was sent again, or published afresh; 0: none was
 	acknowledged bool   // something was
 }
 
 // begin begins a connection.
-func (p *suspect) begin() { p.oldest, p.acknowledged = 0, false }
+func (p *suspect) begin() {
+	if p.acknowledged {
+		p.seq, p.losses = 0, 0
+	}
+	p.oldest, p.acknowledged = 0, false
+}
 
 // resent notes a message that was sent again, the oldest first.
 func (p *suspect) resent(seq uint64) {
@@ -23,9 +28,7 @@ func (p *suspect) resent(seq uint64) {
 // blame looks back on a connection that was lost.
 func (p *suspect) blame() {
 	switch {
-	case p.acknowledged:
-		p.seq, p.losses = 0, 0
-	case p.oldest == 0:
+	case p.acknowledged, p.oldest == 0:
 	case p.oldest == p.seq:
 		p.losses++
 	default:

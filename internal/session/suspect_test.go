@@ -99,6 +99,24 @@ func TestSuspectOfAnotherMessage(t *testing.T) {
 	}
 }
 
+// PROTOCOL 7: the connections are in a row only if none of them had an acknowledgement, also one that nobody lost.
+func TestSuspectAcquitted(t *testing.T) {
+	s := connected(codec.V5, 100)
+	publish(t, s, "a", 1)
+	publish(t, s, "b", 1)
+	s.Lost()
+	for connection := range 4 {
+		s.Resumed(nil, 100)
+		resendAll(t, s)
+		if connection == 1 {
+			s.Puback(2) // and the client leaves by itself
+		} else if m, guilty := s.Blame(3); guilty {
+			t.Fatalf("%q is given up after connection %d", m.Topic, connection)
+		}
+		s.Lost()
+	}
+}
+
 // Messages at QoS 0 that wait for a connection are queued apart, within the same bounds.
 func TestOffline(t *testing.T) {
 	s := New(codec.V5, Limits{InFlight: 10, QueueMessages: 3, QueueBytes: 100})
