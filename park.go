@@ -163,8 +163,11 @@ func (c *client) closeParking() {
 	c.clearParked(left)
 }
 
-// clearParked acknowledges parked messages that nobody will claim; mu is held.
+// clearParked acknowledges parked messages that nobody will claim, unless the client has ended; mu is held.
 func (c *client) clearParked(list []*parked) {
+	if c.err != nil {
+		return
+	}
 	for _, p := range list {
 		c.settle(p.receipt, &c.parking, nil)
 		c.stats.Unmatched++

@@ -225,3 +225,23 @@ func TestParkedWhileSubscribing(t *testing.T) {
 		})
 	}
 }
+
+// What a Subscribe had claimed that ends with the client, when nobody else would be waited for any more, is not acknowledged:
+// the session's next client gets it.
+func TestClaimedWhenTheClientEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		leaveSession(t, t.Context(), b, "a/#", 3)
+		c := resume(t, t.Context(), b, mqtt.WithUnmatched(func(mqtt.Message) { t.Error("a message is given away") }))
+		b.Fault(mqtttest.Fault{Packet: "SUBACK", Outbound: true, Drop: true})
+		subscribing := startErr(func() error { _, err := c.Subscribe(t.Context(), "a/#", mqtt.AtLeastOnce); return err })
+		time.Sleep(31 * time.Second)
+		noErr(t, c.Close())
+		if err := subscribing.wait(); !errors.Is(err, mqtt.ErrClosed) {
+			t.Fatalf("Subscribe: %v", err)
+		}
+		if s := c.Stats(); s.Unmatched != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
