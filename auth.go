@@ -223,7 +223,7 @@ func (c *client) authenticated(ctx context.Context, p *codec.ConnackProperties) 
 	case p.AuthenticationMethod != c.config.authMethod:
 		return c.protocolError(codec.CONNACK, "MQTT-4.12.0-5", "", "another authentication method than CONNECT's")
 	}
-	return c.config.finishAuth(ctx, p.AuthenticationData, p.ReasonString, p.UserProperties)
+	return c.config.finishAuth(ctx, bytes.Clone(p.AuthenticationData), p.ReasonString, p.UserProperties)
 }
 
 // authentication is the state of a client's re-authentications. Its fields do not change without the client's mutex.

@@ -1128,3 +1128,20 @@ func TestReauthenticateAtOnce(t *testing.T) {
 		noErr(t, outcome(t, call))
 	})
 }
+
+// The server's data belongs to the Authenticator, which may wipe it; ConnAck has its own.
+func TestAuthenticationDataIsTheAuthenticators(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &prover{finish: func(_ context.Context, data []byte) error {
+			clear(data)
+			return nil
+		}}
+		p := dialAuth(t, a)
+		p.accept()
+		p.Send(welcome([]byte("proof")))
+		noErr(t, p.client.WaitConnected(t.Context()))
+		if got := p.client.ConnAck().AuthenticationData; string(got) != "proof" {
+			t.Errorf("ConnAck has %q", got)
+		}
+	})
+}
