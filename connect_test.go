@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -178,6 +179,17 @@ func TestOptionsAreChecked(t *testing.T) {
 		{"WithQueue", []mqtt.OptionV5{mqtt.WithQueue(0, -1)}},
 		{"WithMaximumPacketSize: 0", []mqtt.OptionV5{mqtt.WithMaximumPacketSize(0)}},
 		{"WithMaximumPacketSize: 268435461", []mqtt.OptionV5{mqtt.WithMaximumPacketSize(268_435_461)}},
+		{"WithInboundLimit: 0", []mqtt.OptionV5{mqtt.WithInboundLimit(0)}},
+		{"WithParking", []mqtt.OptionV5{mqtt.WithParking(-1, 0)}},
+		{"WithParking", []mqtt.OptionV5{mqtt.WithParking(0, -1)}},
+		{"WithPoisonLimit: -1", []mqtt.OptionV5{mqtt.WithPoisonLimit(-1)}},
+		{"WithPingLead: -1s", []mqtt.OptionV5{mqtt.WithPingLead(-time.Second)}},
+		{"WithReconnect", []mqtt.OptionV5{mqtt.WithReconnect(mqtt.ReconnectPolicy{InitialDelay: -1})}},
+		{"WithReconnect", []mqtt.OptionV5{mqtt.WithReconnect(mqtt.ReconnectPolicy{MaxDelay: time.Millisecond})}},
+		{"WithReconnect", []mqtt.OptionV5{mqtt.WithReconnect(mqtt.ReconnectPolicy{Factor: 0.5})}},
+		{"WithReconnect", []mqtt.OptionV5{mqtt.WithReconnect(mqtt.ReconnectPolicy{Factor: math.NaN()})}},
+		{"WithReconnect", []mqtt.OptionV5{mqtt.WithReconnect(mqtt.ReconnectPolicy{MaxAttempts: -1})}},
+		{"WithReconnect", []mqtt.OptionV5{mqtt.WithReconnect(mqtt.ReconnectPolicy{StableAfter: -1})}},
 		{"WithLogger", []mqtt.OptionV5{mqtt.WithLogger(nil)}},
 		{"WithDialer", []mqtt.OptionV5{mqtt.WithDialer(nil)}},
 		{"WithWill: QoS 3", []mqtt.OptionV5{mqtt.WithWill("w", nil, mqtt.QoS(3))}}, // [MQTT-3.1.2-12]
@@ -200,6 +212,9 @@ func TestOptionsAreChecked(t *testing.T) {
 		{"WithSessionExpiry: -1s", []mqtt.OptionV5{mqtt.WithSessionExpiry(-time.Second)}},
 		{"WithSessionExpiry: 1.5s", []mqtt.OptionV5{mqtt.WithSessionExpiry(1500 * time.Millisecond)}},
 		{"WithSessionExpiry", []mqtt.OptionV5{mqtt.WithSessionExpiry(mqtt.SessionNeverExpires + time.Second)}},
+		{"WithMaxRequests: 0", []mqtt.OptionV5{mqtt.WithMaxRequests(0)}},
+		{"WithTopicAliasMaximum: -1", []mqtt.OptionV5{mqtt.WithTopicAliasMaximum(-1)}},
+		{"WithTopicAliasMaximum: 65536", []mqtt.OptionV5{mqtt.WithTopicAliasMaximum(65_536)}},
 		{"WithReceiveMaximum: 0", []mqtt.OptionV5{mqtt.WithReceiveMaximum(0)}},
 		{"WithReceiveMaximum: 65536", []mqtt.OptionV5{mqtt.WithReceiveMaximum(65_536)}},
 		{connect, []mqtt.OptionV5{mqtt.WithUserProperties(mqtt.UserProperty{Key: "\xff"})}},
@@ -248,6 +263,46 @@ func TestOptionsAreChecked(t *testing.T) {
 			t.Errorf("URL %q: error %v", url, err)
 		}
 	}
+}
+
+// What options were given stays the application's: it may change it when the call has returned.
+func TestOptionsAreCopied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := mqtttest.NewServer(t, codec.V5)
+		u := mqtt.UserProperties{{Key: "k", Value: "as given"}}
+		payload := []byte("as given")
+		will := &mqtt.WillProperties{ContentType: "as given", CorrelationData: []byte("as given"), UserProperties: u}
+		connecting := start(func() (mqtt.ClientV5, error) {
+			return reconnectingV5(t, server.DialContext, mqtt.WithUserProperties(u...), mqtt.WithWill("w", payload), mqtt.WithWillProperties(will)), nil
+		})
+		s := server.Accept()
+		first := mqtttest.ReceiveAs[*codec.Connect](s)
+		s.Send(&codec.Connack{})
+		c := connecting.value(t)
+		subscribing := start(func() (*mqtt.Subscription, error) {
+			return c.Subscribe(t.Context(), "t", &mqtt.SubscribeProperties{UserProperties: u}, &mqtt.UnsubscribeProperties{UserProperties: u})
+		})
+		subscribe := mqtttest.ReceiveAs[*codec.Subscribe](s)
+		s.Send(granted(subscribe))
+		sub := subscribing.value(t)
+		u[0].Value, will.ContentType = "changed", "changed"
+		copy(payload, "changed!")
+		copy(will.CorrelationData, "changed!")
+		s.Cut()
+		s = server.Accept()
+		if again := mqtttest.ReceiveAs[*codec.Connect](s); !cmp.Equal(again.Will, first.Will) ||
+			!slices.Equal(again.Properties.UserProperties, first.Properties.UserProperties) {
+			t.Errorf("the client connects with %+v, %+v", again.Will, again.Properties)
+		}
+		s.Send(&codec.Connack{SessionPresent: true})
+		if again := mqtttest.ReceiveAs[*codec.Subscribe](s); !slices.Equal(again.UserProperties, subscribe.UserProperties) {
+			t.Errorf("the client subscribes with %+v", again.UserProperties)
+		}
+		go sub.Unsubscribe(endingIn(t, time.Second))
+		if end := mqtttest.ReceiveAs[*codec.Unsubscribe](s); !slices.Equal(end.UserProperties, subscribe.UserProperties) {
+			t.Errorf("the client unsubscribes with %+v", end.UserProperties)
+		}
+	})
 }
 
 // Every refusal is a *ConnectError that carries all the server said, and ends the connection [MQTT-3.2.2-7].

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -397,7 +398,7 @@ func WithWill(topicName string, payload []byte, opts ...PublishOption) Option {
 		case o.properties != nil || o.flags != 0:
 			return errors.New("mqtt: WithWill: of the options only QoS and RetainFlag count; for properties there is WithWillProperties")
 		}
-		c.will = &codec.Will{Topic: topicName, Payload: payload, QoS: byte(o.qos), Retain: o.retain}
+		c.will = &codec.Will{Topic: topicName, Payload: bytes.Clone(payload), QoS: byte(o.qos), Retain: o.retain}
 		return topicError(topicName, false, topic.CheckName(topicName)) // [MQTT-3.1.3-11]
 	})
 }
@@ -425,7 +426,7 @@ func WithFilterPrefixes(prefixes ...string) Option {
 				return fmt.Errorf("mqtt: WithFilterPrefixes: %q does not end in a level's separator", p)
 			}
 		}
-		c.filterPrefixes = prefixes
+		c.filterPrefixes = slices.Clone(prefixes)
 		return nil
 	})
 }
@@ -536,10 +537,12 @@ func WithSessionExpiry(d time.Duration) OptionV5 {
 // WithWillProperties sets the properties of the will.
 func WithWillProperties(p *WillProperties) OptionV5 {
 	return optionV5(func(c *config) error {
-		c.willProperties = p
-		if p == nil {
+		if c.willProperties = p; p == nil {
 			return nil
 		}
+		own := *p
+		own.CorrelationData, own.UserProperties = bytes.Clone(p.CorrelationData), slices.Clone(p.UserProperties)
+		c.willProperties = &own
 		return wholeSeconds("WithWillProperties: WillDelay", p.WillDelay, math.MaxUint32)
 	})
 }
@@ -547,7 +550,7 @@ func WithWillProperties(p *WillProperties) OptionV5 {
 // WithUserProperties sets the user properties of CONNECT (section 3.1.2.11.8).
 func WithUserProperties(u ...UserProperty) OptionV5 {
 	return optionV5(func(c *config) error {
-		c.userProperties = u
+		c.userProperties = slices.Clone(u)
 		return nil
 	})
 }

@@ -65,7 +65,7 @@ func (p *ReconnectPolicy) fill() {
 }
 
 func (p *ReconnectPolicy) check() error {
-	if p.InitialDelay < 0 || p.MaxDelay < p.InitialDelay || p.Factor < 1 || p.MaxAttempts < 0 || p.StableAfter < 0 {
+	if p.InitialDelay < 0 || p.MaxDelay < p.InitialDelay || !(p.Factor >= 1) || p.MaxAttempts < 0 || p.StableAfter < 0 {
 		return errors.New("mqtt: WithReconnect: negative or contradictory values")
 	}
 	return nil

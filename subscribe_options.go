@@ -3,6 +3,7 @@ package mqtt
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -141,13 +142,13 @@ func (h RetainHandling) subscribeV5(s *subscribeOptions)         { s.retain = h 
 func (i SubscriptionIdentifier) subscribeV5(s *subscribeOptions) { s.identifier = &i }
 func (p *SubscribeProperties) subscribeV5(s *subscribeOptions) {
 	if p != nil {
-		s.properties = *p
+		s.properties.UserProperties = slices.Clone(p.UserProperties)
 	}
 }
 
 func (p *UnsubscribeProperties) subscribeV5(s *subscribeOptions) {
 	if p != nil {
-		s.unsubscribe = *p
+		s.unsubscribe.UserProperties = slices.Clone(p.UserProperties)
 	}
 }
 
