@@ -153,6 +153,7 @@ func (c *client) checkContent(m *session.Message) error {
 		}
 		if p.MessageExpiry != 0 {
 			if p.MessageExpiry < time.Millisecond {
+				c.countExpired()
 				return &notSent{ErrExpired}
 			}
 			m.Expires = c.now() + p.MessageExpiry

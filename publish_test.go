@@ -817,6 +817,9 @@ func TestMessageExpiry(t *testing.T) {
 				wantErr(t, expiring(qos, d).Err(), mqtt.ErrExpired, true)
 			}
 		}
+		if n := p.client.Stats().Expired; n != 9 {
+			t.Errorf("%d messages have expired before they were published", n)
+		}
 		expiring(1, 10*time.Second)
 		expect(1, 1, 10*time.Second)
 		queued := expiring(1, 10*time.Second)
