@@ -165,13 +165,13 @@ func (b *bench) measure(cmd *cobra.Command, load func(ctx context.Context, cmd *
 	return err
 }
 
-// redacted is a server's URL without its password.
+// redacted is a server's URL without its secrets.
 func redacted(server string) string {
 	u, err := transport.ParseURL(server)
 	if err != nil {
 		return "a server" // connecting says what is wrong
 	}
-	return u.Redacted()
+	return transport.Redact(u)
 }
 
 // during begins to measure and runs the clients' work, whose ctx ends when the duration is over.
