@@ -669,3 +669,18 @@ func TestSplitAtEveryByte(t *testing.T) {
 		}
 	})
 }
+
+// A nil option is none, alone and in a slice, for every call that takes options.
+func TestNilOptions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c, err := mqtt.NewClient(t.Context(), "mqtt://test", nil, mqtt.Options{nil, mqtt.WithDialer(b.DialContext)})
+		noErr(t, err)
+		defer c.Close()
+		sub, err := c.Subscribe(t.Context(), "t", nil, mqtt.SubscribeOptions{nil, mqtt.AtLeastOnce}, (*mqtt.SubscribeProperties)(nil))
+		noErr(t, err)
+		noErr(t, c.Publish(t.Context(), "t", []byte("x"), nil, mqtt.PublishOptions{nil, mqtt.AtLeastOnce}, (*mqtt.PublishProperties)(nil)))
+		wantArrived(t, sub, "t=x q1")
+		noErr(t, c.Disconnect(t.Context(), nil, (*mqtt.DisconnectProperties)(nil)))
+	})
+}

@@ -53,6 +53,9 @@ func (d *DisconnectProperties) disconnectV5(p *codec.Disconnect) error {
 func (c *config) farewell(opts []DisconnectOption) (*codec.Disconnect, error) {
 	var p codec.Disconnect
 	for _, opt := range opts {
+		if opt == nil {
+			continue
+		}
 		if err := opt.disconnectV5(&p); err != nil {
 			return nil, err
 		}

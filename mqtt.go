@@ -17,7 +17,7 @@
 // A context bounds the call it is given to, and nothing else. What needs MQTT 5 is an option of its own type, which a
 // client for 3.1.1 does not accept: the compiler says so.
 //
-// All methods of this package may be called concurrently.
+// An option that is nil is none, everywhere. All methods of this package may be called concurrently.
 package mqtt
 
 import (
@@ -62,6 +62,9 @@ func configure[O OptionV5](v codec.Version, host string, opts []O) (*config, err
 		return nil, err
 	}
 	for _, opt := range opts {
+		if any(opt) == nil {
+			continue
+		}
 		if err := opt.clientV5(cfg); err != nil {
 			return nil, err
 		}

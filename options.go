@@ -38,6 +38,9 @@ type Options []Option
 func (o Options) clientV311() {}
 func (o Options) clientV5(c *config) error {
 	for _, opt := range o {
+		if opt == nil {
+			continue
+		}
 		if err := opt.clientV5(c); err != nil {
 			return err
 		}

@@ -128,7 +128,9 @@ type subscribeOptions struct {
 
 func (o SubscribeOptions) subscribeV5(s *subscribeOptions) {
 	for _, opt := range o {
-		opt.subscribeV5(s)
+		if opt != nil {
+			opt.subscribeV5(s)
+		}
 	}
 }
 func (q QoS) subscribeV5(s *subscribeOptions)                    { s.qos = q }
@@ -169,7 +171,9 @@ func (o *subscribeOptions) serverFlags() SubscribeFlag {
 func parseSubscribe[O SubscribeOptionV5](filter string, opts []O) (o subscribeOptions, filters []filterRequest, err error) {
 	o.buffer = defaultBuffer
 	for _, opt := range opts {
-		opt.subscribeV5(&o)
+		if any(opt) != nil {
+			opt.subscribeV5(&o)
+		}
 	}
 	filters = append([]filterRequest{{filter, o.qos}}, o.also...)
 	return o, filters, o.check(filters)
