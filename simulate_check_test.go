@@ -142,7 +142,7 @@ func (l *listener) checkEnd() {
 	switch {
 	case err == nil && !l.left.IsZero():
 	case err != nil && l.instance.Err() == err: //nolint:errorlint // it is the client's own
-	case errors.Is(err, mqtt.ErrSlowConsumer) && l.stalled > 0 && (l.manual || l.sleeps >= l.stalled):
+	case errors.Is(err, mqtt.ErrSlowConsumer) && l.stalled > 0:
 	case errors.As(err, &refused) && l.client.refused.Load():
 	default:
 		l.problem("ends with %v", err)

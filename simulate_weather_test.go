@@ -80,6 +80,7 @@ func (w *weather) harm(r *rand.Rand) {
 		b.Online()
 	case 6, 7:
 		w.s.note(c.id, "session forgotten")
+		w.s.witness.forgotten(c.id)
 		b.Forget(c.id)
 	case 8:
 		w.s.note("all", "other limits")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"sync"
@@ -95,7 +96,8 @@ type account struct {
 	sessions int  // that the broker has begun
 	known    int  // those of which the client knows
 	news     bool // it has yet to show that it knows of the latest one
-	limit    int  // the largest packet that it takes; 0: any
+	heard    time.Time
+	expiry   time.Duration // of the session
 
 	standing    map[string]*standing // what the broker has subscribed, by filter
 	identifiers map[uint32]string    // filters by subscription identifier
@@ -190,6 +192,32 @@ func (a *account) renew() {
 	a.flights = make(map[uint16]*passing)
 }
 
+// lost notes that the broker has lost the session, if there was one.
+func (a *account) lost() {
+	if a.sessions > 0 {
+		a.sessions++
+	}
+	a.renew()
+}
+
+// forgotten notes that the session of a client is about to be lost.
+func (w *witness) forgotten(clientID string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.account(clientID).lost()
+}
+
+// sessionExpiry is how long the session that a CONNECT asks for lives without a connection.
+func sessionExpiry(p *codec.Connect) time.Duration {
+	switch {
+	case p.Version == codec.V311 && !p.CleanStart:
+		return math.MaxInt64
+	case p.Properties.SessionExpiry == nil:
+		return 0
+	}
+	return time.Duration(*p.Properties.SessionExpiry) * time.Second
+}
+
 // see is the broker's intercept. It loses nothing.
 func (w *witness) see(clientID string, outbound bool, packet codec.Packet) bool {
 	w.mu.Lock()
@@ -203,6 +231,7 @@ func (w *witness) see(clientID string, outbound bool, packet codec.Packet) bool 
 	} else {
 		w.came(clientID, a, packet)
 	}
+	a.heard = time.Now()
 	return true
 }
 
@@ -215,8 +244,11 @@ func (w *witness) came(clientID string, a *account, packet codec.Packet) {
 	}
 	switch p := packet.(type) {
 	case *codec.Connect:
+		if p.CleanStart || time.Since(a.heard) >= a.expiry {
+			a.lost() // whether or not its CONNACK will tell
+		}
+		a.expiry = sessionExpiry(p)
 		a.news = false // if it was not told of the latest session, it never will be
-		a.limit = int(p.Properties.MaximumPacketSize)
 		a.requests, a.publishes = make(map[uint16]*openSubscribe), make(map[uint16]*arrival)
 	case *codec.Publish:
 		w.publishCame(clientID, a, p)
