@@ -40,7 +40,6 @@ type published struct {
 	session  int                 // QoS 2: the one at the broker in which it came latest
 	sessions int                 // QoS 2: how many those are
 	came     time.Time           // the first PUBLISH
-	first    time.Time           // QoS 2: when it came first in that session
 	refused  bool                // once at least, which the client need not have heard of
 	accepted []span              // in which the broker took it
 	to       map[string]*passage // by client
@@ -315,15 +314,17 @@ func (w *witness) publishCame(clientID string, a *account, p *codec.Publish) {
 		m.came = now
 	}
 	if fresh {
-		m.first = now
 		w.order[m.topic] = append(w.order[m.topic], m.number)
 	}
 	if m.qos == 2 && fresh {
 		m.session, m.known = a.sessions, a.known
 		m.sessions++
 	}
-	if m.qos > 0 {
-		a.publishes[p.PacketID] = &arrival{m, m.first}
+	switch m.qos {
+	case 1:
+		a.publishes[p.PacketID] = &arrival{m, now}
+	case 2: // the broker takes it once
+		a.publishes[p.PacketID] = &arrival{m, m.came}
 	}
 }
 
