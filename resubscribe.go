@@ -163,9 +163,9 @@ func (rt *route) retainAgain(present bool) RetainHandling {
 	return least
 }
 
-// endHolders ends the subscriptions to a filter that had been granted and cannot be subscribed again; mu is held.
+// endHolders ends the subscriptions to a filter that had been granted and cannot be subscribed again. A server that has kept
+// the session has the filter still, and is told that nobody wants it; mu is held.
 func (c *client) endHolders(rt *route, err error) {
-	rt.confirmed = false
 	for _, h := range slices.Clone(rt.holders) {
 		if !h.sub.call.waiting() {
 			c.abandon(h.sub, err)

@@ -1081,6 +1081,24 @@ func TestSessionKeptUnseen(t *testing.T) {
 	})
 }
 
+// PROTOCOL 20: a server that has kept the session and refuses a SUBSCRIBE that is made again has the filter still: it is
+// unsubscribed, because the subscription has ended.
+func TestResubscribeRefusedSessionPresent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, codec.V5, b.DialContext, mqtt.WithClientID("c"))
+		sub := subscribe(t, c, "t", mqtt.AtLeastOnce)
+		b.Fault(mqtttest.Fault{Packet: "SUBSCRIBE", Times: 1, Reason: byte(mqtt.NotAuthorized)})
+		sent := watchUnsubscribes(b)
+		b.Cut("c")
+		<-sub.Done()
+		if err := sub.Err(); !errors.Is(err, mqtt.NotAuthorized) {
+			t.Errorf("the subscription ends with %v", err)
+		}
+		sent.want(t, "[t]")
+	})
+}
+
 // PROTOCOL 19: an UNSUBSCRIBE without an answer is not sent again after the filter has been subscribed anew: it would take it
 // away for good.
 func TestLeaveUnansweredAndComeBack(t *testing.T) {
