@@ -38,6 +38,7 @@ func (s *simulation) check() {
 			}
 		}
 		c.checkMortal()
+		c.checkStanding()
 	}
 }
 
@@ -247,6 +248,31 @@ func (c *simulated) checkMortal() {
 	}
 	if last := all[len(all)-1]; last.survived() {
 		last.checkComplete(all, c.s.began)
+	}
+}
+
+// checkStanding checks that the broker has those filters that somebody has subscribed to, at no less than the QoS, and no
+// others.
+func (c *simulated) checkStanding() {
+	wanted := make(map[string]mqtt.QoS)
+	for _, l := range c.listeners {
+		if l.sub == nil || !l.survived() {
+			continue
+		}
+		for _, f := range l.filters {
+			wanted[f] = max(wanted[f], l.qos)
+		}
+	}
+	standing := c.s.witness.account(c.id).standing
+	for f, qos := range wanted {
+		if st := standing[f]; st == nil || mqtt.QoS(st.qos) < qos {
+			c.s.problem("%s has subscribed to %q at %v, but the broker has %+v", c.id, f, qos, st)
+		}
+	}
+	for f := range standing {
+		if _, ok := wanted[f]; !ok && !c.mortal {
+			c.s.problem("%s has left %q, but the broker has it still", c.id, f)
+		}
 	}
 }
 
