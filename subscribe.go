@@ -29,6 +29,7 @@ type request struct {
 type call struct {
 	sub      *Subscription // of a Subscribe
 	pending  int           // requests without an answer
+	rest     []*route      // of a Subscribe, which are to be sent when answers have come
 	failures []FilterError
 	user     UserProperties // of the answers
 	err      error
@@ -71,8 +72,11 @@ func (k *call) answered(user UserProperties) {
 	}
 	k.pending--
 	k.user = append(k.user, user...)
+	if len(k.failures) > 0 {
+		k.rest = nil
+	}
 	switch {
-	case k.pending > 0:
+	case k.pending > 0 || len(k.rest) > 0:
 	case len(k.failures) > 0:
 		k.finish(&SubscribeError{k.failures, k.user})
 	default:
@@ -193,14 +197,27 @@ func (c *client) sendSubscribes(s *Subscription) {
 			s.filters[i].Granted = min(s.filters[i].QoS, rt.granted)
 		}
 	}
-	err := inPackets(needed, c.filtersAtOnce(s), func(routes []*route) error {
-		return c.sendSubscribe(&request{call: s.call, routes: routes}, s, s, s.retainHandling)
-	})
-	if err != nil && s.call.pending > 0 {
+	s.call.rest = needed
+	c.sendRest(s)
+}
+
+// sendRest sends as many SUBSCRIBEs of a Subscribe as may be without an answer: there may be more than packet identifiers.
+// mu is held.
+func (c *client) sendRest(s *Subscription) {
+	k, n := s.call, c.filtersAtOnce(s)
+	var err error
+	for err == nil && len(k.rest) > 0 && k.pending < atOnce {
+		some := k.rest[:min(n, len(k.rest))]
+		k.rest = k.rest[len(some):]
+		err = inPackets(some, n, func(routes []*route) error {
+			return c.sendSubscribe(&request{call: k, routes: routes}, s, s, s.retainHandling)
+		})
+	}
+	if err != nil && k.pending > 0 {
 		err = errors.Unwrap(err) // some filters were sent: not safe to retry
 	}
-	if err != nil || s.call.pending == 0 {
-		s.call.finish(err)
+	if err != nil || k.pending == 0 {
+		k.finish(err)
 	}
 }
 
@@ -356,6 +373,9 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 	}
 	r.client.giveBack(q)
 	q.call.answered(p.UserProperties)
+	if q.call != nil && len(q.call.rest) > 0 && !q.call.sub.ended {
+		r.client.sendRest(q.call.sub)
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -1219,5 +1220,54 @@ func TestRequestIdentifierInUse(t *testing.T) {
 		if err := refused.wait(); !errors.Is(err, mqtt.PacketIdentifierInUse) {
 			t.Errorf("refused for ever: %v", err)
 		}
+	})
+}
+
+// A Subscribe with more filters than there are packet identifiers sends a thousand SUBSCRIBEs at a time, and tells what
+// became of each; when one is refused it does not go on.
+func TestSubscribeThousandsOfFilters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		filters := make([]string, 2500)
+		for n := range filters {
+			filters[n] = fmt.Sprint("f/", n)
+		}
+		b := mqtttest.NewBroker(t)
+		var mu sync.Mutex
+		var unanswered, most, all int
+		refuses := false
+		b.Intercept(func(_ string, _ bool, p codec.Packet) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			switch p := p.(type) {
+			case *codec.Subscribe:
+				all++
+				unanswered++
+				most = max(most, unanswered)
+			case *codec.Suback:
+				unanswered--
+				if all >= 3000 && !refuses {
+					refuses = true
+					p.Codes[0] = codec.NotAuthorized
+				}
+			}
+			return true
+		})
+		c := dialV5(t, b.DialContext)
+		sub := subscribeV5(t, c, "last", mqtt.AtLeastOnce, mqtt.Also(mqtt.AtLeastOnce, filters...))
+		if all != len(filters)+1 || most > 1000 {
+			t.Errorf("%d SUBSCRIBEs, at most %d without an answer", all, most)
+		}
+		for _, f := range sub.Filters() {
+			if f.Granted != mqtt.AtLeastOnce {
+				t.Fatalf("%+v", f)
+			}
+		}
+		noErr(t, sub.Unsubscribe(t.Context()))
+		_, err := c.Subscribe(t.Context(), "last", mqtt.Also(mqtt.AtLeastOnce, filters...))
+		var refused *mqtt.SubscribeError
+		if !errors.As(err, &refused) || len(refused.Failures) != 1 || all > 4500 {
+			t.Errorf("refused with %v after %d SUBSCRIBEs", err, all)
+		}
+		c.Close()
 	})
 }
