@@ -3,6 +3,7 @@ package mqtt_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -151,6 +152,37 @@ func TestInboundLimitCountsProperties(t *testing.T) {
 		}
 		if err := sub.Err(); !errors.Is(err, mqtt.ErrSlowConsumer) {
 			t.Errorf("12 MB of properties wait, and the subscription has ended with %v", err)
+		}
+	})
+}
+
+// PROTOCOL 17: servers drop messages for a slow client silently, after they have told the publisher that all is well. So the
+// log says once of each stall who causes it, and what may follow.
+func TestStallIsLogged(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		var log lines
+		c := reconnectingAs(t, v, b.DialContext, mqtt.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+		sleeper := subscribe(t, c, "sleep", mqtt.AtLeastOnce, mqtt.Buffer(1))
+		subscribe(t, c, "awake", mqtt.AtLeastOnce)
+		for stalls := range 3 {
+			for range 3 {
+				b.Publish(text("sleep", "x", 1))
+			}
+			b.Publish(text("awake", "x", 1))
+			for _, after := range []struct {
+				d     time.Duration
+				lines int
+			}{{5 * time.Second, stalls}, {15 * time.Second, stalls + 1}, {time.Hour, stalls + 1}} {
+				time.Sleep(after.d)
+				if n := log.count("drop what it cannot keep"); n != after.lines {
+					t.Errorf("stall %d: %d lines after %v, want %d", stalls, n, after.d, after.lines)
+				}
+			}
+			arrived(sleeper)
+		}
+		if n := log.count("filter=sleep"); n != 3 {
+			t.Errorf("%d lines name the filter", n)
 		}
 	})
 }

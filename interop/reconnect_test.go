@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"syscall"
@@ -21,6 +20,7 @@ type proxy struct {
 
 	mu    sync.Mutex
 	down  bool
+	hole  hole
 	conns []net.Conn
 }
 
@@ -63,15 +63,40 @@ func (p *proxy) serve(client net.Conn) {
 		return
 	}
 	var both sync.WaitGroup
-	both.Go(func() { pass(server, client) })
-	both.Go(func() { pass(client, server) })
+	both.Go(func() { p.pass(server, client, func(h hole) bool { return h.up }) })
+	both.Go(func() { p.pass(client, server, func(h hole) bool { return h.down }) })
 	both.Wait()
 }
 
-func pass(dst, src net.Conn) {
-	io.Copy(dst, src)
+// pass passes bytes on until the source ends, but for those that disappear in the hole. Who has lost some has lost the
+// connection: nothing comes through any more, and no end either, until cut.
+func (p *proxy) pass(dst, src net.Conn, swallows func(hole) bool) {
+	buffer := make([]byte, 32<<10)
+	swallowed := false
+	for {
+		n, err := src.Read(buffer)
+		p.mu.Lock()
+		swallowed = swallowed || swallows(p.hole)
+		p.mu.Unlock()
+		if err == nil && !swallowed {
+			_, err = dst.Write(buffer[:n])
+		}
+		if err != nil {
+			break
+		}
+	}
+	if swallowed {
+		return
+	}
 	dst.Close()
 	src.Close()
+}
+
+// dig lets bytes disappear from now on.
+func (p *proxy) dig(h hole) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hole = h
 }
 
 // cut breaks all connections, and those to come until mend.
