@@ -79,7 +79,8 @@ type awayKey struct {
 
 // completing is a QoS 2 message with PUBREC sent and PUBREL to come.
 type completing struct {
-	counted bool // towards our Receive Maximum: it came on this connection
+	counted bool   // towards our Receive Maximum: it came on this connection
+	content uint64 // as Receipt's
 }
 
 // Verdict is what is to be done with an arriving PUBLISH at QoS 1 or 2.
@@ -101,9 +102,11 @@ func (s *Session) Arrive(dst []byte, p *codec.PublishView) ([]byte, Verdict) {
 		switch c := s.received.get(p.PacketID); {
 		case c != nil && c.counted: // a server that sends it again on the same connection
 			return s.appendAck(dst, p.PacketID, 2, nil), Repeated // [MQTT-4.3.3-10]
-		case c != nil:
+		case c != nil && c.content == s.content(p):
 			s.enter(&Receipt{id: p.PacketID, qos: 2, repeated: true})
 			return s.flush(dst, 2), Repeated // [MQTT-4.3.3-10] [MQTT-4.6.0-3]
+		case c != nil:
+			s.received.delete(p.PacketID) // the server has forgotten the old one: its session is another
 		}
 	}
 	if len(s.away) > 0 {
@@ -158,7 +161,11 @@ func (s *Session) content(p *codec.PublishView) uint64 {
 // [MQTT-3.3.4-1] [MQTT-4.3.3-13] [MQTT311-3.3.4-1]
 func (s *Session) Accept(dst []byte, p *codec.PublishView) []byte {
 	if s.order(p.QoS).empty() {
-		return s.acknowledge(dst, p.PacketID, p.QoS, nil)
+		r := Receipt{id: p.PacketID, qos: p.QoS}
+		if p.QoS == 2 {
+			r.content = s.content(p)
+		}
+		return s.acknowledge(dst, &r)
 	}
 	return s.Release(dst, s.Hold(p), true)
 }
@@ -261,7 +268,7 @@ func (s *Session) flush(dst []byte, qos byte) []byte {
 		case r.accepted:
 			r.refusal = nil
 		}
-		dst = s.acknowledge(dst, r.id, r.qos, r.refusal)
+		dst = s.acknowledge(dst, r)
 	}
 	return dst
 }
@@ -275,23 +282,24 @@ func (s *Session) order(qos byte) *order {
 
 // acknowledge appends PUBACK or PUBREC. A QoS 2 message that was accepted occupies our window until PUBCOMP.
 // [MQTT-4.3.2-4] [MQTT-4.3.3-8] [MQTT311-4.3.2-2] [MQTT311-4.3.3-2]
-func (s *Session) acknowledge(dst []byte, id uint16, qos byte, refusal *Refusal) []byte {
+func (s *Session) acknowledge(dst []byte, r *Receipt) []byte {
+	refusal := r.refusal
 	if s.version < codec.V5 {
 		refusal = nil // 3.1.1 cannot refuse
 	}
-	if qos == 1 {
+	if r.qos == 1 {
 		s.unsettled--
-		return s.appendAck(dst, id, qos, refusal)
+		return s.appendAck(dst, r.id, 1, refusal)
 	}
-	if s.held.get(id) != nil {
-		s.held.delete(id)
+	if s.held.get(r.id) != nil {
+		s.held.delete(r.id)
 	}
 	if refusal != nil {
 		s.unsettled-- // [MQTT-4.3.3-9]
 	} else {
-		s.received.put(id).counted = true
+		*s.received.put(r.id) = completing{counted: true, content: r.content}
 	}
-	return s.appendAck(dst, id, qos, refusal)
+	return s.appendAck(dst, r.id, 2, refusal)
 }
 
 // appendAck leaves out what is for people where it would make the packet too large for the server [MQTT-3.4.2-2]

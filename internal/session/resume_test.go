@@ -342,3 +342,30 @@ func TestRepeatedPubrecKeepsItsOrder(t *testing.T) {
 		t.Errorf("%d messages are unacknowledged", s.Unacknowledged())
 	}
 }
+
+// A server may have begun a new session without our knowledge: its CONNACK was lost. A message with the identifier of one
+// whose PUBREL has not come, and with other content, is a new one, though it may say DUP: else it would be swallowed.
+func TestIdentifierOfAnotherSession(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		for _, dup := range []bool{false, true} {
+			s := New(v, Limits{})
+			arrive(t, s, 1, 2)
+			wantBytes(t, "PUBREC", s.Accept(nil, view(1, 2, false)), "5002 0001")
+			s.Lost()
+			s.Resumed(nil, 10)
+			p := view(1, 2, dup)
+			if b, verdict := s.Arrive(nil, p); verdict != Repeated {
+				t.Fatalf("the same content: verdict %v, % X", verdict, b)
+			}
+			p.Payload = []byte("other")
+			if b, verdict := s.Arrive(nil, p); verdict != Deliver || len(b) != 0 {
+				t.Fatalf("other content, dup %v: verdict %v, % X", dup, verdict, b)
+			}
+			wantBytes(t, "PUBREC of the new one", s.Accept(nil, p), "5002 0001")
+			s.Pubrel(nil, 1)
+			if s.Unacknowledged() != 0 {
+				t.Errorf("%d messages are unacknowledged", s.Unacknowledged())
+			}
+		}
+	})
+}
