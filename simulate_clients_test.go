@@ -28,6 +28,7 @@ type simulated struct {
 	v5      []mqtt.OptionV5
 
 	refused atomic.Bool // a fault has refused something
+	denied  atomic.Bool // one of its messages, perhaps
 	slow    atomic.Bool // it has had connections with little bandwidth
 
 	mu        sync.Mutex

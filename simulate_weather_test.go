@@ -166,6 +166,7 @@ func (w *weather) fault(r *rand.Rand, c *simulated) mqtttest.Fault {
 		pick(codec.PUBLISH, codec.SUBSCRIBE, codec.CONNECT)
 		f.Reason, f.Outbound = byte(mqtt.QuotaExceeded), false
 		c.refused.Store(true)
+		c.denied.Store(c.denied.Load() || f.Packet == codec.PUBLISH.String())
 	}
 	return f
 }

@@ -40,7 +40,6 @@ type published struct {
 	session  int                 // QoS 2: the one at the broker in which it came latest
 	sessions int                 // QoS 2: how many those are
 	came     time.Time           // the first PUBLISH
-	refused  bool                // once at least, which the client need not have heard of
 	accepted []span              // in which the broker took it
 	to       map[string]*passage // by client
 }
@@ -351,11 +350,9 @@ func (a *account) answered(id uint16, code codec.ReasonCode) {
 		return
 	}
 	delete(a.publishes, id)
-	if code.Failed() {
-		in.message.refused = true
-		return
+	if !code.Failed() {
+		in.message.accepted = append(in.message.accepted, span{in.since, time.Now()})
 	}
-	in.message.accepted = append(in.message.accepted, span{in.since, time.Now()})
 }
 
 // granted notes the broker's SUBACK. A filter that stood before stands on.
