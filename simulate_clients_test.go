@@ -27,6 +27,8 @@ type simulated struct {
 	common  mqtt.Options
 	v5      []mqtt.OptionV5
 
+	authenticates bool
+
 	refused atomic.Bool // a fault has refused something
 	denied  atomic.Bool // one of its messages, perhaps
 	slow    atomic.Bool // it has had connections with little bandwidth
@@ -98,6 +100,9 @@ func (c *simulated) optionsV5(r *rand.Rand) (opts []mqtt.OptionV5) {
 	if oneIn(r, 3) {
 		opts = append(opts, mqtt.WithTopicAliasMaximum(r.IntN(3)))
 	}
+	if c.authenticates = oneIn(r, 3); c.authenticates {
+		opts = append(opts, mqtt.WithAuthenticator(riddle{}))
+	}
 	if oneIn(r, 5) {
 		c.largest = 150
 		opts = append(opts, mqtt.WithMaximumPacketSize(c.largest))
@@ -118,6 +123,10 @@ func (c *simulated) begin() {
 	}
 	if err := c.connect(mqtt.Options{mqtt.WithConnectRetry()}); err != nil {
 		c.s.t.Fatal(err)
+	}
+	if c.s.server == nil && c.version == codec.V5 && c.largest == 0 {
+		c.s.server = c
+		c.serve(c.current())
 	}
 	c.s.work.Go(func() { c.churn(c.s.random(forSubscriber, c.number)) })
 }

@@ -86,18 +86,26 @@ func stillLive(all []*listener) (live []*listener) {
 	return live
 }
 
-// disturb calls what else there is.
+// disturb calls what else there is. The outcome depends on the weather.
 func (c *simulated) disturb(r *rand.Rand) {
-	now := c.current()
-	calls := map[string]func(context.Context) error{
-		"Reconnect":     now.Reconnect,
-		"WaitConnected": now.WaitConnected,
-		"Ping":          func(ctx context.Context) error { _, err := now.Ping(ctx); return err },
-		"Unsubscribe":   func(ctx context.Context) error { return now.Unsubscribe(ctx, "nobody/has/this") },
+	now, timeout := c.current(), below(r, 5*time.Second)
+	calls := []struct {
+		name string
+		f    func(context.Context) error
+	}{
+		{"Reconnect", now.Reconnect},
+		{"WaitConnected", now.WaitConnected},
+		{"Ping", func(ctx context.Context) error { _, err := now.Ping(ctx); return err }},
+		{"Unsubscribe", func(ctx context.Context) error { return now.Unsubscribe(ctx, "nobody/has/this") }},
+		{"Request", func(context.Context) error { return c.request(now, r, timeout) }},
+		{"Reauthenticate", func(context.Context) error { return c.reauthenticate(now, timeout) }},
 	}
-	name := []string{"Reconnect", "WaitConnected", "Ping", "Unsubscribe"}[r.IntN(4)]
-	err := c.s.lasting(below(r, 5*time.Second), 0, c.id+" "+name, calls[name]) // its outcome depends on the weather
-	c.s.note(c.id, "%s: %v", name, err)
+	if now.v5 == nil {
+		calls = calls[:4]
+	}
+	call := calls[r.IntN(len(calls))]
+	err := c.s.lasting(timeout, 0, c.id+" "+call.name, call.f)
+	c.s.note(c.id, "%s: %v", call.name, err)
 }
 
 // filters are the topic filters that a client may use. Those that do not overlap are for clients that would get copies.
@@ -238,6 +246,10 @@ func (l *listener) consume() {
 // take takes a message, and its time.
 func (l *listener) take(m mqtt.Message) {
 	s := l.client.s
+	if unobserved(m.Topic) {
+		_ = m.Ack()
+		return
+	}
 	p := s.witness.lookUp(m.Topic, m.Payload)
 	if p == nil {
 		s.problem("%s gets what nobody has published: %s %.20q", l.name, m.Topic, m.Payload)

@@ -29,7 +29,7 @@ import (
 
 var (
 	simulateFirst   = flag.Uint64("seed", 1, "the first seed that TestSimulate plays")
-	simulateSeeds   = flag.Uint64("seeds", 200, "how many seeds TestSimulate plays")
+	simulateSeeds   = flag.Uint64("seeds", 250, "how many seeds TestSimulate plays")
 	simulateWorkers = flag.Int("workers", 1, "how many seeds TestSimulate plays at a time")
 )
 
@@ -69,6 +69,7 @@ type simulation struct {
 	witness *witness
 	weather *weather
 	clients []*simulated
+	server  *simulated // answers requests; nil: nobody does
 
 	messages    []*published // all, in the end
 	identifiers bool         // the broker knows subscription identifiers
@@ -97,6 +98,7 @@ const (
 	forConnection
 	forBackoff
 	forLife
+	forRequests
 )
 
 // random returns the source of randomness of one actor.
@@ -139,6 +141,7 @@ func (s *simulation) brokerOptions(r *rand.Rand) (opts []mqtttest.Option) {
 	chosen(mqtttest.ServerKeepAlive(time.Duration(5+r.IntN(50)) * time.Second))
 	chosen(mqtttest.TopicAliasMaximum(uint16(r.IntN(4))))
 	chosen(mqtttest.UseTopicAliases())
+	opts = append(opts, mqtttest.Authentication("riddle", riddle{}.step))
 	s.identifiers = !chosen(mqtttest.NoSubscriptionIdentifiers())
 	s.merging = chosen(mqtttest.MergeOverlapping())
 	if largest := uint32(200 + r.IntN(200)); chosen(mqtttest.MaximumPacketSize(largest)) {
@@ -175,6 +178,8 @@ func (s *simulation) settle() {
 		}
 	}
 	time.Sleep(4 * time.Minute) // what is on the way to subscriptions arrives, and a half-open connection is noticed
+	s.checkRequests()
+	time.Sleep(time.Minute)
 	for _, c := range s.clients {
 		c.checkQuiet()
 	}

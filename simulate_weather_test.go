@@ -145,7 +145,7 @@ func (w *weather) fault(r *rand.Rand, c *simulated) mqtttest.Fault {
 	switch r.IntN(7) {
 	case 0, 1: // what is lost before a cut may be anything
 		pick(codec.PUBLISH, codec.PUBACK, codec.PUBREC, codec.PUBREL, codec.PUBCOMP, codec.SUBSCRIBE, codec.SUBACK,
-			codec.UNSUBSCRIBE, codec.UNSUBACK, codec.CONNECT, codec.CONNACK, codec.PINGREQ)
+			codec.UNSUBSCRIBE, codec.UNSUBACK, codec.CONNECT, codec.CONNACK, codec.PINGREQ, codec.AUTH)
 		f.Cut, f.Drop = true, oneIn(r, 2)
 		if oneIn(r, 2) {
 			f.Bytes = 1 + r.IntN(20)

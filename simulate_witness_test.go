@@ -291,6 +291,10 @@ func (w *witness) sent(clientID string, a *account, packet codec.Packet) {
 
 // publishCame notes a PUBLISH of a client.
 func (w *witness) publishCame(clientID string, a *account, p *codec.Publish) {
+	if unobserved(p.Topic) {
+		delete(a.publishes, p.PacketID)
+		return
+	}
 	m := w.find(p.Topic, p.Payload)
 	switch {
 	case m == nil:
@@ -377,6 +381,10 @@ func (a *account) granted(p *codec.Suback) {
 
 // publishGoes notes a PUBLISH to a client.
 func (w *witness) publishGoes(clientID string, a *account, p *codec.Publish) {
+	if unobserved(p.Topic) {
+		delete(a.flights, p.PacketID)
+		return
+	}
 	m := w.find(p.Topic, p.Payload)
 	if m == nil {
 		w.s.problem("the broker sends what nobody has published: %v %.20q", p.Topic, p.Payload)
