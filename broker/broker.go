@@ -68,8 +68,11 @@ func New(c Config, plugins ...Plugin) (*Broker, error) {
 func (b *Broker) Start(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.server != nil {
+	switch {
+	case b.server != nil:
 		return errors.New("broker: was started before")
+	case b.ctx.Err() != nil:
+		return errors.New("broker: was shut down")
 	}
 	for _, w := range b.config.Warnings {
 		b.log.Warn(w)
@@ -190,17 +193,21 @@ func (b *Broker) Reload() error {
 	if !b.started || b.ctx.Err() != nil {
 		return errors.New("broker: is not running")
 	}
-	old := b.passwords.Load()
 	if err := b.load(); err != nil {
 		return err
 	}
 	for _, cl := range b.server.Clients.GetAll() {
-		if c, ok := cl.Net.Conn.(*conn); ok && c.user != "" && !c.isClosed() && old.changed(c.user, b.passwords.Load()) {
+		if c, ok := cl.Net.Conn.(*conn); ok && !c.isClosed() && b.isOutdated(c) {
 			b.server.DisconnectClient(cl, packets.ErrNotAuthorized)
 		}
 	}
 	b.log.Info("passwords, ACL and certificates read again")
 	return nil
+}
+
+// isOutdated reports whether a client came in by a password that is in force no more.
+func (b *Broker) isOutdated(c *conn) bool {
+	return c.user != "" && !b.passwords.Load().has(c.user, c.hash)
 }
 
 // Check reads the files that the configuration names, and returns the first mistake in them. It listens nowhere.

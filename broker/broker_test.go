@@ -496,6 +496,47 @@ func TestReload(t *testing.T) {
 	check(t, stays.Publish(ctx, "b", nil, mqtt.AtLeastOnce))
 }
 
+// A client whose password is gone by the time that it has connected does not slip through.
+func TestReloadWhileConnecting(t *testing.T) {
+	t.Parallel()
+	hash, err := newPBKDF2([]byte("old"))
+	check(t, err)
+	passwd := writeFile(t, t.TempDir()+"/passwd", "goes:"+hash+"\n")
+	c := onLoopback()
+	c.Auth = Auth{PasswordFile: passwd}
+	var b *Broker
+	b = start(t, c, Plugin{Name: "reloads", Authorize: func(Client, Access, string) Decision { // asked about the will
+		writeFile(t, passwd, "")
+		if err := b.Reload(); err != nil {
+			t.Error(err)
+		}
+		return Allow
+	}})
+	ctx := within(t, 10*time.Second)
+	client, err := mqtt.NewClient(ctx, b.URLs()[0], mqtt.WithCredentials("goes", "old"), mqtt.WithWill("will", nil))
+	check(t, err)
+	defer client.Close()
+	select {
+	case <-client.Done():
+		if !errors.Is(client.Err(), mqtt.NotAuthorized) {
+			t.Error(client.Err())
+		}
+	case <-ctx.Done():
+		t.Error("a client without a user is there")
+	}
+}
+
+// A broker that was shut down before its start does not start any more.
+func TestShutdownBeforeStart(t *testing.T) {
+	b, err := New(onLoopback())
+	check(t, err)
+	check(t, b.Shutdown(t.Context()))
+	if err := b.Start(t.Context()); err == nil {
+		t.Error("started")
+		check(t, b.Shutdown(t.Context()))
+	}
+}
+
 // Topics under $SYS are updated at their interval, or are not there.
 func TestSys(t *testing.T) {
 	t.Parallel()

@@ -26,6 +26,7 @@ type conn struct {
 	// Written by OnConnect, before other goroutines know the client.
 	client    Client
 	user      string // the one whose password was checked, if it was
+	hash      string // what it was checked against
 	onSilence func()
 	flow
 }

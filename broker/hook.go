@@ -110,7 +110,7 @@ func (h *hook) authenticate(c *conn, connect packets.ConnectParams) packets.Code
 	case passwords == nil && h.b.config.Auth.AllowAnonymous: // nothing to check a name against
 		return packets.CodeSuccess
 	case passwords != nil && passwords.Match(c.client.Username, password):
-		c.user = c.client.Username
+		c.user, c.hash = c.client.Username, passwords.hashes[c.client.Username].text
 		return packets.CodeSuccess
 	}
 	return packets.ErrBadUsernameOrPassword
@@ -177,8 +177,11 @@ func (h *hook) OnSessionEstablished(cl *mochi.Client, pk packets.Packet) {
 			p.Connected(c.client)
 		}
 	}
-	if h.b.ctx.Err() != nil { // Shutdown has not seen this client
+	switch { // Shutdown and Reload may have been too early to see this client
+	case h.b.ctx.Err() != nil:
 		h.b.server.DisconnectClient(cl, packets.ErrServerShuttingDown)
+	case h.b.isOutdated(c):
+		h.b.server.DisconnectClient(cl, packets.ErrNotAuthorized)
 	}
 }
 

@@ -169,9 +169,9 @@ func (p *Passwords) String() string {
 	return b.String()
 }
 
-// changed reports whether a user has another hash in q, or none. Nil holds nobody.
-func (p *Passwords) changed(user string, q *Passwords) bool {
-	return q == nil || p == nil || p.hashes[user].text != q.hashes[user].text
+// has reports whether a user has this hash. Nil holds nobody.
+func (p *Passwords) has(user, hash string) bool {
+	return p != nil && p.hashes[user].text == hash
 }
 
 // Scheme is a way to hash a password.
