@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -52,7 +53,8 @@ func (e *execFlags) run(ctx context.Context, m mqtt.Message) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, flag, e.command)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(m.Payload), &stdout, &stderr
-	cmd.WaitDelay = time.Second // for children of the shell that keep its output open
+	cmd.WaitDelay = time.Second // for what the command leaves running with its output open
+	setApart(cmd)
 	cmd.Env = append(os.Environ(),
 		"MQTT_TOPIC="+m.Topic,
 		"MQTT_QOS="+strconv.Itoa(int(m.QoS)),
@@ -62,6 +64,9 @@ func (e *execFlags) run(ctx context.Context, m mqtt.Message) ([]byte, error) {
 		"MQTT_CORRELATION_DATA="+hex.EncodeToString(m.Properties.CorrelationData),
 	)
 	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // the command itself has ended well
+	}
 	if ctx.Err() != nil {
 		err = fmt.Errorf("killed after %v", time.Duration(e.timeout))
 	}
