@@ -53,7 +53,7 @@ var bad = []string{
 	"pub -t a -m x --ca-file testdata/none", "pub -t a -m x --url mqtts://h --ca-file testdata/none", "pub -t a -m x --url mqtts://h --key k",
 	"pub -t a -m x --url mqtts://h --ca-data x", "pub -t a -m x --ca-file a --ca-path b", "pub -t a -m x --url mqtt://h --insecure",
 	// WebSocket and proxies
-	"pub -t a -m x --header X:~y", "pub -t a -m x --url ws://h --header X", "pub -t a -m x --url ws://h --header a~b:c",
+	"pub -t a -m x --header X:~y", "pub -t a -m x --url ws://h --header X", "pub -t a -m x --url ws://h --header s3cret", "pub -t a -m x --url ws://h --header a~b:c",
 	`pub -t a -m x --url ws://h --extra-headers ["a"]`, `pub -t a -m x --url ws://h --extra-headers {"a":1}`,
 	`pub -t a -m x --url ws://h --extra-headers {"a":"b\u000ac"}`, "pub -t a -m x --url ws://h --header Upgrade:x",
 	"pub -t a -m x --proxy ftp://h", "pub -t a -m x --proxy http://u:s3cret@h:x", "pub -t a -m x --proxy h",
@@ -71,7 +71,8 @@ var bad = []string{
 	"passwd testdata/bad.txt u", "passwd --scheme md5 testdata/none u",
 	// the environment
 	"PETREL_QOS=1 PETREL_KEEP_ALIVE=ten pub -t a -m x", "PETREL_URL=http://h pub -t a -m x", "PETREL_PROTOCOL_VERSION=6 pub -t a -m x",
-	"PETREL_CONFIG=testdata/none pub -t a -m x",
+	"PETREL_CONFIG=testdata/none pub -t a -m x", "PETREL_URL=mqtt://h PETREL_HOST=h pub -t a -m x",
+	"PETREL_EXTRA_HEADERS=s3cret pub -t a -m x",
 }
 
 // badFiles are configuration files that cannot work.
@@ -80,7 +81,7 @@ var badFiles = []string{
 	"reconnect_retrys: 3", "reconnect_max_interval: 0", "auto_reconnect: perhaps", "default_qos: 3", "default_qos: {a: 1}",
 	"default_retain: 7", "topics: 3", "topics: [a, b]", "topics: {a: 1}", "topics: {a: {qos: 3}}", "topics: {a: {retain: maybe}}",
 	"topics: {a: {qso: 1}}", "qos: 1", "xyzzy: 1", "config: other.yaml", "- a\n- b", "just text", "a: b: c", "\tkeep_alive: 1", "url: http://h", "url: {a: b}",
-	"will-topic: w\nwill_qos: 5", "connect_property: ab", "url: mqtt://h\nhost: h", "topics: {a/#/b: {qos: 1}}\nkeep_alive: 1\nunknown: 2",
+	"header: s3cret", "will-topic: w\nwill_qos: 5", "connect_property: ab", "url: mqtt://h\nhost: h", "topics: {a/#/b: {qos: 1}}\nkeep_alive: 1\nunknown: 2",
 }
 
 func TestBad(t *testing.T) {

@@ -40,6 +40,9 @@ func (c *connection) load(flags *pflag.FlagSet) error {
 	if err := loadEnvironment(flags); err != nil {
 		return err
 	}
+	if err := checkRivals(flags); err != nil {
+		return usagef("environment: %w", err)
+	}
 	if c.configFile == "" {
 		return nil
 	}
@@ -85,7 +88,7 @@ func loadEnvironment(flags *pflag.FlagSet) error {
 			return
 		}
 		if err := flags.Set(f.Name, text); err != nil {
-			errs = errors.Join(errs, usagef("%s=%q: %s", variable(f.Name), text, cause(f, err)))
+			errs = errors.Join(errs, usagef("%s=%s: %s", variable(f.Name), shown(f, strconv.Quote(text)), cause(f, err)))
 		}
 	})
 	return errs
@@ -190,7 +193,7 @@ func (s *settings) setFlag(f *pflag.Flag, value *yaml.Node) error {
 		return errors.New("takes a single value")
 	}
 	if err := s.flags.Set(f.Name, value.Value); err != nil {
-		return fmt.Errorf("%q: %s", value.Value, cause(f, err))
+		return fmt.Errorf("%s: %s", shown(f, strconv.Quote(value.Value)), cause(f, err))
 	}
 	return nil
 }

@@ -90,9 +90,19 @@ func flagError(cmd *cobra.Command, err error) error {
 		return usagef("there is no flag --%s%s; see \"%s --help\"", m[1], didYouMean(m[1], flagNames(cmd)), cmd.CommandPath())
 	}
 	if m := invalidValue.FindStringSubmatch(err.Error()); m != nil {
-		return usagef("%s %s: %s", m[2], m[1], wrongValue(cmd.Flags().Lookup(m[2][2:]), m[3]))
+		f := cmd.Flags().Lookup(m[2][2:])
+		return usagef("%s %s: %s", m[2], shown(f, m[1]), wrongValue(f, m[3]))
 	}
 	return usagef("%w; see \"%s --help\"", err, cmd.CommandPath())
+}
+
+// shown is a flag's value, quoted already, as an error may tell it: headers have secrets in them.
+func shown(f *pflag.Flag, quoted string) string {
+	switch f.Value.(type) {
+	case *headers, *jsonHeaders:
+		return "***"
+	}
+	return quoted
 }
 
 // wrongValue says what is wrong with a flag's value, where the standard library's words say too little.
