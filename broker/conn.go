@@ -23,6 +23,10 @@ type conn struct {
 	closed  chan struct{} // closed by Close
 	once    sync.Once
 
+	answered  chan struct{}        // closed when CONNACK is on its way: mochi knows the client by then
+	answer    sync.Once            // closes answered
+	successor atomic.Pointer[conn] // the connection that takes over the session
+
 	// Written by OnConnect, before other goroutines know the client.
 	client    Client
 	user      string // the one whose password was checked, if it was
@@ -32,7 +36,7 @@ type conn struct {
 }
 
 func newConn(l *listener, s *socket, c net.Conn) *conn {
-	return &conn{Conn: c, socket: s, listener: l, closed: make(chan struct{})}
+	return &conn{Conn: c, socket: s, listener: l, closed: make(chan struct{}), answered: make(chan struct{})}
 }
 
 // Read ends the connection after the silence that is allowed.

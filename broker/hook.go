@@ -191,6 +191,7 @@ func (h *hook) OnDisconnect(cl *mochi.Client, err error, _ bool) {
 	if !ok {
 		return
 	}
+	c.awaitSuccessor()
 	if cause := cl.StopCause(); err != nil && cause != nil {
 		err = cause
 	}

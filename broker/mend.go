@@ -75,9 +75,21 @@ func (c *conn) takeOver(cl, old *mochi.Client, clean bool) {
 		}
 	}
 	if before, ok := old.Net.Conn.(*conn); ok {
+		before.successor.Store(c)
 		before.socket.end(lingerTimeout) // mochi waits for what is being written, which a dead client would never take
 		if !clean {
 			c.ids = before.ids
+		}
+	}
+}
+
+// awaitSuccessor waits until mochi has put the connection that takes over in this one's place. Else it may remove the
+// new client, by the identifier, in the belief that it removes the old one.
+func (c *conn) awaitSuccessor() {
+	if next := c.successor.Load(); next != nil {
+		select {
+		case <-next.answered:
+		case <-next.closed:
 		}
 	}
 }
@@ -150,6 +162,7 @@ func (c *conn) inConnect(connect *packets.ConnectParams) {
 func (c *conn) out(cl *mochi.Client, pk *packets.Packet) {
 	switch pk.FixedHeader.Type {
 	case packets.Connack:
+		c.answer.Do(func() { close(c.answered) })
 		if cl.Properties.ProtocolVersion != 5 {
 			pk.ReasonCode = returnCode(pk.ReasonCode)
 		}

@@ -422,3 +422,21 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 }
+
+// Who takes over a session is known to the broker, although the old connection may get to its end only afterwards: mochi
+// is kept busy with its many subscriptions.
+func TestTakeOverIsKnown(t *testing.T) {
+	t.Parallel()
+	b := start(t, onLoopback())
+	other, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
+	filters := []string{"a"}
+	for n := range 2000 {
+		filters = append(filters, fmt.Sprint("b/", n))
+	}
+	for range 20 {
+		p, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true, ClientID: "same"})
+		p.subscribe(1, 0, filters...)
+		other.send(&codec.Publish{Topic: "a"})
+		receive[*codec.Publish](p)
+	}
+}
