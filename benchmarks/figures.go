@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"path/filepath"
 
 	"gonum.org/v1/plot"
@@ -44,16 +45,16 @@ func draw(folder string, tables []*table) error {
 func bars(file, title string, tables []*table) error {
 	p := plot.New()
 	p.Title.Text = title
-	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: 0}
-	p.Y.Min = 1
+	// The bars are logarithms: gonum draws a bar from 0, which a logarithmic axis does not have.
+	p.Y.Tick.Marker = plot.ConstantTicks{{Value: 0, Label: "1"}, {Value: 1, Label: "10"}, {Value: 2, Label: "100"}, {Value: 3, Label: "1000"}}
+	p.Y.Min, p.Y.Max = 0, 3
 	p.Legend.Top, p.Legend.Left = true, true
 	width := vg.Points(14)
 	for i, l := range libraries[1:] {
 		values := make(plotter.Values, len(tables))
 		for n, t := range tables {
-			values[n] = 1
 			if rounds := t.offered(l.name); rounds != nil {
-				values[n] = max(1, median(rounds, cpu)/median(t.offered(libraries[0].name), cpu))
+				values[n] = math.Log10(max(1, median(rounds, cpu)/median(t.offered(libraries[0].name), cpu)))
 			}
 		}
 		b, err := plotter.NewBarChart(values, width)
@@ -68,7 +69,6 @@ func bars(file, title string, tables []*table) error {
 	names := make([]string, len(tables))
 	for i, t := range tables {
 		names[i] = t.row.title
-		p.Y.Max = max(p.Y.Max, 1000)
 	}
 	p.NominalX(names...)
 	return p.Save(vg.Points(720), vg.Points(360), file)
