@@ -99,6 +99,8 @@ var goldens = []golden{
 	{name: "sub-json", args: words("sub -t a/# -n 2 --json -q 1 --subscription-id 7"), with: later(text("a/1", "one"), rich)},
 	{name: "sub-format", args: []string{"sub", "-t", "a/#", "-n", "2", "-q", "1", "--subscription-id", "7", "-N",
 		"-F", `%t|%x|%X|%l|%q|%r|%d|%I|%U|%C|%R|%E|%F|%P|%S|%%|\t\\|\n%j\n%J\n`}, with: later(text("a/1", `{"x":1}`), rich)},
+	// The removals, which come back with the retain flag, are not removed in turn, without end.
+	{name: "sub-remove-retained", args: words("sub -t a/# -v -n 3 -W 2 --remove-retained --retain-as-published"), with: retained(text("a/b", "x"))},
 	{name: "sub-retained", args: words("sub -t a/# -v --retained-only --remove-retained"), with: func(ctx context.Context, b *mqtttest.Broker) {
 		retained(text("a/1", "one"), text("a/2", "two"))(ctx, b)
 		later(text("a/3", "three"))(ctx, b)

@@ -293,7 +293,7 @@ func (s *sub) take(ctx context.Context, c *client, m mqtt.Message, w *writer) er
 	case err != nil:
 		return err
 	}
-	if s.retained.remove && m.Retain {
+	if s.retained.remove && m.Retain && len(m.Payload) > 0 { // without one it is a removal already, perhaps our own
 		if err := c.publish(ctx, m.Topic, nil, nil, m.QoS, mqtt.Retain).Wait(ctx); err != nil {
 			return err
 		}
