@@ -31,7 +31,7 @@ var bad = []string{
 	"pub -t a -m x --message-expiry -1", "pub -t a -m x --message-expiry 5000000000", "pub -t a -m x -V 3.1.1 --content-type x",
 	"sub -t a -V 3.1.1 --no-local", "sub -t a -V 3.1.1 --session-expiry 3", "pub -t a -m x -V 4.0", "pub -t a -m x -V mqttv31",
 	// what to receive
-	"sub", "sub -q 1", "sub -t a -t b -t c -q 1 -q 2", "sub -t a -q 1,3", "sub -t a/#/b", "sub -t a+", "sub -t a -n -1",
+	"sub", "sub -q 1", "sub -t a -t b -t c -q 1 -q 2", "sub -t a -q 1,3", "sub -t a/#/b", "sub -t a+", "sub -t a -t b -t a", "sub -t a -n -1",
 	"sub -t a -W soon", "sub -t a --retained-only -R", "sub -t a --json -v", "sub -t a -F %z", "sub -t a -F %", `sub -t a -F \q`,
 	"sub -t a --out-dir testdata/x --exec true", "sub -t a --out-dir bad_test.go", "sub -t a --workers 3", "sub -t a --exec true --workers 0",
 	"sub -t a --exec true --on-failure panic", "sub -t a --retain-handling 3", "sub -t a --subscription-id 0x10000000",

@@ -127,6 +127,8 @@ func (s *sub) check(cmd *cobra.Command) error {
 	switch {
 	case len(s.filters) == 0 && len(s.unsubscribed) == 0:
 		return usagef("what to subscribe to: give a topic filter with -t")
+	case firstTwice(s.filters) != "":
+		return usagef("-t %s is given twice: leave one out", firstTwice(s.filters))
 	case len(s.qos) > 1 && len(s.qos) != len(s.filters):
 		return usagef("%d times -q do not fit %d times -t: give one for all filters, or one for each", len(s.qos), len(s.filters))
 	case s.options5.identifier > maxIdentifier:
@@ -141,6 +143,16 @@ func (s *sub) check(cmd *cobra.Command) error {
 		return usagef("--on-failure and --workers need --exec")
 	}
 	return s.exec.check()
+}
+
+// firstTwice returns the first of some words that was there before, "" if there is none.
+func firstTwice(words []string) string {
+	for i, w := range words {
+		if slices.Contains(words[:i], w) {
+			return w
+		}
+	}
+	return ""
 }
 
 func (s *sub) run(cmd *cobra.Command) error {
