@@ -218,9 +218,11 @@ func (r *router) proved(rt *route, s *subscribe) {
 	if s.old {
 		r.believe()
 	}
-	if !s.undone {
-		rt.confirmed, rt.uncertain = true, false
+	if s.undone {
+		rt.ending = true
+		return
 	}
+	rt.confirmed, rt.uncertain = true, false
 }
 
 // find returns the SUBSCRIBE that brought a message with these identifiers, nil if the route has none such.

@@ -284,6 +284,32 @@ func TestSubscribeOverlappingWhileLeaving(t *testing.T) {
 	})
 }
 
+// The same when the SUBSCRIBEs, made again on a new session, have no answer yet.
+func TestSubscribeOverlappingWhileLeavingAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, codec.V5)
+		defer func() { p.client.Close() }()
+		subscribing := start(func() (*mqtt.Subscription, error) {
+			return p.client.Subscribe(t.Context(), "a/#", mqtt.ExactlyOnce, mqtt.Also(mqtt.ExactlyOnce, "a/b"))
+		})
+		for range 2 {
+			p.Send(granted(mqtttest.ReceiveAs[*codec.Subscribe](p.Script)))
+		}
+		sub := subscribing.value(t)
+		p.renew()
+		again := []*codec.Subscribe{mqtttest.ReceiveAs[*codec.Subscribe](p.Script), mqtttest.ReceiveAs[*codec.Subscribe](p.Script)}
+		leaving := startErr(func() error { return sub.Unsubscribe(t.Context()) })
+		u := mqtttest.ReceiveAs[*codec.Unsubscribe](p.Script)
+		for i, s := range again {
+			p.Send(&codec.Publish{Topic: "a/b", Payload: []byte("x"), SubscriptionIdentifiers: []uint32{s.SubscriptionIdentifier}})
+			p.Send(granted(again[i]))
+		}
+		p.Send(unsubscribed(codec.V5, u))
+		leaving.value(t)
+		wantArrived(t, sub, "a/b=x q0")
+	})
+}
+
 // A shared subscription gets only some of the messages that match it: a subscription that holds one beside an ordinary
 // filter must not rely on it (section 4.8.2).
 func TestSubscribeSharedOverlapping(t *testing.T) {
