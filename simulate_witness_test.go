@@ -52,6 +52,7 @@ type passage struct {
 	first  time.Time
 	sends  int  // PUBLISHes
 	repeat bool // one was at QoS 1
+	loose  bool // one was at QoS 0 although the message is not: it may overtake others
 	denied bool // the client has refused it once
 	acked  []ack
 }
@@ -157,7 +158,7 @@ func (w *witness) messages() (all []*published) {
 func (w *witness) add(m *published) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	m.number = len(w.topics[m.topic])
+	m.number, m.session = len(w.topics[m.topic]), -1
 	m.to = make(map[string]*passage)
 	m.then = w.account(m.publisher.client.id).sessions
 	w.topics[m.topic] = append(w.topics[m.topic], m)
@@ -190,9 +191,9 @@ func (a *account) renew() {
 	a.flights = make(map[uint16]*passing)
 }
 
-// lost notes that the broker has lost the session, if there was one.
+// lost notes that the broker has lost the session, if there was one: one may have begun without a CONNACK.
 func (a *account) lost() {
-	if a.sessions > 0 {
+	if !a.heard.IsZero() {
 		a.sessions++
 	}
 	a.renew()
@@ -397,6 +398,7 @@ func (w *witness) publishGoes(clientID string, a *account, p *codec.Publish) {
 	}
 	pass.sends++
 	pass.repeat = pass.repeat || p.QoS == 1
+	pass.loose = pass.loose || p.QoS == 0 && m.qos > 0
 	if p.QoS == 0 {
 		return
 	}
