@@ -356,7 +356,7 @@ func (l *listener) checkOrder(name string, got []receipt) {
 		return
 	}
 	for i, r := range l.withoutRepeats(name) {
-		if !l.client.told() && w.topics[name][r.number].passage(l.client).loose {
+		if w.topics[name][r.number].passage(l.client).loose {
 			continue
 		}
 		next := slices.Index(order, r.number)
