@@ -171,6 +171,9 @@ func (c *simulated) live(r *rand.Rand) {
 		now := c.current()
 		c.subscribeAgain(now, plan, r)
 		calm := !c.s.pause(below(r, 30*time.Second))
+		if calm {
+			time.Sleep(2 * time.Minute) // what was to end it may be on its way
+		}
 		select {
 		case <-now.Done():
 			c.s.note(c.id, "client %d has ended: %v", now.number, now.Err())
