@@ -142,7 +142,7 @@ func (l *listener) checkEnd() {
 	err := l.sub.Err()
 	switch {
 	case err == nil && !l.left.IsZero():
-	case err != nil && l.instance.Err() == err: //nolint:errorlint // it is the client's own
+	case err != nil && errors.Is(err, l.instance.Err()) && l.instance.Err() != nil:
 	case errors.Is(err, mqtt.ErrSlowConsumer) && l.stalled > 0:
 	case errors.As(err, &refused) && l.client.refused.Load():
 	default:

@@ -29,14 +29,18 @@ import (
 
 var (
 	simulateFirst   = flag.Uint64("seed", 1, "the first seed that TestSimulate plays")
-	simulateSeeds   = flag.Uint64("seeds", 250, "how many seeds TestSimulate plays")
+	simulateSeeds   = flag.Uint64("seeds", 0, "how many seeds TestSimulate plays; 0: as many as a test run has time for")
 	simulateWorkers = flag.Int("workers", 1, "how many seeds TestSimulate plays at a time")
 )
 
 func TestSimulate(t *testing.T) {
 	seeds := *simulateSeeds
-	if testing.Short() {
-		seeds = min(seeds, 30)
+	switch {
+	case seeds > 0:
+	case testing.Short() || raceEnabled:
+		seeds = 50
+	default:
+		seeds = 250
 	}
 	var next atomic.Uint64
 	var failed atomic.Bool
