@@ -200,25 +200,58 @@ func TestOutDir(t *testing.T) {
 	}
 }
 
-// A message whose command failed with --on-failure stop is left to the server; those before it are not sent again.
-func TestExecStop(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := mqtttest.NewBroker(t)
-		flags := []string{"sub", "-t", "jobs", "-q", "1", "-i", "worker", "--no-clean", "-W", "10", "--exec"}
-		run(t.Context(), b, "", "sub", "-t", "jobs", "-q", "1", "-i", "worker", "--no-clean", "-E")
-		for _, job := range []string{"good", "bad", "last"} {
-			b.Publish(text("jobs", job))
-		}
-		r := run(t.Context(), b, "", append(flags, `read j; echo $j; [ $j != bad ]`, "--on-failure", "stop")...)
-		if r.code != exitAnswer || r.out != "good\nbad\n" || !strings.Contains(r.errors, "the command failed: exit status 1") {
-			t.Errorf("%+v", r)
-		}
-		b.Restarted("worker")
-		r = run(t.Context(), b, "", append(flags, `cat; echo`, "-n", "2")...)
-		if r.code != exitOK || r.out != "bad\nlast\n" {
-			t.Errorf("%+v", r)
-		}
-	})
+// A command fails: by default its message stays with the session, which gets it again; those before it do not come again.
+func TestExecFailure(t *testing.T) {
+	for _, c := range []struct {
+		name, flags string
+		out, errors string // of the first run
+		left        string // for the second
+	}{
+		{"stop", "", "good\nbad\n", "petrel sub: jobs: the command failed: exit status 1; the server sends the message again to the next with this -i\n", "bad\nlast\n"},
+		{"stop, 3.1.1", "-V 3.1.1", "good\nbad\n", "petrel sub: jobs: the command failed: exit status 1; the server sends the message again to the next with this -i\n", "bad\nlast\n"},
+		{"reject", "--on-failure reject", "good\nbad\nlast\n", "petrel sub: 1 of 3 commands failed\n", ""},
+		{"reject, 3.1.1", "--on-failure reject -V 3.1.1", "good\nbad\nlast\n", "petrel sub: 1 of 3 commands failed\n", ""},
+		{"ignore", "--on-failure ignore", "good\nbad\nlast\n", "petrel sub: 1 of 3 commands failed\n", ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := mqtttest.NewBroker(t)
+			flags := append(words("sub -t jobs -q 1 -i worker --no-clean --quiet"), words(c.flags)...)
+			exec := func(command string, more ...string) []string { return slices.Concat(flags, []string{"--exec", command}, more) }
+			run(t.Context(), b, "", exec("true", "-E")...)
+			var refused []codec.ReasonCode
+			b.Intercept(func(_ string, outbound bool, p codec.Packet) bool {
+				if a, ok := p.(*codec.Puback); ok && !outbound && a.Code != codec.Success {
+					refused = append(refused, a.Code)
+				}
+				return true
+			})
+			for _, job := range []string{"good", "bad", "last"} {
+				b.Publish(text("jobs", job))
+			}
+			r := run(t.Context(), b, "", exec(`read j; echo $j; [ $j != bad ]`, "-n", "3")...)
+			if r.code != exitAnswer || r.out != c.out || r.errors != c.errors {
+				t.Errorf("%s: %+v", c.name, r)
+			}
+			if (len(refused) > 0) != (c.name == "reject") {
+				t.Errorf("%s: PUBACKs that refuse: %v", c.name, refused)
+			}
+			b.Restarted("worker")
+			if r = run(t.Context(), b, "", exec(`cat; echo`, "-W", "10")...); r.code != exitOK || r.out != c.left {
+				t.Errorf("%s, the next: %+v", c.name, r)
+			}
+		})
+	}
+	// Without a session that is kept, the message is gone, and the error says so.
+	for flags, want := range map[string]string{"-q 0": "at QoS 0", "-q 1": "-i and --no-clean keep it"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := mqtttest.NewBroker(t)
+			retained(text("jobs", "bad"))(nil, b)
+			r := run(t.Context(), b, "", append(words("sub -t jobs --exec false"), words(flags)...)...)
+			if r.code != exitAnswer || !strings.Contains(r.errors, want) {
+				t.Errorf("%s: %+v", flags, r)
+			}
+		})
+	}
 }
 
 // Workers work at the same time, up to their number; a command that hangs is killed.

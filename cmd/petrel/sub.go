@@ -41,7 +41,7 @@ func newSub() *cobra.Command {
 
 A message is acknowledged when it has been written, or when its command has ended well.
 
-` + formatHelp + "\n\n" + execHelp,
+` + formatHelp + "\n\n" + execHelp + "\n\n" + failureHelp,
 		Example: `  petrel sub -t 'sensors/#' -v
   petrel sub -t a/b -q 1 -t 'c/#' -q 2 --json
   petrel sub -t jobs -q 1 -i worker --no-clean --exec ./work.sh --workers 4
@@ -66,13 +66,19 @@ A message is acknowledged when it has been written, or when its command has ende
 	g = newGroup("Instead of standard output")
 	g.StringVar(&s.outDir, "out-dir", "", "write each message into a file of its own in this `FOLDER`")
 	s.exec.add(g)
-	s.onFailure = choice{"reject", []string{"reject", "stop"}}
-	g.Var(&s.onFailure, "on-failure", "of a command: reject its message and go on, or stop and leave it to the server")
+	s.onFailure = choice{"stop", []string{"stop", "reject", "ignore"}}
+	g.Var(&s.onFailure, "on-failure", "of a command: stop, and leave its message to the server; or reject it, or ignore that, and go on")
 	g.addTo(cmd)
 	s.addTo(cmd)
 	cmd.Flags().Lookup("messages").Hidden = true
 	return cmd
 }
+
+const failureHelp = `When a command fails, sub stops with exit code 6 and does not acknowledge its message: a session that is kept (-q 1, -i and
+--no-clean) gets it again, and with it those that other workers have finished since. With --on-failure reject the server
+is told that the message was refused, and does not send it again; MQTT 3.1.1 cannot say so, and acknowledges it. With
+--on-failure ignore it is acknowledged. Both go on, and exit with 6 in the end. At QoS 0 the server has nothing to send
+again in any case.`
 
 // maxIdentifier is the largest subscription identifier.
 const maxIdentifier = 268_435_455
@@ -299,9 +305,8 @@ func (s *sub) take(ctx context.Context, c *client, m mqtt.Message, w *writer) er
 	err := w.write(ctx, m)
 	var failed *commandError
 	switch {
-	case errors.As(err, &failed) && s.onFailure.word == "reject":
-		s.logger.Warn("a command failed", "topic", m.Topic, "because", failed.err)
-		return acknowledged(m.Reject(mqtt.ImplementationSpecificError, "the command failed"))
+	case errors.As(err, &failed):
+		return s.failed(m, failed)
 	case err != nil:
 		return err
 	}
@@ -311,6 +316,29 @@ func (s *sub) take(ctx context.Context, c *client, m mqtt.Message, w *writer) er
 		}
 	}
 	return acknowledged(m.Ack())
+}
+
+// failed does with a message whose command failed what --on-failure says.
+func (s *sub) failed(m mqtt.Message, err *commandError) error {
+	if s.onFailure.word == "stop" {
+		return fmt.Errorf("%s: %w; %s", m.Topic, err, s.fate(m))
+	}
+	s.logger.Warn("a command failed", "topic", m.Topic, "because", err.err)
+	if s.onFailure.word == "ignore" {
+		return acknowledged(m.Ack())
+	}
+	return acknowledged(m.Reject(mqtt.ImplementationSpecificError, "the command failed"))
+}
+
+// fate says what becomes of a message that is not acknowledged.
+func (s *sub) fate(m mqtt.Message) string {
+	switch {
+	case m.QoS == mqtt.AtMostOnce:
+		return "at QoS 0 the message does not come again"
+	case !s.session.keep() && s.session.expiry == 0:
+		return "the message does not come again, because the session ends: -i and --no-clean keep it"
+	}
+	return "the server sends the message again to the next with this -i"
 }
 
 // acknowledged leaves out the loss of a session: the server sends the message again if it must.
