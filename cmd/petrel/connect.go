@@ -53,6 +53,9 @@ func (c *connection) addTo(cmd *cobra.Command) {
 
 // complete reads the environment and the configuration file, and checks what it can without a server.
 func (c *connection) complete(cmd *cobra.Command) error {
+	if heedHangup, ok := cmd.Context().Value(hangupKey{}).(func()); ok {
+		heedHangup()
+	}
 	if err := c.load(cmd.Flags()); err != nil {
 		return err
 	}

@@ -6,11 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt"
@@ -24,7 +26,8 @@ type execFlags struct {
 }
 
 const execHelp = `A command of --exec is run by the shell for each message, with the payload on its standard input, and MQTT_TOPIC,
-MQTT_QOS, MQTT_RETAIN, MQTT_CONTENT_TYPE, MQTT_RESPONSE_TOPIC and MQTT_CORRELATION_DATA (in hexadecimal) in its environment.`
+MQTT_QOS, MQTT_RETAIN, MQTT_CONTENT_TYPE, MQTT_RESPONSE_TOPIC and MQTT_CORRELATION_DATA (in hexadecimal) in its environment.
+Ctrl-C waits until commands that run have ended; another one kills them.`
 
 func (e *execFlags) add(g *group) {
 	g.StringVar(&e.command, "exec", "", "run this `COMMAND` for each message, with the payload on its standard input")
@@ -63,7 +66,7 @@ func (e *execFlags) run(ctx context.Context, m mqtt.Message) ([]byte, error) {
 		"MQTT_RESPONSE_TOPIC="+m.Properties.ResponseTopic,
 		"MQTT_CORRELATION_DATA="+hex.EncodeToString(m.Properties.CorrelationData),
 	)
-	err := cmd.Run()
+	err := underWay.run(cmd)
 	if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil // the command itself has ended well
 	}
@@ -75,4 +78,59 @@ func (e *execFlags) run(ctx context.Context, m mqtt.Message) ([]byte, error) {
 		err = fmt.Errorf("%w: %s", err, said[strings.LastIndexByte(said, '\n')+1:])
 	}
 	return stdout.Bytes(), err
+}
+
+// underWay are the commands that run, which do not hear of Ctrl-C by themselves.
+var underWay = commands{running: map[*exec.Cmd]struct{}{}}
+
+type commands struct {
+	mu      sync.Mutex
+	running map[*exec.Cmd]struct{}
+}
+
+func (c *commands) run(cmd *exec.Cmd) error {
+	if err := c.start(cmd); err != nil {
+		return err
+	}
+	defer c.forget(cmd)
+	return cmd.Wait()
+}
+
+func (c *commands) start(cmd *exec.Cmd) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := cmd.Start()
+	if err == nil {
+		c.running[cmd] = struct{}{}
+	}
+	return err
+}
+
+func (c *commands) forget(cmd *exec.Cmd) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.running, cmd)
+}
+
+func (c *commands) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.running)
+}
+
+// kill kills all, with what they have started. No other begins after it: the program is about to end.
+func (c *commands) kill() {
+	c.mu.Lock() // and never unlocked
+	for cmd := range c.running {
+		cmd.Cancel()
+	}
+}
+
+// sayThatWeWait tells, once ctx ends, why the program does not.
+func sayThatWeWait(ctx context.Context, logger *slog.Logger) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		if n := underWay.count(); n > 0 {
+			logger.Warn("waiting for commands to end; another Ctrl-C kills them", "commands", n)
+		}
+	})
 }

@@ -3,8 +3,11 @@
 package main
 
 import (
+	"bufio"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -12,6 +15,7 @@ import (
 	"time"
 
 	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
 // Ctrl-C at a terminal must not end a command, whose message would be rejected and lost.
@@ -33,25 +37,88 @@ func TestExecLeavesChild(t *testing.T) {
 // A timeout kills what the shell has started too.
 func TestExecTimeoutKillsChildren(t *testing.T) {
 	const left = 30 * time.Second
-	pipe := filepath.Join(t.TempDir(), "pipe")
-	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	p := newPipe(t)
 	start := time.Now()
-	ended := make(chan error, 1)
-	go func() {
-		f, err := os.Open(pipe)
-		if err == nil {
-			_, err = io.ReadAll(f) // until nothing holds the other end
-			f.Close()
-		}
-		ended <- err
-	}()
-	e := execFlags{command: "sleep 30 > '" + pipe + "'; true", timeout: seconds(500 * time.Millisecond)}
+	e := execFlags{command: "sleep 30 > '" + p.path + "'; true", timeout: seconds(500 * time.Millisecond)}
 	if _, err := e.run(t.Context(), mqtt.Message{}); err == nil || !strings.Contains(err.Error(), "killed after 500ms") {
 		t.Errorf("%v", err)
 	}
-	if err := <-ended; err != nil || time.Since(start) > left/2 {
-		t.Errorf("a child of the shell lived on: %v, %v", time.Since(start), err)
+	if <-p.ended; time.Since(start) > left/2 {
+		t.Errorf("a child of the shell lived on: %v", time.Since(start))
+	}
+}
+
+// pipe is a named pipe that is read.
+type pipe struct {
+	path         string
+	begun, ended chan struct{} // closed when somebody has opened it for writing, and when nobody has it open any more
+}
+
+func newPipe(t *testing.T) *pipe {
+	p := &pipe{filepath.Join(t.TempDir(), "pipe"), make(chan struct{}), make(chan struct{})}
+	if err := syscall.Mkfifo(p.path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(p.ended)
+		f, err := os.Open(p.path)
+		close(p.begun)
+		if err == nil {
+			_, err = io.ReadAll(f)
+			f.Close()
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	return p
+}
+
+// A first Ctrl-C, or a terminal that goes away, lets a command end well. A second one ends the program at once, and the
+// command with what it has started.
+func TestInterrupts(t *testing.T) {
+	b := mqtttest.NewBroker(t)
+	retained(text("jobs", "x"))(nil, b)
+	url := b.Listen()
+	for _, c := range []struct {
+		line   string
+		first  syscall.Signal
+		second bool
+		code   int
+	}{
+		{"sub -t jobs", syscall.SIGINT, false, exitOK},
+		{"sub -t jobs", syscall.SIGHUP, false, exitOK},
+		{"sub -t jobs", syscall.SIGINT, true, exitInterrupted},
+		{"sub -t jobs --workers 2", syscall.SIGTERM, true, exitInterrupted},
+	} {
+		p, stop := newPipe(t), filepath.Join(t.TempDir(), "stop")
+		command := fmt.Sprintf("{ for i in $(seq 600); do [ ! -e '%s' ] || exit 0; sleep 0.05; done; } > '%s'", stop, p.path)
+		cmd := exec.Command(os.Args[0], append(words(c.line), "--url", url, "--exec", command)...)
+		cmd.Env = append(os.Environ(), asProgram+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		stderr, err := cmd.StderrPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		<-p.begun
+		syscall.Kill(-cmd.Process.Pid, c.first)
+		for lines := bufio.NewScanner(stderr); lines.Scan() && !strings.Contains(lines.Text(), "waiting for commands to end"); {
+		}
+		if c.second {
+			syscall.Kill(-cmd.Process.Pid, c.first)
+		} else if err := os.WriteFile(stop, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != c.code {
+			t.Errorf("%+v: exit code %d", c, code)
+		}
+		if <-p.ended; time.Since(start) > 15*time.Second {
+			t.Errorf("%+v: the command lived on: %v", c, time.Since(start))
+		}
 	}
 }

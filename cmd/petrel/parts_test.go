@@ -216,7 +216,9 @@ func TestExecFailure(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := mqtttest.NewBroker(t)
 			flags := append(words("sub -t jobs -q 1 -i worker --no-clean --quiet"), words(c.flags)...)
-			exec := func(command string, more ...string) []string { return slices.Concat(flags, []string{"--exec", command}, more) }
+			exec := func(command string, more ...string) []string {
+				return slices.Concat(flags, []string{"--exec", command}, more)
+			}
 			run(t.Context(), b, "", exec("true", "-E")...)
 			var refused []codec.ReasonCode
 			b.Intercept(func(_ string, outbound bool, p codec.Packet) bool {

@@ -14,7 +14,13 @@ import (
 
 var update = flag.Bool("update", false, "write the files that tests compare with")
 
+// asProgram has the test's program be petrel itself, for what needs a process of its own.
+const asProgram = "TEST_AS_PETREL"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+	}
 	time.Local = time.UTC
 	for _, v := range os.Environ() {
 		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "PETREL_") {

@@ -96,6 +96,7 @@ func (r *respond) run(cmd *cobra.Command) error {
 		return err
 	}
 	r.logger.Info("answering requests", "filter", filter)
+	defer sayThatWeWait(cmd.Context(), r.logger)()
 	ctx, enough := context.WithCancel(cmd.Context())
 	defer enough()
 	var answered atomic.Int64

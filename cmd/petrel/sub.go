@@ -250,6 +250,7 @@ var errEnough = errors.New("no more messages are wanted")
 
 // receive takes messages until there are enough or ctx ends, and returns how many it has taken.
 func (s *sub) receive(ctx context.Context, c *client, subscription *mqtt.Subscription, w *writer) (taken int, err error) {
+	defer sayThatWeWait(ctx, s.logger)()
 	var workers errgroup.Group
 	workers.SetLimit(s.exec.workers)
 	ctx, stop := context.WithCancelCause(ctx)
