@@ -137,26 +137,33 @@ func (p *Passwords) Delete(user string) bool {
 	return true
 }
 
-// Write replaces a password file, in one step. A file that was there keeps its mode; a new one is for its owner alone.
+// Write replaces a password file, in one step. A file that was there keeps its owner, its group and its mode, so that a
+// broker that could read it still can; it is an error if that is not possible. A new file is for its owner alone.
 func (p *Passwords) Write(path string) error {
-	mode := os.FileMode(0o600)
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	}
-	if info, err := os.Stat(path); err == nil {
-		mode = info.Mode().Perm()
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // with mode 0600
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name()) // when it has not been renamed
 	_, err = f.WriteString(p.String())
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err != nil {
+	if info, statErr := os.Stat(path); err == nil && statErr == nil {
+		err = takeAfter(f, info)
+	}
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// takeAfter gives a file the owner, group and mode of another one.
+func takeAfter(f *os.File, other os.FileInfo) error {
+	if err := takeOwner(f, other); err != nil {
+		return fmt.Errorf("%s belongs to somebody else, and would not after this; change it as its owner or as root (%v)", other.Name(), cause(err))
+	}
+	return f.Chmod(other.Mode().Perm()) // after the owner: changing that may change the mode
 }
 
 // String returns the text of the file.

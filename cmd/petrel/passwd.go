@@ -31,8 +31,8 @@ func newPasswd() *cobra.Command {
 		Short: "Change a password file of petrel broker",
 		Long: `Add a user to a password file, change the user's password, or delete the user.
 
-The password is asked for at the terminal, or is the first line of standard input. The file is replaced in one step. A
-broker that runs takes it when it gets SIGHUP.`,
+The password is asked for at the terminal, or is the first line of standard input. The file is replaced in one step, and
+keeps its owner and mode. A broker that runs takes it when it gets SIGHUP.`,
 		Example: `  petrel passwd -c /etc/petrel.passwd alice
   petrel passwd /etc/petrel.passwd bob < secret
   petrel passwd -D /etc/petrel.passwd alice`,
