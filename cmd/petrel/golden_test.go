@@ -87,6 +87,12 @@ var goldens = []golden{
 	{name: "pub-cut", args: words("pub -t a/b -m hello -q 1"), with: func(_ context.Context, b *mqtttest.Broker) {
 		b.Fault(mqtttest.Fault{Packet: "PUBLISH", Times: 1, Cut: true})
 	}},
+	{name: "pub-cut-qos0", args: words("pub -t a/b -m hello --quiet"), with: func(_ context.Context, b *mqtttest.Broker) {
+		b.Fault(mqtttest.Fault{Packet: "PUBLISH", Times: 1, Cut: true})
+	}},
+	{name: "pub-lines-cut-qos0", stdin: "one\ntwo\nthree\n", args: words("pub -t a/b -l --interval 60"), with: func(_ context.Context, b *mqtttest.Broker) {
+		b.Fault(mqtttest.Fault{Packet: "PUBLISH", Skip: 1, Times: 1, Cut: true})
+	}},
 	{name: "pub-unknown", args: words("pub -t a/b -m hello -q 2 --reconnect=false"), with: func(_ context.Context, b *mqtttest.Broker) {
 		b.Fault(mqtttest.Fault{Packet: "PUBLISH", Times: 1, Cut: true})
 	}},
@@ -127,6 +133,11 @@ var goldens = []golden{
 		with: later(text("a/1", "one"), text("a/2", "two"), text("a/3", "three"))},
 	{name: "request-help", args: words("request --help")},
 	{name: "request", args: words("request -t svc/echo -m hello"), with: echo},
+	// The reply came and is written, though the request is not acknowledged and holds up the disconnect.
+	{name: "request-unacknowledged", args: words("request -t svc/echo -m hello"), with: func(ctx context.Context, b *mqtttest.Broker) {
+		b.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Times: 1, Drop: true})
+		echo(ctx, b)
+	}},
 	{name: "request-failure", args: words("request -t svc/fail -m hello"), with: echo},
 	{name: "request-nobody", args: words("request -t svc/none -m hello")},
 	{name: "request-timeout", args: words("request -t svc/lost -m hello -W 2"), with: func(_ context.Context, b *mqtttest.Broker) {

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,7 +31,8 @@ func newPub() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pub -t TOPIC (-m TEXT | -f FILE | -l | -s | -n | …)",
 		Short: "Publish messages",
-		Long: `Publish messages, and wait until the server has taken them: at QoS 1 and 2 it says so.
+		Long: `Publish messages, and wait until the server has taken them: at QoS 1 and 2 it says so, and at QoS 0 it answers a ping
+that comes after them.
 
 The exit code tells whether it has: 0 if it took all, 4 if it refused one, 5 if nobody can know.`,
 		Example: `  petrel pub -t sensors/temperature -m 32 -q 1
@@ -77,9 +80,16 @@ func (p *pub) run(cmd *cobra.Command) error {
 		p.logger.Info("a message per line; Ctrl-D ends")
 	}
 	s := sender{client: c, logger: p.logger, interval: time.Duration(p.interval)}
+	losses := c.Stats().Losses
 	err = s.send(cmd.Context(), repeated(messages, p.repeat), func(payload []byte) []*mqtt.Delivery {
 		return p.publish(cmd, c, payload)
 	})
+	if err == nil && s.taken > 0 && p.unacknowledged(cmd) {
+		err = s.confirm(cmd.Context(), losses)
+	}
+	if err == nil {
+		s.report()
+	}
 	if p.repeat == 0 && errors.Is(err, context.Canceled) {
 		err = nil // it would have gone on for ever
 	}
@@ -89,19 +99,29 @@ func (p *pub) run(cmd *cobra.Command) error {
 	return err
 }
 
+// unacknowledged reports whether there are messages that the server does not acknowledge.
+func (p *pub) unacknowledged(cmd *cobra.Command) bool {
+	if cmd.Flags().Changed("qos") {
+		return p.qos == 0
+	}
+	return slices.ContainsFunc(p.topics, func(t string) bool {
+		qos, _ := p.defaults.of(t)
+		return qos == nil || *qos == mqtt.AtMostOnce
+	})
+}
+
+// of returns the defaults for a topic; nil where there is none.
+func (d *publishDefaults) of(topic string) (*mqtt.QoS, *bool) {
+	own := d.topics[topic]
+	return cmp.Or(own.qos, d.qos), cmp.Or(own.retain, d.retain)
+}
+
 // options are the configuration file's defaults for the topics that are published to.
 func (d *publishDefaults) options(topics []string) []mqtt.Option {
 	var opts []mqtt.Option
 	for _, t := range topics {
 		var o []mqtt.PublishOption
-		qos, retain := d.qos, d.retain
-		own := d.topics[t]
-		if own.qos != nil {
-			qos = own.qos
-		}
-		if own.retain != nil {
-			retain = own.retain
-		}
+		qos, retain := d.of(t)
 		if qos != nil {
 			o = append(o, *qos)
 		}

@@ -81,11 +81,11 @@ func (r *request) run(cmd *cobra.Command) error {
 	}
 	defer c.Close()
 	reply, err := r.ask(cmd.Context(), c, payload)
-	if ended := c.finish(cmd.Context()); err == nil {
-		err = ended
-	}
 	if err == nil {
 		_, err = out.Write(format(nil, reply, time.Now()))
+	}
+	if ended := c.finish(cmd.Context()); ended != nil {
+		r.logger.Warn("the connection did not end well", "because", plain(ended)) // the reply is what was wanted
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -63,7 +64,6 @@ func (s *sender) send(ctx context.Context, messages iter.Seq2[[]byte, error], pu
 			s.pending = append(s.pending, publish(m.payload)...)
 		}
 	}
-	s.report()
 	return nil
 }
 
@@ -118,6 +118,21 @@ func (s *sender) abandon() error {
 		}
 	}
 	return s.client.Err()
+}
+
+// confirm makes sure, after send, that the server has got messages at QoS 0, which it does not acknowledge: it answers a
+// ping that comes after them. losses is how many connections had been lost when they began.
+func (s *sender) confirm(ctx context.Context, losses uint64) error {
+	_, err := s.client.Ping(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err == nil && s.client.Stats().Losses == losses:
+		return nil
+	case err == nil, errors.Is(err, mqtt.ErrNotConnected):
+		err = mqtt.ErrConnectionLost
+	}
+	return &exitError{exitUnknown, fmt.Errorf("nobody knows which messages at QoS 0 the server has got: %w", err)}
 }
 
 // report tells people what has happened.
