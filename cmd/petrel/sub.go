@@ -30,6 +30,7 @@ type sub struct {
 	outDir                          string
 	exec                            execFlags
 	onFailure                       choice
+	removals                        removals
 }
 
 func newSub() *cobra.Command {
@@ -141,8 +142,8 @@ func (s *sub) check(cmd *cobra.Command) error {
 		return usagef("--subscription-id must not be more than %d", maxIdentifier)
 	case s.count < 0:
 		return usagef("-n must not be negative")
-	case s.retained.only && s.retained.none:
-		return usagef("--retained-only and --no-retained exclude each other: give one")
+	case s.retained.none && (s.retained.only || s.retained.remove):
+		return usagef("--no-retained excludes --retained-only and --remove-retained")
 	case s.outDir != "" && s.exec.command != "":
 		return usagef("--out-dir and --exec exclude each other: give one")
 	case s.exec.command == "" && (cmd.Flags().Changed("on-failure") || cmd.Flags().Changed("workers")):
@@ -297,7 +298,7 @@ func (s *sub) receive(ctx context.Context, c *client, subscription *mqtt.Subscri
 }
 
 func (s *sub) leftOut(m mqtt.Message) bool {
-	return s.retained.none && m.Retain ||
+	return s.retained.none && m.Retain || s.removals.comesBack(m) ||
 		slices.ContainsFunc(s.excluded, func(filter string) bool { return mqtt.MatchTopic(filter, m.Topic) })
 }
 
@@ -311,12 +312,39 @@ func (s *sub) take(ctx context.Context, c *client, m mqtt.Message, w *writer) er
 	case err != nil:
 		return err
 	}
-	if s.retained.remove && m.Retain && len(m.Payload) > 0 { // without one it is a removal already, perhaps our own
+	if s.retained.remove && m.Retain && len(m.Payload) > 0 { // without one it is a removal already
+		s.removals.note(m.Topic)
 		if err := c.publish(ctx, m.Topic, nil, nil, m.QoS, mqtt.Retain).Wait(ctx); err != nil {
 			return err
 		}
 	}
 	return acknowledged(m.Ack())
+}
+
+// removals are the topics whose retained message we have removed: by publishing an empty message, which comes to us as to
+// every subscriber.
+type removals struct {
+	mu     sync.Mutex
+	topics map[string]bool
+}
+
+func (r *removals) note(topic string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.topics == nil {
+		r.topics = map[string]bool{}
+	}
+	r.topics[topic] = true
+}
+
+// comesBack reports whether a message is one of our removals.
+func (r *removals) comesBack(m mqtt.Message) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(m.Payload) > 0 {
+		delete(r.topics, m.Topic) // an empty one after this is somebody else's
+	}
+	return r.topics[m.Topic]
 }
 
 // failed does with a message whose command failed what --on-failure says.
