@@ -4,21 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 )
 
 // Delivery is the fate of one PublishAsync. Its methods may be called concurrently.
 type Delivery struct {
-	client *client       // nil: made by NewDelivery, or refused at once
-	signal chan struct{} // of a Publish, which reuses its Delivery: capacity 1, gets a value instead of done being closed
+	client *client // nil: made by NewDelivery, or refused at once
 
-	// Guarded by client.mu until settled.
-	done    chan struct{} // made when somebody asks for it
-	ticket  uint64        // while it waits in the session's queue
-	id      uint16        // once it was sent
-	sent    bool
-	again   bool // it was sent more than once
-	settled bool
+	// Guarded by client.mu. PublishAsync leaves done nil until somebody asks for it; then it is closed. Publish uses its
+	// Delivery again and again: there done has a capacity of 1 and gets a value.
+	done   chan struct{}
+	ticket uint64 // while it waits in the session's queue
+	id     uint16 // once it was sent
+	sent   bool
+	again  bool // it was sent more than once
+	reused bool // it is a Publish's
+
 	reason  ReasonCode
+	settled atomic.Bool // then reason, err and words say how, and do not change
 	err     error
 	words   *words
 }
@@ -62,17 +65,22 @@ var delivered = NewDelivery(Success, nil)
 
 // NewDelivery returns a Delivery that is done, for fakes of the client in tests.
 func NewDelivery(reason ReasonCode, err error) *Delivery {
-	return &Delivery{settled: true, reason: reason, err: err}
+	d := &Delivery{reason: reason, err: err}
+	d.settled.Store(true)
+	return d
 }
 
 // Done is closed when the message's fate is known.
 func (d *Delivery) Done() <-chan struct{} {
-	d.lock()
-	defer d.unlock()
+	if d.settled.Load() {
+		return closed
+	}
+	d.client.mu.Lock()
+	defer d.client.mu.Unlock()
+	if d.settled.Load() {
+		return closed
+	}
 	if d.done == nil {
-		if d.settled {
-			return closed
-		}
 		d.done = make(chan struct{})
 	}
 	return d.done
@@ -83,11 +91,11 @@ func (d *Delivery) Done() <-chan struct{} {
 func (d *Delivery) Wait(ctx context.Context) error {
 	done := d.Done()
 	if done == closed {
-		return d.Err() // without a select, for those who keep many Deliveries and come back late
+		return d.err // without a select, for those who keep many Deliveries and come back late
 	}
 	select {
 	case <-done:
-		return d.Err()
+		return d.err
 	case <-ctx.Done():
 		return fmt.Errorf("mqtt: waiting for a delivery: %w", ctx.Err())
 	}
@@ -96,30 +104,34 @@ func (d *Delivery) Wait(ctx context.Context) error {
 // Err returns nil while the message's fate is not known and when the server took it, or what Publish would have
 // returned.
 func (d *Delivery) Err() error {
-	d.lock()
-	defer d.unlock()
+	if !d.settled.Load() {
+		return nil
+	}
 	return d.err
 }
 
 // Reason returns the reason code of the acknowledgement: Success, NoMatchingSubscribers, or the server's refusal. It is
 // Success while there is none.
 func (d *Delivery) Reason() ReasonCode {
-	d.lock()
-	defer d.unlock()
+	if !d.settled.Load() {
+		return Success
+	}
 	return d.reason
 }
 
 // ReasonString returns the Reason String of the acknowledgement, for people; "" while there is none.
 func (d *Delivery) ReasonString() string {
-	d.lock()
-	defer d.unlock()
+	if !d.settled.Load() {
+		return ""
+	}
 	return d.words.reasonString()
 }
 
 // UserProperties returns those of the acknowledgement; nil while there are none.
 func (d *Delivery) UserProperties() UserProperties {
-	d.lock()
-	defer d.unlock()
+	if !d.settled.Load() {
+		return nil
+	}
 	return d.words.userProperties()
 }
 
@@ -129,33 +141,25 @@ var errWithdrawn = errors.New("mqtt: message withdrawn")
 // Withdraw takes back a message that was not sent. It reports whether it did: then the Delivery is done, with an error
 // that is SafeToRetry.
 func (d *Delivery) Withdraw() bool {
-	d.lock()
-	if d.client == nil || d.settled || d.sent || !d.client.session.Withdraw(d.ticket) {
-		d.unlock()
+	if d.settled.Load() {
+		return false
+	}
+	d.client.mu.Lock()
+	if d.settled.Load() || d.sent || !d.client.session.Withdraw(d.ticket) {
+		d.client.mu.Unlock()
 		return false
 	}
 	told := d.settle(nil, Success, &notSent{errWithdrawn})
 	d.client.queueChanged()
-	d.unlock()
+	d.client.mu.Unlock()
 	wake(told)
 	return true
 }
 
-func (d *Delivery) lock() {
-	if d.client != nil {
-		d.client.mu.Lock()
-	}
-}
-
-func (d *Delivery) unlock() {
-	if d.client != nil {
-		d.client.mu.Unlock()
-	}
-}
-
 // settle decides the message's fate, with client.mu held, and adds d to those who are to be told when it is not.
 func (d *Delivery) settle(told []*Delivery, reason ReasonCode, err error) []*Delivery {
-	d.settled, d.reason, d.err = true, reason, err
+	d.reason, d.err = reason, err
+	d.settled.Store(true)
 	return append(told, d)
 }
 
@@ -163,8 +167,8 @@ func (d *Delivery) settle(told []*Delivery, reason ReasonCode, err error) []*Del
 func wake(told []*Delivery) {
 	for _, d := range told {
 		switch {
-		case d.signal != nil:
-			d.signal <- struct{}{}
+		case d.reused:
+			d.done <- struct{}{}
 		case d.done != nil:
 			close(d.done)
 		}

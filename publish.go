@@ -36,7 +36,7 @@ func (c *client) publish(ctx context.Context, topicName string, payload []byte, 
 		return err
 	}
 	select {
-	case <-d.signal:
+	case <-d.done:
 		return d.err
 	case <-ctx.Done():
 		return c.giveUp(ctx, d)
@@ -48,12 +48,12 @@ func (c *client) waiter() *Delivery {
 	if d, ok := c.waiters.Get().(*Delivery); ok {
 		return d
 	}
-	return &Delivery{client: c, signal: make(chan struct{}, 1)}
+	return &Delivery{client: c, reused: true, done: make(chan struct{}, 1)}
 }
 
 // reuse gives a Delivery that nobody refers to any more back for another Publish.
 func (c *client) reuse(d *Delivery) {
-	*d = Delivery{client: c, signal: d.signal}
+	*d = Delivery{client: c, reused: true, done: d.done}
 	c.waiters.Put(d)
 }
 
@@ -73,9 +73,9 @@ func (c *client) giveUp(ctx context.Context, d *Delivery) error {
 func (c *client) letGo(d *Delivery) (settled, sent bool) {
 	c.mu.Lock()
 	switch {
-	case d.settled:
+	case d.settled.Load():
 		c.mu.Unlock()
-		<-d.signal
+		<-d.done
 		return true, d.sent
 	case !d.sent:
 		c.session.Withdraw(d.ticket)

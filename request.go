@@ -363,7 +363,7 @@ func (c *client) endExchange(x *exchange) {
 func (c *client) awaitReply(ctx context.Context, x *exchange, m *session.Message, d *Delivery) (Message, error) {
 	var acknowledged chan struct{}
 	if d != nil {
-		acknowledged = d.signal
+		acknowledged = d.done
 	}
 	for {
 		select {
