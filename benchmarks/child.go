@@ -111,13 +111,12 @@ func percentiles(all []time.Duration) map[string]time.Duration {
 // measureIdle connects clients, lets each send a little, and looks what they hold when nothing happens.
 func (x *run) measureIdle() (res result, err error) {
 	before, routines := held(), runtime.NumGoroutine()
-	clients := make([]client, 0, x.idle)
 	for range x.idle {
 		c, err := x.library.dial(x.address, x.transport)
 		if err != nil {
 			return res, err
 		}
-		clients = append(clients, c)
+		x.idlers = append(x.idlers, c)
 		for range x.burst {
 			if err := c.one(1, make([]byte, 64)); err != nil {
 				return res, err
@@ -125,12 +124,11 @@ func (x *run) measureIdle() (res result, err error) {
 		}
 	}
 	time.Sleep(2 * time.Second) // let buffers go back
-	n := uint64(len(clients))
+	n := uint64(x.idle)
 	res = result{
 		Messages: x.idle, Memory: (held() - before) / n,
-		Goroutines: (runtime.NumGoroutine() - routines) / len(clients),
+		Goroutines: (runtime.NumGoroutine() - routines) / x.idle,
 	}
-	runtime.KeepAlive(clients)
 	return res, nil
 }
 

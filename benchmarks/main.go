@@ -17,7 +17,6 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
-	"runtime/pprof"
 	"strings"
 )
 
@@ -29,7 +28,7 @@ func main() {
 	flag.StringVar(&o.libraries, "libraries", "", "play only libraries whose name matches this `expression`")
 	flag.Float64Var(&o.scale, "scale", 1, "multiply the number of messages")
 	flag.StringVar(&o.out, "out", "", "write the table to this `file`, and the figures beside it")
-	flag.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of the client to this `file` (of the last run)")
+	o.profiles.flags(flag.CommandLine)
 	flag.StringVar(&o.mosquitto, "server", "", "`address` of a real server to play the rows against that publish, instead of the harness's own")
 	serving := flag.String("serve", "", "be the server, for this transport (for the harness itself)")
 	child := flag.String("play", "", "play one row (for the harness itself)")
@@ -40,7 +39,7 @@ func main() {
 	case *serving != "":
 		err = serve(os.Stdin, os.Stdout, *serving)
 	case *child != "":
-		err = playChild(*child, o.profile)
+		err = playChild(*child)
 	default:
 		err = o.compare()
 	}
@@ -56,7 +55,7 @@ type options struct {
 	libraries string
 	scale     float64
 	out       string
-	profile   string
+	profiles  profiles
 	mosquitto string
 }
 
@@ -64,9 +63,10 @@ type options struct {
 type order struct {
 	Row, Library, Address string
 	N                     int
+	Profiles              profiles
 }
 
-func playChild(text, profile string) error {
+func playChild(text string) (err error) {
 	var o order
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
 		return err
@@ -85,17 +85,15 @@ func playChild(text, profile string) error {
 	if x.row == nil || x.library == nil {
 		return fmt.Errorf("no row %q or library %q", o.Row, o.Library)
 	}
-	if profile != "" {
-		f, err := os.Create(profile)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
+	stop, err := o.Profiles.start()
+	if err != nil {
+		return err
 	}
+	defer func() {
+		if stopped := stop(); err == nil {
+			err = stopped
+		}
+	}()
 	return play(os.Stdout, x)
 }
 
@@ -146,15 +144,11 @@ func (o *options) playOne(t *table, l *library) error {
 	if strings.HasPrefix(l.name, "Petrel") || strings.HasPrefix(l.name, "bare") {
 		n = t.row.n
 	}
-	text, err := json.Marshal(order{t.row.name, l.name, address, max(1, int(float64(n)*o.scale))})
+	text, err := json.Marshal(order{t.row.name, l.name, address, max(1, int(float64(n)*o.scale)), o.profiles})
 	if err != nil {
 		return err
 	}
-	args := []string{"-play", string(text)}
-	if o.profile != "" {
-		args = append(args, "-cpuprofile", o.profile)
-	}
-	out, err := self(t.row.pinned, args...).Output()
+	out, err := self(t.row.pinned, "-play", string(text)).Output()
 	if err != nil {
 		return fmt.Errorf("%s by %s: %w", t.row.name, l.name, err)
 	}

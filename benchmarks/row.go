@@ -134,6 +134,7 @@ type run struct {
 	library   *library
 	address   string // of the server
 	client    client // connected; nil for rows that connect themselves
+	idlers    []client
 	n         int
 	mu        sync.Mutex
 	latencies []time.Duration
