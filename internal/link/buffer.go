@@ -1,10 +1,13 @@
 package link
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // Sizes of buffers, in bytes. A link reads into a small buffer until a read fills it, then into a large one, which it
 // gives back after a read that the small one could have taken: ten thousand idle connections hold no large buffers,
-// and a busy one reads in large pieces. A write buffer is held only while something waits to be written.
+// and a busy one reads in large pieces. A write buffer is held while something waits to be written, and a little longer.
 const (
 	smallBuffer = 512
 	largeBuffer = 64 << 10
@@ -15,6 +18,10 @@ const (
 	// not read must not fill our memory: the reader then waits for the writer.
 	answerBound = 16 << 20
 )
+
+// bufferRest is how long write buffers are kept when nothing waits in them. What is given back to a pool goes with the
+// next collections, and a buffer that grows again and again costs more than the messages in it.
+const bufferRest = 100 * time.Millisecond
 
 var (
 	largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}

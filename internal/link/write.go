@@ -98,17 +98,23 @@ func (l *Link) await(timer *time.Timer) error {
 	}
 }
 
-// rest gives the buffers back when nothing waits in them, and returns how long the writer may rest.
+// rest returns how long the writer may rest. Buffers in which nothing waits are kept for a moment, because a busy link
+// wants them again at once, and then given back.
 func (l *Link) rest() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wrote()
-	if l.out == nil || len(l.out.bytes) == 0 {
-		l.releaseBuffers()
-	}
 	now := time.Since(l.began)
 	l.tickAt = l.nextTick(now)
-	return l.tickAt - now
+	wait := l.tickAt - now
+	if l.out != nil && len(l.out.bytes) > 0 || l.out == nil && l.spare == nil {
+		return wait
+	}
+	if idle := now - l.lastSent; idle < bufferRest {
+		return min(wait, bufferRest-idle)
+	}
+	l.releaseBuffers()
+	return wait
 }
 
 func (l *Link) releaseBuffers() {

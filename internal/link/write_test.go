@@ -405,6 +405,14 @@ func TestIdleLinkHoldsNoWriteBuffers(t *testing.T) {
 			s.send(somePacket, somePacket)
 			synctest.Wait()
 		}
+		s.owner.mu.Lock()
+		kept := s.out != nil && s.spare != nil
+		s.owner.mu.Unlock()
+		if !kept {
+			t.Error("a busy link has given its write buffers back")
+		}
+		time.Sleep(bufferRest) // virtual
+		synctest.Wait()
 		if s.out != nil || s.spare != nil {
 			t.Error("an idle link holds a write buffer")
 		}
