@@ -144,8 +144,8 @@ var goldens = []golden{
 	{name: "request-help", args: words("request --help")},
 	{name: "request", args: words("request -t svc/echo -m hello"), with: echo},
 	// The reply came and is written, though the request is not acknowledged and holds up the disconnect.
-	{name: "request-unacknowledged", args: words("request -t svc/echo -m hello"), with: func(ctx context.Context, b *mqtttest.Broker) {
-		b.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Times: 1, Drop: true})
+	{name: "request-unacknowledged", args: words("request -t svc/echo -m hello -i me"), with: func(ctx context.Context, b *mqtttest.Broker) {
+		b.Fault(mqtttest.Fault{ClientID: "me", Packet: "PUBACK", Outbound: true, Drop: true})
 		echo(ctx, b)
 	}},
 	{name: "request-failure", args: words("request -t svc/fail -m hello"), with: echo},

@@ -129,7 +129,7 @@ func (s *sender) confirm(ctx context.Context, losses uint64) error {
 		return ctx.Err()
 	case err == nil && s.client.Stats().Losses == losses:
 		return nil
-	case err == nil, errors.Is(err, mqtt.ErrNotConnected):
+	case err == nil, errors.Is(err, mqtt.ErrNotConnected), errors.Is(err, mqtt.ErrConnectionLost):
 		err = mqtt.ErrConnectionLost
 	}
 	return &exitError{exitUnknown, fmt.Errorf("nobody knows which messages at QoS 0 the server has got: %w", err)}
