@@ -64,7 +64,8 @@ func New(c Config, plugins ...Plugin) (*Broker, error) {
 }
 
 // Start reads the files that the configuration names, listens, and returns while the broker runs. ctx bounds that only. A
-// broker can be started once; if that fails, nothing is left running.
+// broker can be started once; if that fails, nothing is left running. The error is a *FileError if one of the files is
+// wrong, else the machine refuses what the configuration asks for, such as an address that is taken.
 func (b *Broker) Start(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -186,7 +187,8 @@ func (b *Broker) URLs() []string {
 }
 
 // Reload reads passwords, the ACL and certificates again. If anything is wrong with them all stays as it was. Clients
-// whose password has changed, or whose user is gone, are disconnected with Not authorized (0x87).
+// whose password has changed, or whose user is gone, are disconnected with Not authorized (0x87). The error is a *FileError
+// or says that the broker does not run.
 func (b *Broker) Reload() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -210,11 +212,18 @@ func (b *Broker) isOutdated(c *conn) bool {
 	return c.user != "" && !b.passwords.Load().has(c.user, c.hash)
 }
 
-// Check reads the files that the configuration names, and returns the first mistake in them. It listens nowhere.
+// Check reads the files that the configuration names, and returns the first mistake in them, a *FileError. It listens
+// nowhere, and leaves the persistence file alone.
 func (b *Broker) Check() error {
 	_, err := b.read()
 	return err
 }
+
+// FileError says that a file which the configuration names is missing or wrong. To start again will not help.
+type FileError struct{ Err error }
+
+func (e *FileError) Error() string { return e.Err.Error() }
+func (e *FileError) Unwrap() error { return e.Err }
 
 // files is what is read from those that the configuration names.
 type files struct {
@@ -241,7 +250,7 @@ func (b *Broker) read() (f files, err error) {
 	auth := b.config.Auth
 	if auth.PasswordFile != "" {
 		if f.passwords, err = ReadPasswords(auth.PasswordFile); err != nil {
-			return f, fmt.Errorf("password-file: %w", err)
+			return f, &FileError{fmt.Errorf("password-file: %w", err)}
 		}
 	}
 	switch {
@@ -249,14 +258,14 @@ func (b *Broker) read() (f files, err error) {
 		f.acl = newACL(auth.Topics)
 	case auth.ACLFile != "":
 		if f.acl, err = readACL(auth.ACLFile); err != nil {
-			return f, fmt.Errorf("acl-file: %w", err)
+			return f, &FileError{fmt.Errorf("acl-file: %w", err)}
 		}
 	}
 	for _, l := range b.config.Listeners {
 		var config *tls.Config
 		if l.SSL {
 			if config, err = serverTLS(l, b.log); err != nil {
-				return f, err
+				return f, &FileError{err}
 			}
 		}
 		f.tls = append(f.tls, config)

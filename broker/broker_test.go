@@ -236,6 +236,10 @@ func TestStartErrors(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("got %v, want %s", err, c.want)
 		}
+		machine := config.Listeners[0].Bind != onLoopback().Listeners[0].Bind || config.PersistenceFile == taken.PersistenceFile
+		if _, ok := err.(*FileError); ok == machine {
+			t.Errorf("%v is a %T", err, err)
+		}
 		if err := b.Start(t.Context()); err == nil || err.Error() != "broker: was started before" {
 			t.Errorf("started again: %v", err)
 		}

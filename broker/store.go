@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,7 +42,11 @@ func storeError(path string, err error) error {
 	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return fmt.Errorf("persistence-file: %s is in use; stop the other broker, or name another file", path)
 	}
-	return fmt.Errorf("persistence-file: %w", err)
+	var opening *fs.PathError
+	if errors.As(err, &opening) {
+		err = opening // without mochi's words
+	}
+	return &FileError{fmt.Errorf("persistence-file: %w", err)}
 }
 
 func (s *store) Stop() error {

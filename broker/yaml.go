@@ -29,6 +29,11 @@ func ReadConfig(path string) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("%s: %w", path, err)
 	}
+	for i := range c.Listeners {
+		if l := &c.Listeners[i]; l.where != "" {
+			l.where = path + ": " + l.where
+		}
+	}
 	return c, nil
 }
 

@@ -37,7 +37,10 @@ Without a configuration file it listens on port 1883 of the loopback interface, 
 are, and updates the topics under $SYS every 20 seconds. Other interfaces must be asked for. A configuration file is in
 YAML with HBMQTT's keys: docs/broker.md has them all.
 
-SIGHUP makes it read passwords, the ACL and certificates again. "petrel passwd" makes password files.`,
+SIGHUP makes it read passwords, the ACL and certificates again. "petrel passwd" makes password files.
+
+The exit code is 2 if the configuration or a file that it names is wrong, 1 if the broker cannot start for another reason,
+as when another program has the address.`,
 		Example: `  petrel broker
   petrel broker --bind 0.0.0.0:1883
   petrel broker -c /etc/petrel.yaml
@@ -72,13 +75,13 @@ func (s *serve) run(cmd *cobra.Command) error {
 		return &exitError{exitUsage, err}
 	}
 	if s.check {
-		return b.Check()
+		return startError(b.Check())
 	}
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
 	if err := b.Start(cmd.Context()); err != nil {
-		return err
+		return startError(err)
 	}
 	for {
 		select {
@@ -92,6 +95,15 @@ func (s *serve) run(cmd *cobra.Command) error {
 			return b.Shutdown(ctx)
 		}
 	}
+}
+
+// startError tells mistakes in the configuration from what may be otherwise the next time.
+func startError(err error) error {
+	var file *broker.FileError
+	if errors.As(err, &file) {
+		return &exitError{exitUsage, err}
+	}
+	return err
 }
 
 // config returns the configuration of the file, or what there is without one.

@@ -147,6 +147,18 @@ func TestBrokerFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer busy.Close()
+	dir := t.TempDir()
+	file := func(text string) string {
+		f, err := os.CreateTemp(dir, "*.yaml")
+		if err == nil {
+			_, err = f.WriteString(text)
+			f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f.Name()
+	}
 	for _, c := range []struct {
 		args   string
 		code   int
@@ -155,7 +167,11 @@ func TestBrokerFlags(t *testing.T) {
 	}{
 		{"broker --version", exitOK, "petrel broker (devel)\n", ""},
 		{"broker -c ../../broker/testdata/manual-default.yaml --check", exitOK, "", ""},
-		{"broker -c ../../broker/testdata/manual-api.yaml --check", exitFailed, "", "/some/passwd_file: no such file or directory"},
+		{"broker -c ../../broker/testdata/manual-api.yaml --check", exitUsage, "", "/some/passwd_file: no such file or directory"},
+		{"broker -c " + file("auth: {password-file: broker_test.go}"), exitUsage, "", "password-file: broker_test.go: line 1: is not of the form"},
+		{"broker -c " + file("auth: {acl-file: broker_test.go}"), exitUsage, "", "acl-file: broker_test.go: line 1: "},
+		{"broker -c " + file("persistence-file: testdata/none/file"), exitUsage, "", "persistence-file: open testdata/none/file: no such"},
+		{"broker -c " + file("listeners: {a: {bind: '127.0.0.1:0', ssl: on, certfile: testdata/none, keyfile: k}}"), exitUsage, "", ".yaml: line 1: listeners.a: certfile and keyfile: open testdata/none"},
 		{"broker --bind " + busy.Addr().String(), exitFailed, "", "another program listens there; stop it, or bind another port"},
 	} {
 		r := run(t.Context(), nil, "", strings.Fields(c.args)...)
