@@ -123,6 +123,19 @@ func TestEveryKey(t *testing.T) {
 	}
 }
 
+// What is the same several times in a file may be written once.
+func TestAliases(t *testing.T) {
+	got, err := ParseConfig([]byte(`
+listeners: {a: {bind: "127.0.0.1:1", ssl: on, certfile: &file x, keyfile: *file}}
+auth: {plugins: [&one auth_file]}
+plugins: [*one, broker_sys]
+`))
+	check(t, err)
+	if l := got.Listeners[0]; l.KeyFile != "x" || !cmp.Equal(got.Plugins, []string{"auth_file", "broker_sys"}) {
+		t.Errorf("%+v", got)
+	}
+}
+
 // What a file does not say.
 func TestConfigDefaults(t *testing.T) {
 	web := func(ssl bool) string {

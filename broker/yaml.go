@@ -348,6 +348,9 @@ func list(into *[]string) setter {
 		}
 		*into = []string{}
 		for _, item := range v.Content {
+			if item.Kind == yaml.AliasNode {
+				item = item.Alias
+			}
 			var s string
 			if err := text(&s)(value{Node: item, path: v.path, line: item.Line}); err != nil {
 				return err

@@ -80,7 +80,8 @@ var badFiles = []string{
 	"keep_alive: ten", "keep_alive: [1, 2]", "keep_alive:", "keep-alive: -3", "keepalive: 10", "keep_alive: 10\nkeep-alive: 11",
 	"reconnect_retrys: 3", "reconnect_max_interval: 0", "auto_reconnect: perhaps", "default_qos: 3", "default_qos: {a: 1}",
 	"default_retain: 7", "topics: 3", "topics: [a, b]", "topics: {a: 1}", "topics: {a: {qos: 3}}", "topics: {a: {retain: maybe}}",
-	"topics: {a: {qso: 1}}", "qos: 1", "xyzzy: 1", "config: other.yaml", "- a\n- b", "just text", "a: b: c", "\tkeep_alive: 1", "url: http://h", "url: {a: b}",
+	"topics: {a: {qso: 1}}", "topics: {a: {qos: 1}, b: {qos: 1}, a: {qos: 2}}", "topics: {a: {qos: 1, qos: 2}}", "topics: {a: {retain: on, retain: on}}",
+	"header: &h [*h]", "topics: &t {a: *t}", "topics: {a: &d {qos: 1}, b: {<<: *d}}", "qos: 1", "xyzzy: 1", "config: other.yaml", "- a\n- b", "just text", "a: b: c", "\tkeep_alive: 1", "url: http://h", "url: {a: b}",
 	"header: s3cret", "will-topic: w\nwill_qos: 5", "connect_property: ab", "url: mqtt://h\nhost: h", "topics: {a/#/b: {qos: 1}}\nkeep_alive: 1\nunknown: 2",
 }
 

@@ -121,7 +121,7 @@ func (c *connection) loadFile(flags *pflag.FlagSet) error {
 	}
 	s := settings{connection: c, flags: flags, taken: overridden(flags), seen: map[string]bool{}}
 	for i := 0; i < len(root.Content); i += 2 {
-		key, value := root.Content[i], root.Content[i+1]
+		key, value := root.Content[i], target(root.Content[i+1])
 		if err := s.set(key.Value, value); err != nil {
 			return usagef("%s:%d: %s: %w", c.configFile, key.Line, key.Value, err)
 		}
@@ -130,6 +130,14 @@ func (c *connection) loadFile(flags *pflag.FlagSet) error {
 		return usagef("%s: %w", c.configFile, err)
 	}
 	return nil
+}
+
+// target is what a YAML alias stands for, or the node itself.
+func target(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		return n.Alias
+	}
+	return n
 }
 
 // settings are a configuration file being read.
@@ -172,6 +180,21 @@ func (s *settings) set(key string, value *yaml.Node) error {
 }
 
 func (s *settings) setFlag(f *pflag.Flag, value *yaml.Node) error {
+	if value.Kind != yaml.SequenceNode {
+		return s.setOne(f, value)
+	}
+	if !repeats(f) {
+		return errors.New("takes one value, not a list")
+	}
+	for _, item := range value.Content {
+		if err := s.setOne(f, target(item)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *settings) setOne(f *pflag.Flag, value *yaml.Node) error {
 	switch {
 	case f.Value.Type() == "bool":
 		var b bool
@@ -179,16 +202,6 @@ func (s *settings) setFlag(f *pflag.Flag, value *yaml.Node) error {
 			return err
 		}
 		return s.flags.Set(f.Name, strconv.FormatBool(b))
-	case value.Kind == yaml.SequenceNode:
-		if !repeats(f) {
-			return errors.New("takes one value, not a list")
-		}
-		for _, item := range value.Content {
-			if err := s.setFlag(f, item); err != nil {
-				return err
-			}
-		}
-		return nil
 	case value.Kind != yaml.ScalarNode:
 		return errors.New("takes a single value")
 	}
@@ -212,15 +225,19 @@ func (s *settings) topics(value *yaml.Node) error {
 	if value.Kind != yaml.MappingNode {
 		return errors.New("not a mapping of topics to qos and retain")
 	}
-	s.connection.defaults.topics = map[string]topicDefaults{}
+	topics := map[string]topicDefaults{}
 	for i := 0; i < len(value.Content); i += 2 {
 		topic := value.Content[i].Value
-		t, err := readTopic(value.Content[i+1])
+		t, err := readTopic(target(value.Content[i+1]))
+		if _, again := topics[topic]; again {
+			err = errors.New("given twice")
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", topic, err)
 		}
-		s.connection.defaults.topics[topic] = t
+		topics[topic] = t
 	}
+	s.connection.defaults.topics = topics
 	return nil
 }
 
@@ -229,12 +246,14 @@ func readTopic(fields *yaml.Node) (t topicDefaults, err error) {
 		return t, errors.New("not a mapping: give qos and retain")
 	}
 	for i := 0; i < len(fields.Content) && err == nil; i += 2 {
-		switch name, value := fields.Content[i].Value, fields.Content[i+1]; name {
-		case "qos":
+		switch name, value := fields.Content[i].Value, target(fields.Content[i+1]); {
+		case name == "qos" && t.qos != nil, name == "retain" && t.retain != nil:
+			err = fmt.Errorf("%s is given twice", name)
+		case name == "qos":
 			var q mqtt.QoS
 			q, err = parseLevel(value.Value)
 			t.qos = &q
-		case "retain":
+		case name == "retain":
 			t.retain = new(bool)
 			err = decodeBool(value, t.retain)
 		default:

@@ -249,6 +249,30 @@ topics:
 	}
 }
 
+// What is the same several times in a file may be written once.
+func TestConfigAliases(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "config.yaml")
+	text := "topics: {a: &kept {qos: &one 1, retain: &yes true}, b: *kept, c: {qos: *one, retain: *yes}}\nusername: &me me\nid: *me\n" +
+		"connect_property: [&p a=b, *p]\n"
+	if err := os.WriteFile(config, []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		if r := w.run(t.Context(), "", "mqtt", "pub", "-m", "x", "-t", "a", "-t", "b", "-t", "c", "-c", config); r.code != exitOK {
+			t.Fatalf("%+v", r)
+		}
+		for _, m := range w.Received() {
+			if m.QoS != 1 || !m.Retain {
+				t.Errorf("%+v", m)
+			}
+		}
+		if w.connect.ClientID != "me" || w.connect.Username != "me" || len(w.connect.Properties.UserProperties) != 2 {
+			t.Errorf("CONNECT %+v", w.connect)
+		}
+	})
+}
+
 // ping_delay has the ping sent before the keep alive interval is over.
 func TestPingDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
