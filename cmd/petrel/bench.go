@@ -159,8 +159,8 @@ func (b *bench) measure(cmd *cobra.Command, load func(ctx context.Context, cmd *
 	if err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
-	if reportErr := b.report(cmd.OutOrStdout()); reportErr != nil {
-		return reportErr
+	if reportErr := b.report(cmd.OutOrStdout()); err == nil {
+		err = reportErr
 	}
 	return err
 }

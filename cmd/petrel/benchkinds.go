@@ -37,12 +37,19 @@ func (b *bench) connects(ctx context.Context, cmd *cobra.Command) error {
 			if err != nil {
 				break
 			}
-			turns <- struct{}{}
+			select {
+			case turns <- struct{}{}:
+			case <-ctx.Done():
+				continue // the next wait ends the loop
+			}
 			g.Go(func() error {
 				defer func() { <-turns }()
 				b.meter.sent.Add(1)
-				c, err := b.connect(cmd, fmt.Sprintf("-%d", i))
-				if err != nil {
+				c, err := b.connectWithin(ctx, cmd, i)
+				switch {
+				case err != nil && ctx.Err() != nil:
+					return nil // it has not failed, but the time is up
+				case err != nil:
 					b.meter.failure(err)
 					return nil
 				}
@@ -56,6 +63,15 @@ func (b *bench) connects(ctx context.Context, cmd *cobra.Command) error {
 		}
 		return g.Wait()
 	})
+}
+
+// connectWithin makes a client; ctx bounds the connecting.
+func (b *bench) connectWithin(ctx context.Context, cmd *cobra.Command, i int) (*client, error) {
+	server, o, err := b.options(cmd, fmt.Sprintf("-%d", i))
+	if err != nil {
+		return nil, err
+	}
+	return dial(ctx, server, b.server.version, o)
 }
 
 func newBenchPub() *cobra.Command {

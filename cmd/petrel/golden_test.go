@@ -164,6 +164,9 @@ var goldens = []golden{
 	{name: "bench-help", args: words("bench --help")},
 	{name: "bench-pubsub-help", args: words("bench pubsub --help")},
 	{name: "bench-conn", args: words("bench conn --url mqtt://test --clients 20 --rate 10")},
+	{name: "bench-conn-late", args: words("bench conn --url mqtt://test --clients 200 --duration 2 -k 0"), with: func(_ context.Context, b *mqtttest.Broker) {
+		b.Fault(mqtttest.Fault{Packet: "CONNACK", Outbound: true, Skip: 20, Delay: time.Minute})
+	}},
 	{name: "bench-pub", args: words("bench pub --url mqtt://test --clients 2 --rate 100 -q 1 --duration 3")},
 	{name: "bench-sub", args: words("bench sub --url mqtt://test -t a/# --duration 3"), with: later(text("a/1", "one"), text("a/2", "two"))},
 	{name: "bench-pubsub", args: words("bench pubsub --url mqtt://test --clients 2 --subscribers 3 --rate 100 -q 2 --duration 3")},

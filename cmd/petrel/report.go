@@ -102,10 +102,15 @@ func (b *bench) report(w io.Writer) error {
 	if b.plot != "" {
 		err = errors.Join(err, writePlot(b.plot, r))
 	}
-	if err == nil && r.Failed > 0 {
-		err = fmt.Errorf("%d of %d failed, the first: %s", r.Failed, r.Sent, r.FirstFailure)
+	switch {
+	case err != nil:
+		return err
+	case r.Failed > 0:
+		return fmt.Errorf("%d of %d failed, the first: %s", r.Failed, r.Sent, r.FirstFailure)
+	case b.kind == "conn" && r.Received < int64(b.clients):
+		return &exitError{exitTimeout, fmt.Errorf("time was up after %d of %s", r.Received, many(b.clients, "connection"))}
 	}
-	return err
+	return nil
 }
 
 // String is the results for people.
