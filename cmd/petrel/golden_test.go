@@ -175,6 +175,11 @@ var goldens = []golden{
 			b.Fault(mqtttest.Fault{Packet: "PUBLISH", Outbound: true, Skip: 3, Times: 2, Drop: true})
 			b.Fault(mqtttest.Fault{Packet: "PUBLISH", Outbound: true, Skip: 7, Times: 1, Delay: 250 * time.Millisecond})
 		}},
+	// The latest message comes after the last was sent.
+	{name: "bench-pubsub-lost", args: words("bench pubsub --url mqtt://test --rate 10 --duration 1"), with: func(_ context.Context, b *mqtttest.Broker) {
+		b.Fault(mqtttest.Fault{Packet: "PUBLISH", Outbound: true, Skip: 3, Times: 2, Drop: true})
+		b.Fault(mqtttest.Fault{Packet: "PUBLISH", Outbound: true, Skip: 7, Times: 1, Delay: 600 * time.Millisecond})
+	}},
 	{name: "bench-pub-refused", args: words("bench pub --url mqtt://test --rate 10 -q 1 --duration 1"), with: func(_ context.Context, b *mqtttest.Broker) {
 		b.Fault(mqtttest.Fault{Packet: "PUBLISH", Skip: 2, Times: 3, Reason: 0x97})
 	}},

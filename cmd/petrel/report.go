@@ -23,6 +23,7 @@ type results struct {
 	Clients   int     `json:"clients"`
 	Peers     int     `json:"peers,omitempty"` // subscribers or responders
 	Seconds   float64 `json:"seconds"`
+	Receiving float64 `json:"receiving_seconds,omitempty"` // where messages came for longer than they were sent
 
 	Sent         int64    `json:"sent"`
 	Received     int64    `json:"received"`
@@ -71,6 +72,10 @@ func (b *bench) results() *results {
 		Sent: m.sent.Load(), Received: m.received.Load(), Latency: newSpread(m.total), Samples: m.samples,
 		SentRate: float64(m.sent.Load()) / seconds, ReceivedRate: float64(m.received.Load()) / seconds,
 		BytesRate: float64(m.bytes.Load()) / seconds,
+	}
+	if b.receiving > b.elapsed {
+		r.Receiving = b.receiving.Seconds()
+		r.ReceivedRate = float64(r.Received) / r.Receiving
 	}
 	if m.firstFailure != nil {
 		r.FirstFailure = plain(m.firstFailure)
@@ -154,11 +159,30 @@ func (r *results) String() string {
 			fmt.Fprintf(&b, "%s %s  ", q.name, short(q.ms))
 		}
 	}
+	if hint := r.loss(); hint != "" {
+		fmt.Fprintf(&b, "\n\n%s", hint)
+	}
 	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
 	for i := range lines {
 		lines[i] = strings.TrimRight(lines[i], " ")
 	}
 	return strings.Join(lines, "\n") + "\n"
+}
+
+// loss says where messages were lost, and how not to lose them.
+func (r *results) loss() string {
+	if r.Lost == nil || *r.Lost <= 0 {
+		return ""
+	}
+	share := 100 * float64(*r.Lost) / float64(int(r.Sent)*r.Peers)
+	text := fmt.Sprintf("%s %% of what subscribers should have got was lost", strconv.FormatFloat(share, 'g', 2, 64))
+	switch {
+	case *r.Lost <= int(r.Dropped):
+		return text + " by this client,\nwhose subscribers did not keep up: a --rate that they keep up with avoids that."
+	case r.QoS == 0:
+		return text + ". At QoS 0 a server may drop\nwhat a subscriber is too slow for: a --rate that all keep up with, or -q 1, avoids that."
+	}
+	return text + " by the server,\nwhich had taken it. Its queue for a slow subscriber may have been full: a --rate avoids that."
 }
 
 // load says what was asked of the server.
