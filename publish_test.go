@@ -619,7 +619,17 @@ func TestPublishRefused(t *testing.T) {
 		if nobody.Reason() != mqtt.NoMatchingSubscribers {
 			t.Error("reason", nobody.Reason())
 		}
-		if got := p.v5.Stats().Published; got != 1 {
+		id++
+		nobody = p.v5.PublishAsync(t.Context(), "t", nil, mqtt.ExactlyOnce)
+		p.Expect(toT(2, id, ""))
+		p.Send(&codec.Pubrec{PacketID: id, Code: codec.NoMatchingSubscribers, ReasonString: "nobody"})
+		p.Expect(&codec.Pubrel{PacketID: id})
+		p.Send(&codec.Pubcomp{PacketID: id})
+		noErr(t, nobody.Wait(t.Context()))
+		if nobody.Reason() != mqtt.NoMatchingSubscribers || nobody.ReasonString() != "nobody" {
+			t.Errorf("what PUBREC said is %v, %q after PUBCOMP", nobody.Reason(), nobody.ReasonString())
+		}
+		if got := p.v5.Stats().Published; got != 2 {
 			t.Errorf("%d messages count as published", got)
 		}
 	})

@@ -124,6 +124,8 @@ func (r *receiver) pubrec(h codec.Header, body []byte) error {
 	r.link.Commit(b)
 	if done || !known {
 		r.complete(m, known, p.Code, p.ReasonString, p.UserProperties)
+	} else if d, ok := m.Owner.(*Delivery); ok {
+		d.reason, d.words = ReasonCode(p.Code), newWords(p.ReasonString, p.UserProperties) // PUBCOMP may have no more to say
 	}
 	return nil
 }
@@ -188,7 +190,12 @@ func (r *receiver) complete(m session.Message, known bool, code codec.ReasonCode
 		c.stats.Published++
 	}
 	if d, ok := m.Owner.(*Delivery); ok {
-		d.words = newWords(reason, u)
+		if code == codec.Success {
+			code = codec.ReasonCode(d.reason)
+		}
+		if w := newWords(reason, u); w != nil {
+			d.words = w
+		}
 		r.told = d.settle(r.told, ReasonCode(code), err)
 	}
 	r.told = c.sendQueued(r.told)

@@ -560,8 +560,15 @@ func TestRequestRefused(t *testing.T) {
 				t.Errorf("%v: the error is %v", code, err)
 			}
 		}
+		a, q := p.asked("x", mqtt.ExactlyOnce)
+		p.Send(&codec.Pubrec{PacketID: q.PacketID, Code: codec.NoMatchingSubscribers})
+		p.Expect(&codec.Pubrel{PacketID: q.PacketID})
+		p.Send(&codec.Pubcomp{PacketID: q.PacketID})
+		if err := a.wait(); !errors.Is(err, mqtt.NoMatchingSubscribers) {
+			t.Errorf("at QoS 2 the error is %v", err)
+		}
 		// A retained request may find a subscriber later.
-		a, q := p.asked("x", mqtt.Retain)
+		a, q = p.asked("x", mqtt.Retain)
 		p.Send(&codec.Puback{PacketID: q.PacketID, Code: codec.NoMatchingSubscribers})
 		a.pending(t, "somebody may still get it")
 		p.Send(replyTo(q, 0, "y"))

@@ -228,9 +228,9 @@ func (s *Session) Puback(id uint16) (m Message, ok bool) {
 	return s.complete(id, o), true
 }
 
-// Pubrec takes a PUBREC and appends the PUBREL that answers it. After a reason code of 0x80 or more the message is
-// complete: done is true and m the message. PUBREL is never followed by the PUBLISH again [MQTT-4.3.3-6], so what the
-// publisher owned is let go here. An unknown identifier is answered as well, and ok is false.
+// Pubrec takes a PUBREC for m and appends the PUBREL that answers it. After a reason code of 0x80 or more the message is
+// complete, and done is true. PUBREL is never followed by the PUBLISH again [MQTT-4.3.3-6], so what the publisher owned
+// is let go here. An unknown identifier is answered as well, and ok is false.
 // [MQTT-4.3.3-3] [MQTT311-4.3.3-1]
 func (s *Session) Pubrec(dst []byte, id uint16, code codec.ReasonCode) (_ []byte, m Message, done, ok bool) {
 	o := s.sent.get(id)
@@ -249,7 +249,7 @@ func (s *Session) Pubrec(dst []byte, id uint16, code codec.ReasonCode) (_ []byte
 	s.seq++
 	o.seq = s.seq
 	o.message = Message{Topic: o.message.Topic, QoS: 2, Owner: o.message.Owner}
-	return s.pubrel(dst, id, codec.Success), Message{}, false, true
+	return s.pubrel(dst, id, codec.Success), o.message, false, true
 }
 
 func (s *Session) pubrel(dst []byte, id uint16, code codec.ReasonCode) []byte {
