@@ -333,6 +333,50 @@ func TestPatience(t *testing.T) {
 	p.conn.Close()
 }
 
+// Before CONNECT nobody gets memory for the asking: what cannot be a CONNECT, or says that it is a large one, is the end.
+func TestFirstPacket(t *testing.T) {
+	b, err := New(onLoopback())
+	check(t, err)
+	b.patience = time.Hour
+	check(t, b.Start(t.Context()))
+	defer b.Shutdown(t.Context())
+	for _, text := range []string{
+		"\x10\x81\x80\x08",         // CONNECT with a byte more than is allowed
+		"\x10\xff\xff\xff\x7f",     // as long as any packet can be
+		"\x10\xff\xff\xff\xff\x01", // longer
+		"\x30\x80\x80\x04",         // PUBLISH
+		"\xc0\x00",                 // PINGREQ
+	} {
+		for _, size := range []int{len(text), 1} {
+			p := dial(t, b, codec.V5)
+			for part := range slices.Chunk([]byte(text), size) {
+				p.conn.Write(part) // which may have been too much already
+			}
+			p.ended()
+		}
+	}
+	largest := &codec.Connect{CleanStart: true, Will: &codec.Will{Topic: "w", Payload: make([]byte, 65535)}, Username: "u", HasUsername: true}
+	p, ack := join(t, b, codec.V5, largest)
+	if ack.Code != 0 {
+		t.Errorf("%v", ack.Code)
+	}
+	p.conn.Close()
+}
+
+// An upgrade that goes on when the broker ends does not wait for CONNECT any more.
+func TestHurry(t *testing.T) {
+	client, server := net.Pipe()
+	defer client.Close()
+	s := &socket{Conn: server}
+	s.hurry()
+	s.SetDeadline(time.Time{})
+	s.SetReadDeadline(time.Now().Add(connectTimeout))
+	began := time.Now()
+	if _, err := s.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) > connectTimeout/2 {
+		t.Errorf("%v after %v", err, time.Since(began))
+	}
+}
+
 // Shutdown tells MQTT 5 clients why, closes the others without a packet that 3.1.1 does not have, and does not wait for
 // clients that say or take nothing.
 func TestShutdown(t *testing.T) {

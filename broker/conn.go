@@ -3,6 +3,7 @@ package broker
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/petrel-mqtt/mqtt/codec"
 )
 
 // conn is a connection as mochi sees it: with TLS and WebSocket taken off.
@@ -22,6 +25,8 @@ type conn struct {
 	silence atomic.Int64  // nanoseconds without a byte after which the connection ends; 0 before CONNECT, or for ever
 	closed  chan struct{} // closed by Close
 	once    sync.Once
+
+	greeting greeting // owned by the goroutine that reads
 
 	answered  chan struct{}        // closed when CONNACK is on its way: mochi knows the client by then
 	answer    sync.Once            // closes answered
@@ -49,10 +54,42 @@ func (c *conn) Read(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	n, err := c.Conn.Read(p)
+	if wrong := c.greeting.check(p[:n]); wrong != nil {
+		return 0, wrong
+	}
 	if silence > 0 && errors.Is(err, os.ErrDeadlineExceeded) && !c.isClosed() {
 		c.onSilence()
 	}
 	return n, err
+}
+
+// greeting looks at the beginning of what a client sends, when nobody has asked yet who it is. Mochi would set aside as
+// much memory as the length of any packet says, before that has come.
+type greeting struct {
+	header []byte // the fixed header, as far as it has come
+	passed bool   // it is that of a CONNECT of a sensible size
+}
+
+// maxConnect bounds CONNECT, in bytes without its fixed header. The largest that makes sense has a will of 64 KiB.
+const maxConnect = 128 << 10
+
+func (g *greeting) check(p []byte) error {
+	if g.passed {
+		return nil
+	}
+	const longest = 5
+	g.header = append(g.header, p[:min(len(p), longest-len(g.header))]...)
+	h, n, err := codec.ParseHeader(g.header, codec.V5)
+	switch {
+	case err != nil:
+		return err
+	case len(g.header) > 0 && h.Type != codec.CONNECT: // [MQTT-3.1.0-1]
+		return errors.New("the first packet is not CONNECT")
+	case n > 0 && h.Length > maxConnect:
+		return fmt.Errorf("a CONNECT of %d bytes", h.Length)
+	}
+	g.passed = n > 0
+	return nil
 }
 
 // Write hides errors from mochi, which would forget to pass on the message whose acknowledgement it could not write.

@@ -161,6 +161,7 @@ func (l *listener) serveWebSocket(establish listeners.EstablishFn) {
 	}
 	server := &http.Server{
 		ReadHeaderTimeout: l.patience,
+		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
 		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, socketKey{}, c) },
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -244,8 +245,9 @@ type socket struct {
 	connected atomic.Bool // CONNECT has come
 	gone      sync.Once
 
-	mu     sync.Mutex // guards ending, and the write deadline against a Write that would move it
-	ending bool
+	mu      sync.Mutex // guards the fields below, and deadlines against who would move them
+	ending  bool       // the write deadline stays as it is
+	hurried bool       // the read deadline too, unless the client is connected
 }
 
 // Write gives up when the client takes nothing for writeTimeout.
@@ -278,8 +280,18 @@ func (s *socket) end(d time.Duration) {
 }
 
 // SetDeadline and SetWriteDeadline leave the write deadline to Write.
-func (s *socket) SetDeadline(t time.Time) error    { return s.Conn.SetReadDeadline(t) }
+func (s *socket) SetDeadline(t time.Time) error    { return s.SetReadDeadline(t) }
 func (s *socket) SetWriteDeadline(time.Time) error { return nil }
+
+// SetReadDeadline does nothing after hurry: an upgrade that goes on would wait for CONNECT from then on.
+func (s *socket) SetReadDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hurried && !s.connected.Load() {
+		return nil
+	}
+	return s.Conn.SetReadDeadline(t)
+}
 
 // bury closes the connection once the client has closed its side, or after a second: closing a socket with unread bytes
 // resets the connection, which can destroy the last packets on their way.
@@ -295,8 +307,11 @@ func (s *socket) bury() {
 
 // hurry ends the wait for CONNECT, if the connection still waits for it.
 func (s *socket) hurry() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hurried = true
 	if !s.connected.Load() {
-		s.SetReadDeadline(time.Unix(1, 0))
+		s.Conn.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
