@@ -154,7 +154,11 @@ func (s *simulation) brokerOptions(r *rand.Rand) (opts []mqtttest.Option) {
 	return opts
 }
 
+// longest is how long a simulation may last. Where a client waits for ever, time goes on for ever, with every ping.
+const longest = 24 * time.Hour
+
 func (s *simulation) run() {
+	defer time.AfterFunc(longest, s.giveUp).Stop()
 	for i := range 2 + s.random(forClient).IntN(3) {
 		s.clients = append(s.clients, s.addClient(i))
 	}
@@ -170,6 +174,14 @@ func (s *simulation) run() {
 		s.t.Logf("broker %+v", s.description())
 		s.t.Logf("what happened:\n%s", strings.Join(s.log, "\n"))
 	}
+}
+
+// giveUp ends the test run: a simulation that does not end cannot be left.
+func (s *simulation) giveUp() {
+	s.mu.Lock()
+	log := strings.Join(s.log, "\n")
+	s.mu.Unlock()
+	panic(fmt.Sprintf("seed %d does not end\nwhat happened:\n%s\nclients' goroutines:\n%s", s.seed, log, leftGoroutines()))
 }
 
 // settle lets everything come to its end, now that nothing breaks any more.
