@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 )
@@ -36,8 +37,8 @@ func newOutDir(path string) (*outDir, error) {
 	return d, nil
 }
 
-// write returns when the file has its name and its whole content.
-func (d *outDir) write(topic string, payload []byte) error {
+// write returns when the file has its name and its whole content, which are on the disk then if durable.
+func (d *outDir) write(topic string, payload []byte, durable bool) error {
 	const longest = 200 // bytes of a topic; file systems have 255 for a name
 	name := url.PathEscape(topic)
 	name = name[:min(len(name), longest)]
@@ -45,16 +46,50 @@ func (d *outDir) write(topic string, payload []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(draft.Name())
+	defer os.Remove(draft.Name()) // if it has not been renamed
 	_, err = draft.Write(payload)
+	if err == nil && durable {
+		err = draft.Sync()
+	}
 	if err := errors.Join(err, draft.Close()); err != nil {
 		return err
 	}
-	for {
+	for err = fs.ErrExist; errors.Is(err, fs.ErrExist); {
 		d.last++
-		err := os.Link(draft.Name(), filepath.Join(d.path, fmt.Sprintf("%06d-%s", d.last, name)))
-		if !errors.Is(err, fs.ErrExist) {
-			return err
-		}
+		err = d.place(draft.Name(), filepath.Join(d.path, fmt.Sprintf("%06d-%s", d.last, name)))
 	}
+	if err == nil && durable {
+		err = syncFolder(d.path)
+	}
+	return err
+}
+
+// link is os.Link, but in tests.
+var link = os.Link
+
+// place gives a file its name, which nobody has: by a hard link, or where the file system knows none by renaming it over
+// an empty file, which others can see for a moment.
+func (d *outDir) place(draft, path string) error {
+	err := link(draft, path)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	reserved, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(reserved.Close(), os.Rename(draft, path))
+}
+
+// syncFolder puts the names in a folder on the disk, where that is possible.
+func syncFolder(path string) error {
+	folder, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	if err := folder.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && runtime.GOOS != "windows" {
+		return err
+	}
+	return nil
 }

@@ -65,7 +65,7 @@ A message is acknowledged when it has been written, or when its command has ende
 	g.addTo(cmd)
 	s.output.group().addTo(cmd)
 	g = newGroup("Instead of standard output")
-	g.StringVar(&s.outDir, "out-dir", "", "write each message into a file of its own in this `FOLDER`")
+	g.StringVar(&s.outDir, "out-dir", "", "write each message into a file of its own in this `FOLDER`, and at QoS 1 and 2 onto the disk")
 	s.exec.add(g)
 	s.onFailure = choice{"stop", []string{"stop", "reject", "ignore"}}
 	g.Var(&s.onFailure, "on-failure", "of a command: stop, and leave its message to the server; or reject it, or ignore that, and go on")
@@ -417,7 +417,7 @@ func (w *writer) write(ctx context.Context, m mqtt.Message) error {
 		return w.run(m)
 	}
 	if w.dir != nil {
-		return w.dir.write(m.Topic, m.Payload)
+		return w.dir.write(m.Topic, m.Payload, m.QoS > mqtt.AtMostOnce)
 	}
 	w.buffer = w.format(w.buffer[:0], m, time.Now())
 	_, err := w.out.Write(w.buffer)
