@@ -17,7 +17,7 @@ import (
 var bad = []string{
 	// commands and flags
 	"pubb", "sbu -t a", "xyzzy", "pub -t a -m x extra", "sub -t a b c", "bench pubsubb", "bench xyzzy",
-	"pub --tpic a -m x", "pub -t", "pub -z", "pub -t a -m x --qos 3", "pub -t a -m x -q x", "pub -t a -m x -q -1",
+	"pub --tpic a -m x", "pub -t", "pub --topic", "pub -z", "pub -lz", "pub -t a -m x --qos 3", "pub -t a -m x -q x", "pub -t a -m x -q -1",
 	"pub -t a -m x --retain=perhaps", "sub --subscription-ids 3 -t a", "pub -t a -m x --keep-alive ten",
 	// what to send
 	"pub", "pub -t a", "pub -m x", "pub -t a -m x -n", "pub -t a -l -s", "pub -t a -f testdata/none",
@@ -25,7 +25,7 @@ var bad = []string{
 	"pub -t a --size 1000MB", "pub -t a --size MB", "pub -t a --encoding base65 -m x", "pub -t a --encoding base64 -m x!",
 	"pub -t a --encoding hex -m abc", "pub -t a -m x --repeat -1", "pub -t a -l --repeat 2",
 	"pub -t a -m x --interval -1", "pub -t a -m x --interval soon", "pub -t a -m x --max-inflight 0",
-	"pub -t a/# -m x", "pub -t a/+/b -m x", "pub --topic= -m x", "pub -t a -m x --response-topic a/#",
+	"pub -t a/# -m x", "pub -t a/+/b -m x", "pub --topic= -m x", "pub -t a -m x --response-topic a/#", "pub -t a -m x --will-topic w --will-response-topic +",
 	// properties
 	"pub -t a -m x --user-property ab", "pub -t a -m x --correlation-data 0xabc", "pub -t a -m x --message-expiry 1.5",
 	"pub -t a -m x --message-expiry -1", "pub -t a -m x --message-expiry 5000000000", "pub -t a -m x -V 3.1.1 --content-type x",

@@ -38,8 +38,6 @@ type bench struct {
 	elapsed time.Duration // while messages were sent
 	ledgers []ledger      // of pubsub, one for each subscriber
 
-	receiving time.Duration // of pubsub, while messages were received; those that were sent last come after elapsed
-
 	subscriptions []*mqtt.Subscription // of pubsub
 	dropped       uint64               // of their messages, by the client because they came too fast
 }

@@ -162,15 +162,14 @@ func (b *bench) endToEnd(ctx context.Context, cmd *cobra.Command) error {
 	err = b.during(ctx, cmd, b.clients, func(limited context.Context, i int) error {
 		return b.publishAll(ctx, limited, publishers[i], i, false)
 	})
-	b.receiving = b.awaitStragglers(ctx)
+	b.awaitStragglers(ctx)
 	b.meter.sample()
 	closeAll(subscribers)
 	return errors.Join(err, receivers.Wait())
 }
 
-// awaitStragglers waits for what is on its way, until nothing has come for a second. It returns how long the receiving
-// took, from the beginning to the last message.
-func (b *bench) awaitStragglers(ctx context.Context) time.Duration {
+// awaitStragglers waits for what is on its way, until nothing has come for a second.
+func (b *bench) awaitStragglers(ctx context.Context) {
 	expected := b.meter.sent.Load() * int64(b.peers)
 	last, since := b.meter.received.Load(), time.Now()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -179,13 +178,12 @@ func (b *bench) awaitStragglers(ctx context.Context) time.Duration {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return since.Sub(b.meter.start)
+			return
 		}
 		if n := b.meter.received.Load(); n != last {
 			last, since = n, time.Now()
 		}
 	}
-	return since.Sub(b.meter.start)
 }
 
 func newBenchRPC() *cobra.Command {

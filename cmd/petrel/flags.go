@@ -77,6 +77,8 @@ func normalise(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 }
 
 var (
+	unknownShort = regexp.MustCompile(`^unknown shorthand flag: '(.)' in `)
+	noValue      = regexp.MustCompile(`^flag needs an argument: (?:'.' in )?(-+\S+)$`)
 	unknownFlag  = regexp.MustCompile(`^unknown flag: --(.*)$`)
 	invalidValue = regexp.MustCompile(`^invalid argument (".*") for "(?:-., )?(--[^"]*)" flag: (?:strconv\.\w+: parsing ".*": )?(.*)$`)
 )
@@ -87,7 +89,13 @@ func flagError(cmd *cobra.Command, err error) error {
 		return noSuchCommand(cmd, args)
 	}
 	if m := unknownFlag.FindStringSubmatch(err.Error()); m != nil {
-		return usagef("there is no flag --%s%s; see \"%s --help\"", m[1], didYouMean(m[1], flagNames(cmd)), cmd.CommandPath())
+		return usagef("there is no flag --%s%s; see \"%s --help\"", m[1], didYouMeanFlag("--", m[1], flagNames(cmd)), cmd.CommandPath())
+	}
+	if m := unknownShort.FindStringSubmatch(err.Error()); m != nil {
+		return usagef("there is no flag -%s; see \"%s --help\"", m[1], cmd.CommandPath())
+	}
+	if m := noValue.FindStringSubmatch(err.Error()); m != nil {
+		return usagef("%s needs a value; see \"%s --help\"", m[1], cmd.CommandPath())
 	}
 	if m := invalidValue.FindStringSubmatch(err.Error()); m != nil {
 		f := cmd.Flags().Lookup(m[2][2:])

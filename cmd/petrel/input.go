@@ -57,6 +57,11 @@ func (i *inputFlags) open(cmd *cobra.Command) (messages iter.Seq2[[]byte, error]
 	if len(given) != 1 {
 		return nil, false, usagef("what to send: give one of %s", spelled(cmd, all))
 	}
+	for flag, path := range map[string]string{"-f": i.file, "--lines": i.lines} {
+		if err := mustExist(flag, path); path != "" && err != nil {
+			return nil, false, err
+		}
+	}
 	switch given[0] {
 	case "message":
 		messages = once(func() ([]byte, error) { return []byte(i.message), nil })
@@ -78,6 +83,14 @@ func (i *inputFlags) open(cmd *cobra.Command) (messages iter.Seq2[[]byte, error]
 		messages = linesOf(func() (io.ReadCloser, error) { return os.Open(i.lines) })
 	}
 	return i.decoded(messages), slices.Contains(i.many, given[0]), nil
+}
+
+// mustExist is an error of a flag if there is no file or folder where it says.
+func mustExist(flag, path string) error {
+	if _, err := os.Stat(path); err != nil {
+		return usagef("%s: %w", flag, err)
+	}
+	return nil
 }
 
 // spelled is a list of flags as an error shows it: "-m, -f, --size".

@@ -105,8 +105,10 @@ func (b *bench) receiveAll(s *mqtt.Subscription, l *ledger) error {
 		if !ok {
 			continue
 		}
+		now := time.Since(b.meter.start)
 		b.meter.received.Add(1)
-		b.meter.latency(time.Since(b.meter.start) - stamp.sent)
+		b.meter.latestAt.Store(int64(now)) // other subscribers are as late as this one, more or less
+		b.meter.latency(now - stamp.sent)
 		l.note(stamp)
 	}
 	if err := s.Err(); !errors.Is(err, mqtt.ErrClosed) {

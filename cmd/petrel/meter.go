@@ -16,6 +16,7 @@ type meter struct {
 	start time.Time // set before the load begins
 
 	sent, received, bytes, failed atomic.Int64
+	latestAt                      atomic.Int64 // when the latest message came, of those with a time in them; nanoseconds from the start
 
 	mu                sync.Mutex              // guards what follows
 	total, since      *hdrhistogram.Histogram // of latencies in nanoseconds: all, and those since the latest sample

@@ -7,7 +7,10 @@ import (
 )
 
 // didYouMean returns " (did you mean …?)" with the known word that is nearest to a wrong one, "" if none is near.
-func didYouMean(wrong string, known []string) string {
+func didYouMean(wrong string, known []string) string { return didYouMeanFlag("", wrong, known) }
+
+// didYouMeanFlag is didYouMean for words that people write behind dashes.
+func didYouMeanFlag(dashes, wrong string, known []string) string {
 	best, least := "", max(2, utf8.RuneCountInString(wrong)/3+1)
 	for _, k := range known {
 		if d := distance(wrong, k); d < least {
@@ -22,7 +25,7 @@ func didYouMean(wrong string, known []string) string {
 	if best == "" {
 		return ""
 	}
-	return fmt.Sprintf(" (did you mean %s?)", best)
+	return fmt.Sprintf(" (did you mean %s%s?)", dashes, best)
 }
 
 // distance is how many letters must be added, removed, changed or swapped with the next one to make b of a.

@@ -11,14 +11,14 @@ type propertyFlags struct {
 	utf8            bool
 	expiry          wholeSeconds
 	contentType     string
-	responseTopic   string
+	responseTopic   topicName
 	correlationData bytesFlag
 	user            properties
 }
 
 // add adds the flags to a group, their names with a prefix.
 func (p *propertyFlags) add(g *group, prefix, whose string) {
-	g.StringVar(&p.responseTopic, prefix+"response-topic", "", "the `TOPIC` for replies to it")
+	g.Var(&p.responseTopic, prefix+"response-topic", "the topic for replies to it")
 	g.Var(&p.correlationData, prefix+"correlation-data", "what a reply has to repeat: text, or hexadecimal after 0x")
 	g.only5(prefix+"response-topic", prefix+"correlation-data")
 	p.addForReply(g, prefix, whose)
@@ -49,7 +49,7 @@ func (p *propertyFlags) publish() *mqtt.PublishProperties {
 		UTF8Payload:     p.utf8,
 		MessageExpiry:   time.Duration(p.expiry),
 		ContentType:     p.contentType,
-		ResponseTopic:   p.responseTopic,
+		ResponseTopic:   string(p.responseTopic),
 		CorrelationData: p.correlationData,
 		UserProperties:  mqtt.UserProperties(p.user),
 	}

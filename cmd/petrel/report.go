@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
@@ -73,8 +74,8 @@ func (b *bench) results() *results {
 		SentRate: float64(m.sent.Load()) / seconds, ReceivedRate: float64(m.received.Load()) / seconds,
 		BytesRate: float64(m.bytes.Load()) / seconds,
 	}
-	if b.receiving > b.elapsed {
-		r.Receiving = b.receiving.Seconds()
+	if latest := time.Duration(m.latestAt.Load()); latest > b.elapsed {
+		r.Receiving = latest.Seconds()
 		r.ReceivedRate = float64(r.Received) / r.Receiving
 	}
 	if m.firstFailure != nil {

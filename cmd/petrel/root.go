@@ -87,7 +87,7 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 			names = append(names, c.Name())
 		}
 	}
-	return usagef("there is no command %q%s; \"petrel --help\" lists them", args[0], didYouMean(args[0], names))
+	return usagef("there is no command %q%s; \"%s --help\" lists them", args[0], didYouMean(args[0], names), cmd.CommandPath())
 }
 
 func noArguments(_ *cobra.Command, args []string) error {

@@ -54,6 +54,11 @@ func (t *tlsFlags) options(o *options, given func(string) bool, server string) e
 	if t.key != "" && t.cert == "" {
 		return usagef("--key needs --cert")
 	}
+	for name, path := range map[string]string{"ca-file": t.caFile, "ca-path": t.caPath, "cert": t.cert, "key": t.key} {
+		if err := mustExist("--"+name, path); path != "" && err != nil {
+			return err
+		}
+	}
 	if ca := t.caFile + t.caPath; ca != "" || t.cert != "" {
 		o.add(mqtt.WithTLSFiles(ca, t.cert, t.key))
 	}

@@ -39,6 +39,20 @@ func (s *seconds) Set(text string) error {
 	return nil
 }
 
+// topicName is a flag for a topic without wildcards.
+type topicName string
+
+func (t *topicName) Type() string   { return "TOPIC" }
+func (t *topicName) String() string { return string(*t) }
+
+func (t *topicName) Set(text string) error {
+	if text == "" || strings.ContainsAny(text, "+#\x00") {
+		return errors.New("not a topic: it must have a character, and no + or #")
+	}
+	*t = topicName(text)
+	return nil
+}
+
 // wholeSeconds is a flag for what goes over the wire in whole seconds.
 type wholeSeconds time.Duration
 
