@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -38,14 +39,7 @@ func find(t *testing.T, program string) string {
 }
 
 func startMosquitto(t *testing.T) *mosquitto {
-	program, dir := find(t, "mosquitto"), t.TempDir()
-	authority := mqtttest.NewAuthority()
-	certificate, key := mqtttest.PEM(authority.Certificate())
-	for name, content := range map[string][]byte{"ca.pem": authority.PEM(), "cert.pem": certificate, "key.pem": key} {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
+	program, dir := find(t, "mosquitto"), certificates(t)
 	m := &mosquitto{freePort(t), freePort(t), freePort(t), freePort(t), filepath.Join(dir, "ca.pem")}
 	secure := fmt.Sprintf("certfile %[1]s/cert.pem\nkeyfile %[1]s/key.pem\n", dir)
 	config := "user root\nallow_anonymous true\nset_tcp_nodelay true\n" + fmt.Sprintf(
@@ -74,6 +68,19 @@ func startMosquitto(t *testing.T) *mosquitto {
 	return m
 }
 
+// certificates writes those of an authority and of a server on this machine into a folder, with the server's key.
+func certificates(t *testing.T) (folder string) {
+	folder = t.TempDir()
+	authority := mqtttest.NewAuthority()
+	certificate, key := mqtttest.PEM(authority.Certificate())
+	for name, content := range map[string][]byte{"ca.pem": authority.PEM(), "cert.pem": certificate, "key.pem": key} {
+		if err := os.WriteFile(filepath.Join(folder, name), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return folder
+}
+
 func freePort(t *testing.T) int {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -100,8 +107,12 @@ func awaitListener(t *testing.T, port int) {
 // tool runs one of Mosquitto's programs and returns what it writes.
 func (m *mosquitto) tool(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	all := append([]string{"-h", "127.0.0.1", "-p", fmt.Sprint(m.tcp)}, args...)
-	out, err := exec.CommandContext(t.Context(), find(t, name), all...).Output()
+	return tool(t, name, append([]string{"-h", "127.0.0.1", "-p", fmt.Sprint(m.tcp)}, args...)...)
+}
+
+func tool(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), find(t, name), args...).Output()
 	if err != nil {
 		t.Fatalf("%s %q: %v", name, args, err)
 	}
@@ -181,5 +192,65 @@ func TestMosquittoProperties(t *testing.T) {
 	}
 	if r := <-answered; r.code != exitOK {
 		t.Errorf("%+v", r)
+	}
+}
+
+// Mosquitto's programs, and our own, against petrel broker. Mosquitto's have no WebSocket before 2.1; module interop has
+// other clients for that.
+func TestMosquittoAgainstBroker(t *testing.T) {
+	dir := certificates(t)
+	config := filepath.Join(dir, "petrel.yaml")
+	text := fmt.Sprintf(`
+listeners:
+  default: {bind: "127.0.0.1:0", certfile: %[1]s/cert.pem, keyfile: %[1]s/key.pem}
+  tls: {bind: "127.0.0.1:0", ssl: on}
+  ws: {bind: "127.0.0.1:0", type: ws}
+  wss: {bind: "127.0.0.1:0", type: ws, ssl: on}
+auth: {password-file: %[1]s/passwd}
+`, dir)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := run(t.Context(), nil, "secret", "passwd", "-c", filepath.Join(dir, "passwd"), "me"); r.code != exitOK {
+		t.Fatalf("%+v", r)
+	}
+	b := startBroker(t, "-c", config)
+	urls := []string{b.url}
+	for range 3 {
+		urls = append(urls, b.await(`url=(\S+)`)[1])
+	}
+	for _, server := range urls {
+		scheme, address, _ := strings.Cut(server, "://")
+		ours, theirs := []string{"-u", "me", "-P", "secret", "--url", server}, []string{"-u", "me", "-P", "secret"}
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs = append(theirs, "-h", "127.0.0.1", "-p", port)
+		if strings.HasSuffix(scheme, "s") && scheme != "ws" {
+			ours = append(ours, "--ca-file", dir+"/ca.pem")
+			theirs = append(theirs, "--cafile", dir+"/ca.pem")
+		}
+		for i, version := range []string{"5", "3.1.1"} {
+			topic, format := "shop/"+scheme+version, "%t %p %q %r"
+			want := topic + " open 2 1\n"
+			if r := run(t.Context(), nil, "", slices.Concat([]string{"pub", "-V", version, "-t", topic, "-m", "open", "-r", "-q", "2"}, ours)...); r != (result{}) {
+				t.Errorf("%s: %+v", server, r)
+			}
+			if r := run(t.Context(), nil, "", slices.Concat([]string{"sub", "-V", version, "-t", topic, "-n", "1", "-W", "5", "-F", format, "-q", "2"}, ours)...); r.out != want {
+				t.Errorf("%s: %+v", server, r)
+			}
+			if strings.HasPrefix(scheme, "ws") {
+				continue
+			}
+			name := []string{"mqttv5", "mqttv311"}[i]
+			if got := tool(t, "mosquitto_sub", append(theirs, "-V", name, "-t", topic, "-C", "1", "-W", "5", "-F", format, "-q", "2")...); got != want {
+				t.Errorf("%s: mosquitto_sub got %q", server, got)
+			}
+			tool(t, "mosquitto_pub", append(theirs, "-V", name, "-t", topic, "-m", "shut", "-r", "-q", "1")...)
+			if r := run(t.Context(), nil, "", slices.Concat([]string{"sub", "-t", topic, "-n", "1", "-W", "5"}, ours)...); r.out != "shut\n" {
+				t.Errorf("%s: %+v", server, r)
+			}
+		}
 	}
 }
