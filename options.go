@@ -221,7 +221,8 @@ func WithClientID(id string) Option {
 
 // WithCleanStart says whether the first connect begins a new session (section 3.1.2.4), which is the default. With
 // false it asks for the session of an earlier client with the same client identifier; the application vouches for
-// having its state.
+// having its state. What it does not have are the packet identifiers of messages at QoS 2 that the earlier client left half
+// done: a message that gets one of those again is taken for the old one, and lost.
 func WithCleanStart(clean bool) Option {
 	return option(func(c *config) error {
 		c.cleanStart = clean

@@ -39,6 +39,7 @@ type published struct {
 	known    int                 // QoS 2: the session, as its client knew, in which it came first
 	session  int                 // QoS 2: the one at the broker in which it came latest
 	sessions int                 // QoS 2: how many those are
+	mistaken bool                // QoS 2: the broker took it for another one
 	came     time.Time           // the first PUBLISH
 	accepted []span              // in which the broker took it
 	to       map[string]*passage // by client
@@ -105,6 +106,7 @@ type account struct {
 	requests  map[uint16]*openSubscribe
 	publishes map[uint16]*arrival
 	flights   map[uint16]*passing // in this session
+	halves    map[uint16]half     // in this session: PUBLISHes at QoS 2 whose PUBREL has not come
 
 	calls map[*publisher]int // the latest call whose message came for the first time in this session
 }
@@ -125,6 +127,12 @@ type openSubscribe struct {
 type arrival struct {
 	message *published
 	since   time.Time
+}
+
+// half is a message at QoS 2 that the broker would recognise by its packet identifier.
+type half struct {
+	message *published // nil: unobserved
+	by      *instance
 }
 
 // passing is a PUBLISH to a client without an acknowledgement.
@@ -189,6 +197,7 @@ func (w *witness) account(clientID string) *account {
 func (a *account) renew() {
 	a.standing = make(map[string]*standing)
 	a.flights = make(map[uint16]*passing)
+	a.halves = make(map[uint16]half)
 }
 
 // lost notes that the broker has lost the session, if there was one: one may have begun without a CONNACK.
@@ -251,6 +260,8 @@ func (w *witness) came(clientID string, a *account, packet codec.Packet) {
 		a.requests, a.publishes = make(map[uint16]*openSubscribe), make(map[uint16]*arrival)
 	case *codec.Publish:
 		w.publishCame(clientID, a, p)
+	case *codec.Pubrel:
+		delete(a.halves, p.PacketID)
 	case *codec.Puback:
 		w.acknowledged(clientID, a, p.PacketID, p.Code, 1)
 	case *codec.Pubrec:
@@ -284,6 +295,9 @@ func (w *witness) sent(clientID string, a *account, packet codec.Packet) {
 	case *codec.Puback:
 		a.answered(p.PacketID, p.Code)
 	case *codec.Pubrec:
+		if p.Code.Failed() {
+			delete(a.halves, p.PacketID)
+		}
 		a.answered(p.PacketID, p.Code)
 	case *codec.Suback:
 		a.granted(p)
@@ -294,6 +308,7 @@ func (w *witness) sent(clientID string, a *account, packet codec.Packet) {
 func (w *witness) publishCame(clientID string, a *account, p *codec.Publish) {
 	if unobserved(p.Topic) {
 		delete(a.publishes, p.PacketID)
+		w.mistaken(clientID, a, p, nil)
 		return
 	}
 	m := w.find(p.Topic, p.Payload)
@@ -313,23 +328,49 @@ func (w *witness) publishCame(clientID string, a *account, p *codec.Publish) {
 	}
 	w.checkExpiry(a, m, p)
 	now := time.Now()
-	fresh := m.qos < 2 || m.session != a.sessions // not one that the broker has already
+	m.mistaken = w.mistaken(clientID, a, p, m)
+	fresh := !m.mistaken && (m.qos < 2 || m.session != a.sessions) // not one that the broker has already
 	if m.seen++; m.seen == 1 {
 		m.came = now
 	}
 	if fresh {
 		w.order[m.topic] = append(w.order[m.topic], m.number)
 	}
+	if m.qos == 2 && (fresh || m.mistaken) {
+		m.known = a.known
+	}
 	if m.qos == 2 && fresh {
-		m.session, m.known = a.sessions, a.known
+		m.session = a.sessions
 		m.sessions++
 	}
-	switch m.qos {
-	case 1:
+	switch {
+	case m.mistaken:
+		delete(a.publishes, p.PacketID)
+	case m.qos == 1:
 		a.publishes[p.PacketID] = &arrival{m, now}
-	case 2: // the broker takes it once
+	case m.qos == 2: // the broker takes it once
 		a.publishes[p.PacketID] = &arrival{m, m.came}
 	}
+}
+
+// mistaken reports whether the broker takes a message at QoS 2 for another one, which an earlier client left half done under
+// the same packet identifier: whoever asks for the session of that client, without its state, cannot know which were in use.
+func (w *witness) mistaken(clientID string, a *account, p *codec.Publish, m *published) bool {
+	if p.QoS < 2 {
+		return false
+	}
+	h, known := a.halves[p.PacketID]
+	if !known {
+		a.halves[p.PacketID] = half{m, w.s.instance(clientID)}
+		return false
+	}
+	if h.message == m {
+		return false
+	}
+	if h.by == w.s.instance(clientID) {
+		w.s.problem("%s publishes %v under packet identifier %d, which it uses for %v [PROTOCOL 21]", clientID, m, p.PacketID, h.message)
+	}
+	return true
 }
 
 // checkExpiry checks the seconds that a message says it has left, and that it is not sent for the first time after it has
