@@ -86,7 +86,11 @@ func (b *Broker) Start(ctx context.Context) error {
 	}
 	b.started = true
 	for _, l := range b.listeners {
-		b.log.Info("listening", "listener", l.config.Name, "url", l.url(), "max-connections", l.config.MaxConnections)
+		log := b.log.With("listener", l.config.Name, "url", l.url())
+		if l.config.MaxConnections > 0 {
+			log = log.With("max-connections", l.config.MaxConnections)
+		}
+		log.Info("listening")
 	}
 	return nil
 }

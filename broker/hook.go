@@ -195,7 +195,11 @@ func (h *hook) OnDisconnect(cl *mochi.Client, err error, _ bool) {
 	if cause := cl.StopCause(); err != nil && cause != nil {
 		err = cause
 	}
-	h.b.log.Info("client disconnected", "client", c.client, "error", err)
+	log := h.b.log.With("client", c.client)
+	if err != nil {
+		log = log.With("error", err)
+	}
+	log.Info("client disconnected")
 	for _, p := range h.b.plugins {
 		if p.Disconnected != nil {
 			p.Disconnected(c.client, err)

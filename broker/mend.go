@@ -182,6 +182,7 @@ func (c *conn) out(cl *mochi.Client, pk *packets.Packet) {
 		if cl.Properties.ProtocolVersion != 5 {
 			dontSend(pk) // 3.1.1 has none from the server
 		}
+		pk.Properties.ReasonString = "" // mochi's says no more than the code
 	}
 }
 

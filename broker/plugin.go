@@ -42,7 +42,11 @@ type Client struct {
 
 // LogValue groups what identifies a client.
 func (c Client) LogValue() slog.Value {
-	return slog.GroupValue(slog.String("id", c.ID), slog.String("user", c.Username), slog.String("from", c.Remote.String()))
+	attrs := []slog.Attr{slog.String("id", c.ID), slog.String("from", c.Remote.String())}
+	if c.Username != "" {
+		attrs = append(attrs, slog.String("user", c.Username))
+	}
+	return slog.GroupValue(attrs...)
 }
 
 // Message is a message that a client has published.

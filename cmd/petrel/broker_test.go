@@ -82,6 +82,9 @@ func TestBroker(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
+	if m := b.await(`client disconnected (.*)`); !regexp.MustCompile(`^client.id=petrel-pub/\S+ client.from=127\.0\.0\.1:\d+$`).MatchString(m[1]) {
+		t.Errorf("an orderly end is told as %q", m[1])
+	}
 	if code := b.stop(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}

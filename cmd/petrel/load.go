@@ -62,6 +62,7 @@ func (b *bench) publishAll(ctx, limited context.Context, c *client, i int, laten
 	reaper.Go(func() {
 		for p := range waiting {
 			switch err := p.delivery.Wait(patient); {
+			case err != nil && ctx.Err() != nil: // it has not failed, but was given up
 			case err != nil:
 				b.meter.failure(err)
 			case latency:

@@ -341,6 +341,20 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// What a benchmark that is interrupted has not heard of has not failed.
+func TestBenchInterrupted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		b.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Skip: 10, Hold: true})
+		ctx, interrupt := context.WithCancel(t.Context())
+		time.AfterFunc(2500*time.Millisecond, interrupt)
+		r := run(ctx, b, "", words("bench pub --url mqtt://test --rate 10 -q 1")...)
+		if r.code != exitInterrupted || r.errors != "" || !strings.Contains(r.out, "sent  25") || strings.Contains(r.out, "failed") {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
 // SCRAM sends neither user name nor password, not even those of the URL.
 func TestAuth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
