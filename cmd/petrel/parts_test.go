@@ -347,7 +347,7 @@ func TestBenchInterrupted(t *testing.T) {
 		b := mqtttest.NewBroker(t)
 		b.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Skip: 10, Hold: true})
 		ctx, interrupt := context.WithCancel(t.Context())
-		time.AfterFunc(2500*time.Millisecond, interrupt)
+		time.AfterFunc(2450*time.Millisecond, interrupt)
 		r := run(ctx, b, "", words("bench pub --url mqtt://test --rate 10 -q 1")...)
 		if r.code != exitInterrupted || r.errors != "" || !strings.Contains(r.out, "sent  25") || strings.Contains(r.out, "failed") {
 			t.Errorf("%+v", r)
