@@ -95,9 +95,9 @@ type config struct {
 	authenticator            Authenticator // nil: no enhanced authentication
 	authMethod               string        // the authenticator's
 
-	tls           *tls.Config // nil: the zero value
-	certificates  transport.Certificates
-	header        http.Header // of a WebSocket upgrade
+	tls           *tls.Config             // nil: the zero value
+	certificates  *transport.Certificates // nil: none
+	header        http.Header             // of a WebSocket upgrade
 	schemeOptions []schemeOption
 
 	will           *codec.Will
@@ -127,7 +127,7 @@ type config struct {
 	parkingTime   time.Duration
 	unmatched     func(Message)
 	poisonLimit   int
-	trace         Trace
+	trace         *Trace
 
 	maxRequests int
 
@@ -164,6 +164,7 @@ func newConfig(v codec.Version, host string) (*config, error) {
 		parkingPlaces:  defaultParkingPlaces,
 		parkingTime:    defaultParkingTime,
 		poisonLimit:    defaultPoisonLimit,
+		trace:          &untraced,
 		maxRequests:    defaultMaxRequests,
 		filterPrefixes: []string{"$queue/", "$exclusive/"},
 	}

@@ -52,13 +52,17 @@ type PacketTrace struct {
 // WithTrace sets hooks that observe the client.
 func WithTrace(t *Trace) Option {
 	return option(func(c *config) error {
-		c.trace = Trace{}
+		c.trace = &untraced
 		if t != nil {
-			c.trace = *t
+			hooks := *t
+			c.trace = &hooks
 		}
 		return nil
 	})
 }
+
+// untraced is the Trace of clients that have none.
+var untraced Trace
 
 // errands are calls of the application's functions that wait to be made. A goroutine exists while there are some. The
 // client's mutex guards it.

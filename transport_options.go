@@ -46,7 +46,8 @@ func WithTLSFiles(ca, certificate, key string) Option {
 		if key != "" && certificate == "" {
 			return errors.New("mqtt: WithTLSFiles: a key without a certificate")
 		}
-		c.certificates.CAFile, c.certificates.CertFile, c.certificates.KeyFile = ca, certificate, key
+		f := c.ownCertificates()
+		f.CAFile, f.CertFile, f.KeyFile = ca, certificate, key
 		return c.forSchemes("WithTLSFiles", secureSchemes)
 	})
 }
@@ -55,7 +56,7 @@ func WithTLSFiles(ca, certificate, key string) Option {
 // WithTLSFiles come on top.
 func WithCAData(pem []byte) Option {
 	return option(func(c *config) error {
-		c.certificates.CAData = slices.Clone(pem)
+		c.ownCertificates().CAData = slices.Clone(pem)
 		return c.checkCertificates("WithCAData", transport.Certificates{CAData: pem})
 	})
 }
@@ -63,7 +64,8 @@ func WithCAData(pem []byte) Option {
 // WithCertificateData sets the client's certificate and its key, in PEM form.
 func WithCertificateData(certificate, key []byte) Option {
 	return option(func(c *config) error {
-		c.certificates.CertData, c.certificates.KeyData = slices.Clone(certificate), slices.Clone(key)
+		d := c.ownCertificates()
+		d.CertData, d.KeyData = slices.Clone(certificate), slices.Clone(key)
 		return c.checkCertificates("WithCertificateData", transport.Certificates{CertData: certificate, KeyData: key})
 	})
 }
@@ -104,6 +106,14 @@ func WithTCPUserTimeout(d time.Duration) Option {
 		}
 		return nil
 	})
+}
+
+// ownCertificates returns those that options have set, to be changed.
+func (c *config) ownCertificates() *transport.Certificates {
+	if c.certificates == nil {
+		c.certificates = new(transport.Certificates)
+	}
+	return c.certificates
 }
 
 // checkCertificates finds mistakes in data while the caller's stack still shows whose they are.
@@ -151,6 +161,9 @@ func (c *config) tlsConfig() (*tls.Config, error) {
 	t := c.tls.Clone()
 	if t == nil {
 		t = new(tls.Config)
+	}
+	if c.certificates == nil {
+		return t, nil
 	}
 	return t, c.certificates.Apply(t)
 }

@@ -9,7 +9,7 @@ import (
 // gives back after a read that the small one could have taken: ten thousand idle connections hold no large buffers,
 // and a busy one reads in large pieces. A write buffer is held while something waits to be written, and a little longer.
 const (
-	smallBuffer = 512
+	smallBuffer = 384
 	largeBuffer = 64 << 10
 	// bufferBound is how many bytes may wait for the writer before Full says so. A larger bound gained nothing in
 	// measurements, a smaller one cost up to twice the time per message.
