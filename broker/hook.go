@@ -55,7 +55,6 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 		cl.WritePacket(packets.Packet{
 			FixedHeader: packets.FixedHeader{Type: packets.Connack},
 			ReasonCode:  code.Code,
-			Properties:  packets.Properties{ReasonString: code.Reason},
 		})
 		return code
 	}

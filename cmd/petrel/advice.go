@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"strings"
 	"syscall"
 
 	"github.com/petrel-mqtt/mqtt"
@@ -33,6 +34,7 @@ func connectAdvice(err error) string {
 		authority x509.UnknownAuthorityError
 		host      x509.HostnameError
 		record    tls.RecordHeaderError
+		packet    *mqtt.PacketError
 	)
 	switch {
 	case errors.Is(err, mqtt.BadUserNameOrPassword), errors.Is(err, mqtt.NotAuthorized):
@@ -51,6 +53,8 @@ func connectAdvice(err error) string {
 		return "name the authority's certificate with --ca-file, or trust anybody with --insecure"
 	case errors.As(err, &host):
 		return "name the host that the certificate is for with --servername"
+	case errors.As(err, &packet), strings.HasSuffix(err.Error(), "the server closed the connection"):
+		return "does it speak MQTT on this port, with or without TLS and WebSocket as the URL says?"
 	case errors.As(err, &record):
 		return "the server does not speak TLS on this port: try mqtt:// or ws://"
 	}

@@ -14,6 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/xdg-go/scram"
+
 	"github.com/petrel-mqtt/mqtt"
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/mqtttest"
@@ -90,6 +92,30 @@ type gone struct{}
 
 func (gone) Write([]byte) (int, error) {
 	return 0, &os.PathError{Op: "write", Path: "|1", Err: syscall.EPIPE}
+}
+
+// What commands write at their end may find no reader, too.
+func TestBrokenPipeAtTheEnd(t *testing.T) {
+	for _, line := range []string{"probe", "bench pub --url mqtt://test --count 1 --json", "request -t svc/echo -m x"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := mqtttest.NewBroker(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			go echo(ctx, b)
+			synctest.Wait()
+			root := newRoot()
+			var errors strings.Builder
+			root.SetOut(gone{})
+			root.SetErr(&errors)
+			root.SetArgs(words(line))
+			code := execute(context.WithValue(t.Context(), dialerKey{}, dialer(b.DialContext)), root)
+			if code != exitOK || errors.String() != "" {
+				t.Errorf("%s: exit code %d, %s", line, code, errors.String())
+			}
+			cancel()
+			synctest.Wait()
+		})
+	}
 }
 
 // Who reads the output may leave: the command ends well, and what could not be written stays with the session.
@@ -338,6 +364,46 @@ func TestInterrupt(t *testing.T) {
 				t.Errorf("%s: exit code %d", line, code)
 			}
 		})
+	}
+}
+
+// SCRAM against a server that knows it: with the right password, and with a wrong one.
+func TestScram(t *testing.T) {
+	for password, want := range map[string]int{"secret": exitOK, "guess": exitConnection} {
+		for method, hash := range map[string]scram.HashGeneratorFcn{"scram-sha-256": scram.SHA256, "scram-sha-512": scram.SHA512} {
+			synctest.Test(t, func(t *testing.T) {
+				b := mqtttest.NewBroker(t, mqtttest.Authentication(strings.ToUpper(method), scramServer(t, hash)))
+				r := run(t.Context(), b, "", "pub", "-t", "a", "-m", "x", "-q", "1", "--auth", method, "-u", "me", "-P", password)
+				if r.code != want || strings.Contains(r.errors, password) {
+					t.Errorf("%s, password %s: %+v", method, password, r)
+				}
+			})
+		}
+	}
+}
+
+// scramServer is the server's side for one client, whose password is secret.
+func scramServer(t *testing.T, hash scram.HashGeneratorFcn) mqtttest.AuthStep {
+	user, err := hash.NewClient("me", "secret", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := hash.NewServer(func(string) (scram.StoredCredentials, error) {
+		return user.GetStoredCredentials(scram.KeyFactors{Salt: "salt", Iters: 4096}), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conversation := server.NewConversation()
+	return func(_ string, data []byte) ([]byte, codec.ReasonCode) {
+		answer, err := conversation.Step(string(data))
+		switch {
+		case err != nil:
+			return nil, codec.NotAuthorized
+		case conversation.Done():
+			return []byte(answer), codec.Success
+		}
+		return []byte(answer), codec.ContinueAuthentication
 	}
 }
 

@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"runtime/debug"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -52,11 +55,20 @@ by -c, as "url: mqtt://example.com" or "keep_alive: 30". A flag wins over the en
 // execute runs a command line and returns the exit code. An error is one line on standard error.
 func execute(ctx context.Context, root *cobra.Command) int {
 	cmd, err := root.ExecuteContextC(ctx)
+	if isBrokenPipe(err) {
+		err = nil // who reads our output has seen enough
+	}
 	code := exitCode(err)
 	if code != exitOK && code != exitInterrupted {
 		tell(cmd, err, code)
 	}
 	return code
+}
+
+// isBrokenPipe reports whether a file, which a connection is not, is a pipe that nobody reads any more.
+func isBrokenPipe(err error) bool {
+	var file *fs.PathError
+	return errors.As(err, &file) && errors.Is(file, syscall.EPIPE)
 }
 
 // tell writes the error that ends a command, as the log is written.

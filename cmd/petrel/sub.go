@@ -7,7 +7,6 @@ import (
 	"io"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -289,7 +288,7 @@ func (s *sub) receive(ctx context.Context, c *client, subscription *mqtt.Subscri
 		err = failed
 	}
 	switch {
-	case errors.Is(err, errEnough), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, errEnough), isBrokenPipe(err):
 		return taken, nil
 	case err == nil && w.failures > 0:
 		return taken, &exitError{exitAnswer, fmt.Errorf("%d of %s failed", w.failures, many(taken, "command"))}
