@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"syscall"
@@ -53,7 +54,7 @@ func connectAdvice(err error) string {
 		return "name the authority's certificate with --ca-file, or trust anybody with --insecure"
 	case errors.As(err, &host):
 		return "name the host that the certificate is for with --servername"
-	case errors.As(err, &packet), strings.HasSuffix(err.Error(), "the server closed the connection"):
+	case errors.As(err, &packet), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), strings.HasSuffix(err.Error(), "the server closed the connection"):
 		return "does it speak MQTT on this port, with or without TLS and WebSocket as the URL says?"
 	case errors.As(err, &record):
 		return "the server does not speak TLS on this port: try mqtt:// or ws://"
