@@ -389,7 +389,7 @@ func scramServer(t *testing.T, hash scram.HashGeneratorFcn) mqtttest.AuthStep {
 		t.Fatal(err)
 	}
 	server, err := hash.NewServer(func(string) (scram.StoredCredentials, error) {
-		return user.GetStoredCredentials(scram.KeyFactors{Salt: "salt", Iters: 4096}), nil
+		return user.GetStoredCredentialsWithError(scram.KeyFactors{Salt: "salt", Iters: 4096})
 	})
 	if err != nil {
 		t.Fatal(err)
