@@ -89,8 +89,23 @@ func (b *bench) publishes(ctx context.Context, cmd *cobra.Command) error {
 	}
 	defer closeAll(clients)
 	return b.during(ctx, cmd, b.clients, func(limited context.Context, i int) error {
-		return b.publishAll(ctx, limited, clients[i], i, b.qos > 0)
+		err := b.publishAll(ctx, limited, clients[i], i, b.qos > 0)
+		if err == nil && b.qos == 0 {
+			err = b.flush(ctx, clients[i])
+		}
+		return err
 	})
+}
+
+// flush waits until the server has got what a client has sent at QoS 0, which counts as sent before: it answers a ping
+// that comes after that.
+func (b *bench) flush(ctx context.Context, c *client) error {
+	patient, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	if _, err := c.Ping(patient); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("the server has not got all messages: %w", err)
+	}
+	return nil
 }
 
 func newBenchSub() *cobra.Command {

@@ -168,6 +168,10 @@ var goldens = []golden{
 		b.Fault(mqtttest.Fault{Packet: "CONNACK", Outbound: true, Skip: 20, Delay: time.Minute})
 	}},
 	{name: "bench-pub", args: words("bench pub --url mqtt://test --clients 2 --rate 100 -q 1 --duration 3")},
+	// At QoS 0 sending takes until the server has got everything, and so does the benchmark.
+	{name: "bench-pub-flush", args: words("bench pub --url mqtt://test --count 10 --size 1MB"), with: func(_ context.Context, b *mqtttest.Broker) {
+		b.Fault(mqtttest.Fault{Packet: "PINGREQ", Delay: 2 * time.Second})
+	}},
 	{name: "bench-sub", args: words("bench sub --url mqtt://test -t a/# --duration 3"), with: later(text("a/1", "one"), text("a/2", "two"))},
 	{name: "bench-pubsub", args: words("bench pubsub --url mqtt://test --clients 2 --subscribers 3 --rate 100 -q 2 --duration 3")},
 	{name: "bench-pubsub-json", args: words("bench pubsub --url mqtt://test --rate 6.5 --duration 2 --json"),
