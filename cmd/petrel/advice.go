@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/transport"
 )
 
 // advice says what to do about an error, "" if there is nothing general to say.
@@ -36,6 +37,7 @@ func connectAdvice(err error) string {
 		host      x509.HostnameError
 		record    tls.RecordHeaderError
 		packet    *mqtt.PacketError
+		proxy     *transport.ProxyError
 	)
 	switch {
 	case errors.Is(err, mqtt.BadUserNameOrPassword), errors.Is(err, mqtt.NotAuthorized):
@@ -46,6 +48,8 @@ func connectAdvice(err error) string {
 		return "give another client identifier with -i"
 	case errors.Is(err, mqtt.BadAuthenticationMethod):
 		return "the server does not know this method: leave out --auth"
+	case errors.As(err, &proxy):
+		return "is the proxy that --proxy or the environment names right? --proxy none does without"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return `is a server running there? "petrel broker" starts one here`
 	case errors.As(err, &name):

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,6 +50,45 @@ func TestLedger(t *testing.T) {
 	}
 	if _, ok := readStamp(make([]byte, stampSize), 7); ok {
 		t.Error("another run's message was taken for one of this")
+	}
+}
+
+// What cannot be reached at the first step comes with advice that fits.
+func TestConnectAdvice(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := l.Addr().String()
+	l.Close()
+	hangsUp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hangsUp.Close()
+	go func() {
+		for {
+			c, err := hangsUp.Accept()
+			if err != nil {
+				return
+			}
+			c.(*net.TCPConn).CloseWrite()
+			io.Copy(io.Discard, c)
+			c.Close()
+		}
+	}()
+	for line, want := range map[string]string{
+		"--url mqtt://" + closed + " --proxy none":                "is a server running there?",
+		"--url mqtt://example.invalid --proxy socks5://" + closed: "--proxy none does without",
+		"--url mqtt://example.invalid --proxy http://" + closed:   "--proxy none does without",
+		"--url mqtt://" + hangsUp.Addr().String():                 "does it speak MQTT on this port",
+		"--url ws://" + hangsUp.Addr().String():                   "does it speak MQTT on this port",
+		"--url mqtts://" + hangsUp.Addr().String():                "does it speak MQTT on this port",
+	} {
+		r := run(t.Context(), nil, "", append([]string{"pub", "-t", "a", "-m", "x"}, words(line)...)...)
+		if r.code != exitConnection || !strings.Contains(r.errors, want) {
+			t.Errorf("%s: %+v, want %q", line, r, want)
+		}
 	}
 }
 
