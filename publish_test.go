@@ -479,6 +479,29 @@ func TestPublishReturns(t *testing.T) {
 	})
 }
 
+// DESIGN 4.1: what a server does not answer is never sent again on the same connection, however long it takes.
+// [MQTT-4.4.0-1] [MQTT311-4.4.0-1]
+func TestNothingIsSentAgainOnATimer(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := startPeer(t, v, nil, mqtt.WithKeepAlive(0))
+		for i := range 3 {
+			p.client.PublishAsync(t.Context(), "t", nil, mqtt.QoS(1+min(i, 1)))
+			p.Expect(toT(byte(1+min(i, 1)), uint16(i+1), ""))
+		}
+		p.Send(&codec.Pubrec{PacketID: 3})
+		p.Expect(&codec.Pubrel{PacketID: 3})
+		subscribing := calling(func() error { _, err := p.client.Subscribe(t.Context(), "in"); return err })
+		mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
+		p.ExpectSilence(24 * time.Hour)
+		stillWaits(t, subscribing)
+		if s := p.client.Stats(); s.InFlight != 3 || p.client.State() != mqtt.StateConnected {
+			t.Errorf("%v, %+v", p.client.State(), s)
+		}
+		noErr(t, p.client.Close())
+		wantErr(t, outcome(t, subscribing), mqtt.ErrClosed, false)
+	})
+}
+
 // DESIGN 4.1: a message whose ctx ends before it was sent is withdrawn and never sent.
 func TestPublishWithdrawn(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

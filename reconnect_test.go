@@ -684,6 +684,29 @@ func TestDuplicateClientIDIsLogged(t *testing.T) {
 	})
 }
 
+// PROTOCOL 24: a connection that ends otherwise is no sign of another client: the count begins anew.
+func TestOtherEndsAreNotSuspicious(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		var log lines
+		c := reconnectingAs(t, v, b.DialContext, mqtt.WithClientID("c"), mqtt.WithLogger(slog.New(slog.NewTextHandler(&log, nil))),
+			mqtt.WithReconnect(mqtt.ReconnectPolicy{MaxDelay: time.Second, StableAfter: time.Hour}))
+		for i := range 20 {
+			if i%5 == 4 {
+				b.HalfOpen("c")
+			} else {
+				b.Fault(mqtttest.Fault{Packet: "PUBLISH", Times: 1, Cut: true})
+			}
+			noErr(t, c.Publish(t.Context(), "t", nil))
+			time.Sleep(2 * time.Minute) // until a silent server is noticed
+			noErr(t, c.WaitConnected(t.Context()))
+		}
+		if n := log.count("client identifier"); n != 0 {
+			t.Errorf("%d warnings", n)
+		}
+	})
+}
+
 // lines is a log.
 type lines struct {
 	mu   sync.Mutex

@@ -806,6 +806,27 @@ func TestOfflineQueue(t *testing.T) {
 	})
 }
 
+// PROTOCOL 5: offline, what the last CONNACK does not allow is refused at once, and takes no place in the queue.
+func TestLimitsOffline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, codec.V5)
+		p.Cut()
+		maximum, no := byte(1), false
+		p.accept(&codec.Connack{SessionPresent: true, Properties: codec.ConnackProperties{
+			MaximumQoS: &maximum, RetainAvailable: &no, MaximumPacketSize: 100,
+		}})
+		synctest.Wait()
+		p.offline()
+		wantErr(t, p.publish("t", 2).Err(), mqtt.QoSNotSupported, true)
+		wantErr(t, p.client.Publish(t.Context(), "t", nil, mqtt.AtLeastOnce, mqtt.Retain), mqtt.RetainNotSupported, true)
+		wantErr(t, p.client.Publish(t.Context(), "t", make([]byte, 100), mqtt.AtLeastOnce), mqtt.PacketTooLarge, true)
+		if s := p.client.Stats(); s.Queued != 0 {
+			t.Errorf("%+v", s)
+		}
+		wantOpen(t, p.publish("t", 1))
+	})
+}
+
 // DESIGN 4.1 offline: the queue is bounded in bytes; a Publish whose ctx ends is withdrawn and makes room.
 func TestOfflineQueueBytesAndWithdrawal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
