@@ -105,6 +105,32 @@ func TestParkingEnds(t *testing.T) {
 	})
 }
 
+// PROTOCOL 13: by default parking lasts 30 s from the first CONNACK, and a later connection begins none, although the server
+// has the session then too.
+func TestParkingIsForTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		b := mqtttest.NewBroker(t)
+		leaveSession(t, ctx, b, "a/#", 3)
+		c := resume(t, ctx, b)
+		defer c.Close()
+		time.Sleep(29 * time.Second)
+		if s := c.Stats(); s.Parked != 3 || s.Unmatched != 0 {
+			t.Errorf("after 29 s: %+v", s)
+		}
+		time.Sleep(2 * time.Second)
+		if s := c.Stats(); s.Parked != 0 || s.Unmatched != 3 {
+			t.Errorf("after 31 s: %+v", s)
+		}
+		noErr(t, c.Reconnect(ctx))
+		b.Publish(mqtttest.Message{Topic: "a/b", QoS: 1})
+		synctest.Wait()
+		if s := c.Stats(); s.Parked != 0 || s.Unmatched != 4 || !c.SessionPresent() {
+			t.Errorf("on the next connection: %+v", s)
+		}
+	})
+}
+
 // A subscription that is refused gives back what it had claimed, for the next one.
 func TestParkedMessagesSurviveARefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -173,6 +174,37 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("%+v", list)
 		}
 	})
+}
+
+// PROTOCOL 24: by default a connection is stable that lasts for MaxDelay and for twice the keep alive interval.
+func TestStable(t *testing.T) {
+	for _, c := range []struct{ maxDelay, keepAlive, stable time.Duration }{
+		{0, 10 * time.Second, time.Minute},
+		{5 * time.Minute, time.Minute, 5 * time.Minute},
+		{time.Second, 40 * time.Second, 80 * time.Second},
+		{time.Second, 0, time.Second},
+	} {
+		t.Run(fmt.Sprint(c.maxDelay, " and ", c.keepAlive), func(t *testing.T) {
+			inBothVersions(t, func(t *testing.T, v codec.Version) {
+				b := mqtttest.NewBroker(t)
+				var asked failures
+				policy := mqtt.ReconnectPolicy{MaxDelay: c.maxDelay, Decide: asked.decide}
+				client := reconnectingAs(t, v, b.DialContext, mqtt.WithKeepAlive(c.keepAlive), mqtt.WithReconnect(policy))
+				for _, stable := range []bool{false, true, false, true} {
+					noErr(t, client.WaitConnected(t.Context()))
+					lasts := c.stable
+					if !stable {
+						lasts -= time.Millisecond
+					}
+					time.Sleep(lasts)
+					b.Cut()
+					if list := asked.take(); len(list) != 1 || (list[0].Attempts == 0) != stable {
+						t.Errorf("a connection of %v is lost: %+v", lasts, list)
+					}
+				}
+			})
+		})
+	}
 }
 
 // MaxAttempts ends the client with the last error, and everybody who waits learns it.
@@ -456,7 +488,7 @@ func TestRedirect(t *testing.T) {
 				c := start(func() (mqtt.ClientV5, error) { return reconnectingV5(t, turns.dial), nil })
 				s := old.Accept()
 				mqtttest.ReceiveAs[*codec.Connect](s)
-				s.Send(&codec.Connack{Code: code, Properties: codec.ConnackProperties{ServerReference: "other:99 third"}})
+				s.Send(&codec.Connack{Code: code, Properties: codec.ConnackProperties{ServerReference: "user@third other:99 fourth"}})
 				s = other.Accept()
 				mqtttest.ReceiveAs[*codec.Connect](s)
 				s.Send(&codec.Connack{})
@@ -538,6 +570,61 @@ func TestRedirectLimits(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A redirect keeps path and query, which a Server Reference has no place for.
+func TestRedirectKeepsPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		redirected := false
+		b.Intercept(func(_ string, _ bool, p codec.Packet) bool {
+			if ack, ok := p.(*codec.Connack); ok && !redirected {
+				redirected = true
+				*ack = codec.Connack{Code: codec.UseAnotherServer, Properties: codec.ConnackProperties{ServerReference: "two:81"}}
+			}
+			return true
+		})
+		var urls []string
+		c, err := mqtt.NewClient(t.Context(), "ws://one/way?key=x", mqtt.WithDialer(b.DialWS),
+			mqtt.WithAttemptFunc(func(_ context.Context, a *mqtt.Attempt) error {
+				urls = append(urls, a.URL.String())
+				return nil
+			}))
+		noErr(t, err)
+		noErr(t, c.Close())
+		if len(urls) != 2 || urls[1] != "ws://two:81/way?key=x" {
+			t.Errorf("attempts %q", urls)
+		}
+	})
+}
+
+// PROTOCOL 26: after a stable connection redirects are counted anew.
+func TestRedirectsAfterAStableConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		var left atomic.Int32
+		b.Intercept(func(_ string, _ bool, p codec.Packet) bool {
+			if ack, ok := p.(*codec.Connack); ok && left.Add(-1) >= 0 {
+				*ack = codec.Connack{Code: codec.UseAnotherServer, Properties: codec.ConnackProperties{ServerReference: "other"}}
+			}
+			return true
+		})
+		var asked failures
+		left.Store(5)
+		c := reconnectingV5(t, b.DialContext, mqtt.WithReconnect(mqtt.ReconnectPolicy{Decide: asked.decide}))
+		for range 3 {
+			time.Sleep(time.Hour)
+			wantState(t, c, mqtt.StateConnected)
+			asked.take()
+			left.Store(5)
+			b.Cut()
+			time.Sleep(time.Minute)
+			wantState(t, c, mqtt.StateConnected)
+			if list := asked.take(); len(list) != 1 || !errors.Is(list[0].Err, mqtt.ErrConnectionLost) {
+				t.Errorf("failures %+v", list)
+			}
+		}
+	})
 }
 
 // Failure.Server names the server that failed.

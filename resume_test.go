@@ -851,6 +851,25 @@ func TestOfflineQueueBytesAndWithdrawal(t *testing.T) {
 	})
 }
 
+// DESIGN 4.1: by default the queue takes 10,000 messages and 64 MiB.
+func TestOfflineQueueByDefault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		large := make([]byte, 1<<20-1)
+		for _, c := range []struct {
+			payload []byte
+			most    int
+		}{{nil, 10_000}, {large, 64}} {
+			p := newPair(t, codec.V5)
+			p.offline()
+			for range c.most {
+				noErr(t, p.client.PublishAsync(t.Context(), "t", c.payload, mqtt.AtLeastOnce).Err())
+			}
+			wantErr(t, p.client.Publish(endingIn(t, time.Minute), "t", c.payload, mqtt.AtLeastOnce), mqtt.ErrQueueFull, true)
+			noErr(t, p.client.Close())
+		}
+	})
+}
+
 // PROTOCOL 6: the Message Expiry Interval counts while a message waits offline; a message in flight is resent all the
 // same, with one second at least.
 func TestExpiryOffline(t *testing.T) {
@@ -1032,10 +1051,11 @@ func TestSessionExpiryOnTheWire(t *testing.T) {
 
 func equal[T comparable](a, b *T) bool { return a == b || a != nil && b != nil && *a == *b }
 
-// PROTOCOL 21: a client that asks for the session of an earlier one starts its packet identifiers at a random point.
+// PROTOCOL 21: a client that asks for the session of an earlier one starts its packet identifiers at a random point, and
+// its subscription identifiers too, so that it does not take the earlier one's for its own.
 func TestIdentifiersOfResumedSession(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
-		ids := make(map[uint16]bool)
+		ids, subscriptions := make(map[uint16]bool), make(map[uint32]bool)
 		for range 5 {
 			server := mqtttest.NewServer(t, v)
 			c := start(func() (mqtt.Client, error) {
@@ -1046,9 +1066,14 @@ func TestIdentifiersOfResumedSession(t *testing.T) {
 			s.Send(&codec.Connack{SessionPresent: true})
 			c.value(t).PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
 			ids[mqtttest.ReceiveAs[*codec.Publish](s).PacketID] = true
+			_, p := subscribing(t, c.value(t), s, "t")
+			subscriptions[p.SubscriptionIdentifier] = true
 		}
 		if len(ids) == 1 {
 			t.Errorf("five clients begin with the same packet identifier: %v", ids)
+		}
+		if v == codec.V5 && len(subscriptions) == 1 {
+			t.Errorf("five clients begin with the same subscription identifier: %v", subscriptions)
 		}
 	})
 }

@@ -103,6 +103,29 @@ func TestInboundLimit(t *testing.T) {
 	})
 }
 
+// PROTOCOL 15: by default 64 MiB may wait.
+func TestInboundLimitByDefault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, codec.V311, b.DialContext)
+		sub := subscribe(t, c, "a", mqtt.AtLeastOnce, mqtt.Buffer(1))
+		publish := func(n int) {
+			for range n {
+				b.Publish(mqtttest.Message{Topic: "a", QoS: 1, Payload: make([]byte, 1<<20)})
+				synctest.Wait()
+			}
+		}
+		publish(2 + 63) // one in the channel, one on its way there, 63 in line
+		if err := sub.Err(); err != nil {
+			t.Errorf("with 63 MiB in line the subscription ends with %v", err)
+		}
+		publish(1)
+		if err := sub.Err(); !errors.Is(err, mqtt.ErrSlowConsumer) {
+			t.Errorf("with 64 MiB and some bytes in line the subscription has ended with %v", err)
+		}
+	})
+}
+
 // A stall goes on through a reconnect.
 func TestStallOutlivesTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
