@@ -351,6 +351,7 @@ func (r *receiver) deliver(p *codec.PublishView, name string, targets []holder) 
 		r.fill(&m, p, name, to)
 		if m.QoS == 0 {
 			r.offer(to.sub, &m)
+			accepted = true // it could be delivered again if the others' refusal were lost
 			continue
 		}
 		if to.sub.options.ack == AutoAck && r.try(to.sub, &m) {

@@ -348,6 +348,15 @@ func TestReceiveReject(t *testing.T) {
 		reject(arrived(two)[0])
 		wantArrived(t, auto, "a=5 q1")
 		wantAnswers(t, s, "PUBACK 5")
+
+		// One at QoS 0 has got the message as well: if it were refused, the server could send it again, as a new one.
+		c, s = scripted(t, v)
+		one, _ = subscribed(t, c, s, "a", mqtt.ExactlyOnce, mqtt.ManualAck)
+		loose, _ := subscribed(t, c, s, "a", mqtt.AtMostOnce)
+		s.Send(message("a", 2, 6))
+		reject(arrived(one)[0])
+		wantArrived(t, loose, "a=6 q0")
+		wantAnswers(t, s, "PUBREC 6")
 	})
 }
 
