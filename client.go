@@ -67,9 +67,9 @@ type Client interface {
 	// server refuses one of the filters the error is a *SubscribeError, and no filter stays subscribed.
 	Subscribe(ctx context.Context, filter string, opts ...SubscribeOption) (*Subscription, error)
 	// Disconnect refuses new publishes, also those that wait for room, waits until all messages queued and in flight are
-	// acknowledged, through reconnects if need be, or ctx ends, and then does what Close does. It returns nil if none was
-	// left to wait for, else ctx's error or why the client ended first; what became of each message is for its Publish
-	// or Delivery to say.
+	// acknowledged, through reconnects if need be, and those at QoS 0 are written, or ctx ends, and then does what Close
+	// does. It returns nil if none was left to wait for, else ctx's error or why the client or its connection ended first;
+	// what became of each message is for its Publish or Delivery to say.
 	Disconnect(ctx context.Context) error
 }
 
@@ -439,6 +439,7 @@ func (c *client) disconnect(ctx context.Context, farewell *codec.Disconnect) err
 	var err error
 	select {
 	case <-drained:
+		err = c.flush(ctx)
 	case <-c.done:
 	case <-ctx.Done():
 		err = fmt.Errorf("mqtt: waiting for acknowledgements: %w", ctx.Err())
@@ -448,7 +449,7 @@ func (c *client) disconnect(ctx context.Context, farewell *codec.Disconnect) err
 	select {
 	case <-drained:
 		if errors.Is(c.Err(), ErrClosed) {
-			return nil
+			return err
 		}
 	default:
 	}
@@ -456,6 +457,31 @@ func (c *client) disconnect(ctx context.Context, farewell *codec.Disconnect) err
 		err = c.Err()
 	}
 	return err
+}
+
+// flush waits until what was handed to the connection is written.
+func (c *client) flush(ctx context.Context) error {
+	c.mu.Lock()
+	l := c.live()
+	if l == nil {
+		c.mu.Unlock()
+		return nil
+	}
+	written := l.Written()
+	c.mu.Unlock()
+	select {
+	case <-written:
+		return nil
+	case <-l.Ended():
+		select {
+		case <-written:
+			return nil
+		default:
+		}
+		return fmt.Errorf("mqtt: disconnecting before everything was written: %w", ErrNotConnected)
+	case <-ctx.Done():
+		return fmt.Errorf("mqtt: disconnecting before everything was written: %w", ctx.Err())
+	}
 }
 
 // checkDrained tells a waiting Disconnect when nothing is left to wait for; mu is held.

@@ -432,6 +432,45 @@ func TestDisconnectCutShort(t *testing.T) {
 	}
 }
 
+// Disconnect takes the time that messages at QoS 0 need to go out, unlike Close, and says when they did not.
+func TestDisconnectWrites(t *testing.T) {
+	for name, c := range map[string]struct {
+		then func(p *peer)
+		want error
+	}{
+		"the server reads at last": {func(p *peer) {
+			for {
+				switch packet := p.Receive().(type) {
+				case *codec.Disconnect:
+					p.Close()
+					return
+				case *codec.Publish:
+					if packet.Topic != "fill" {
+						p.t.Errorf("the server gets %v", packet)
+					}
+				}
+			}
+		}, nil},
+		"loss":  {func(p *peer) { p.Cut() }, mqtt.ErrNotConnected},
+		"ctx":   {func(p *peer) { time.Sleep(time.Minute) }, context.DeadlineExceeded},
+		"Close": {func(p *peer) { p.client.Close() }, mqtt.ErrNotConnected},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBothVersions(t, func(t *testing.T, v codec.Version) {
+				p := startPeer(t, v, nil, mqtt.WithPingTimeout(time.Hour))
+				fill(p)
+				disconnected := calling(func() error { return p.client.Disconnect(endingIn(t, time.Minute)) })
+				time.Sleep(10 * time.Second)
+				stillWaits(t, disconnected)
+				c.then(p)
+				if err := outcome(t, disconnected); !errors.Is(err, c.want) {
+					t.Errorf("the error is %v", err)
+				}
+			})
+		})
+	}
+}
+
 // After a loss Close and Disconnect have nothing to do, and say the same as Err.
 func TestCloseAfterLoss(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
