@@ -46,6 +46,7 @@ type conn struct {
 	outBytes int      // of payload in out
 	changed  sync.Cond
 	ended    bool // nothing more is handled; the writer sends what is in out, and the reader waits for the client to close
+	broken   bool // it ended without a word: whoever broke it closes it
 	silent   bool // the client has sent DISCONNECT
 
 	unacked int               // publishes sent on this connection that the client has not finished
@@ -268,7 +269,7 @@ func (c *conn) abandon() {
 		return
 	}
 	c.leave()
-	c.ended = true
+	c.ended, c.broken = true, true
 	c.changed.Broadcast()
 }
 

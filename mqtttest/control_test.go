@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -13,6 +14,18 @@ import (
 
 	"github.com/petrel-mqtt/mqtt/codec"
 )
+
+// The writer must not say goodbye between the two steps of a cut.
+func TestCutIsNoGoodbye(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		s := connect(t, b, v, "1")
+		conns := b.abandon([]string{"1"})
+		s.end.SetReadDeadline(time.Now().Add(time.Second))
+		_, err := s.end.Read(make([]byte, 1))
+		wantError(t, "read in the middle of Cut", err, os.ErrDeadlineExceeded)
+		conns[0].cut()
+	})
+}
 
 func TestBrokerCut(t *testing.T) {
 	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {

@@ -29,11 +29,20 @@ func (c *conn) write() {
 			return
 		}
 	}
+	if c.isBroken() {
+		return
+	}
 	if half, ok := c.nc.(interface{ CloseWrite() error }); ok {
 		_ = half.CloseWrite()
 		return
 	}
 	_ = c.nc.Close()
+}
+
+func (c *conn) isBroken() bool {
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	return c.broken
 }
 
 // next waits for packets and returns them, and takes batch's memory in return. There are no more after the end.
