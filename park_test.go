@@ -185,6 +185,29 @@ func TestUnsubscribedIsNotParked(t *testing.T) {
 	})
 }
 
+// PROTOCOL 13: nor for one that a cancelled Subscribe has left, which the server has until UNSUBSCRIBE.
+func TestCancelledIsNotParked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := startPeer(t, codec.V5, &codec.Connack{SessionPresent: true}, mqtt.WithCleanStart(false), mqtt.WithClientID("old"))
+		ctx, cancel := context.WithCancel(t.Context())
+		left := start(func() (*mqtt.Subscription, error) { return p.client.Subscribe(ctx, "a", mqtt.AtLeastOnce) })
+		asked := mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
+		cancel()
+		if err := left.wait(); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		m := message("a", 1, 1)
+		m.SubscriptionIdentifiers = []uint32{asked.SubscriptionIdentifier}
+		p.Send(m)
+		p.Expect(&codec.Puback{PacketID: 1})
+		p.Send(message("a", 1, 2)) // for a filter of the earlier client
+		p.ExpectSilence(time.Second)
+		if s := p.client.Stats(); s.Parked != 1 || s.Unmatched != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 // The end of the client may come between the SUBACK and the return of Subscribe, while the line stands.
 func TestEndWhileTheLineStands(t *testing.T) {
 	for range 200 {

@@ -806,6 +806,32 @@ func TestOfflineQueue(t *testing.T) {
 	})
 }
 
+// DESIGN 4.1: publishes that wait for room when the connection is lost are told at once what holds offline.
+func TestLossEndsTheWaitForRoom(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v, mqtt.WithQueue(1, 1000), mqtt.WithMaxInFlight(1), mqtt.WithPingTimeout(time.Hour))
+		for range 2 { // one in flight, one in the queue
+			wantOpen(t, p.publish("t", 1))
+		}
+		for p.client.Publish(endingIn(t, time.Second), "t", make([]byte, 100_000)) == nil {
+		}
+		waits := make([]<-chan error, 3)
+		for qos := range waits {
+			waits[qos] = calling(func() error { return p.client.Publish(t.Context(), "t", nil, mqtt.QoS(qos)) })
+			stillWaits(t, waits[qos])
+		}
+		p.offline()
+		for qos, want := range []error{mqtt.ErrNotConnected, mqtt.ErrQueueFull, mqtt.ErrQueueFull} {
+			select {
+			case err := <-waits[qos]:
+				wantErr(t, err, want, true)
+			default:
+				t.Errorf("a publish at QoS %d still waits", qos)
+			}
+		}
+	})
+}
+
 // PROTOCOL 5: offline, what the last CONNACK does not allow is refused at once, and takes no place in the queue.
 func TestLimitsOffline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
