@@ -66,6 +66,39 @@ func TestEndIfStalled(t *testing.T) {
 	}
 }
 
+// DESIGN 4.2: what waits for a subscription that EndIfStalled ends is refused, on 3.1.1 given up, and counted.
+func TestEndIfStalledRefuses(t *testing.T) {
+	for _, mode := range []mqtt.AckMode{mqtt.AutoAck, mqtt.ManualAck} {
+		inBothVersions(t, func(t *testing.T, v codec.Version) {
+			c, s := scripted(t, v)
+			sub, _ := subscribed(t, c, s, "t", mqtt.ExactlyOnce, mode, mqtt.Buffer(1), mqtt.EndIfStalled(10*time.Second))
+			s.Send(message("t", 1, 1), message("t", 1, 2), message("t", 2, 3), message("t", 1, 4))
+			<-sub.Done()
+			if err := sub.Err(); !errors.Is(err, mqtt.ErrSlowConsumer) {
+				t.Fatal(err)
+			}
+			refused := ""
+			if v == codec.V5 {
+				refused = " 0x97"
+			}
+			want := []string{"PUBACK 2" + refused, "PUBACK 4" + refused, "PUBREC 3" + refused}
+			if mode == mqtt.ManualAck { // the first one is in the channel, and not acknowledged
+				want = append([]string{"PUBACK 1" + refused}, want...)
+			}
+			if mode == mqtt.AutoAck {
+				s.Expect(&codec.Puback{PacketID: 1})
+			}
+			if u := mqtttest.ReceiveAs[*codec.Unsubscribe](s); u.Filters[0] != "t" {
+				t.Errorf("UNSUBSCRIBE %q", u.Filters)
+			}
+			wantAnswers(t, s, want...)
+			if n := sub.Dropped(); n != 3 {
+				t.Errorf("%v: %d are counted", mode, n)
+			}
+		})
+	}
+}
+
 // PROTOCOL 15: the subscription that holds most goes first.
 func TestInboundLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
