@@ -531,6 +531,29 @@ func TestMaxRequests(t *testing.T) {
 	}
 }
 
+// PROTOCOL 29: Disconnect refuses a request that waits for a place at once. One that was sent it waits for like any message.
+func TestDisconnectRefusesWaitingRequests(t *testing.T) {
+	requesting(t, func(t *testing.T, p *requester) {
+		p.warm()
+		sent, q := p.asked("1")
+		waits := p.ask(t.Context(), "2")
+		waits.pending(t, "there is no place")
+		bye := startErr(func() error { return p.client.Disconnect(t.Context()) })
+		bye.pending(t, "a message is in flight")
+		select {
+		case <-waits.done:
+			wantErr(t, waits.err, mqtt.ErrClosed, true)
+		default:
+			t.Error("a request still waits for a place")
+		}
+		p.reply(q, 0, "y")
+		wantReply(t, sent, "y")
+		mqtttest.ReceiveAs[*codec.Disconnect](p.Script)
+		p.Close()
+		noErr(t, bye.wait())
+	}, mqtt.WithMaxRequests(1))
+}
+
 // A responder's error comes as a *ResponseError.
 func TestResponseError(t *testing.T) {
 	requesting(t, func(t *testing.T, p *requester) {

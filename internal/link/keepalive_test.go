@@ -57,7 +57,11 @@ func (s *station) wantPings(until int, want ...int) {
 // wantEnd checks that the link ends with this cause so many seconds after it was made.
 func (s *station) wantEnd(cause error, after int) {
 	s.t.Helper()
-	<-s.Ended()
+	select {
+	case <-s.Ended():
+	case <-time.After(time.Hour):
+		s.Close(errors.New("the test has waited for too long"))
+	}
 	if got := time.Since(s.began); got != time.Duration(after)*time.Second {
 		s.t.Errorf("the link ends after %v, want %d s", got, after)
 	}
