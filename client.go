@@ -478,7 +478,7 @@ func (c *client) flush(ctx context.Context) error {
 			return nil
 		default:
 		}
-		return fmt.Errorf("mqtt: disconnecting before everything was written: %w", ErrNotConnected)
+		return fmt.Errorf("mqtt: disconnecting before everything was written: %w", ErrConnectionLost)
 	case <-ctx.Done():
 		return fmt.Errorf("mqtt: disconnecting before everything was written: %w", ctx.Err())
 	}

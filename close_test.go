@@ -451,9 +451,9 @@ func TestDisconnectWrites(t *testing.T) {
 				}
 			}
 		}, nil},
-		"loss":  {func(p *peer) { p.Cut() }, mqtt.ErrNotConnected},
+		"loss":  {func(p *peer) { p.Cut() }, mqtt.ErrConnectionLost},
 		"ctx":   {func(p *peer) { time.Sleep(time.Minute) }, context.DeadlineExceeded},
-		"Close": {func(p *peer) { p.client.Close() }, mqtt.ErrNotConnected},
+		"Close": {func(p *peer) { p.client.Close() }, mqtt.ErrConnectionLost},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBothVersions(t, func(t *testing.T, v codec.Version) {

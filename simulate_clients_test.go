@@ -226,7 +226,7 @@ func (c *simulated) leave(now *instance, r *rand.Rand) {
 	err := c.s.lasting(below(r, 10*time.Second), time.Second+3*maxLatency, c.id+" Disconnect", func(ctx context.Context) error {
 		return now.Disconnect(ctx)
 	})
-	cut := errors.Is(err, mqtt.ErrNotConnected) // before all messages at QoS 0 were written
+	cut := errors.Is(err, mqtt.ErrConnectionLost) // before all messages at QoS 0 were written
 	if err != nil && !cut && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, now.Err()) {
 		c.s.problem("%s: Disconnect: %v", c.id, err)
 	}
