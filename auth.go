@@ -178,18 +178,18 @@ func (c *client) decodeAuth(h codec.Header, body []byte, live bool) (p codec.Aut
 	return p, c.checkProblem(h, p.ReasonString, p.UserProperties)
 }
 
-// encodeAuth encodes an AUTH in at most so many bytes, 0 for any number. What is for people is left out rather than
+// encodeAuth encodes an AUTH in at most so many bytes. What is for people is left out rather than
 // not sending the packet [MQTT-3.15.2-2] [MQTT-3.15.2-3].
-func (c *config) encodeAuth(p codec.Auth, most uint32) ([]byte, error) {
+func (c *config) encodeAuth(p codec.Auth, most int) ([]byte, error) {
 	full, err := p.Append(nil, c.version)
 	if err != nil {
 		return nil, c.authError("", err)
 	}
-	if most == 0 || len(full) <= int(most) {
+	if len(full) <= most {
 		return full, nil
 	}
 	short, err := (&codec.Auth{Code: p.Code, Method: p.Method, Data: p.Data}).Append(nil, c.version)
-	if err != nil || len(short) > int(most) {
+	if err != nil || len(short) > most {
 		return nil, c.authError("", fmt.Errorf("AUTH has more than the server's maximum of %d bytes: %w", most, PacketTooLarge))
 	}
 	return short, nil
@@ -205,7 +205,7 @@ func (c *client) answerAuth(ctx context.Context, l *link.Link, h codec.Header, b
 	if err != nil {
 		return err
 	}
-	packet, err := c.config.encodeAuth(answer, 0)
+	packet, err := c.config.encodeAuth(answer, maxPacketSize)
 	if err != nil {
 		return err
 	}
@@ -348,7 +348,7 @@ func (c *client) exchange(r *reauthentication) error {
 func (c *client) sendAuth(r *reauthentication, p codec.Auth) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	packet, err := c.config.encodeAuth(p, c.connAck.MaximumPacketSize)
+	packet, err := c.config.encodeAuth(p, c.largest())
 	if err != nil || c.live() == nil {
 		return err
 	}

@@ -322,7 +322,7 @@ func (c *config) pingAfter(keepAlive time.Duration) time.Duration {
 // [MQTT-3.2.2-3] [MQTT-3.2.2-4] [MQTT311-3.2.2-2] [MQTT311-3.2.2.2]
 func (c *client) beginSession(l *link.Link) (told []*Delivery) {
 	receiveMaximum := int(c.connAck.ReceiveMaximum)
-	c.session.Serve(int(c.connAck.MaximumPacketSize), int(c.connAck.TopicAliasMaximum))
+	c.session.Serve(c.largest(), int(c.connAck.TopicAliasMaximum))
 	if c.connAck.SessionPresent {
 		if c.sessions == 0 { // an earlier client's: the application vouches for having its state
 			c.sessions = 1

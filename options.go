@@ -467,7 +467,7 @@ func WithMaxInFlight(n int) Option {
 func WithMaximumPacketSize(bytes int) Option {
 	return option(func(c *config) error {
 		c.maximumPacketSize = bytes
-		return between("WithMaximumPacketSize", bytes, 1, codec.MaxRemainingLength+5)
+		return between("WithMaximumPacketSize", bytes, 1, maxPacketSize)
 	})
 }
 

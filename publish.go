@@ -159,7 +159,7 @@ func (c *client) checkContent(m *session.Message) error {
 			m.Expires = c.now() + p.MessageExpiry
 		}
 	}
-	if size := packetSize(m, c.version); size > codec.MaxRemainingLength {
+	if size := packetSize(m, c.version); size > maxPacketSize {
 		return &notSent{fmt.Errorf("mqtt: publishing to %q: %d bytes are too many for a packet", m.Topic, size)}
 	}
 	return nil
@@ -191,11 +191,19 @@ func (c *client) forbidden(m *session.Message) error {
 	return &notSent{&PublishError{Topic: m.Topic, Local: true, Refusal: Refusal{Code: code}}}
 }
 
-// tooLarge reports whether the server takes no packet of that size; mu is held.
-func (c *client) tooLarge(size int) bool {
-	most := c.connAck.MaximumPacketSize
-	return most != 0 && size > int(most)
+// maxPacketSize is the length of the largest packet there can be, fixed header included.
+const maxPacketSize = codec.MaxRemainingLength + 5
+
+// largest is the length of the largest packet that the server takes; mu is held.
+func (c *client) largest() int {
+	if most := c.connAck.MaximumPacketSize; most != 0 && most < maxPacketSize {
+		return int(most)
+	}
+	return maxPacketSize // also of what an int of 32 bits cannot hold
 }
+
+// tooLarge reports whether the server takes no packet of that size; mu is held.
+func (c *client) tooLarge(size int) bool { return size > c.largest() }
 
 // live returns the link if packets that are appended to it go out, or nil; mu is held.
 func (c *client) live() *link.Link {

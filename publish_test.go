@@ -950,6 +950,7 @@ func TestPublishServerLimits(t *testing.T) {
 		{"size + 1, two length bytes", sizeLimit(9 + 200), sized(1, 201, nil), mqtt.PacketTooLarge},
 		{"size, properties", sizeLimit(12 + 50), sized(1, 50, &mqtt.PublishProperties{ContentType: "x"}), mqtt.Success},
 		{"size + 1, properties", sizeLimit(12 + 50), sized(1, 51, &mqtt.PublishProperties{ContentType: "x"}), mqtt.PacketTooLarge},
+		{"no limit, in words", sizeLimit(math.MaxUint32), qosPublish(1), mqtt.Success}, // more than an int of 32 bits holds
 		{"size, expiry", sizeLimit(13 + 50), sized(1, 50, &mqtt.PublishProperties{MessageExpiry: time.Hour}), mqtt.Success},
 		{"size + 1, expiry", sizeLimit(13 + 50), sized(1, 51, &mqtt.PublishProperties{MessageExpiry: time.Hour}), mqtt.PacketTooLarge},
 	} {
@@ -959,7 +960,7 @@ func TestPublishServerLimits(t *testing.T) {
 				d := c.send(p.v5, t.Context())
 				if c.code == mqtt.Success {
 					m := mqtttest.ReceiveAs[*codec.Publish](p.Script)
-					if most := int(c.limit.MaximumPacketSize); most != 0 && m.Size(codec.V5) != most {
+					if most := c.limit.MaximumPacketSize; most != 0 && most != math.MaxUint32 && m.Size(codec.V5) != int(most) {
 						t.Errorf("%d bytes were sent, where %d were to be tried", m.Size(codec.V5), most)
 					}
 					return
@@ -1076,6 +1077,20 @@ func TestPublishTooLarge(t *testing.T) {
 			}
 		}
 		p.ExpectSilence(time.Second)
+	})
+}
+
+// The largest packet there can be is sent, and says its topic: a topic alias would make it larger.
+func TestPublishLargest(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector takes its own share of 256 MiB")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		p := startPeer(t, codec.V5, &codec.Connack{Properties: codec.ConnackProperties{TopicAliasMaximum: 1}})
+		const beside = 2 + len("topic") + 2 + 1 // the topic and its length, the packet identifier, no properties
+		d := p.client.PublishAsync(t.Context(), "topic", make([]byte, codec.MaxRemainingLength-beside), mqtt.AtLeastOnce)
+		noErr(t, d.Err())
+		p.ExpectBytes(0x32, 0xFF, 0xFF, 0xFF, 0x7F, 0, 5, 't', 'o', 'p', 'i', 'c')
 	})
 }
 
