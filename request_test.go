@@ -203,6 +203,27 @@ func TestReplySubscriptionRefused(t *testing.T) {
 	})
 }
 
+// A response topic that another subscription has, and gives up before there is a connection, needs no SUBSCRIBE: then the
+// requests do not wait for a SUBACK either.
+func TestReplySubscriptionTakesOver(t *testing.T) {
+	requesting(t, func(t *testing.T, p *requester) {
+		other := start(func() (*mqtt.Subscription, error) {
+			return p.client.Subscribe(t.Context(), "replies", mqtt.AtLeastOnce)
+		})
+		p.grant()
+		sub := other.value(t)
+		p.offline()
+		synctest.Wait()
+		a := p.ask(t.Context(), "x", &mqtt.PublishProperties{ResponseTopic: "replies"})
+		synctest.Wait()
+		noErr(t, sub.Unsubscribe(t.Context()))
+		p.network.to(p.server)
+		p.accept(&codec.Connack{SessionPresent: true})
+		p.reply(mqtttest.ReceiveAs[*codec.Publish](p.Script), 0, "y")
+		wantReply(t, a, "y")
+	})
+}
+
 // Nobody has to wait for a SUBACK that is a refusal.
 func TestReplySubscriptionRefusedUnheard(t *testing.T) {
 	requesting(t, func(t *testing.T, p *requester) {

@@ -48,8 +48,12 @@ func (k *call) finish(err error) {
 	default:
 		k.err = err
 		close(k.done)
-		if err != nil && k.sub != nil && k.sub.replies != nil {
+		switch {
+		case k.sub == nil || k.sub.replies == nil:
+		case err != nil:
 			k.sub.client.abandon(k.sub, err) // no call of Subscribe does that
+		default:
+			k.sub.replies.granting.wakeAll() // there may have been nothing to send, and so no SUBACK
 		}
 	}
 }
