@@ -99,6 +99,25 @@ func TestEndIfStalledRefuses(t *testing.T) {
 	}
 }
 
+// A subscription with little patience is ended in time, also when another one has been waiting since before it was made,
+// with more.
+func TestEndIfStalledLater(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext)
+		subscribe(t, c, "patient", mqtt.AtLeastOnce, mqtt.ManualAck)
+		b.Publish(text("patient", "x", 1))
+		synctest.Wait()
+		sub := subscribe(t, c, "impatient", mqtt.ExactlyOnce, mqtt.ManualAck, mqtt.EndIfStalled(100*time.Millisecond))
+		b.Publish(text("impatient", "x", 2))
+		began := time.Now()
+		<-sub.Done()
+		if after := time.Since(began); after > 150*time.Millisecond || !errors.Is(sub.Err(), mqtt.ErrSlowConsumer) {
+			t.Errorf("it ends after %v with %v", after, sub.Err())
+		}
+	})
+}
+
 // PROTOCOL 15: the subscription that holds most goes first.
 func TestInboundLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

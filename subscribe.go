@@ -155,6 +155,9 @@ func (c *client) beginSubscribe(s *Subscription, filters []filterRequest) (*call
 		c.unpark([]string{s.filters[0].Filter}) // replies to an earlier client
 	}
 	c.sendSubscribes(s)
+	if s.options.stalled != nil {
+		c.callSupervisor() // which may be about to look again too late
+	}
 	return s.call, nil
 }
 
