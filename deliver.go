@@ -148,13 +148,14 @@ func (w *waiting) size() int {
 	for i := range p.UserProperties {
 		n += userPropertySize + len(p.UserProperties[i].Key) + len(p.UserProperties[i].Value)
 	}
-	return n
+	return n + identifierSize*len(w.message.origin.identifiers())
 }
 
-// The sizes of a Message in line and of a user property, without what they point to.
+// The sizes of a Message in line, of a user property and of a subscription identifier, without what they point to.
 const (
 	messageSize      = 200
 	userPropertySize = 32
+	identifierSize   = 4
 )
 
 // next takes the first message out of line.

@@ -472,8 +472,8 @@ func WithMaximumPacketSize(bytes int) Option {
 }
 
 // WithInboundLimit bounds the messages that wait in the lines of all subscriptions, in bytes of memory, properties
-// included. When they exceed it, the subscription that holds most ends as with EndIfStalled. The default is 64 MiB. MQTT
-// 3.1.1 has no other bound but 65,535 packet identifiers.
+// included, but not those that WithParking keeps. When they exceed it, the subscription that holds most ends as with
+// EndIfStalled. The default is 64 MiB. MQTT 3.1.1 has no other bound but 65,535 packet identifiers.
 func WithInboundLimit(bytes int) Option {
 	return option(func(c *config) error {
 		c.inboundLimit = bytes

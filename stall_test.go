@@ -231,6 +231,28 @@ func TestInboundLimitCountsProperties(t *testing.T) {
 	})
 }
 
+// So do subscription identifiers, of which a hostile server can send any number.
+func TestInboundLimitCountsIdentifiers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{}, mqtt.WithInboundLimit(1<<20))
+		r := start(func() (*mqtt.Subscription, error) { return c.Subscribe(t.Context(), "t") })
+		s.Send(granted(mqtttest.ReceiveAs[*codec.Subscribe](s)))
+		sub := r.value(t)
+		p := toT(0, 0, "x")
+		p.SubscriptionIdentifiers = make([]uint32, 10_000)
+		for i := range 100 {
+			for j := range p.SubscriptionIdentifiers {
+				p.SubscriptionIdentifiers[j] = uint32(1 + i + j)
+			}
+			s.Send(p)
+			synctest.Wait()
+		}
+		if err := sub.Err(); !errors.Is(err, mqtt.ErrSlowConsumer) {
+			t.Errorf("4 MB of identifiers wait, and the subscription has ended with %v", err)
+		}
+	})
+}
+
 // PROTOCOL 17: servers drop messages for a slow client silently, after they have told the publisher that all is well. So the
 // log says once of each stall who causes it, and what may follow.
 func TestStallIsLogged(t *testing.T) {
