@@ -285,6 +285,7 @@ func (r *router) isRetired(ids []uint32) bool {
 // from before from a new one: then everybody gets both, because none may be lost.
 func (rt *route) appendHolders(dst []holder, t *cachedTopic, s *subscribe, exact, retain bool) []holder {
 	var alone *Subscription
+	earlier := len(dst) // of other routes: in this one each subscription is once
 	kept := retain && rt.flags&RetainAsPublished == 0
 	if kept && s != nil {
 		alone = s.retainTo
@@ -292,17 +293,17 @@ func (rt *route) appendHolders(dst []holder, t *cachedTopic, s *subscribe, exact
 	for _, h := range rt.holders {
 		switch {
 		case alone != nil && alone != h.sub:
-		case exact && len(h.sub.routes) > 1 && !h.sub.prefers(rt, t.routes, kept):
+		case exact && len(t.routes) > 1 && len(h.sub.routes) > 1 && !h.sub.prefers(rt, t.routes, kept):
 		default:
-			dst = addHolder(dst, h)
+			dst = addHolder(dst, earlier, h)
 		}
 	}
 	return dst
 }
 
-// addHolder appends a holder, or raises the QoS of the one that is there.
-func addHolder(dst []holder, h holder) []holder {
-	for i := range dst {
+// addHolder appends a holder, or raises the QoS of the one that is among the first n.
+func addHolder(dst []holder, n int, h holder) []holder {
+	for i := range dst[:n] {
 		if dst[i].sub == h.sub {
 			dst[i].qos = max(dst[i].qos, h.qos)
 			return dst
