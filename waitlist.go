@@ -45,7 +45,8 @@ func (w *waitlist) wait(ctx context.Context, mu *sync.Mutex, again bool) error {
 func (w *waitlist) wake() {
 	if len(w.line) > 0 {
 		close(w.line[0])
-		w.line = slices.Delete(w.line, 0, 1)
+		w.line[0] = nil
+		w.line = w.line[1:]
 	}
 }
 
