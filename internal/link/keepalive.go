@@ -30,7 +30,10 @@ func (l *Link) Ping(done chan<- struct{}) {
 // wrote notes, with the mutex held, that everything which the writer has taken is written.
 func (l *Link) wrote() {
 	l.writing = false
-	l.rested()
+	if l.underWay != nil {
+		close(l.underWay)
+		l.underWay = nil
+	}
 	for i := range l.pings[:l.pingsTaken] {
 		if p := &l.pings[i]; p.sent == unsent {
 			p.sent = time.Since(l.began)

@@ -80,8 +80,9 @@ type Link struct {
 	full       bool          // mu; Full said yes since the writer took a buffer
 	answers    int           // mu; bytes that the handler has appended to out
 	taken      chan struct{} // mu; closed when the writer takes the buffer; nil: nobody waits for that
+	written    chan struct{} // mu; closed when out is written; nil: nobody waits for that
 	writing    bool          // mu; the writer has taken a buffer and not written it yet
-	written    chan struct{} // mu; closed when nothing waits for the writer any more; nil: nobody waits for that
+	underWay   chan struct{} // mu; closed when that buffer is written; nil: nobody waits for that
 	last       bool          // mu; Finish was called
 	pings      []ping        // mu; PINGREQs without PINGRESP, oldest first
 	pingsTaken int           // mu; how many of pings the writer has taken
@@ -195,23 +196,24 @@ func (l *Link) Full() bool {
 	return l.full
 }
 
-// Written returns a channel that is closed when everything that was appended is written. If the link ends before, it
-// need not be.
+// Written returns a channel that is closed when everything that was appended by now is written. If the link ends before,
+// it need not be.
 func (l *Link) Written() <-chan struct{} {
-	if l.written == nil {
-		l.written = make(chan struct{})
+	var done *chan struct{}
+	switch {
+	case l.out != nil && len(l.out.bytes) > 0:
+		done = &l.written
+	case l.writing:
+		done = &l.underWay
+	default:
+		nothing := make(chan struct{})
+		close(nothing)
+		return nothing
 	}
-	written := l.written
-	l.rested()
-	return written
-}
-
-// rested tells those who wait for it that nothing waits for the writer.
-func (l *Link) rested() {
-	if l.written != nil && !l.writing && (l.out == nil || len(l.out.bytes) == 0) {
-		close(l.written)
-		l.written = nil
+	if *done == nil {
+		*done = make(chan struct{})
 	}
+	return *done
 }
 
 // Finish ends the link with this cause after a last packet, a DISCONNECT: the link closes once all that was appended

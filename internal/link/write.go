@@ -128,7 +128,7 @@ func (l *Link) take() (out []byte, last bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wrote()
-	l.writing = true
+	l.writing, l.underWay, l.written = true, l.written, nil
 	l.pingsTaken = len(l.pings)
 	l.out, l.spare = l.spare.emptied(), l.out
 	l.answers = 0

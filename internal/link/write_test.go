@@ -469,3 +469,52 @@ func TestTrafficDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations for a packet out and 90 packets in", n)
 	}
 }
+
+// Written waits for what was appended before it was asked, and for nothing that comes after: on a busy link there is always
+// more.
+func TestWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		defer s.stop()
+		written := func() <-chan struct{} {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.Written()
+		}
+		is := func(c <-chan struct{}) bool {
+			synctest.Wait()
+			select {
+			case <-c:
+				return true
+			default:
+				return false
+			}
+		}
+		if !is(written()) {
+			t.Error("a new link has something to write")
+		}
+		s.wire.limit(0)
+		s.send(somePacket)
+		synctest.Wait()
+		first := written()
+		s.send(somePacket)
+		second := written()
+		if is(first) || is(second) {
+			t.Error("the server has taken nothing yet")
+		}
+		s.wire.take(len(somePacket))
+		synctest.Wait()
+		s.send(somePacket)
+		if !is(first) || is(second) {
+			t.Errorf("of two packets the server has taken one: %v, %v", is(first), is(second))
+		}
+		s.wire.take(len(somePacket))
+		if !is(second) {
+			t.Error("the second packet is written, and a third one waits")
+		}
+		s.wire.limit(unlimited)
+		if !is(written()) {
+			t.Error("everything is written")
+		}
+	})
+}
