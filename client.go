@@ -41,8 +41,9 @@ type Lifecycle interface {
 	// Err returns nil while the client lives, then why it ended: ErrClosed after Disconnect and Close.
 	Err() error
 	// Close ends the client now: a last DISCONNECT, for which it takes a second at most, without waiting for what is
-	// in flight. The server does not publish the will. Close waits for the client's goroutines. It returns nil, also
-	// when the client had ended before.
+	// in flight. The server does not publish the will. Close waits for the client's goroutines, and so for the functions
+	// and the logger that its options name: those must not call it. It returns nil, also when the client had ended
+	// before.
 	Close() error
 }
 

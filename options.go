@@ -295,7 +295,7 @@ func WithUsername(username string) Option {
 // WithCredentialsFunc asks f for user name and password at every attempt to connect. ctx bounds it: it ends with the
 // connect timeout. An error of f is a failed attempt, and another follows as the policy says, unless it is wrapped by
 // Permanent. With f, a server's refusal of the credentials does not end the client: the next attempt may bring fresh
-// ones.
+// ones. The client waits for f, which must not call Close, Disconnect or Reconnect.
 func WithCredentialsFunc(f func(ctx context.Context) (username, password string, err error)) Option {
 	return option(func(c *config) error {
 		c.credentialsFunc = f
@@ -304,7 +304,8 @@ func WithCredentialsFunc(f func(ctx context.Context) (username, password string,
 }
 
 // WithAttemptFunc lets f look at, and change, every attempt to connect before it is made, after a credentials function
-// was asked: URL, TLS configuration, header and credentials. Its ctx and errors are as those of WithCredentialsFunc.
+// was asked: URL, TLS configuration, header and credentials. Its ctx and errors, and what it must not call, are as with
+// WithCredentialsFunc.
 func WithAttemptFunc(f func(ctx context.Context, a *Attempt) error) Option {
 	return option(func(c *config) error {
 		c.attemptFunc = f

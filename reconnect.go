@@ -28,8 +28,8 @@ type ReconnectPolicy struct {
 	// MaxDelay or twice the keep alive interval, whichever is longer.
 	StableAfter time.Duration
 	// Decide is asked after every failed attempt and every loss, by the client's supervisor, without locks held. It
-	// returns how long to wait, or an error that ends the client. ctx ends with the client. nil returns f.Err if
-	// f.Permanent, else f.Delay.
+	// returns how long to wait, or an error that ends the client; the client waits for it, so it must not call Close,
+	// Disconnect or Reconnect. ctx ends with the client. nil returns f.Err if f.Permanent, else f.Delay.
 	Decide func(ctx context.Context, f Failure) (time.Duration, error)
 }
 
