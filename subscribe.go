@@ -90,6 +90,9 @@ func (k *call) answered(user UserProperties) {
 
 // subscribe makes a subscription and waits for SUBACK.
 func (c *client) subscribe(ctx context.Context, o subscribeOptions, filters []filterRequest) (*Subscription, error) {
+	if ctx.Err() != nil {
+		return nil, &notSent{fmt.Errorf("mqtt: waiting to subscribe: %w", ctx.Err())}
+	}
 	s := newSubscription(c, o)
 	k, err := c.startSubscribe(s, filters)
 	if err != nil {

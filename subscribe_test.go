@@ -630,6 +630,18 @@ func TestSubscribeRefused(t *testing.T) {
 	})
 }
 
+// With a ctx that has ended nothing is sent, as with a publish.
+func TestSubscribeCancelledBefore(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := c.Subscribe(ctx, "a")
+		wantErr(t, err, context.Canceled, true)
+		s.ExpectSilence(time.Second)
+	})
+}
+
 // PROTOCOL 18: when ctx ends before SUBACK the subscription is gone, its packet identifier is taken until SUBACK comes,
 // and what that grants and nobody else holds is unsubscribed.
 func TestSubscribeCancelled(t *testing.T) {
