@@ -264,6 +264,29 @@ func TestDeliverBlock(t *testing.T) {
 	})
 }
 
+// A message at QoS 1 over which the connection waits has arrived when the client says goodbye, and is not acknowledged
+// any more.
+func TestDeliverBlockAtTheEnd(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		subscribed(t, c, s, "t", mqtt.AtMostOnce, mqtt.Buffer(1), mqtt.Block)
+		s.Send(toT(1, 1, "fills the channel"), toT(1, 2, "blocks"))
+		synctest.Wait()
+		if got := c.Stats().Unacknowledged; got != 1 {
+			t.Errorf("%d messages are not acknowledged", got)
+		}
+		s.Expect(&codec.Puback{PacketID: 1})
+		closed := startErr(c.Close)
+		mqtttest.ReceiveAs[*codec.Disconnect](s)
+		synctest.Wait()
+		if got := c.Stats().Unacknowledged; got != 0 {
+			t.Errorf("%d messages are not acknowledged at the end", got)
+		}
+		s.Close()
+		noErr(t, closed.wait())
+	})
+}
+
 // An acknowledgement that came before the message over which the connection waits reaches its publisher, whose ctx bounds
 // its call in any case.
 func TestDeliverBlockTellsPublishers(t *testing.T) {
