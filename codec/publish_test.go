@@ -2,6 +2,7 @@ package codec
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -396,6 +397,35 @@ func TestDecodeRelayedProperties(t *testing.T) {
 		var p PublishProperties
 		if _, _, err := DecodeRelayedProperties(unhex(t, block), &p, nil); err == nil {
 			t.Errorf("%s is accepted", block)
+		}
+	}
+}
+
+// AppendPlainPublish is Append for those who are in a hurry.
+func TestAppendPlainPublish(t *testing.T) {
+	topics := []string{"", "a", strings.Repeat("t", maxText), strings.Repeat("t", maxText+1)}
+	payloads := [][]byte{nil, []byte("payload"), make([]byte, 200), make([]byte, MaxRemainingLength)}
+	for _, v := range []Version{V311, V5} {
+		for _, topic := range topics {
+			for _, payload := range payloads {
+				for flags := range byte(16) {
+					for _, id := range []uint16{0, 0x1234} {
+						p := &Publish{Dup: flags&8 != 0, QoS: flags >> 1 & 3, Retain: flags&1 != 0, Topic: topic, PacketID: id, Payload: payload}
+						if len(payload) > 1000 && (len(topic) > 1 || flags > 0 || id > 0) {
+							continue // once is enough
+						}
+						want, wantErr := p.Append([]byte("before"), v)
+						got, err := AppendPlainPublish([]byte("before"), flags, topic, id, payload, v)
+						if !bytes.Equal(got, want) || fmt.Sprint(err) != fmt.Sprint(wantErr) {
+							t.Errorf("%v, flags %x, topic of %d bytes, identifier %d, payload of %d: %d bytes, %v, want %d, %v",
+								v, flags, len(topic), id, len(payload), len(got), err, len(want), wantErr)
+						}
+						if wantErr == nil && PublishFlags(p.Dup, p.QoS, p.Retain) != flags {
+							t.Errorf("flags %x are %x", flags, PublishFlags(p.Dup, p.QoS, p.Retain))
+						}
+					}
+				}
+			}
 		}
 	}
 }
