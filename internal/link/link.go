@@ -176,8 +176,11 @@ func (l *Link) Commit(b []byte) {
 	if l.last || len(b) == len(l.out.bytes) {
 		return // after Finish nothing goes out any more [MQTT-3.14.4-1]
 	}
+	first := len(l.out.bytes) == 0
 	l.out.bytes = b
-	l.wake()
+	if first {
+		l.wake() // for what follows the writer has been woken, and not taken the buffer yet
+	}
 }
 
 func (l *Link) wake() {
