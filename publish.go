@@ -357,8 +357,6 @@ func (c *client) sendQueued(told []*Delivery) []*Delivery {
 			l.Commit(b)
 		}
 		switch {
-		case errors.Is(err, session.ErrNoIdentifier):
-			l = nil // until an answer comes
 		case err != nil:
 			told = settleOwner(told, c.session.DropFront(), err)
 		case waited:

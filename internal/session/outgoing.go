@@ -34,7 +34,7 @@ var ErrNoIdentifier = errors.New("mqtt: no packet identifier is free")
 // half full doubles first.
 // [MQTT311-2.3.1-1] [MQTT311-2.3.1-2]
 func (s *Session) nextID() (uint16, error) {
-	if s.sent.used >= maxID {
+	if s.exhausted() {
 		return 0, ErrNoIdentifier
 	}
 	for {
@@ -51,10 +51,14 @@ func (s *Session) nextID() (uint16, error) {
 	}
 }
 
-// Ready reports whether a new message at QoS 1 or 2 may be sent at once: the window has room and none waits.
+// exhausted reports whether no identifier is free.
+func (s *Session) exhausted() bool { return s.sent.used >= maxID }
+
+// Ready reports whether a new message at QoS 1 or 2 may be sent at once: the window has room, an identifier is free, and
+// none waits.
 // [MQTT-3.3.4-7] [MQTT-4.9.0-1]
 func (s *Session) Ready() bool {
-	return s.inFlight < s.window && len(s.resends) == 0 && s.again.Len() == 0 && s.queue.length == 0
+	return s.inFlight < s.window && !s.exhausted() && len(s.resends) == 0 && s.again.Len() == 0 && s.queue.length == 0
 }
 
 // Send appends m, at QoS 1 or 2, to dst and keeps it in flight. Ready must have said yes. On an error nothing has
@@ -152,11 +156,11 @@ func (s *Session) Offline() *Message { return s.offline.front() }
 // DropOffline lets go of the message that Offline returned.
 func (s *Session) DropOffline() Message { return s.offline.pop() }
 
-// Front returns the message to be sent next, or nil: none waits, the window is full, or others must be sent again first.
-// It is good until the next call.
+// Front returns the message to be sent next, or nil: none waits, the window is full, no identifier is free, or others must
+// be sent again first. It is good until the next call.
 func (s *Session) Front() *Message {
 	switch {
-	case s.inFlight >= s.window || len(s.resends) > 0:
+	case s.inFlight >= s.window || s.exhausted() || len(s.resends) > 0:
 		return nil
 	case s.again.Len() > 0:
 		return &s.again.At(0).message

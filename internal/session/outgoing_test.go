@@ -515,6 +515,31 @@ func TestIdentifiersRunOut(t *testing.T) {
 	}
 }
 
+// A message waits for an identifier as it waits for the window.
+func TestMessageWaitsForIdentifier(t *testing.T) {
+	s := connected(codec.V5, 65_535)
+	s.limits.QueueMessages, s.limits.QueueBytes = 1, 1
+	for range maxID {
+		if _, err := s.Request("subscribe"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.Ready() {
+		t.Error("a message may be sent although no identifier is free")
+	}
+	s.Queue(Message{Topic: "a", QoS: 1})
+	if s.Front() != nil {
+		t.Error("a message is next although no identifier is free")
+	}
+	s.Answer(7)
+	if s.Front() == nil {
+		t.Error("an identifier is free, and no message next")
+	}
+	if _, id, err := s.SendFront(nil, 0); id != 7 || err != nil {
+		t.Errorf("sent under identifier %d, error %v", id, err)
+	}
+}
+
 // One message that is never acknowledged must not make the table large: its identifier and those of a burst may differ
 // in their highest bit alone.
 func TestOldIdentifierDoesNotBlowUpTheTable(t *testing.T) {
