@@ -322,10 +322,16 @@ func (r *receiver) setAlias(alias int, name []byte) {
 	r.aliases[alias] = bytes.Clone(name)
 }
 
+// manyProperties is how many properties a message may have whose memory is kept for the next one.
+const manyProperties = 1000
+
 // readProperties decodes what MQTT 5 says of a message, and returns the topic alias; 0 is none.
 // [MQTT-3.1.2-27] [MQTT-3.3.2.3.8]
 func (r *receiver) readProperties(p *codec.PublishView) (alias int, err error) {
 	r.ids = r.ids[:0]
+	if cap(r.ids)+cap(r.properties.UserProperties) > manyProperties {
+		r.ids, r.properties = nil, codec.PublishProperties{}
+	}
 	if len(p.Properties) == 0 {
 		return 0, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -700,6 +701,33 @@ func TestReceiveRelayedProperties(t *testing.T) {
 			if string(m.Payload) != "payload" || fmt.Sprint(m.Properties) != fmt.Sprint(want) {
 				t.Errorf("%q: %s with %+v", bad, m.Payload, m.Properties)
 			}
+		}
+	})
+}
+
+// A message with very many properties costs memory for as long as somebody has it, and no longer.
+func TestReceiveManyPropertiesOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{})
+		r := start(func() (*mqtt.Subscription, error) { return c.Subscribe(t.Context(), "t") })
+		s.Send(granted(mqtttest.ReceiveAs[*codec.Subscribe](s)))
+		sub := r.value(t)
+		heap := func() uint64 {
+			synctest.Wait()
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc
+		}
+		before := heap()
+		p := toT(0, 0, "large")
+		p.Properties.UserProperties = make(codec.UserProperties, 300_000)
+		p.SubscriptionIdentifiers = slices.Repeat([]uint32{1}, 300_000)
+		s.Send(p, toT(0, 0, "small"))
+		p = nil
+		wantArrived(t, sub, "t=large q0", "t=small q0")
+		if more := int64(heap() - before); more > 1<<20 {
+			t.Errorf("%d bytes are held for it", more)
 		}
 	})
 }

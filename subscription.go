@@ -209,9 +209,9 @@ func (s *Subscription) leave() (unwanted []string) {
 	return unwanted
 }
 
-// originOf returns an origin with these identifiers. Most messages come with the same ones, and share it. s may be nil.
+// originOf returns an origin with these identifiers. Most messages come with the same few, and share it. s may be nil.
 func (s *Subscription) originOf(ids []uint32) *origin {
-	if s == nil {
+	if s == nil || len(ids) > manyProperties {
 		return &origin{ids: slices.Clone(ids)}
 	}
 	if s.origin == nil || !slices.Equal(s.origin.ids, ids) {
