@@ -336,7 +336,7 @@ func WithReconnect(p ReconnectPolicy) Option {
 	})
 }
 
-// WithoutReconnect ends the client with its first connection.
+// WithoutReconnect ends the client with its first connection. Before that Reconnect may still make another.
 func WithoutReconnect() Option {
 	return option(func(c *config) error {
 		c.withoutReconnect = true
