@@ -450,7 +450,7 @@ func WithQueue(messages, bytes int) Option {
 	})
 }
 
-// WithMaxInFlight bounds the messages at QoS 1 and 2 that are sent and not acknowledged, 1 to 65,519. The default is
+// WithMaxInFlight bounds the messages at QoS 1 and 2 that are sent and not acknowledged, 1 to 64,511. The default is
 // 1,024. The server's Receive Maximum may bound them further.
 func WithMaxInFlight(n int) Option {
 	return option(func(c *config) error {

@@ -339,7 +339,7 @@ func TestFullWindowHoldsNothingElse(t *testing.T) {
 	})
 }
 
-// PROTOCOL 4: identifiers go round, never lowest first, and skip 0 and those in use [MQTT-2.2.1-3]. With 65,519 messages
+// PROTOCOL 4: identifiers go round, never lowest first, and skip 0 and those in use [MQTT-2.2.1-3]. With 64,511 messages
 // in flight a SUBSCRIBE still finds one.
 // [MQTT311-2.3.1-1] [MQTT311-2.3.1-2]
 func TestPacketIdentifiers(t *testing.T) {
@@ -347,14 +347,14 @@ func TestPacketIdentifiers(t *testing.T) {
 		t.Skip("takes the race detector seconds")
 	}
 	synctest.Test(t, func(t *testing.T) {
-		p := startPeer(t, codec.V311, nil, mqtt.WithMaxInFlight(65_519), mqtt.WithQueue(10, 1000), mqtt.WithPingTimeout(time.Hour))
+		p := startPeer(t, codec.V311, nil, mqtt.WithMaxInFlight(64_511), mqtt.WithQueue(10, 1000), mqtt.WithPingTimeout(time.Hour))
 		ctx := t.Context()
 		packet := func(id uint16) []byte { return []byte{0x32, 5, 0, 1, 't', byte(id >> 8), byte(id)} }
 		var want []byte
-		for id := range 65_519 {
+		for id := range 64_511 {
 			want = append(want, packet(uint16(id+1))...)
 		}
-		for range 65_519 {
+		for range 64_511 {
 			p.client.PublishAsync(ctx, "t", nil, mqtt.AtLeastOnce)
 		}
 		p.ExpectBytes(want...)
@@ -364,7 +364,7 @@ func TestPacketIdentifiers(t *testing.T) {
 		}
 		subscribed := calling(func() error { _, err := p.client.Subscribe(ctx, "s"); return err })
 		sub := mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
-		if sub.PacketID != 65_520 {
+		if sub.PacketID != 64_512 {
 			t.Errorf("SUBSCRIBE has identifier %d", sub.PacketID)
 		}
 		p.Send(&codec.Suback{PacketID: sub.PacketID, Codes: []codec.ReasonCode{0}})
@@ -373,23 +373,23 @@ func TestPacketIdentifiers(t *testing.T) {
 
 		// Number 1 is free first, and taken last.
 		p.Send(&codec.Puback{PacketID: 1})
-		p.ExpectBytes(packet(65_521)...)
+		p.ExpectBytes(packet(64_513)...)
 		var acks []byte
-		for id := 65_000; id < 65_519; id++ {
+		for id := 63_000; id < 64_511; id++ {
 			acks = append(acks, 0x40, 2, byte(id>>8), byte(id))
 		}
 		p.SendBytes(acks...)
-		p.ExpectBytes(packet(65_522)...)
-		p.ExpectBytes(packet(65_523)...)
-		for id := 65_524; id <= 65_535; id++ {
+		p.ExpectBytes(packet(64_514)...)
+		p.ExpectBytes(packet(64_515)...)
+		for id := 64_516; id <= 65_535; id++ {
 			p.client.PublishAsync(ctx, "t", nil, mqtt.AtLeastOnce)
 			p.ExpectBytes(packet(uint16(id))...)
 		}
 		p.client.PublishAsync(ctx, "t", nil, mqtt.AtLeastOnce)
 		p.ExpectBytes(packet(1)...)
-		p.client.PublishAsync(ctx, "t", nil, mqtt.AtLeastOnce) // 2 to 64,999 are in use
-		p.ExpectBytes(packet(65_000)...)
-		p.Send(&codec.Puback{PacketID: 65_523})
+		p.client.PublishAsync(ctx, "t", nil, mqtt.AtLeastOnce) // 2 to 62,999 are in use
+		p.ExpectBytes(packet(63_000)...)
+		p.Send(&codec.Puback{PacketID: 64_515})
 		noErr(t, last.Wait(ctx))
 	})
 }

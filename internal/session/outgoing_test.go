@@ -480,7 +480,7 @@ func TestIdentifiersAreCyclic(t *testing.T) {
 	}
 }
 
-// PROTOCOL 4: the identifiers beyond 65,519 are there for SUBSCRIBE and UNSUBSCRIBE.
+// PROTOCOL 4: the identifiers beyond 64,511 are there for SUBSCRIBE and UNSUBSCRIBE.
 // [MQTT-2.2.1-3] [MQTT311-2.3.1-1] [MQTT311-2.3.1-2]
 func TestIdentifiersRunOut(t *testing.T) {
 	s := connected(codec.V5, 65_535)
@@ -492,10 +492,10 @@ func TestIdentifiersRunOut(t *testing.T) {
 		}
 		used[id] = true
 	}
-	if len(used) != 65_519 {
+	if len(used) != 64_511 {
 		t.Fatalf("%d messages are in flight", len(used))
 	}
-	for range 65_535 - 65_519 {
+	for range 65_535 - 64_511 {
 		id, err := s.Request("subscribe")
 		if used[id] || err != nil {
 			t.Fatalf("identifier %d for a SUBSCRIBE, error %v", id, err)
@@ -506,7 +506,7 @@ func TestIdentifiersRunOut(t *testing.T) {
 		t.Errorf("error %v without a free identifier", err)
 	}
 	b, id, err := s.Send([]byte{0xEE}, &Message{Topic: "a", QoS: 1}, 0)
-	if !errors.Is(err, ErrNoIdentifier) || id != 0 || len(b) != 1 || s.InFlight() != 65_519 {
+	if !errors.Is(err, ErrNoIdentifier) || id != 0 || len(b) != 1 || s.InFlight() != 64_511 {
 		t.Errorf("sending without a free identifier: %v, %d in flight", err, s.InFlight())
 	}
 	s.Puback(30_000)

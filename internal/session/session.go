@@ -16,8 +16,8 @@ import (
 )
 
 // MaxInFlight is how many PUBLISH packets may be in flight, whatever the server allows: the packet identifiers beyond
-// it are there for SUBSCRIBE and UNSUBSCRIBE, which then always find one.
-const MaxInFlight = 65_519
+// it are there for SUBSCRIBE and UNSUBSCRIBE, of which more than a thousand may wait for their answers then.
+const MaxInFlight = 64_511
 
 // Message is an application message on its way to the server. Its slices and properties are the publisher's until
 // its fate is known or Keep has copied them.
