@@ -1,58 +1,56 @@
 package mqtt
 
 import (
+	"container/list"
 	"context"
-	"slices"
 	"sync"
 )
 
 // waitlist is a line of goroutines that wait for room. The owner's mutex guards it. Whoever is woken looks again and,
 // if there is still room when it has taken what it wanted, wakes the next.
-type waitlist struct{ line []chan struct{} }
+type waitlist struct{ line *list.List } // of channels; nil: nobody has waited yet
 
 // empty reports whether nobody waits. Newcomers go to the end of the line.
-func (w *waitlist) empty() bool { return len(w.line) == 0 }
+func (w *waitlist) empty() bool { return w.line == nil || w.line.Len() == 0 }
 
 // wait waits to be woken, or for the end of ctx: at the end of the line or, for one who was woken and found too little
 // room, at its front. mu is released meanwhile.
 func (w *waitlist) wait(ctx context.Context, mu *sync.Mutex, again bool) error {
-	woken := make(chan struct{})
-	if again {
-		w.line = slices.Insert(w.line, 0, woken)
-	} else {
-		w.line = append(w.line, woken)
+	if w.line == nil {
+		w.line = list.New()
 	}
+	woken := make(chan struct{})
+	join := w.line.PushBack
+	if again {
+		join = w.line.PushFront
+	}
+	place := join(woken)
 	mu.Unlock()
-	var err error
 	select {
 	case <-woken:
+		mu.Lock()
+		return nil
 	case <-ctx.Done():
-		err = ctx.Err()
 	}
 	mu.Lock()
-	if err == nil {
-		return nil
-	}
-	if i := slices.Index(w.line, woken); i >= 0 {
-		w.line = slices.Delete(w.line, i, i+1)
-	} else {
+	select {
+	case <-woken:
 		w.wake() // it was our turn already: pass it on
+	default:
+		w.line.Remove(place)
 	}
-	return err
+	return ctx.Err()
 }
 
 // wake wakes the first of the line.
 func (w *waitlist) wake() {
-	if len(w.line) > 0 {
-		close(w.line[0])
-		w.line[0] = nil
-		w.line = w.line[1:]
+	if !w.empty() {
+		close(w.line.Remove(w.line.Front()).(chan struct{}))
 	}
 }
 
 func (w *waitlist) wakeAll() {
-	for _, woken := range w.line {
-		close(woken)
+	for !w.empty() {
+		w.wake()
 	}
-	w.line = nil
 }
