@@ -390,7 +390,8 @@ func (r *receiver) message(p *codec.PublishView, name string, to holder) (m Mess
 // fill is message in place: to copy a message costs as much as to hand it over.
 func (r *receiver) fill(m *Message, p *codec.PublishView, name string, to holder) {
 	m.Topic = name
-	m.Payload = bytes.Clone(p.Payload)
+	m.Payload = make([]byte, len(p.Payload))
+	copy(m.Payload, p.Payload)
 	m.QoS = min(QoS(p.QoS), to.qos)
 	m.Retain, m.Duplicate = p.Retain, p.Dup
 	if len(p.Properties) > 0 {
