@@ -214,14 +214,18 @@ type client struct {
 
 	// mu guards the fields below and those of session, link and subscriptions that say so. It is never held over I/O,
 	// over a send that can block, or over the application's code.
-	mu       sync.Mutex
-	state    State // of the connection
-	draining bool  // Disconnect was called
+	mu         sync.Mutex
+	state      State            // of the connection
+	shown      State            // that StateChanged was last told
+	draining   bool             // Disconnect was called
+	looking    bool             // the supervisor looks for stalls, or is about to
+	unanswered bool             // a CONNECT since the session began got no CONNACK: the server may have begun one that we know nothing of
+	answer     codec.ReasonCode // of the latest CONNACK
+
 	err      error // why the client ended
 	session  *session.Session
 	link     *link.Link // nil: not connected
 	connAck  ConnAck
-	answer   codec.ReasonCode // of the latest CONNACK
 	router   router
 	stats    Stats
 	room     waitlist      // publishes at QoS 0 that wait for room in the write buffer
@@ -231,16 +235,13 @@ type client struct {
 	farewell *codec.Disconnect // what the last DISCONNECT says; nil: nothing in particular
 
 	sessions     int           // how many have begun
-	unanswered   bool          // a CONNECT since then got no CONNACK: the server may have begun a session that we know nothing of
 	up           chan struct{} // closed while connected, and when the client has ended
 	reconnecting *reconnecting // Reconnects that wait for an attempt; nil: none
 	waiting      int           // bytes of memory in the subscriptions' lines
 	stalls       [2]stall      // of PUBACKs and of PUBRECs
-	looking      bool          // the supervisor looks for stalls, or is about to
 	parking      parkingLot
 	unclaimed    errands    // calls with messages that nobody subscribed to
 	notices      errands    // calls of the logger and of hooks
-	shown        State      // that StateChanged was last told
 	unsubscribes []*request // UNSUBSCRIBEs to be sent, or sent again, at the next connect
 	subscribing  fifo.Queue[subscribing]
 	born         uint64 // counts subscriptions

@@ -18,7 +18,7 @@ const stallWarning = 10 * time.Second
 // stall is the message that has waited longest for its acknowledgement. The client's mutex guards it.
 type stall struct {
 	receipt *session.Receipt // nil: none waits
-	since   time.Time        // when it came to be the oldest
+	since   time.Duration    // on the client's clock: when it came to be the oldest
 	warned  bool
 }
 
@@ -40,7 +40,7 @@ func (c *client) checkStalls() time.Duration {
 	for i := range c.stalls {
 		st := &c.stalls[i]
 		if oldest := c.session.Oldest(byte(i + 1)); st.receipt != oldest {
-			*st = stall{receipt: oldest, since: time.Now()}
+			*st = stall{receipt: oldest, since: c.now()}
 		}
 		if st.receipt != nil {
 			c.looking = true
@@ -55,7 +55,7 @@ func (c *client) checkStalls() time.Duration {
 
 // checkStall looks at one stall; mu is held.
 func (c *client) checkStall(st *stall) {
-	lasts := time.Since(st.since)
+	lasts := c.now() - st.since
 	for _, h := range slices.Clone(st.receipt.Holders()) {
 		s, ok := h.(*Subscription)
 		switch {
@@ -63,7 +63,7 @@ func (c *client) checkStall(st *stall) {
 		case s.options.stalled != nil && lasts >= *s.options.stalled:
 			c.endSlow(s)
 		case lasts >= stallWarning && !st.warned:
-			c.warnOfStall(s, st.since)
+			c.warnOfStall(s, c.began.Add(st.since))
 		}
 	}
 	st.warned = st.warned || lasts >= stallWarning
@@ -85,8 +85,8 @@ func (c *client) holdup() (filters []Filter, lasts time.Duration) {
 			continue
 		}
 		for _, h := range st.receipt.Holders() {
-			if s, ok := h.(*Subscription); ok && time.Since(st.since) >= lasts {
-				filters, lasts = slices.Clone(s.filters), time.Since(st.since)
+			if s, ok := h.(*Subscription); ok && c.now()-st.since >= lasts {
+				filters, lasts = slices.Clone(s.filters), c.now()-st.since
 			}
 		}
 	}
