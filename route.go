@@ -53,9 +53,12 @@ type holder struct {
 	qos QoS // asked for; a message's own may be lower
 }
 
-// remembered bounds the SUBSCRIBEs and identifiers that are remembered for packets that were on their way when they
-// were replaced.
-const remembered = 32
+// What is remembered for messages that come later: they may have waited at the server through many reconnects, each of
+// which subscribes with other identifiers. A message whose identifier is forgotten goes to everybody whose filter matches.
+const (
+	rememberedSubscribes  = 32   // of a route
+	rememberedIdentifiers = 1024 // of routes that are gone; 4 bytes each
+)
 
 func (r *router) init(prefixes []string) {
 	r.prefixes = prefixes
@@ -107,7 +110,7 @@ func (r *router) leave(s *Subscription, rt *route) {
 	r.index.Remove(rt.inner, rt)
 	for _, s := range rt.subscribes {
 		if s.identifier != 0 {
-			r.retired = remember(r.retired, s.identifier)
+			r.retired = remember(r.retired, s.identifier, rememberedIdentifiers)
 		}
 	}
 }
@@ -121,9 +124,9 @@ func (r *router) nextIdentifier() uint32 {
 	return r.identifier
 }
 
-// remember appends v to a list that keeps only its latest entries.
-func remember[T any](list []T, v T) []T {
-	if len(list) == remembered {
+// remember appends v to a list that keeps only so many of its latest entries.
+func remember[T any](list []T, v T, most int) []T {
+	if len(list) == most {
 		list = slices.Delete(list, 0, 1)
 	}
 	return append(list, v)

@@ -288,7 +288,7 @@ func (c *client) sendSubscribe(r *request, s, retainTo *Subscription, handling f
 			retained:   handling(rt) != SkipRetained,
 			retainTo:   retainTo,
 		}
-		rt.subscribes = remember(rt.subscribes, sent)
+		rt.subscribes = remember(rt.subscribes, sent, rememberedSubscribes)
 		r.sent = append(r.sent, sent)
 	}
 	return nil

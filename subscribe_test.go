@@ -357,6 +357,26 @@ func TestSubscribePrefixes(t *testing.T) {
 	})
 }
 
+// A message may wait at the server for long, until its filter is gone and many others are as well. It is nobody's then.
+func TestLateMessageOfAFilterThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scripted(t, codec.V5)
+		stays, _ := subscribed(t, c, s, "#")
+		var first uint32
+		for range 200 {
+			sub, p := subscribed(t, c, s, "a/+")
+			if first == 0 {
+				first = p.SubscriptionIdentifier
+			}
+			left := calling(func() error { return sub.Unsubscribe(t.Context()) })
+			s.Send(unsubscribed(codec.V5, mqtttest.ReceiveAs[*codec.Unsubscribe](s)))
+			noErr(t, outcome(t, left))
+		}
+		s.Send(&codec.Publish{Topic: "a/b", Payload: []byte("x"), SubscriptionIdentifiers: []uint32{first}})
+		wantArrived(t, stays)
+	})
+}
+
 func unsubscribed(v codec.Version, p *codec.Unsubscribe) *codec.Unsuback {
 	ack := &codec.Unsuback{PacketID: p.PacketID}
 	if v == codec.V5 {
