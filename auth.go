@@ -195,37 +195,6 @@ func (c *config) encodeAuth(p codec.Auth, most int) ([]byte, error) {
 	return short, nil
 }
 
-// answerAuth answers a server's AUTH before CONNACK.
-func (c *client) answerAuth(ctx context.Context, l *link.Link, h codec.Header, body []byte) error {
-	p, err := c.decodeAuth(h, body, false)
-	if err != nil {
-		return err
-	}
-	answer, err := c.config.continueAuth(ctx, p)
-	if err != nil {
-		return err
-	}
-	packet, err := c.config.encodeAuth(answer, maxPacketSize)
-	if err != nil {
-		return err
-	}
-	return l.Write(packet)
-}
-
-// authenticated checks what a CONNACK that grants the connection says of authentication.
-func (c *client) authenticated(ctx context.Context, p *codec.ConnackProperties) error {
-	p.AuthenticationData = bytes.Clone(p.AuthenticationData)
-	switch {
-	case c.config.authenticator == nil && p.AuthenticationMethod != "":
-		return c.protocolError(codec.CONNACK, "MQTT-4.12.0-6", "", "an authentication method that was not asked for")
-	case c.config.authenticator == nil:
-		return nil
-	case p.AuthenticationMethod != c.config.authMethod:
-		return c.protocolError(codec.CONNACK, "MQTT-4.12.0-5", "", "another authentication method than CONNECT's")
-	}
-	return c.config.finishAuth(ctx, bytes.Clone(p.AuthenticationData), p.ReasonString, p.UserProperties)
-}
-
 // authentication is the state of a client's re-authentications. Its fields do not change without the client's mutex.
 type authentication struct {
 	running *reauthentication // nil: none
@@ -362,21 +331,6 @@ func (c *client) refuseServer(l *link.Link, err error) {
 	packet, _ := (&codec.Disconnect{Code: codec.UnspecifiedError}).Append(nil, c.version) // nothing in it can be wrong
 	l.Finish(&DisconnectError{Refusal: Refusal{Code: UnspecifiedError}, Err: err}, packet)
 	c.session.Leave()
-}
-
-// auth takes the server's step of a re-authentication.
-func (r *receiver) auth(h codec.Header, body []byte) error {
-	p, err := r.client.decodeAuth(h, body, true)
-	if err != nil {
-		return err
-	}
-	running := r.client.auth.running
-	if running == nil || !running.asked {
-		return r.client.protocolError(h.Type, "4.12.1", "", "it answers nothing")
-	}
-	running.asked = false
-	running.answers <- p // has room: what was asked before has been taken
-	return nil
 }
 
 // loseAuth ends the exchange on a connection that has ended; mu is held.

@@ -281,58 +281,10 @@ func newClient(ctx context.Context, cfg *config) (*client, error) {
 	return c, nil
 }
 
-// now is the time on the clock of the session.
-func (c *client) now() time.Duration { return time.Since(c.began) }
-
-// nowFor is now for a message that expires, and 0 for others: looking at the clock is a tenth of what publishing costs.
-func (c *client) nowFor(m *session.Message) time.Duration {
-	if m.Expires == 0 {
-		return 0
-	}
-	return c.now()
-}
-
-func (c *client) ClientID() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.connAck.ClientID
-}
-
 func (c *client) State() State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.visible()
-}
-
-func (c *client) setState(s State) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.moveTo(s)
-}
-
-// current returns the link; only the supervisor changes it.
-func (c *client) current() *link.Link {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.link
-}
-
-func (c *client) sessionNumber() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.sessions
-}
-
-func (c *client) WaitConnected(ctx context.Context) error {
-	c.mu.Lock()
-	up := c.up
-	c.mu.Unlock()
-	select {
-	case <-up:
-		return c.Err()
-	case <-ctx.Done():
-		return fmt.Errorf("mqtt: waiting for a connection: %w", ctx.Err())
-	}
 }
 
 func (c *client) SessionPresent() bool {
@@ -342,12 +294,6 @@ func (c *client) SessionPresent() bool {
 }
 
 func (c *client) Done() <-chan struct{} { return c.done }
-
-func (c *client) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
-}
 
 func (c *client) Stats() Stats {
 	c.mu.Lock()
@@ -385,30 +331,6 @@ func (c *client) Ping(ctx context.Context) (time.Duration, error) {
 	case <-l.Ended():
 		return 0, fmt.Errorf("mqtt: waiting for PINGRESP: %w", c.lost())
 	}
-}
-
-// notConnected is the error of a call that finds no connection; mu is held.
-func (c *client) notConnected() error {
-	switch {
-	case c.err != nil:
-		return &notSent{c.err}
-	case c.draining, c.ctx.Err() != nil:
-		return &notSent{ErrClosed}
-	}
-	return &notSent{ErrNotConnected}
-}
-
-// lost is the error of a call whose connection ended under it.
-func (c *client) lost() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.err != nil:
-		return c.err
-	case c.ctx.Err() != nil:
-		return ErrClosed
-	}
-	return ErrConnectionLost
 }
 
 func (c *client) Close() error {
@@ -483,20 +405,5 @@ func (c *client) flush(ctx context.Context) error {
 		return fmt.Errorf("mqtt: disconnecting before everything was written: %w", ErrConnectionLost)
 	case <-ctx.Done():
 		return fmt.Errorf("mqtt: disconnecting before everything was written: %w", ctx.Err())
-	}
-}
-
-// checkDrained tells a waiting Disconnect when nothing is left to wait for; mu is held.
-func (c *client) checkDrained() {
-	if c.drained == nil || c.session.InFlight() > 0 {
-		return
-	}
-	if queued, _ := c.session.Queued(); queued > 0 {
-		return
-	}
-	select {
-	case <-c.drained:
-	default:
-		close(c.drained)
 	}
 }

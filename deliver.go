@@ -1,8 +1,10 @@
 package mqtt
 
 import (
+	"bytes"
 	"runtime"
 
+	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
@@ -17,8 +19,8 @@ const yields = 4
 // try puts m into the subscription's channel if there is room and nothing waits before it. It may release the mutex in
 // between.
 func (r *receiver) try(s *Subscription, m *Message) bool {
-	if s.replies != nil && !s.ended {
-		s.replies.take(*m)
+	if s.sink != nil && !s.ended {
+		s.sink.take(*m)
 		return true
 	}
 	for i := 0; !s.ended && !s.sending && !s.gated; i++ {
@@ -53,7 +55,6 @@ func (r *receiver) hold(s *Subscription, m *Message, receipt *session.Receipt) {
 	}
 	s.held.Push(s.inLine(waiting{message: *m, receipt: receipt}))
 	s.startPump()
-	r.client.boundInbound()
 }
 
 // offer hands over a message at QoS 0, or drops one.
@@ -76,7 +77,6 @@ func (r *receiver) offer(s *Subscription, m *Message) {
 	}
 	s.loose.Push(s.inLine(waiting{message: *m}))
 	s.startPump()
-	r.client.boundInbound()
 }
 
 // block waits until the consumer takes m, or the subscription or the connection ends. The mutex is free meanwhile. After
@@ -243,4 +243,89 @@ func (s *Subscription) giveUp(w waiting) {
 	}
 	s.drop(w.message)
 	s.client.settle(w.receipt, s, nil)
+}
+
+// origin is what the copies of a message share.
+type origin struct {
+	ids     []uint32         // subscription identifiers
+	receipt *session.Receipt // nil: nothing to acknowledge
+	sub     *Subscription    // who has to settle it
+	settled bool             // guarded by client.mu
+}
+
+func (o *origin) identifiers() []uint32 {
+	if o == nil {
+		return nil
+	}
+	return o.ids
+}
+
+func (m Message) settle(refusal *session.Refusal) error {
+	o := m.origin
+	if o == nil || o.receipt == nil {
+		return nil
+	}
+	c := o.sub.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case o.settled:
+		return nil
+	case c.err != nil:
+		return c.err
+	case o.receipt.Forgotten():
+		return ErrSessionLost
+	}
+	o.settled = true
+	c.settle(o.receipt, o.sub, refusal)
+	return nil
+}
+
+// settle is a holder's word on a message, if that needs one: it sends the acknowledgements that may go out now; mu is held.
+func (c *client) settle(r *session.Receipt, holder any, refusal *session.Refusal) {
+	if r == nil {
+		return // QoS 0
+	}
+	if l := c.live(); l != nil {
+		l.Commit(c.session.Settle(l.Buffer(), r, holder, refusal))
+	} else {
+		c.session.Settle(nil, r, holder, refusal)
+	}
+}
+
+// message makes the copy of a message that belongs to one subscription.
+// [MQTT-3.3.1-12] [MQTT-3.3.1-13] [MQTT-3.3.2-4] [MQTT-3.3.2-6] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17]
+// [MQTT-3.3.2-18] [MQTT-3.3.2-20] [MQTT311-3.3.1-8] [MQTT311-3.3.1-9]
+func (r *receiver) message(p *codec.PublishView, name string, to holder) (m Message) {
+	r.fill(&m, p, name, to)
+	return m
+}
+
+// fill is message in place: to copy a message costs as much as to hand it over.
+func (r *receiver) fill(m *Message, p *codec.PublishView, name string, to holder) {
+	m.Topic = name
+	m.Payload = make([]byte, len(p.Payload))
+	copy(m.Payload, p.Payload)
+	m.QoS = min(QoS(p.QoS), to.qos)
+	m.Retain, m.Duplicate = p.Retain, p.Dup
+	if len(p.Properties) > 0 {
+		m.Properties = PublishProperties(r.properties)
+		if m.Properties.MessageExpiry > 0 {
+			m.expires = r.client.now() + m.Properties.MessageExpiry
+		}
+		m.Properties.CorrelationData = bytes.Clone(r.properties.CorrelationData)
+		m.Properties.UserProperties = append(UserProperties(nil), r.properties.UserProperties...)
+	}
+	if len(r.ids) > 0 {
+		m.origin = to.sub.originOf(r.ids)
+	}
+}
+
+// settleAll is a subscription's word on everything that it holds: accepted if refusal is nil; mu is held.
+func (c *client) settleAll(s *Subscription, refusal *session.Refusal) {
+	if l := c.live(); l != nil {
+		l.Commit(c.session.SettleAll(l.Buffer(), s, refusal))
+	} else {
+		c.session.SettleAll(nil, s, refusal)
+	}
 }

@@ -138,24 +138,6 @@ func (d *Delivery) UserProperties() UserProperties {
 // errWithdrawn is the fate of a message that Withdraw took back.
 var errWithdrawn = errors.New("mqtt: message withdrawn")
 
-// Withdraw takes back a message that was not sent. It reports whether it did: then the Delivery is done, with an error
-// that is SafeToRetry.
-func (d *Delivery) Withdraw() bool {
-	if d.settled.Load() {
-		return false
-	}
-	d.client.mu.Lock()
-	if d.settled.Load() || d.sent || !d.client.session.Withdraw(d.ticket) {
-		d.client.mu.Unlock()
-		return false
-	}
-	told := d.settle(nil, Success, &notSent{errWithdrawn})
-	d.client.queueChanged()
-	d.client.mu.Unlock()
-	wake(told)
-	return true
-}
-
 // settle decides the message's fate, with client.mu held, and adds d to those who are to be told when it is not.
 func (d *Delivery) settle(told []*Delivery, reason ReasonCode, err error) []*Delivery {
 	d.reason, d.err = reason, err
@@ -173,4 +155,11 @@ func wake(told []*Delivery) {
 			close(d.done)
 		}
 	}
+}
+
+// Flush tells publishers what became of their messages. The mutex is free.
+func (r *receiver) Flush() {
+	wake(r.told)
+	clear(r.told)
+	r.told = r.told[:0]
 }

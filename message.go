@@ -22,21 +22,6 @@ type Message struct {
 	expires time.Duration // on the client's clock; 0: never
 }
 
-// origin is what the copies of a message share.
-type origin struct {
-	ids     []uint32         // subscription identifiers
-	receipt *session.Receipt // nil: nothing to acknowledge
-	sub     *Subscription    // who has to settle it
-	settled bool             // guarded by client.mu
-}
-
-func (o *origin) identifiers() []uint32 {
-	if o == nil {
-		return nil
-	}
-	return o.ids
-}
-
 // Ack acknowledges a message of a subscription with ManualAck. Acknowledgements leave in the order in which their
 // messages came, whatever the order of the calls [MQTT-4.6.0-2]: a message that is never acknowledged holds up those
 // behind it, on all subscriptions.
@@ -67,39 +52,6 @@ func (m Message) Reject(code ReasonCode, reason string, user ...UserProperty) er
 	return m.settle(&session.Refusal{Code: codec.ReasonCode(code), Reason: reason, UserProperties: slices.Clone(user)})
 }
 
-func (m Message) settle(refusal *session.Refusal) error {
-	o := m.origin
-	if o == nil || o.receipt == nil {
-		return nil
-	}
-	c := o.sub.client
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case o.settled:
-		return nil
-	case c.err != nil:
-		return c.err
-	case o.receipt.Forgotten():
-		return ErrSessionLost
-	}
-	o.settled = true
-	c.settle(o.receipt, o.sub, refusal)
-	return nil
-}
-
 // SubscriptionIdentifiers returns those that the server sent with the message (section 3.3.2.3.8), of all subscriptions
 // of this client that it was for.
 func (m Message) SubscriptionIdentifiers() []uint32 { return slices.Clone(m.origin.identifiers()) }
-
-// settle is a holder's word on a message, if that needs one: it sends the acknowledgements that may go out now; mu is held.
-func (c *client) settle(r *session.Receipt, holder any, refusal *session.Refusal) {
-	if r == nil {
-		return // QoS 0
-	}
-	if l := c.live(); l != nil {
-		l.Commit(c.session.Settle(l.Buffer(), r, holder, refusal))
-	} else {
-		c.session.Settle(nil, r, holder, refusal)
-	}
-}

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/session"
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
@@ -40,20 +39,6 @@ func (c *client) openParking() {
 		}
 	}
 	c.parking.opened = true
-}
-
-// park keeps a message for a subscription to come. It reports false if there is no place for it.
-func (r *receiver) park(p *codec.PublishView, name string) bool {
-	lot := &r.client.parking
-	if !lot.takes(name, r.client.config.parkingPlaces) || r.client.router.isRetired(r.ids) {
-		return false
-	}
-	receipt := r.client.session.Hold(p)
-	receipt.AddHolder(lot)
-	lot.count++
-	lot.waiting = append(lot.waiting, &parked{r.message(p, name, holder{qos: QoS(p.QoS)}), receipt, lot.count})
-	r.link.Commit(r.client.session.Release(r.link.Buffer(), receipt, false))
-	return true
 }
 
 // takes reports whether a message may be parked.

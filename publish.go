@@ -194,25 +194,6 @@ func (c *client) forbidden(m *session.Message) error {
 // maxPacketSize is the length of the largest packet there can be, fixed header included.
 const maxPacketSize = codec.MaxRemainingLength + 5
 
-// largest is the length of the largest packet that the server takes; mu is held.
-func (c *client) largest() int {
-	if most := c.connAck.MaximumPacketSize; most != 0 && most < maxPacketSize {
-		return int(most)
-	}
-	return maxPacketSize // also of what an int of 32 bits cannot hold
-}
-
-// tooLarge reports whether the server takes no packet of that size; mu is held.
-func (c *client) tooLarge(size int) bool { return size > c.largest() }
-
-// live returns the link if packets that are appended to it go out, or nil; mu is held.
-func (c *client) live() *link.Link {
-	if c.link == nil || c.link.Finishing() {
-		return nil
-	}
-	return c.link
-}
-
 // publishQoS0 hands a message to the connection; it waits for room in the write buffer.
 func (c *client) publishQoS0(ctx context.Context, m *session.Message) error {
 	if ctx.Err() != nil {
@@ -419,4 +400,43 @@ func (c *client) queueChanged() {
 		c.queue.wake()
 	}
 	c.checkDrained()
+}
+
+// checkDrained tells a waiting Disconnect when nothing is left to wait for; mu is held.
+func (c *client) checkDrained() {
+	if c.drained == nil || c.session.InFlight() > 0 {
+		return
+	}
+	if queued, _ := c.session.Queued(); queued > 0 {
+		return
+	}
+	select {
+	case <-c.drained:
+	default:
+		close(c.drained)
+	}
+}
+
+// Withdraw takes back a message that was not sent. It reports whether it did: then the Delivery is done, with an error
+// that is SafeToRetry.
+func (d *Delivery) Withdraw() bool {
+	if d.settled.Load() {
+		return false
+	}
+	d.client.mu.Lock()
+	if d.settled.Load() || d.sent || !d.client.session.Withdraw(d.ticket) {
+		d.client.mu.Unlock()
+		return false
+	}
+	told := d.settle(nil, Success, &notSent{errWithdrawn})
+	d.client.queueChanged()
+	d.client.mu.Unlock()
+	wake(told)
+	return true
+}
+
+func (c *client) countExpired() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stats.Expired++
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/link"
@@ -26,13 +27,6 @@ type receiver struct {
 }
 
 func newReceiver(c *client, l *link.Link) *receiver { return &receiver{client: c, link: l} }
-
-// Flush tells publishers what became of their messages. The mutex is free.
-func (r *receiver) Flush() {
-	wake(r.told)
-	clear(r.told)
-	r.told = r.told[:0]
-}
 
 // Room lets those publish who waited for the writer.
 func (r *receiver) Room() {
@@ -78,15 +72,6 @@ func (r *receiver) unexpected(h codec.Header) error {
 		return r.client.protocolError(h.Type, "MQTT-3.2.0-2", "3.2", detail)
 	}
 	return r.client.protocolError(h.Type, "4.13.1", "MQTT-4.8.0-1", detail)
-}
-
-// protocolError makes the error for a packet that breaks a rule: v5, or v311 in that version.
-func (c *client) protocolError(t codec.Type, v5, v311, detail string) error {
-	rule := v5
-	if c.version < codec.V5 {
-		rule = v311
-	}
-	return &codec.Error{Packet: t, Code: codec.ProtocolError, Rule: rule, Detail: detail}
 }
 
 // puback completes a message at QoS 1. The late acknowledgement of an identifier that is not in use is counted and
@@ -165,14 +150,6 @@ func (r *receiver) forgive(body []byte) {
 	if len(body) > 2 && !codec.ReasonCode(body[2]).Failed() && body[2] != byte(codec.NoMatchingSubscribers) {
 		body[2] = byte(codec.Success)
 	}
-}
-
-// checkProblem refuses what WithoutProblemInformation asked the server not to send [MQTT-3.1.2-29].
-func (c *client) checkProblem(h codec.Header, reason string, u UserProperties) error {
-	if !c.config.noProblemInformation || reason == "" && len(u) == 0 {
-		return nil
-	}
-	return c.protocolError(h.Type, "MQTT-3.1.2-29", "", "a reason string or user properties, although this client asked for none")
 }
 
 // complete settles a message that has its last acknowledgement, and sends what waited for its place.
@@ -377,34 +354,7 @@ func (r *receiver) deliver(p *codec.PublishView, name string, targets []holder) 
 	default: // accepted, or nobody holds it at QoS 1 or 2
 		r.link.Commit(c.session.Accept(r.link.Buffer(), p))
 	}
-}
-
-// message makes the copy of a message that belongs to one subscription.
-// [MQTT-3.3.1-12] [MQTT-3.3.1-13] [MQTT-3.3.2-4] [MQTT-3.3.2-6] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17]
-// [MQTT-3.3.2-18] [MQTT-3.3.2-20] [MQTT311-3.3.1-8] [MQTT311-3.3.1-9]
-func (r *receiver) message(p *codec.PublishView, name string, to holder) (m Message) {
-	r.fill(&m, p, name, to)
-	return m
-}
-
-// fill is message in place: to copy a message costs as much as to hand it over.
-func (r *receiver) fill(m *Message, p *codec.PublishView, name string, to holder) {
-	m.Topic = name
-	m.Payload = make([]byte, len(p.Payload))
-	copy(m.Payload, p.Payload)
-	m.QoS = min(QoS(p.QoS), to.qos)
-	m.Retain, m.Duplicate = p.Retain, p.Dup
-	if len(p.Properties) > 0 {
-		m.Properties = PublishProperties(r.properties)
-		if m.Properties.MessageExpiry > 0 {
-			m.expires = r.client.now() + m.Properties.MessageExpiry
-		}
-		m.Properties.CorrelationData = bytes.Clone(r.properties.CorrelationData)
-		m.Properties.UserProperties = append(UserProperties(nil), r.properties.UserProperties...)
-	}
-	if len(r.ids) > 0 {
-		m.origin = to.sub.originOf(r.ids)
-	}
+	c.boundInbound()
 }
 
 // Oversized acknowledges a message that exceeds WithMaximumPacketSize, on MQTT 3.1.1: else the server would send it
@@ -429,4 +379,135 @@ func (r *receiver) Oversized(h codec.Header, start []byte) error {
 	}
 	r.link.Commit(b)
 	return nil
+}
+
+// auth takes the server's step of a re-authentication.
+func (r *receiver) auth(h codec.Header, body []byte) error {
+	p, err := r.client.decodeAuth(h, body, true)
+	if err != nil {
+		return err
+	}
+	running := r.client.auth.running
+	if running == nil || !running.asked {
+		return r.client.protocolError(h.Type, "4.12.1", "", "it answers nothing")
+	}
+	running.asked = false
+	running.answers <- p // has room: what was asked before has been taken
+	return nil
+}
+
+// park keeps a message for a subscription to come. It reports false if there is no place for it.
+func (r *receiver) park(p *codec.PublishView, name string) bool {
+	lot := &r.client.parking
+	if !lot.takes(name, r.client.config.parkingPlaces) || r.client.router.isRetired(r.ids) {
+		return false
+	}
+	receipt := r.client.session.Hold(p)
+	receipt.AddHolder(lot)
+	lot.count++
+	lot.waiting = append(lot.waiting, &parked{r.message(p, name, holder{qos: QoS(p.QoS)}), receipt, lot.count})
+	r.link.Commit(r.client.session.Release(r.link.Buffer(), receipt, false))
+	return true
+}
+
+// refusedIdentifier reports whether the server refused a request because it uses the packet identifier itself, and sends
+// it again with another: mochi 2.7.9 has one table of identifiers for both directions (seen).
+func (r *receiver) refusedIdentifier(q *request, codes []codec.ReasonCode) bool {
+	if q.again == mostAgain || !slices.Contains(codes, codec.PacketIdentifierInUse) {
+		return false
+	}
+	q.again++
+	return r.client.sendRequest(q, q.encode) == nil
+}
+
+// suback takes the answer to a SUBSCRIBE.
+// [MQTT-3.8.4-2] [MQTT-3.8.4-7] [MQTT311-3.8.4-2]
+func (r *receiver) suback(h codec.Header, body []byte) error {
+	var p codec.Suback
+	if err := p.Decode(h, body, r.client.version); err != nil {
+		return err
+	}
+	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
+		return err
+	}
+	q, err := r.answer(h, p.PacketID, len(p.Codes), "MQTT-3.8.4-6", "MQTT-3.8.4-5")
+	if q == nil || err != nil || r.refusedIdentifier(q, p.Codes) {
+		return err
+	}
+	for i, rt := range q.routes {
+		switch code := p.Codes[i]; {
+		case !code.Failed():
+			rt.accepted(q.sent[i], QoS(code))
+			q.granted(rt, QoS(code), newWords(p.ReasonString, p.UserProperties))
+		case q.call != nil:
+			rt.refused(q.sent[i])
+			q.refused(i, ReasonCode(code), p.ReasonString)
+		default:
+			rt.refused(q.sent[i])
+			failed := FilterError{rt.filter, ReasonCode(code), p.ReasonString}
+			r.client.endHolders(rt, &SubscribeError{[]FilterError{failed}, p.UserProperties})
+		}
+	}
+	r.client.giveBack(q)
+	q.call.answered(p.UserProperties)
+	if q.call != nil && len(q.call.rest) > 0 && !q.call.sub.ended {
+		r.client.sendRest(q.call.sub)
+	}
+	return nil
+}
+
+// unsuback takes the answer to an UNSUBSCRIBE.
+// [MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT311-3.10.4-4] [MQTT311-3.10.4-5]
+func (r *receiver) unsuback(h codec.Header, body []byte) error {
+	var p codec.Unsuback
+	if err := p.Decode(h, body, r.client.version); err != nil {
+		return err
+	}
+	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
+		return err
+	}
+	codes := len(p.Codes)
+	if r.client.version < codec.V5 {
+		codes = -1 // an UNSUBACK of MQTT 3.1.1 says nothing more
+	}
+	q, err := r.answer(h, p.PacketID, codes, "MQTT-3.11.3-1", "")
+	if q == nil || err != nil || r.refusedIdentifier(q, p.Codes) {
+		return err
+	}
+	for i, code := range p.Codes {
+		if code.Failed() {
+			q.refused(i, ReasonCode(code), p.ReasonString)
+		}
+	}
+	q.call.answered(p.UserProperties)
+	return nil
+}
+
+// answer finds the request that a SUBACK or UNSUBACK answers; nil if there is none. It must have one reason code for
+// each filter, which is what the rules ask for; -1 stands for packets without codes.
+func (r *receiver) answer(h codec.Header, id uint16, codes int, v5, v311 string) (*request, error) {
+	if r.client.session.Misplaced(h.Type, id) {
+		return nil, r.misplaced(h)
+	}
+	owner, ok := r.client.session.Answer(id)
+	if !ok {
+		r.client.stats.LateAcks++
+		return nil, nil
+	}
+	r.client.subscribeMore()
+	r.told = r.client.sendQueued(r.told) // the identifier is free, which a message may have waited for
+	q := owner.(*request)
+	var err error
+	switch {
+	case (h.Type == codec.SUBACK) != (q.routes != nil):
+		err = r.misplaced(h)
+	case codes >= 0 && codes != len(q.filters):
+		err = r.client.protocolError(h.Type, v5, v311, fmt.Sprintf("%d reason codes do not answer the request for %d filters", codes, len(q.filters)))
+	default:
+		return q, nil
+	}
+	if q.routes == nil {
+		r.client.unsubscribes = append(r.client.unsubscribes, q)
+	} // a subscription is found by its call, which goes on waiting
+	return nil, err
 }

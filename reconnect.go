@@ -230,14 +230,6 @@ func (c *client) Reconnect(ctx context.Context) error {
 	}
 }
 
-// callSupervisor makes the supervisor look what is new.
-func (c *client) callSupervisor() {
-	select {
-	case c.attention <- struct{}{}:
-	default: // an earlier call was not taken yet
-	}
-}
-
 func (c *client) reconnectWanted() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -274,7 +274,7 @@ func (c *client) subscribeReplies(name string) (*replies, error) {
 	}
 	s := newSubscription(c, subscribeOptions{retain: SkipRetained, buffer: 1})
 	r := &replies{client: c, topic: name, sub: s, exchanges: make(map[string]*exchange)}
-	s.replies = r
+	s.sink = r
 	if _, err := c.beginSubscribe(s, []filterRequest{{name, AtLeastOnce}}); err != nil {
 		return nil, err
 	}
@@ -315,6 +315,12 @@ func (r *replies) take(m Message) {
 	}
 	x.settle(m, nil)
 }
+
+// granted lets those go on who wait for the subscription; mu is held.
+func (r *replies) granted() { r.granting.wakeAll() }
+
+// refused ends the subscription, which no call of Subscribe does; mu is held.
+func (r *replies) refused(err error) { r.client.abandon(r.sub, err) }
 
 // end tells those who wait that there will be no replies; mu is held.
 func (r *replies) end(err error) {

@@ -110,12 +110,6 @@ func (r *responder) deadline(m Message) (deadline time.Time, ok bool) {
 	return time.Now().Add(m.Properties.MessageExpiry), true // of a fake
 }
 
-func (c *client) countExpired() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.stats.Expired++
-}
-
 // reply publishes what a handler returned. It bears what is left of the request's expiry, which is when ctx ends.
 func (r *responder) reply(ctx context.Context, m Message, payload []byte, failure error) error {
 	o := r.options

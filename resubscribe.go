@@ -63,7 +63,7 @@ func (c *client) subscribeMore() {
 // published again do not wait for the others' turn; mu is held.
 func (c *client) inOrder() []*Subscription {
 	return slices.SortedFunc(maps.Keys(c.subs), func(a, b *Subscription) int {
-		switch first, second := a.replies != nil, b.replies != nil; {
+		switch first, second := a.sink != nil, b.sink != nil; {
 		case first && !second:
 			return -1
 		case second && !first:
@@ -161,14 +161,4 @@ func (rt *route) retainAgain(present bool) RetainHandling {
 		return max(least, SendRetainedIfNew)
 	}
 	return least
-}
-
-// endHolders ends the subscriptions to a filter that had been granted and cannot be subscribed again. A server that has kept
-// the session has the filter still, and is told that nobody wants it; mu is held.
-func (c *client) endHolders(rt *route, err error) {
-	for _, h := range slices.Clone(rt.holders) {
-		if !h.sub.call.waiting() {
-			c.abandon(h.sub, err)
-		}
-	}
 }

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
@@ -20,15 +19,6 @@ type stall struct {
 	receipt *session.Receipt // nil: none waits
 	since   time.Duration    // on the client's clock: when it came to be the oldest
 	warned  bool
-}
-
-// watchStalls makes the supervisor look for stalls, from now on until no message waits; mu is held.
-func (c *client) watchStalls() {
-	if c.looking {
-		return
-	}
-	c.looking = true
-	c.callSupervisor()
 }
 
 // checkStalls ends the subscriptions that have held up the others for too long, and warns of those that hold them up
@@ -102,25 +92,6 @@ func (c *client) stallPatience() time.Duration {
 		}
 	}
 	return d
-}
-
-// endSlow ends a subscription that holds up the others: everything it holds is refused; mu is held.
-func (c *client) endSlow(s *Subscription) {
-	c.unsubscribeFor(s, nil, s.leave())
-	s.end(ErrSlowConsumer)
-	for w, ok := s.next(); ok; w, ok = s.next() {
-		s.drop(w.message)
-	}
-	c.settleAll(s, &session.Refusal{Code: codec.QuotaExceeded})
-}
-
-// settleAll is a subscription's word on everything that it holds: accepted if refusal is nil; mu is held.
-func (c *client) settleAll(s *Subscription, refusal *session.Refusal) {
-	if l := c.live(); l != nil {
-		l.Commit(c.session.SettleAll(l.Buffer(), s, refusal))
-	} else {
-		c.session.SettleAll(nil, s, refusal)
-	}
 }
 
 // boundInbound ends the subscription that has most in line when all lines together hold too much; mu is held.

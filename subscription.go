@@ -25,7 +25,7 @@ import (
 type Subscription struct {
 	client   *client // nil: made by NewSubscription
 	options  subscribeOptions
-	replies  *replies // takes its messages instead of the channel; nil: as usual
+	sink     sink // takes its messages instead of the channel; nil: as usual
 	messages <-chan Message
 	channel  chan Message // messages, for those who send; closed by the last of them
 	done     chan struct{}
@@ -50,6 +50,14 @@ type Subscription struct {
 	bytes   int                 // of memory that the messages in line take
 	loose   fifo.Queue[waiting] // in line at QoS 0
 	held    fifo.Queue[waiting] // in line at QoS 1 and 2
+}
+
+// sink is the inside of a subscription that delivers to no channel. Its methods are called with mu held.
+type sink interface {
+	take(m Message)
+	granted()          // the server has granted the filters, or one of them again
+	refused(err error) // the Subscribe has failed, and nobody waits for it
+	end(err error)     // the subscription has ended
 }
 
 // Filter is one topic filter of a subscription.
@@ -190,8 +198,8 @@ func (s *Subscription) end(err error) {
 	if !s.sending {
 		close(s.channel)
 	}
-	if s.replies != nil {
-		s.replies.end(err)
+	if s.sink != nil {
+		s.sink.end(err)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
@@ -57,16 +56,6 @@ func (s *Subscription) startUnsubscribe() *call {
 	return k
 }
 
-// wait waits for the answers to the call's requests.
-func (k *call) wait(ctx context.Context, packet string) error {
-	select {
-	case <-k.done:
-		return k.err
-	case <-ctx.Done():
-		return fmt.Errorf("mqtt: waiting for %s: %w", packet, ctx.Err())
-	}
-}
-
 // drain ends the subscription when its line is empty or ctx ends. It reports whether the line was empty.
 // [MQTT-3.10.4-2] [MQTT-3.10.4-3] [MQTT311-3.10.4-2] [MQTT311-3.10.4-3]
 func (s *Subscription) drain(ctx context.Context) bool {
@@ -94,60 +83,6 @@ func (s *Subscription) awaitStop(enough <-chan struct{}) {
 	case <-enough:
 	}
 	s.lock()
-}
-
-// discardLine acknowledges what waits in the line of a subscription that has ended; mu is held.
-func (c *client) discardLine(s *Subscription) {
-	for w, ok := s.next(); ok; w, ok = s.next() {
-		s.giveUp(w)
-	}
-}
-
-// unsubscribeFor unsubscribes filters of s that nobody wants any more; nobody waits if k is nil. mu is held.
-func (c *client) unsubscribeFor(s *Subscription, k *call, filters []string) {
-	c.sendUnsubscribe(&request{call: k, filters: filters, user: s.options.unsubscribe.UserProperties})
-}
-
-// sendUnsubscribe sends the UNSUBSCRIBEs that all says, at the next connect if there is no connection; mu is held.
-func (c *client) sendUnsubscribe(all *request) {
-	switch {
-	case len(all.filters) == 0 || c.err != nil:
-		return
-	case c.live() == nil:
-		c.noteUnsubscribe(all)
-		return
-	}
-	err := inPackets(all.filters, packetFilters, func(some []string) error {
-		err := c.unsubscribe(&request{call: all.call, filters: some, user: all.user})
-		if len(some) == 1 && errors.Is(err, PacketTooLarge) {
-			err = c.unsubscribe(&request{call: all.call, filters: some}) // rather than not at all
-		}
-		return err
-	})
-	if err != nil {
-		all.call.finish(err)
-	}
-}
-
-// unsubscribe sends one UNSUBSCRIBE; mu is held.
-func (c *client) unsubscribe(q *request) error {
-	p := codec.Unsubscribe{Filters: q.filters, UserProperties: q.user}
-	err := c.sendRequest(q, func(b []byte, id uint16) ([]byte, error) {
-		p.PacketID = id
-		return p.Append(b, c.version)
-	})
-	if err == nil && q.call != nil {
-		q.call.pending++
-	}
-	return err
-}
-
-// noteUnsubscribe keeps filters to be unsubscribed at the next connect; mu is held.
-func (c *client) noteUnsubscribe(q *request) {
-	if q.call != nil {
-		q.call.pending++
-	}
-	c.unsubscribes = append(c.unsubscribes, q)
 }
 
 // unsubscribeAgain sends, on a new connection, the UNSUBSCRIBEs that were not answered. A new session has nothing to

@@ -1,0 +1,133 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// request is one SUBSCRIBE or UNSUBSCRIBE that waits for its answer. The client's mutex guards it.
+type request struct {
+	call    *call // nil: nobody waits
+	filters []string
+	user    UserProperties // of an UNSUBSCRIBE
+	routes  []*route       // of a SUBSCRIBE
+	sent    []*subscribe   // of a SUBSCRIBE, as routes
+	encode  func(b []byte, id uint16) ([]byte, error)
+	again   int // how often it was sent again
+}
+
+// call is a Subscribe or Unsubscribe that waits for the answers to its requests. The client's mutex guards it.
+type call struct {
+	sub      *Subscription // of a Subscribe
+	pending  int           // requests without an answer
+	rest     []*route      // of a Subscribe, which are to be sent when answers have come
+	failures []FilterError
+	user     UserProperties // of the answers
+	err      error
+	done     chan struct{} // closed when pending is 0, or with err
+}
+
+func newCall(s *Subscription) *call { return &call{sub: s, done: make(chan struct{})} }
+
+// finish ends the call, if it has not ended; nobody waits if k is nil.
+func (k *call) finish(err error) {
+	if k == nil {
+		return
+	}
+	select {
+	case <-k.done:
+	default:
+		k.err = err
+		close(k.done)
+		switch {
+		case k.sub == nil || k.sub.sink == nil:
+		case err != nil:
+			k.sub.sink.refused(err)
+		default:
+			k.sub.sink.granted() // there may have been nothing to send, and so no SUBACK
+		}
+	}
+}
+
+// waiting reports whether the call has not ended.
+func (k *call) waiting() bool {
+	select {
+	case <-k.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// answered notes the answer to one request of the call, and the user properties that it came with; nobody waits if k is
+// nil.
+func (k *call) answered(user UserProperties) {
+	if k == nil {
+		return
+	}
+	k.pending--
+	k.user = append(k.user, user...)
+	if len(k.failures) > 0 {
+		k.rest = nil
+	}
+	switch {
+	case k.pending > 0 || len(k.rest) > 0:
+	case len(k.failures) > 0:
+		k.finish(&SubscribeError{k.failures, k.user})
+	default:
+		k.finish(nil)
+	}
+}
+
+// inPackets sends packets that carry most of list each, or fewer where those would be larger than the server takes.
+// [MQTT-3.8.4-5] [MQTT311-3.8.4-4]
+func inPackets[T any](list []T, most int, send func([]T) error) error {
+	for some := range slices.Chunk(list, most) {
+		err := send(some)
+		if n := len(some); n > 1 && errors.Is(err, PacketTooLarge) {
+			err = inPackets(some, (n+1)/2, send)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendRequest appends the packet that encode makes, with an identifier of its own, and keeps r until the answer; mu is
+// held.
+func (c *client) sendRequest(r *request, encode func(b []byte, id uint16) ([]byte, error)) error {
+	r.encode = encode
+	l := c.live()
+	if l == nil {
+		return c.notConnected()
+	}
+	id, err := c.session.Request(r)
+	if err != nil {
+		return &notSent{err}
+	}
+	b := l.Buffer()
+	packet, err := encode(b, id)
+	switch {
+	case err != nil:
+		c.session.Answer(id)
+		return &notSent{fmt.Errorf("mqtt: %w", err)}
+	case c.tooLarge(len(packet) - len(b)):
+		c.session.Answer(id)
+		return &notSent{fmt.Errorf("mqtt: filters %q: %w", r.filters, PacketTooLarge)}
+	}
+	l.Commit(packet)
+	return nil
+}
+
+// wait waits for the answers to the call's requests.
+func (k *call) wait(ctx context.Context, packet string) error {
+	select {
+	case <-k.done:
+		return k.err
+	case <-ctx.Done():
+		return fmt.Errorf("mqtt: waiting for %s: %w", packet, ctx.Err())
+	}
+}

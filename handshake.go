@@ -1,0 +1,209 @@
+package mqtt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/link"
+	"github.com/petrel-mqtt/mqtt/transport"
+)
+
+// answerAuth answers a server's AUTH before CONNACK.
+func (c *client) answerAuth(ctx context.Context, l *link.Link, h codec.Header, body []byte) error {
+	p, err := c.decodeAuth(h, body, false)
+	if err != nil {
+		return err
+	}
+	answer, err := c.config.continueAuth(ctx, p)
+	if err != nil {
+		return err
+	}
+	packet, err := c.config.encodeAuth(answer, maxPacketSize)
+	if err != nil {
+		return err
+	}
+	return l.Write(packet)
+}
+
+// authenticated checks what a CONNACK that grants the connection says of authentication.
+func (c *client) authenticated(ctx context.Context, p *codec.ConnackProperties) error {
+	p.AuthenticationData = bytes.Clone(p.AuthenticationData)
+	switch {
+	case c.config.authenticator == nil && p.AuthenticationMethod != "":
+		return c.protocolError(codec.CONNACK, "MQTT-4.12.0-6", "", "an authentication method that was not asked for")
+	case c.config.authenticator == nil:
+		return nil
+	case p.AuthenticationMethod != c.config.authMethod:
+		return c.protocolError(codec.CONNACK, "MQTT-4.12.0-5", "", "another authentication method than CONNECT's")
+	}
+	return c.config.finishAuth(ctx, bytes.Clone(p.AuthenticationData), p.ReasonString, p.UserProperties)
+}
+
+// handshake sends CONNECT and waits for CONNACK. In between goes nothing but AUTH, and DISCONNECT [MQTT-3.1.2-30].
+// [MQTT-3.1.0-1] [MQTT-3.1.0-2] [MQTT-3.1.4] [MQTT311-3.1.0-1] [MQTT311-3.1.0-2] [MQTT311-3.1.4]
+func (c *client) handshake(ctx context.Context, l *link.Link, connect []byte, a *attempt) (*codec.Connack, error) {
+	if err := l.Write(connect); err != nil {
+		return nil, c.lastWords(ctx, l, a, err)
+	}
+	a.sent = true
+	ack, err := c.readConnack(ctx, l, a)
+	if code := refusal(err); code != codec.Success && c.version >= codec.V5 {
+		if packet, err := (&codec.Disconnect{Code: code}).Append(nil, c.version); err == nil {
+			_ = l.Write(packet) // [MQTT-4.13.1] as far as it goes: the connection ends anyway
+		}
+	}
+	return ack, err
+}
+
+// lastWords adds to the error of writing CONNECT what the server has said before it closed: in TLS 1.3 it refuses a
+// client's certificate after the handshake.
+func (c *client) lastWords(ctx context.Context, l *link.Link, a *attempt, err error) error {
+	if errors.Is(err, link.ErrServerSilent) {
+		return err
+	}
+	_, said := c.readConnack(ctx, l, a)
+	var refused *ConnectError
+	switch {
+	case errors.As(said, &refused):
+		return refused
+	case said != nil:
+		return fmt.Errorf("%w: %w", err, said)
+	}
+	return err
+}
+
+// refusal returns what DISCONNECT is to say of an error of the handshake, Success if there is to be none.
+func refusal(err error) codec.ReasonCode {
+	var failed *AuthError
+	var broken *codec.Error
+	switch {
+	case errors.As(err, &failed):
+		return codec.UnspecifiedError // no other code is for clients to say and fits
+	case errors.As(err, &broken):
+		return broken.Code
+	}
+	return codec.Success
+}
+
+// [MQTT-3.2.2-7] [MQTT-3.2.2-19] [MQTT-3.2.2-20] [MQTT-3.2.2.3.16] [MQTT-3.14.0-1] [MQTT-4.12.0-1] [MQTT-4.12.0-4]
+// [MQTT311-3.2.2-5]
+func (c *client) readConnack(ctx context.Context, l *link.Link, a *attempt) (*codec.Connack, error) {
+	h, body, err := l.ReadPacket()
+	for err == nil && h.Type == codec.AUTH {
+		if err = c.answerAuth(ctx, l, h, body); err == nil {
+			h, body, err = l.ReadPacket()
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if h.Type != codec.CONNACK {
+		return nil, c.protocolError(h.Type, "MQTT-3.2.0-1", "MQTT-3.2.0-1", "the first packet from a server is CONNACK")
+	}
+	ack := new(codec.Connack)
+	if err := ack.Decode(h, body, c.version); err != nil {
+		return nil, err
+	}
+	switch {
+	case ack.Code != codec.Success:
+		p := &ack.Properties
+		return nil, &ConnectError{
+			Server:          transport.Redact(a.URL),
+			ServerReference: p.ServerReference,
+			Refusal:         Refusal{Code: ReasonCode(ack.Code), Reason: p.ReasonString, UserProperties: p.UserProperties},
+		}
+	case ack.SessionPresent && a.cleanStart:
+		return nil, c.protocolError(h.Type, "MQTT-3.2.2-2", "MQTT-3.2.2-1", "a session is present although a clean start was asked for")
+	}
+	return ack, c.authenticated(ctx, &ack.Properties)
+}
+
+// pingAfter is how long a connection may be silent before a PINGREQ is sent.
+func (c *config) pingAfter(keepAlive time.Duration) time.Duration {
+	return max(keepAlive-c.pingLead, keepAlive/2)
+}
+
+// connectPacket is what the options and the attempt ask for.
+// [MQTT-3.1.2.11.2]
+func (c *config) connectPacket(a *attempt) *codec.Connect {
+	p := &codec.Connect{
+		CleanStart:  a.cleanStart,
+		KeepAlive:   uint16(c.keepAlive / time.Second),
+		ClientID:    a.clientID,
+		Will:        c.will,
+		HasUsername: c.hasUsername || a.Username != "",
+		HasPassword: c.hasPassword || a.Password != "",
+		Username:    a.Username,
+	}
+	if p.HasPassword {
+		p.Password = []byte(a.Password)
+	}
+	if c.version < codec.V5 {
+		return p
+	}
+	if c.sessionExpiry > 0 {
+		expiry := uint32(c.sessionExpiry / time.Second)
+		p.Properties.SessionExpiry = &expiry
+	}
+	p.Properties.ReceiveMaximum = uint16(c.receiveMaximum)
+	p.Properties.MaximumPacketSize = uint32(c.maximumPacketSize)
+	p.Properties.TopicAliasMaximum = uint16(c.topicAliasMaximum)
+	p.Properties.AuthenticationMethod, p.Properties.AuthenticationData = c.authMethod, a.auth.Data
+	p.Properties.UserProperties = slices.Concat(c.userProperties, a.auth.UserProperties)
+	yes := true
+	p.Properties.RequestResponseInformation = &yes // requests come later, and asking costs two bytes
+	if c.noProblemInformation {
+		p.Properties.RequestProblemInformation = new(bool)
+	}
+	return p
+}
+
+// connAck fills in what CONNACK leaves out.
+// [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-9] [MQTT-3.2.2-21] [MQTT-3.2.2.3.2]
+func (c *config) connAck(ack *codec.Connack, clientID string) ConnAck {
+	p := &ack.Properties
+	a := ConnAck{
+		SessionPresent:          ack.SessionPresent,
+		ClientID:                clientID,
+		KeepAlive:               c.keepAlive,
+		SessionExpiry:           c.sessionExpiry,
+		ReceiveMaximum:          65_535,
+		MaximumQoS:              ExactlyOnce,
+		MaximumPacketSize:       p.MaximumPacketSize,
+		TopicAliasMaximum:       p.TopicAliasMaximum,
+		RetainAvailable:         isTrue(p.RetainAvailable),
+		WildcardSubscriptions:   isTrue(p.WildcardSubscriptionAvailable),
+		SubscriptionIdentifiers: c.version >= codec.V5 && isTrue(p.SubscriptionIdentifiersAvailable),
+		SharedSubscriptions:     isTrue(p.SharedSubscriptionAvailable),
+		ResponseInformation:     p.ResponseInformation,
+		ServerReference:         p.ServerReference,
+		ReasonString:            p.ReasonString,
+		AuthenticationMethod:    p.AuthenticationMethod,
+		AuthenticationData:      p.AuthenticationData,
+		UserProperties:          p.UserProperties,
+	}
+	if p.AssignedClientID != "" {
+		a.ClientID = p.AssignedClientID // [MQTT-3.2.2-16]
+	}
+	if p.ServerKeepAlive != nil {
+		a.KeepAlive = time.Duration(*p.ServerKeepAlive) * time.Second // [MQTT-3.1.2-21]
+	}
+	if p.SessionExpiry != nil {
+		a.SessionExpiry = time.Duration(*p.SessionExpiry) * time.Second
+	}
+	if p.ReceiveMaximum != 0 {
+		a.ReceiveMaximum = p.ReceiveMaximum
+	}
+	if p.MaximumQoS != nil {
+		a.MaximumQoS = QoS(*p.MaximumQoS)
+	}
+	return a
+}
+
+// isTrue reads a feature flag of CONNACK, whose default is yes.
+func isTrue(b *bool) bool { return b == nil || *b }
