@@ -32,21 +32,23 @@ var importRules = map[string]importRule{
 		petrel:  []string{"codec", "transport", "internal/fifo", "internal/link", "internal/session", "internal/topic"},
 		modules: []string{syncModule},
 	},
-	"codec":            {},
-	"transport":        {modules: []string{websocketModule}},
-	"internal/fifo":    {},
-	"internal/link":    {petrel: []string{"codec"}},
-	"internal/session": {petrel: []string{"codec", "internal/fifo"}},
-	"internal/topic":   {},
-	"mqtttest":         {petrel: []string{"codec", "internal/topic"}, modules: []string{cmpModule, syncModule, websocketModule}},
-	"examples/*":       {petrel: []string{".", "mqtttest"}},
+	"codec":             {},
+	"transport":         {modules: []string{websocketModule}},
+	"internal/fifo":     {},
+	"internal/link":     {petrel: []string{"codec"}},
+	"internal/session":  {petrel: []string{"codec", "internal/fifo"}},
+	"internal/simulate": {},
+	"internal/topic":    {},
+	"mqtttest":          {petrel: []string{"codec", "internal/topic"}, modules: []string{cmpModule, syncModule, websocketModule}},
+	"examples/*":        {petrel: []string{".", "mqtttest"}},
 }
 
 // testRules is what the tests of a package may import besides the package and what it may import itself.
 var testRules = map[string]importRule{
-	".":         {petrel: []string{"mqtttest"}},
-	"mqtttest":  {petrel: []string{"."}}, // its examples show a service that uses the client
-	"transport": {petrel: []string{"mqtttest"}},
+	".":                 {petrel: []string{"mqtttest"}},
+	"internal/simulate": {petrel: []string{".", "codec", "internal/topic", "mqtttest"}}, // it is nothing but tests
+	"mqtttest":          {petrel: []string{"."}},                                        // its examples show a service that uses the client
+	"transport":         {petrel: []string{"mqtttest"}},
 }
 
 // ruleFor returns the pattern of the rule for a folder; it is empty if there is none.
@@ -201,6 +203,8 @@ func TestImportRules(t *testing.T) {
 		{"internal/session", modulePath + "/internal/link", false, false},
 		{"internal/link", modulePath + "/codec", true, true},
 		{"internal/link", modulePath + "/internal/session", false, false},
+		{"internal/simulate", modulePath, false, true},
+		{"internal/simulate", modulePath + "/internal/session", false, false},
 		{"mqtttest", modulePath, false, true},
 		{"mqtttest", cmpModule + "/cmp", true, true},
 		{"examples/quickstart", modulePath, true, true},

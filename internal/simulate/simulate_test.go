@@ -1,4 +1,4 @@
-package mqtt_test
+package simulate_test
 
 import (
 	"context"
@@ -17,15 +17,14 @@ import (
 )
 
 // The simulator plays random exchanges of clients with the broker in memory, in virtual time, while everything breaks that
-// can, and then checks the promises of DESIGN.md 4.
+// can break, and then checks the promises of the client.
 //
-// Publishers, consumers and those who subscribe and unsubscribe run at the same time (simulate_clients_test.go,
-// simulate_listeners_test.go). The weather breaks things (simulate_weather_test.go). A witness at the broker notes every
-// packet (simulate_witness_test.go); from what it has seen follows what each subscription must have got
-// (simulate_check_test.go).
+// Publishers, consumers and those who subscribe and unsubscribe run at the same time (clients_test.go, listeners_test.go). The
+// weather breaks things (weather_test.go). A witness at the broker notes every packet (witness_test.go). From what the witness
+// has seen follows what each subscription must have received (check_test.go).
 //
-// A seed decides all that is random here, for each of them separately. What goroutines do at the same virtual moment is the
-// scheduler's, so a seed that fails may have to be played several times.
+// A seed decides everything that is random here, separately for each of them. The order in which goroutines run at the same
+// virtual moment is decided by the scheduler, so a seed that fails may have to be played several times.
 
 var (
 	simulateFirst   = flag.Uint64("seed", 1, "the first seed that TestSimulate plays")
@@ -50,7 +49,7 @@ func TestSimulate(t *testing.T) {
 			for n := next.Add(1); n <= seeds && !failed.Load(); n = next.Add(1) {
 				if seed := *simulateFirst + n - 1; !simulate(t, seed) {
 					failed.Store(true)
-					t.Errorf("to replay: go test -run 'TestSimulate$' -seed %d -seeds 1 -count 20 .", seed)
+					t.Errorf("to replay: go test ./internal/simulate -seed %d -seeds 1 -count 20", seed)
 				}
 			}
 		})

@@ -1,4 +1,4 @@
-package mqtt_test
+package simulate_test
 
 import (
 	"context"
@@ -259,7 +259,7 @@ func (c *badLine) broken(left int) bool {
 }
 
 // dialer connects a client through bad weather.
-func (w *weather) dialer(client int) dialFunc {
+func (w *weather) dialer(client int) func(ctx context.Context, network, address string) (net.Conn, error) {
 	n := 0 // only one attempt is made at a time
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		n++

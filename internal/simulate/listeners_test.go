@@ -1,4 +1,4 @@
-package mqtt_test
+package simulate_test
 
 import (
 	"context"
