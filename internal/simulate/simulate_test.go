@@ -65,7 +65,7 @@ func simulate(t *testing.T, seed uint64) (ok bool) {
 
 // simulation is one seed's.
 type simulation struct {
-	t       *testing.T
+	t       testing.TB
 	seed    uint64
 	began   time.Time
 	broker  *mqtttest.Broker
@@ -122,7 +122,7 @@ func below(r *rand.Rand, d time.Duration) time.Duration {
 	return time.Duration(f * f * float64(d))
 }
 
-func newSimulation(t *testing.T, seed uint64) *simulation {
+func newSimulation(t testing.TB, seed uint64) *simulation {
 	s := &simulation{t: t, seed: seed, began: time.Now(), calm: make(chan struct{})}
 	s.witness = newWitness(s)
 	s.broker = mqtttest.NewBroker(t, s.brokerOptions(s.random(forBroker))...)

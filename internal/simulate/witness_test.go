@@ -245,18 +245,19 @@ func (w *witness) see(clientID string, outbound bool, packet codec.Packet) bool 
 
 // came notes a packet of a client.
 func (w *witness) came(clientID string, a *account, packet codec.Packet) {
-	if packet.Type() != codec.CONNECT && a.news {
-		a.news = false // else it would not send anything
-		a.known++
-		a.calls = make(map[*publisher]int)
+	if a.news {
+		a.calls = make(map[*publisher]int) // in the new session, the client publishes again what was unfinished, from the start
 	}
+	if packet.Type() != codec.CONNECT && a.news {
+		a.known++ // otherwise it would not send anything
+	}
+	a.news = false // who has not been told of the session by the next CONNECT never will be
 	switch p := packet.(type) {
 	case *codec.Connect:
 		if p.CleanStart || time.Since(a.heard) >= a.expiry {
 			a.lost() // whether or not its CONNACK will tell
 		}
 		a.expiry = sessionExpiry(p)
-		a.news = false // if it was not told of the latest session, it never will be
 		a.requests, a.publishes = make(map[uint16]*openSubscribe), make(map[uint16]*arrival)
 	case *codec.Publish:
 		w.publishCame(clientID, a, p)
