@@ -22,6 +22,33 @@ func (b *Broker) Clients() []string {
 	return ids
 }
 
+// Unacknowledged returns the messages at QoS 1 and 2 that the broker has sent to a client, in the order of sending, and for
+// which no PUBACK or PUBREC has come: so a test asserts that a service acknowledges a message only after it has done its work.
+// Messages stay unacknowledged when their connection ends, as long as the session lasts. Those that were never sent, because
+// the client was not connected or its Receive Maximum was reached, are not among them. QoS and Retain are those that the
+// client got. The result is empty if there is no such client.
+//
+// The broker may learn of an acknowledgement some time after the client has sent it. In a testing/synctest bubble, call
+// synctest.Wait first.
+func (b *Broker) Unacknowledged(clientID string) []Message {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.sessions[clientID]
+	if s == nil {
+		return nil
+	}
+	var open []Message
+	for _, f := range s.inOrder() {
+		if !f.released {
+			m := f.message
+			open = append(open, Message{
+				Topic: m.topic, ClientID: m.from, Payload: m.payload, QoS: f.qos, Retain: f.retain, Properties: m.props,
+			})
+		}
+	}
+	return open
+}
+
 // Cut breaks the connections of the clients, of all if none are named, as a pulled plug would: what is on its way in either
 // direction is lost, and the client gets an error. Wills are published.
 func (b *Broker) Cut(clientIDs ...string) {

@@ -1,6 +1,7 @@
 package mqtttest
 
 import (
+	"cmp"
 	"maps"
 	"math"
 	"slices"
@@ -127,11 +128,15 @@ func (c *conn) tooLarge(p *codec.Publish) bool {
 	return limit > 0 && p.Size(c.version) > limit
 }
 
+// inOrder returns the messages that are on their way, in the order of sending.
+func (o *outgoing) inOrder() []*flight {
+	return slices.SortedFunc(maps.Values(o.flights), func(a, b *flight) int { return cmp.Compare(a.number, b.number) })
+}
+
 // resume goes on where the last connection ended: PUBREL and PUBLISH are sent again, in order [MQTT-4.4.0-1].
 func (s *session) resume() {
 	s.resend = nil
-	order := slices.SortedFunc(maps.Values(s.flights), func(a, b *flight) int { return int(a.number) - int(b.number) })
-	for _, f := range order {
+	for _, f := range s.inOrder() {
 		f.on = nil
 		if f.released {
 			s.conn.send(&codec.Pubrel{PacketID: f.id})

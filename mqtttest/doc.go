@@ -12,6 +12,9 @@
 //	broker.Cut("billing")                                                      // pull the plug
 //	broker.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Drop: true}) // lose acknowledgements
 //
+// [Broker.Unacknowledged] tells what a client has received and not acknowledged: a service that acknowledges a message only
+// after its work is done has it there during the work.
+//
 // What can go wrong:
 //   - connections break: [Broker.Cut], [Broker.HalfOpen], [Broker.Kick], [Broker.Offline], and [Fault] with Cut, after a
 //     packet or within;

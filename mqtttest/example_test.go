@@ -233,6 +233,30 @@ func ExampleBroker_Intercept() {
 	// true
 }
 
+// A service that must not lose an order acknowledges it only after it has been written down.
+func ExampleBroker_Unacknowledged() {
+	broker := mqtttest.New()
+	defer broker.Close()
+	client := connect(broker)
+	defer client.Close()
+	orders, err := client.Subscribe(ctx, "orders/+", mqtt.AtLeastOnce, mqtt.ManualAck)
+	check(err)
+	commit := func(mqtt.Message) { // of the service's database
+		fmt.Println("unacknowledged during the commit:", len(broker.Unacknowledged("billing")))
+	}
+
+	broker.Publish(mqtttest.Message{Topic: "orders/7", Payload: []byte("2 owls"), QoS: 1})
+	order := <-orders.Messages()
+	commit(order)
+	check(order.Ack())
+	_, err = client.Ping(ctx) // the broker has handled what came before; synctest.Wait() does as well
+	check(err)
+	fmt.Println("unacknowledged after it:", len(broker.Unacknowledged("billing")))
+	// Output:
+	// unacknowledged during the commit: 1
+	// unacknowledged after it: 0
+}
+
 // The broker loses the session: the service subscribes again.
 func ExampleBroker_Forget() {
 	broker := mqtttest.New()

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -311,5 +312,42 @@ func TestBrokerPacketIdentifiers(t *testing.T) {
 		if p := ReceiveAs[*codec.Publish](s); p.PacketID == held.PacketID || p.PacketID == 0 {
 			t.Errorf("packet identifier %d", p.PacketID)
 		}
+	})
+}
+
+// What was sent and not acknowledged is known, in order, in whichever connection it was sent.
+func TestUnacknowledged(t *testing.T) {
+	forBoth(t, func(t *testing.T, b *Broker, v codec.Version) {
+		want := func(want ...string) {
+			t.Helper()
+			var got []string
+			for _, m := range b.Unacknowledged("sub") {
+				got = append(got, fmt.Sprintf("%s=%s q%d", m.Topic, m.Payload, m.QoS))
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("unacknowledged are %q, want %q", got, want)
+			}
+		}
+		want()
+		offline(t, b, v)
+		for i, qos := range []byte{0, 1, 2, 1} {
+			b.Publish(Message{Topic: "a", Payload: fmt.Append(nil, i), QoS: qos})
+		}
+		want() // nothing was sent
+		s := resume(t, b, v)
+		first, second := ReceiveAs[*codec.Publish](s), ReceiveAs[*codec.Publish](s)
+		want("a=1 q1", "a=2 q2", "a=3 q1")
+		s.Send(&codec.Pubrec{PacketID: second.PacketID})
+		synctest.Wait()
+		want("a=1 q1", "a=3 q1") // PUBREC acknowledges, although the flow is not complete
+		s.Cut()
+		synctest.Wait()
+		want("a=1 q1", "a=3 q1")
+		s = resume(t, b, v)
+		s.Send(&codec.Puback{PacketID: first.PacketID})
+		synctest.Wait()
+		want("a=3 q1")
+		b.Forget("sub")
+		want()
 	})
 }
