@@ -157,6 +157,9 @@ func (c *client) connect(ctx context.Context, a *attempt, prepare func(context.C
 		conn.Close()
 		return nil, nil, a.error(err)
 	}
+	if dialer.Addresses != nil {
+		dialer.Addresses.Confirm(conn.RemoteAddr())
+	}
 	return l, ack, nil
 }
 

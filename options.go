@@ -199,6 +199,9 @@ func (c *config) finish() error {
 	if c.attemptFunc != nil || slices.ContainsFunc(c.servers, isSecure) {
 		c.dialer.Sessions = tls.NewLRUClientSessionCache(0)
 	}
+	if c.dialer.NetDial == nil {
+		c.dialer.Addresses = new(transport.Addresses)
+	}
 	if c.willProperties != nil {
 		c.will.Properties = codec.WillProperties(*c.willProperties)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"runtime"
 	"slices"
 	"time"
 
@@ -97,12 +98,15 @@ func WithProxy(proxy *url.URL) Option {
 
 // WithTCPUserTimeout sets how long what was sent may stay unacknowledged by the other system before TCP gives the
 // connection up (TCP_USER_TIMEOUT), at least 1 ms. Without it Linux takes some 15 minutes, but the keep alive is faster.
-// It is for Linux: on other systems every attempt fails with errors.ErrUnsupported. It cannot go with WithDialer.
+// It is for Linux: on other systems the constructor fails with errors.ErrUnsupported. It cannot go with WithDialer.
 func WithTCPUserTimeout(d time.Duration) Option {
 	return option(func(c *config) error {
 		c.dialer.UserTimeout = d
-		if d < time.Millisecond {
+		switch {
+		case d < time.Millisecond:
 			return fmt.Errorf("mqtt: WithTCPUserTimeout: %v is less than 1 ms", d)
+		case !transport.UserTimeoutSupported:
+			return fmt.Errorf("mqtt: WithTCPUserTimeout: %w on %s", errors.ErrUnsupported, runtime.GOOS)
 		}
 		return nil
 	})

@@ -115,14 +115,15 @@ func connect(conn io.ReadWriter, proxy *url.URL, address string) error {
 	if err := r.Write(conn); err != nil {
 		return err
 	}
+	secrets := secretsOf(proxy, r.Header)
 	in := bufio.NewReader(io.LimitReader(conn, answerSize))
 	response, err := http.ReadResponse(in, r)
 	switch {
 	case err != nil:
-		return err
+		return secrets.hideError(err)
 	case response.StatusCode/100 != 2:
 		body, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10)) // as much as comes
-		return &UpgradeError{URL: Redact(proxy), StatusCode: response.StatusCode, Header: response.Header, Body: body}
+		return secrets.refusal(proxy, response, body)
 	case in.Buffered() > 0:
 		return errors.New("the proxy says more than it was asked") // a server says nothing before it hears something
 	}

@@ -17,8 +17,8 @@ import (
 type Dialer struct {
 	// NetDial makes the network connection, through an in-memory network for example. The network is "tcp" and the
 	// address a host:port, with an IPv6 address in brackets, or the network is "unix" and the address a path. If it is
-	// nil, a net.Dialer with its defaults does it: keep-alive and no-delay are on for TCP, and the addresses of a host
-	// are tried in turn, IPv4 and IPv6 in parallel.
+	// nil, a net.Dialer with its defaults does it: keep-alive and no-delay are on for TCP. Of the addresses of a host's
+	// name one more is tried every 250 ms, and at once after a failure; the first connection that is made is used.
 	NetDial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// TLS is cloned for each connection of a scheme with TLS; nil means the zero Config. TLS 1.2 is the least,
@@ -45,6 +45,10 @@ type Dialer struct {
 	// (TCP_USER_TIMEOUT), at least 1 ms; 0 leaves that to the system. It is for Linux, and without NetDial: on other
 	// systems every dial fails with errors.ErrUnsupported.
 	UserTimeout time.Duration
+
+	// Addresses remembers addresses that accept connections which then come to nothing. nil: nothing is remembered.
+	// It has no effect with NetDial.
+	Addresses *Addresses
 
 	// Patience is how long the peer may accept no byte of a Write before that fails with os.ErrDeadlineExceeded. A Write
 	// that makes progress, however slow, does not fail. 0: there is no bound.
@@ -107,6 +111,9 @@ func (d *Dialer) netDial(ctx context.Context, network, address string) (net.Conn
 			nd.Control = userTimeout(d.UserTimeout)
 		}
 		dial = nd.DialContext
+		if network == "tcp" {
+			dial = func(ctx context.Context, _, address string) (net.Conn, error) { return d.dialAny(ctx, &nd, address) }
+		}
 	}
 	conn, err := dial(ctx, network, address)
 	if err != nil || d.Patience == 0 {

@@ -6,6 +6,9 @@ import (
 	"time"
 )
 
+// UserTimeoutSupported reports whether this system has Dialer.UserTimeout.
+const UserTimeoutSupported = true
+
 // tcpUserTimeout is TCP_USER_TIMEOUT of the kernel's linux/tcp.h, which package syscall does not have.
 const tcpUserTimeout = 0x12
 

@@ -49,32 +49,33 @@ func upgrade(ctx context.Context, conn net.Conn, server *url.URL, header http.He
 		WriteBufferSize:   frameSize,
 		WriteBufferPool:   &frames,
 	}
+	secrets := secretsOf(&u, header)
 	ws, response, err := dialer.DialContext(ctx, u.String(), header)
 	if err != nil {
-		return nil, upgradeError(&u, response, err)
+		return nil, upgradeError(&u, secrets, response, err)
 	}
 	w.answer = -1
 	switch {
 	case ws.Subprotocol() != "mqtt":
-		return nil, fmt.Errorf("the server chose the subprotocol %q, not mqtt", ws.Subprotocol())
+		return nil, fmt.Errorf("the server chose the subprotocol %q, not mqtt", secrets.hide(ws.Subprotocol()))
 	case response.Header.Get("Sec-Websocket-Extensions") != "":
 		return nil, errors.New("the server uses an extension that was not asked for")
 	}
-	c := &webSocket{Conn: conn, ws: ws}
+	c := &webSocket{Conn: conn, ws: ws, secrets: secrets}
 	ws.SetPingHandler(c.pinged)
 	return c, nil
 }
 
 // upgradeError makes the error of an upgrade that failed.
-func upgradeError(u *url.URL, response *http.Response, err error) error {
+func upgradeError(u *url.URL, secrets secrets, response *http.Response, err error) error {
 	switch {
 	case response == nil || !errors.Is(err, websocket.ErrBadHandshake):
-		return err
+		return secrets.hideError(err)
 	case response.StatusCode == http.StatusSwitchingProtocols:
 		return errors.New("the server switches to something that is not the WebSocket asked for")
 	}
 	body, _ := io.ReadAll(response.Body) // it is in memory, and short
-	return &UpgradeError{URL: Redact(u), StatusCode: response.StatusCode, Header: response.Header, Body: body}
+	return secrets.refusal(u, response, body)
 }
 
 // wire is a connection as gorilla/websocket sees it, which sets deadlines for every write: they are not its business.
@@ -122,6 +123,7 @@ func (e keptError) Unwrap() error { return e.err }
 type webSocket struct {
 	net.Conn // whose deadlines and addresses it has; read and written by ws alone
 	ws       *websocket.Conn
+	secrets  secrets // of the request for the upgrade
 
 	// Owned by the reader.
 	message io.Reader // what has come in part; nil: nothing
@@ -146,7 +148,7 @@ func (c *webSocket) Read(b []byte) (n int, err error) {
 		case err == io.EOF:
 			c.message = nil
 		case err != nil:
-			c.readErr = closed(err)
+			c.readErr = c.closed(err)
 		}
 		if n > 0 {
 			return n, nil
@@ -159,7 +161,7 @@ func (c *webSocket) Read(b []byte) (n int, err error) {
 func (c *webSocket) next() (io.Reader, error) {
 	kind, message, err := c.ws.NextReader()
 	if err != nil {
-		return nil, closed(err)
+		return nil, c.closed(err)
 	}
 	if kind != websocket.BinaryMessage {
 		c.sendClose(websocket.CloseUnsupportedData, "binary frames only")
@@ -169,7 +171,7 @@ func (c *webSocket) next() (io.Reader, error) {
 }
 
 // closed makes the error of the end of a connection: io.EOF where the server says no more about it.
-func closed(err error) error {
+func (c *webSocket) closed(err error) error {
 	var end *websocket.CloseError
 	if !errors.As(err, &end) {
 		return err
@@ -178,7 +180,7 @@ func closed(err error) error {
 	case websocket.CloseNormalClosure, websocket.CloseNoStatusReceived, websocket.CloseAbnormalClosure:
 		return io.EOF
 	}
-	return fmt.Errorf("the server closed the WebSocket with code %d %q", end.Code, end.Text)
+	return fmt.Errorf("the server closed the WebSocket with code %d %q", end.Code, c.secrets.hide(end.Text))
 }
 
 // Write writes b in frames.
@@ -226,12 +228,13 @@ func (c *webSocket) sendClose(code int, text string) error {
 	return c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, text), time.Now().Add(closePatience))
 }
 
-// UpgradeError is the refusal of a WebSocket upgrade by a server, or of CONNECT by a proxy.
+// UpgradeError is the refusal of a WebSocket upgrade by a server, or of CONNECT by a proxy. Where the refusal repeats the
+// query or a header of the request, *** stands in the place of its value.
 type UpgradeError struct {
 	URL        string // of the server or the proxy; neither user name nor query are shown
 	StatusCode int
 	Header     http.Header
-	Body       []byte // its start, at most 1 KiB
+	Body       []byte // its start, at most 1 KiB of what came
 }
 
 func (e *UpgradeError) Error() string {
