@@ -35,10 +35,11 @@ var importRules = map[string]importRule{
 	"codec":             {},
 	"transport":         {modules: []string{websocketModule}},
 	"internal/fifo":     {},
-	"internal/link":     {petrel: []string{"codec"}},
+	"internal/link":     {petrel: []string{"codec", "internal/wire"}},
 	"internal/session":  {petrel: []string{"codec", "internal/fifo"}},
 	"internal/simulate": {},
 	"internal/topic":    {},
+	"internal/wire":     {petrel: []string{"codec"}},
 	"mqtttest":          {petrel: []string{"codec", "internal/topic"}, modules: []string{cmpModule, syncModule, websocketModule}},
 	"examples/*":        {petrel: []string{".", "mqtttest"}},
 }

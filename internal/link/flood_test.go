@@ -16,19 +16,19 @@ func TestFloodedReaderWaits(t *testing.T) {
 			s.Commit(append(s.Buffer(), answer...))
 			return nil
 		}
-		s.wire.limit(0)
+		s.cable.limit(0)
 		s.Start(s.owner, 0)
 		defer s.stop()
 		const packets = 200
 		for range packets {
-			s.wire.feed(packet(0x30, 1))
+			s.cable.feed(packet(0x30, 1))
 			synctest.Wait()
 		}
 		got := len(s.owner.got())
 		if most := answerBound>>20 + batch; got > most || got == packets {
 			t.Errorf("%d packets were answered while the server read nothing, want at most %d", got, most)
 		}
-		s.wire.limit(unlimited)
+		s.cable.limit(unlimited)
 		synctest.Wait()
 		if got += len(s.owner.got()); got != packets {
 			t.Errorf("%d packets were answered in the end, want %d", got, packets)
@@ -44,9 +44,9 @@ func TestFloodedReaderEnds(t *testing.T) {
 			s.Commit(append(s.Buffer(), make([]byte, 2*answerBound)...))
 			return nil
 		}
-		s.wire.limit(0)
+		s.cable.limit(0)
 		s.Start(s.owner, 0)
-		s.wire.feed(packet(0x30, 1), packet(0x30, 2))
+		s.cable.feed(packet(0x30, 1), packet(0x30, 2))
 		synctest.Wait()
 		s.stop()
 	})

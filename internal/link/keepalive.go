@@ -8,6 +8,15 @@ import (
 	"github.com/petrel-mqtt/mqtt/codec"
 )
 
+// keepAlive is how the writer notices that the server is gone.
+type keepAlive struct {
+	interval time.Duration // set by Start; 0: off
+	pings    []ping        // mu; PINGREQs without PINGRESP, oldest first
+	taken    int           // mu; how many of pings the writer has taken
+	lastSent time.Duration // when the latest bytes were written; owned by the writer
+	nextTick time.Duration // the earliest time at which tick has work; owned by the writer
+}
+
 // ping is a PINGREQ that waits for its PINGRESP.
 type ping struct {
 	sent time.Duration   // when it was written, or unsent: other packets may keep the connection busy before it
@@ -23,21 +32,21 @@ func (l *Link) Ping(done chan<- struct{}) {
 	if err != nil {
 		panic(err) // a PINGREQ has no content that could be wrong
 	}
-	l.pings = append(l.pings, ping{sent: unsent, done: done})
+	l.alive.pings = append(l.alive.pings, ping{sent: unsent, done: done})
 	l.Commit(b)
 }
 
 // wrote notes, with the mutex held, that everything which the writer has taken is written.
 func (l *Link) wrote() {
-	l.writing = false
-	if l.underWay != nil {
-		close(l.underWay)
-		l.underWay = nil
+	l.out.Wrote()
+	if l.out.underWay != nil {
+		close(l.out.underWay)
+		l.out.underWay = nil
 	}
-	for i := range l.pings[:l.pingsTaken] {
-		if p := &l.pings[i]; p.sent == unsent {
+	for i := range l.alive.pings[:l.alive.taken] {
+		if p := &l.alive.pings[i]; p.sent == unsent {
 			p.sent = time.Since(l.began)
-			_, p.lag = l.ear.state(p.sent)
+			_, p.lag = l.in.ear.state(p.sent)
 		}
 	}
 }
@@ -48,14 +57,14 @@ func (l *Link) pingresp(h codec.Header, body []byte) error {
 	if err := (&codec.Pingresp{}).Decode(h, body, l.config.Version); err != nil {
 		return err
 	}
-	if len(l.pings) == 0 {
+	if len(l.alive.pings) == 0 {
 		return nil
 	}
-	if done := l.pings[0].done; done != nil {
+	if done := l.alive.pings[0].done; done != nil {
 		close(done)
 	}
-	l.pings = slices.Delete(l.pings, 0, 1)
-	l.pingsTaken = max(0, l.pingsTaken-1)
+	l.alive.pings = slices.Delete(l.alive.pings, 0, 1)
+	l.alive.taken = max(0, l.alive.taken-1)
 	return nil
 }
 
@@ -71,7 +80,7 @@ func (l *Link) tick() error {
 		l.Ping(nil)
 		l.handler.Idle()
 	}
-	l.tickAt = l.nextTick(now)
+	l.alive.nextTick = l.nextTick(now)
 	return nil
 }
 
@@ -83,34 +92,34 @@ func (l *Link) nextTick(now time.Duration) time.Duration {
 // due returns when a PINGREQ is due [MQTT-3.1.2-20], whether or not an earlier one was answered.
 // [MQTT-3.1.2-22] [MQTT-3.1.2.10b] [MQTT311-3.1.2-23] [MQTT311-3.1.2-24] [MQTT311-3.1.2.10b]
 func (l *Link) due(now time.Duration) time.Duration {
-	if l.keepAlive == 0 {
+	if l.alive.interval == 0 {
 		return never
 	}
-	since := l.lastSent
-	if l.out != nil && len(l.out.bytes) > 0 {
+	since := l.alive.lastSent
+	if l.out.Waiting() > 0 {
 		since = now // something is about to be sent
 	}
-	if len(l.pings) == 0 {
+	if len(l.alive.pings) == 0 {
 		// A client that only publishes must notice a dead server too: silence in either direction counts.
-		heard, _ := l.ear.state(now)
+		heard, _ := l.in.ear.state(now)
 		since = min(since, heard)
 	}
-	return since + l.keepAlive
+	return since + l.alive.interval
 }
 
 // overdue returns when the PINGRESP to the oldest PINGREQ is overdue. Time in which we did not read does not count.
 // [MQTT-3.1.2.10a] [MQTT311-3.1.2.10a]
 func (l *Link) overdue(now time.Duration) time.Duration {
-	if l.keepAlive == 0 || len(l.pings) == 0 || l.pings[0].sent == unsent {
+	if l.alive.interval == 0 || len(l.alive.pings) == 0 || l.alive.pings[0].sent == unsent {
 		return never
 	}
-	p := &l.pings[0]
-	heard, lag := l.ear.state(now)
+	p := &l.alive.pings[0]
+	heard, lag := l.in.ear.state(now)
 	sent := p.sent + lag - p.lag
 	overdue := sent + l.config.Patience
 	if heard > p.sent {
 		// Bytes from the server are a sign of life, but not for ever.
-		overdue = max(overdue, min(heard+l.config.Patience, sent+2*l.keepAlive))
+		overdue = max(overdue, min(heard+l.config.Patience, sent+2*l.alive.interval))
 	}
 	return overdue
 }

@@ -41,7 +41,7 @@ func (s *station) wantPings(until int, want ...int) {
 	s.t.Helper()
 	s.at(time.Duration(until)*time.Second + time.Millisecond)
 	var got []int
-	for _, w := range s.wire.written() {
+	for _, w := range s.cable.written() {
 		if at := w.at.Sub(s.began); bytes.Contains(w.bytes, pingreq) {
 			if at%time.Second != 0 {
 				s.t.Errorf("a PINGREQ after %v", at)
@@ -75,21 +75,21 @@ func TestPingreq(t *testing.T) {
 	inBubble(t, "an idle connection", func(t *testing.T) {
 		s := start(t, Config{}, keepAlive)
 		defer s.stop()
-		s.wire.answer(true)
+		s.cable.answer(true)
 		s.wantPings(35, 10, 20, 30)
 	})
 	inBubble(t, "[MQTT-3.1.2-20] what comes in does not count", func(t *testing.T) {
 		s := start(t, Config{}, keepAlive)
 		defer s.stop()
-		s.wire.answer(true)
-		s.every(time.Second, func() { s.wire.feed(somePacket) })
+		s.cable.answer(true)
+		s.every(time.Second, func() { s.cable.feed(somePacket) })
 		s.wantPings(35, 10, 20, 30)
 	})
 	inBubble(t, "never before it is due", func(t *testing.T) {
 		s := start(t, Config{}, keepAlive)
 		defer s.stop()
-		s.wire.answer(true)
-		s.every(time.Second, func() { s.wire.feed(somePacket) })
+		s.cable.answer(true)
+		s.every(time.Second, func() { s.cable.feed(somePacket) })
 		s.at(7 * time.Second)
 		s.send(somePacket)
 		s.wantPings(18, 17)
@@ -97,17 +97,17 @@ func TestPingreq(t *testing.T) {
 	inBubble(t, "not while something is sent", func(t *testing.T) {
 		s := start(t, Config{}, keepAlive)
 		defer s.stop()
-		s.wire.answer(true)
+		s.cable.answer(true)
 		s.every(9*time.Second, func() {
 			s.send(somePacket)
-			s.wire.feed(somePacket)
+			s.cable.feed(somePacket)
 		})
 		s.wantPings(100)
 	})
 	inBubble(t, "who only sends asks too", func(t *testing.T) {
 		s := start(t, Config{}, keepAlive)
 		defer s.stop()
-		s.wire.answer(true)
+		s.cable.answer(true)
 		s.every(3*time.Second, func() { s.send(somePacket) })
 		s.wantPings(35, 10, 20, 30)
 	})
@@ -119,12 +119,12 @@ func TestPingreq(t *testing.T) {
 	inBubble(t, "counts from the end of a long write", func(t *testing.T) {
 		s := start(t, Config{}, keepAlive)
 		defer s.stop()
-		s.wire.answer(true)
-		s.every(time.Second, func() { s.wire.feed(somePacket) })
-		s.wire.limit(0)
+		s.cable.answer(true)
+		s.every(time.Second, func() { s.cable.feed(somePacket) })
+		s.cable.limit(0)
 		s.send(bytes.Repeat(somePacket, 100))
 		s.at(8 * time.Second)
-		s.wire.limit(unlimited)
+		s.cable.limit(unlimited)
 		s.wantPings(19, 18)
 	})
 	// The longest gap that a server tolerates is 1.5 times the interval [MQTT-3.1.2-22], whatever the answers do.
@@ -132,7 +132,7 @@ func TestPingreq(t *testing.T) {
 		s := start(t, Config{}, time.Second)
 		defer s.stop()
 		s.wantPings(5, 1, 2, 3, 4, 5)
-		s.wire.feed(pingresp, pingresp, pingresp, pingresp, pingresp)
+		s.cable.feed(pingresp, pingresp, pingresp, pingresp, pingresp)
 		s.wantPings(7, 6, 7)
 	})
 }
@@ -149,17 +149,17 @@ func TestPingresp(t *testing.T) {
 	inBubble(t, "bytes are a sign of life", func(t *testing.T) {
 		s := start(t, Config{}, time.Minute)
 		s.at(65 * time.Second)
-		s.wire.feed(somePacket)
+		s.cable.feed(somePacket)
 		s.wantEnd(ErrServerSilent, 65+10)
 	})
 	inBubble(t, "bytes are a sign of life for two intervals", func(t *testing.T) {
 		s := start(t, Config{}, time.Minute)
-		s.every(9*time.Second, func() { s.wire.feed(somePacket) })
+		s.every(9*time.Second, func() { s.cable.feed(somePacket) })
 		s.wantEnd(ErrServerSilent, 60+2*60)
 	})
 	inBubble(t, "does not come although the client never stops sending", func(t *testing.T) {
 		s := newStation(t, Config{})
-		s.wire.onWrite = func() { // there is always more when a write ends
+		s.cable.onWrite = func() { // there is always more when a write ends
 			time.Sleep(time.Second)
 			s.send(somePacket)
 		}
@@ -170,9 +170,9 @@ func TestPingresp(t *testing.T) {
 	inBubble(t, "that nobody asked for", func(t *testing.T) {
 		s := start(t, Config{}, 10*time.Second)
 		defer s.stop()
-		s.wire.feed(pingresp, pingresp)
+		s.cable.feed(pingresp, pingresp)
 		s.at(time.Second)
-		s.wire.feed(pingresp)
+		s.cable.feed(pingresp)
 		s.wantPings(12, 10)
 		if got := s.owner.got(); len(got) != 0 {
 			t.Errorf("the handler gets %v", got)
@@ -180,7 +180,7 @@ func TestPingresp(t *testing.T) {
 	})
 	inBubble(t, "with content", func(t *testing.T) {
 		s := start(t, Config{}, 0)
-		s.wire.feed([]byte{0xD0, 1, 0})
+		s.cable.feed([]byte{0xD0, 1, 0})
 		var broken *codec.Error
 		if err := s.Wait(); !errors.As(err, &broken) || broken.Code != codec.MalformedPacket {
 			t.Errorf("the link ends with %v", err)
@@ -200,13 +200,13 @@ func TestReaderThatIsHeldUp(t *testing.T) {
 			return nil
 		}
 		s.Start(s.owner, 10*time.Second)
-		s.wire.answer(true)
+		s.cable.answer(true)
 		s.wantPings(15, 10)
-		s.wire.feed(somePacket)
+		s.cable.feed(somePacket)
 		s.wantPings(65, 20, 30, 40, 50, 60) // [MQTT-3.1.2-20]
 		close(free)
 		s.wantPings(75, 70)
-		s.wire.answer(false)
+		s.cable.answer(false)
 		s.wantEnd(ErrServerSilent, 80+10) // and the blame is the server's again
 	})
 	inBubble(t, "again and again by a server that never answers", func(t *testing.T) {
@@ -218,7 +218,7 @@ func TestReaderThatIsHeldUp(t *testing.T) {
 			return nil
 		}
 		s.Start(s.owner, 10*time.Second)
-		s.every(time.Second, func() { s.wire.feed(somePacket) })
+		s.every(time.Second, func() { s.cable.feed(somePacket) })
 		<-s.Ended()
 		if err := s.Wait(); !errors.Is(err, ErrServerSilent) || time.Since(s.began) > 2*time.Minute {
 			t.Errorf("after %v the link ends with %v", time.Since(s.began), err)
@@ -231,15 +231,15 @@ func TestPingBehindASlowWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, Config{}, time.Minute)
 		defer s.stop()
-		s.wire.limit(0)
+		s.cable.limit(0)
 		s.send(bytes.Repeat(somePacket, 100))
-		s.every(time.Second, func() { s.wire.take(8) })
+		s.every(time.Second, func() { s.cable.take(8) })
 		done := make(chan struct{})
 		s.owner.mu.Lock()
 		s.Ping(done)
 		s.owner.mu.Unlock()
 		s.at(58 * time.Second)
-		s.wire.feed(pingresp)
+		s.cable.feed(pingresp)
 		<-done
 		if s.at(59 * time.Second); s.ended() {
 			t.Error("the link has ended")
@@ -267,7 +267,7 @@ func TestPingsAreAnsweredInOrder(t *testing.T) {
 		}
 		s.owner.mu.Unlock()
 		for i := range answered {
-			s.wire.feed(pingresp)
+			s.cable.feed(pingresp)
 			synctest.Wait()
 			for j, done := range answered {
 				select {

@@ -14,10 +14,12 @@ import (
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/wire"
 )
 
-// Farewell is how long the last packet of a link may take to go out.
-const Farewell = time.Second
+// answerBound is how many bytes of answers to the server may wait, beyond wire.Bound. A server that sends and does not
+// read must not fill our memory: the reader then waits for the writer.
+const answerBound = 16 << 20
 
 // lastWord is how long the server's last packets may take to come when it takes no more of ours.
 const lastWord = 250 * time.Millisecond
@@ -69,145 +71,138 @@ type Link struct {
 	mu      *sync.Mutex // the owner's; guards the fields marked with mu
 	config  Config
 	handler Handler   // set by Start
-	began   time.Time // times below count from here
+	began   time.Time // times of type time.Duration count from here
 
-	// Owned by the goroutine that runs the handshake, then by the reader.
-	in   readBuffer
-	need int // length of the packet that has come in part; 0: not known
-	skip int // bytes of an oversized packet to throw away
+	in    incoming
+	out   outgoing
+	alive keepAlive
+	end   end
 
-	out        *writeBuffer  // mu; packets that wait for the writer; nil: none
-	full       bool          // mu; Full said yes since the writer took a buffer
-	answers    int           // mu; bytes that the handler has appended to out
-	taken      chan struct{} // mu; closed when the writer takes the buffer; nil: nobody waits for that
-	written    chan struct{} // mu; closed when out is written; nil: nobody waits for that
-	writing    bool          // mu; the writer has taken a buffer and not written it yet
-	underWay   chan struct{} // mu; closed when that buffer is written; nil: nobody waits for that
-	last       bool          // mu; Finish was called
-	pings      []ping        // mu; PINGREQs without PINGRESP, oldest first
-	pingsTaken int           // mu; how many of pings the writer has taken
-
-	// Owned by the writer.
-	spare     *writeBuffer
-	keepAlive time.Duration // set by Start; 0: off
-	lastSent  time.Duration // when the latest bytes were written
-	tickAt    time.Duration // there is nothing to do for tick before
-
-	ear      ear
-	bytesIn  atomic.Uint64
-	bytesOut atomic.Uint64
-
-	kick       chan struct{} // capacity 1: out has something for the writer
-	ended      chan struct{} // closed by the first Finish or Close
-	closing    chan struct{} // closed by the first Close
 	goroutines sync.WaitGroup
-	endOnce    sync.Once
-	closeOnce  sync.Once
-	cause      error // written before ended is closed
+}
+
+// incoming is what the reader works with.
+type incoming struct {
+	wire.Reader // owned by the goroutine that runs the handshake, then by the reader
+	ear         ear
+	bytes       atomic.Uint64
+}
+
+// outgoing is what the writer works with.
+type outgoing struct {
+	wire.Writer               // mu
+	answers     int           // mu; bytes that the handler has appended and the writer has not taken
+	taken       chan struct{} // mu; closed when the writer takes what waits; nil: the reader does not wait for that
+	written     chan struct{} // mu; closed when what waits is written; nil: nobody waits for that
+	underWay    chan struct{} // mu; closed when what the writer has taken is written; nil: nobody waits for that
+	kick        chan struct{} // capacity 1: there is something to take
+	bytes       atomic.Uint64
+}
+
+// end is how a link ends.
+type end struct {
+	cause     error         // written before began is closed
+	began     chan struct{} // closed by the first Finish or Close
+	closing   chan struct{} // closed by the first Close
+	beginOnce sync.Once
+	closeOnce sync.Once
+}
+
+// begin keeps the first cause.
+func (e *end) begin(cause error) {
+	e.beginOnce.Do(func() {
+		e.cause = cause
+		close(e.began)
+	})
 }
 
 // New returns a link over conn, on which a Write fails with os.ErrDeadlineExceeded when the server has accepted no byte
 // for too long. Until Start the link belongs to one goroutine, which runs the handshake with Write and ReadPacket.
 func New(conn net.Conn, mu *sync.Mutex, config Config) *Link {
+	rule := "MQTT-3.1.2-24"
+	if config.Version < codec.V5 {
+		rule = "2.2.3" // which has no limit except its own: the limit is the application's
+	}
 	return &Link{
 		conn: conn, mu: mu, config: config,
-		began:   time.Now(),
-		kick:    make(chan struct{}, 1),
-		ended:   make(chan struct{}),
-		closing: make(chan struct{}),
+		began: time.Now(),
+		in:    incoming{Reader: wire.Reader{Version: config.Version, Limit: config.MaximumPacketSize, LimitRule: rule}},
+		out:   outgoing{Writer: wire.Writer{Bound: wire.Bound}, kick: make(chan struct{}, 1)},
+		end:   end{began: make(chan struct{}), closing: make(chan struct{})},
 	}
 }
 
 // Start begins reading and writing. A PINGREQ is due when nothing was sent, or nothing received, for keepAlive; 0:
 // never.
 func (l *Link) Start(h Handler, keepAlive time.Duration) {
-	l.handler, l.keepAlive = h, keepAlive
+	l.handler, l.alive.interval = h, keepAlive
+	if l.config.Version < codec.V5 { // which cannot announce a limit
+		l.in.Oversized = l.oversized
+	}
 	l.goroutines.Go(l.read)
 	l.goroutines.Go(l.write)
 }
 
 // Ended is closed when the link is of no more use: it was closed, or its last packet is on the way out.
-func (l *Link) Ended() <-chan struct{} { return l.ended }
+func (l *Link) Ended() <-chan struct{} { return l.end.began }
 
 // Close ends the link at once. The cause counts if it is the first. It does not wait and may be called at any time.
 func (l *Link) Close(cause error) {
-	l.end(cause)
-	l.closeOnce.Do(func() { close(l.closing) })
-}
-
-func (l *Link) end(cause error) {
-	l.endOnce.Do(func() {
-		l.cause = cause
-		close(l.ended)
-	})
+	l.end.begin(cause)
+	l.end.closeOnce.Do(func() { close(l.end.closing) })
 }
 
 // Wait waits until the link has ended, closes the connection and returns the cause when both goroutines are gone.
 // Exactly one goroutine must call it.
 func (l *Link) Wait() error {
-	<-l.ended
-	farewell := time.NewTimer(Farewell)
+	<-l.end.began
+	farewell := time.NewTimer(wire.Farewell)
 	defer farewell.Stop()
 	select {
-	case <-l.closing:
+	case <-l.end.closing:
 	case <-farewell.C:
 		l.Close(nil)
 	}
 	l.conn.Close()
 	l.goroutines.Wait()
-	return l.cause
+	return l.end.cause
 }
 
 // Bytes returns how many bytes were read and written.
-func (l *Link) Bytes() (in, out uint64) { return l.bytesIn.Load(), l.bytesOut.Load() }
+func (l *Link) Bytes() (in, out uint64) { return l.in.bytes.Load(), l.out.bytes.Load() }
 
 // The methods below are called with the mutex held.
 
 // Buffer returns the buffer to append packets to; Commit must follow.
-func (l *Link) Buffer() []byte {
-	if l.out == nil {
-		l.out = writeBuffers.Get().(*writeBuffer)
-	}
-	return l.out.bytes
-}
+func (l *Link) Buffer() []byte { return l.out.Buffer() }
 
 // Commit takes the buffer back, with what was appended, and wakes the writer.
 func (l *Link) Commit(b []byte) {
-	if l.last || len(b) == len(l.out.bytes) {
-		return // after Finish nothing goes out any more [MQTT-3.14.4-1]
-	}
-	first := len(l.out.bytes) == 0
-	l.out.bytes = b
-	if first {
-		l.wake() // for what follows the writer has been woken, and not taken the buffer yet
+	if l.out.Commit(b) {
+		l.wake() // for what follows the writer has been woken, and has not taken it yet
 	}
 }
 
 func (l *Link) wake() {
 	select {
-	case l.kick <- struct{}{}:
+	case l.out.kick <- struct{}{}:
 	default:
 	}
 }
 
 // Full reports whether so much waits for the writer that only acknowledgements and the like should be appended. After
 // it was true, the handler's Room tells when there is room.
-func (l *Link) Full() bool {
-	if l.out != nil && len(l.out.bytes) >= bufferBound {
-		l.full = true
-	}
-	return l.full
-}
+func (l *Link) Full() bool { return l.out.Full() }
 
 // Written returns a channel that is closed when everything that was appended by now is written. If the link ends before,
 // it need not be.
 func (l *Link) Written() <-chan struct{} {
 	var done *chan struct{}
 	switch {
-	case l.out != nil && len(l.out.bytes) > 0:
-		done = &l.written
-	case l.writing:
-		done = &l.underWay
+	case l.out.Waiting() > 0:
+		done = &l.out.written
+	case l.out.Writing():
+		done = &l.out.underWay
 	default:
 		nothing := make(chan struct{})
 		close(nothing)
@@ -220,17 +215,15 @@ func (l *Link) Written() <-chan struct{} {
 }
 
 // Finish ends the link with this cause after a last packet, a DISCONNECT: the link closes once all that was appended
-// is written, or after Farewell.
+// is written, or after wire.Farewell.
 // [MQTT-3.14.4-1] [MQTT-4.13.2-1] [MQTT311-3.14.4-2]
 func (l *Link) Finish(cause error, packet []byte) {
-	if l.last {
+	if !l.out.Finish(packet) {
 		return
 	}
-	l.Commit(append(l.Buffer(), packet...))
-	l.last = true
 	l.wake()
-	l.end(cause)
+	l.end.begin(cause)
 }
 
 // Finishing reports whether Finish was called: nothing that is appended goes out any more.
-func (l *Link) Finishing() bool { return l.last }
+func (l *Link) Finishing() bool { return l.out.Finishing() }

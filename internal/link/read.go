@@ -2,29 +2,26 @@ package link
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/wire"
 )
 
 // batch is how many packets are handled in one critical section, so that publishers are not kept waiting for long.
 const batch = 64
 
-// oversizedStart is enough of a PUBLISH to hold its topic name and packet identifier.
-const oversizedStart = 2 + 65_535 + 2
-
 // ReadPacket reads one packet, before Start. body is good until the next call.
 func (l *Link) ReadPacket() (codec.Header, []byte, error) {
 	for {
-		h, packet, ok, err := l.next()
+		h, packet, ok, err := l.in.Next()
 		switch {
 		case err == nil && !ok:
 			err = l.fill()
 		case err == nil:
 			l.traceIn(h, packet)
-			return h, bodyOf(h, packet), nil
+			return h, wire.Body(h, packet), nil
 		}
 		if err != nil {
 			return h, nil, err
@@ -37,11 +34,11 @@ func (l *Link) read() {
 	err := l.receive()
 	if l.refuse(err) {
 		for err = nil; err == nil; { // until the server closes, or Wait's patience ends
-			l.in.from = l.in.to
+			l.in.Discard()
 			err = l.fill()
 		}
 	}
-	l.in.release()
+	l.in.Release()
 	l.Close(err)
 }
 
@@ -67,7 +64,7 @@ func (l *Link) refuse(err error) bool {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.last {
+	if l.out.Finishing() {
 		return true
 	}
 	if l.config.Version < codec.V5 {
@@ -89,15 +86,15 @@ func (l *Link) dispatch() (more bool, err error) {
 	for n := 0; n < batch && more && err == nil; n++ {
 		var h codec.Header
 		var packet []byte
-		if h, packet, more, err = l.next(); more && err == nil {
+		if h, packet, more, err = l.in.Next(); more && err == nil {
 			if l.config.Trace != nil {
 				l.mu.Unlock()
 				l.traceIn(h, packet)
 				l.mu.Lock()
 			}
-			before := l.waiting()
-			err = l.packet(h, bodyOf(h, packet))
-			l.answers += max(0, l.waiting()-before)
+			before := l.out.Waiting()
+			err = l.packet(h, wire.Body(h, packet))
+			l.out.answers += max(0, l.out.Waiting()-before)
 		}
 	}
 	flooded := l.flooded()
@@ -106,33 +103,25 @@ func (l *Link) dispatch() (more bool, err error) {
 	if flooded != nil {
 		select {
 		case <-flooded:
-		case <-l.closing:
+		case <-l.end.closing:
 		}
 	}
 	return more, err
 }
 
-// waiting returns how many bytes wait for the writer.
-func (l *Link) waiting() int {
-	if l.out == nil {
-		return 0
-	}
-	return len(l.out.bytes)
-}
-
 // flooded returns a channel to wait for when too many answers wait for the writer, with the mutex held.
 func (l *Link) flooded() <-chan struct{} {
-	if l.answers <= answerBound {
+	if l.out.answers <= answerBound {
 		return nil
 	}
-	l.taken = make(chan struct{})
-	return l.taken
+	l.out.taken = make(chan struct{})
+	return l.out.taken
 }
 
 // packet takes one packet, with the mutex held. After Finish none is of interest any more.
 func (l *Link) packet(h codec.Header, body []byte) error {
 	switch {
-	case l.last:
+	case l.out.Finishing():
 		return nil
 	case h.Type == codec.PINGRESP:
 		return l.pingresp(h, body)
@@ -140,83 +129,22 @@ func (l *Link) packet(h codec.Header, body []byte) error {
 	return l.handler.Packet(h, body)
 }
 
-// bodyOf returns what follows the header of a packet.
-func bodyOf(h codec.Header, packet []byte) []byte { return packet[len(packet)-h.Length:] }
-
-// next returns the next packet of the read buffer; ok is false if it has not come completely.
-// [MQTT-4.2.0-1] [MQTT311-4.2]
-func (l *Link) next() (h codec.Header, packet []byte, ok bool, err error) {
-	for {
-		l.throwAway()
-		b := l.in.unread()
-		h, n, err := codec.ParseHeader(b, l.config.Version)
-		l.need = 0
-		if n == 0 || err != nil {
-			return h, nil, false, err
-		}
-		total := n + h.Length
-		if limit := l.config.MaximumPacketSize; limit > 0 && total > limit {
-			if passed, err := l.oversized(h, n); !passed || err != nil {
-				return h, nil, false, err
-			}
-			continue
-		}
-		if total > len(b) {
-			l.need = total
-			return h, nil, false, nil
-		}
-		l.in.from += total
-		return h, b[:total], true, nil
+// oversized takes the start of a PUBLISH that is too large, with the mutex held.
+func (l *Link) oversized(h codec.Header, start []byte) error {
+	if l.out.Finishing() {
+		return nil
 	}
-}
-
-// throwAway removes what has come of an oversized packet.
-func (l *Link) throwAway() {
-	n := min(l.skip, len(l.in.unread()))
-	l.in.from += n
-	l.skip -= n
-}
-
-// oversized refuses a packet that exceeds what we announced [MQTT-3.1.2-24]. MQTT 3.1.1 can announce nothing: there a
-// PUBLISH is skipped piece by piece, and its start shown to the handler. passed is false while that has not come.
-func (l *Link) oversized(h codec.Header, n int) (passed bool, err error) {
-	if l.config.Version >= codec.V5 || h.Type != codec.PUBLISH || l.handler == nil {
-		rule := "MQTT-3.1.2-24"
-		if l.config.Version < codec.V5 {
-			rule = "2.2.3" // which has no limit but its own: the limit is the application's
-		}
-		return false, &codec.Error{
-			Packet: h.Type, Code: codec.PacketTooLarge, Rule: rule,
-			Detail: fmt.Sprintf("%d bytes are more than this client's Maximum Packet Size of %d", n+h.Length, l.config.MaximumPacketSize),
-		}
-	}
-	start := n + min(h.Length, oversizedStart)
-	b := l.in.unread()
-	if start > len(b) {
-		l.need = start
-		return false, nil
-	}
-	l.in.from += start
-	l.skip = n + h.Length - start
-	if l.last {
-		return true, nil
-	}
-	return true, l.handler.Oversized(h, b[n:start])
+	return l.handler.Oversized(h, start)
 }
 
 // fill reads once from the connection.
 func (l *Link) fill() error {
-	space := l.in.space(l.need)
-	l.ear.listen(time.Since(l.began))
-	n, err := l.conn.Read(space)
-	l.ear.hear(time.Since(l.began))
-	if n == 0 && err != nil {
-		if errors.Is(err, io.EOF) {
-			return ErrServerClosed
-		}
-		return err
+	l.in.ear.listen(time.Since(l.began))
+	n, err := l.in.Fill(l.conn)
+	l.in.ear.hear(time.Since(l.began))
+	l.in.bytes.Add(uint64(n))
+	if errors.Is(err, io.EOF) {
+		return ErrServerClosed
 	}
-	l.in.took(n, len(space))
-	l.bytesIn.Add(uint64(n))
-	return nil
+	return err
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/wire"
 )
 
 // packet makes a packet of any content with the given first byte.
@@ -70,7 +70,7 @@ func TestFraming(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := start(t, Config{}, 0)
 			defer s.stop()
-			s.wire.feed(pieces...)
+			s.cable.feed(pieces...)
 			synctest.Wait()
 			wantPackets(t, name, s.owner.got(), want)
 			if in, _ := s.Bytes(); in != uint64(len(joined)) {
@@ -92,7 +92,7 @@ func TestReadPacket(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newStation(t, Config{})
 			defer s.stop()
-			s.wire.feed(joined[:i], joined[i:])
+			s.cable.feed(joined[:i], joined[i:])
 			h, body, err := s.ReadPacket()
 			if err != nil || !slices.Equal([]received{{h, string(body)}}, want[:1]) {
 				t.Fatalf("cut at %d: %v, error %v", i, h, err)
@@ -117,8 +117,8 @@ func TestReadPacketErrors(t *testing.T) {
 		"as large as it may": {Config{MaximumPacketSize: 5}, []byte{0x20, 3, 0, 0, 0}, func(err error) bool { return err == nil }},
 	} {
 		s := newStation(t, c.config)
-		s.wire.feed(c.bytes)
-		s.wire.hangUp()
+		s.cable.feed(c.bytes)
+		s.cable.hangUp()
 		if _, _, err := s.ReadPacket(); !c.want(err) {
 			t.Errorf("%s: error %v", name, err)
 		}
@@ -130,174 +130,6 @@ func isBroken(code codec.ReasonCode) func(error) bool {
 		var broken *codec.Error
 		return errors.As(err, &broken) && broken.Code == code
 	}
-}
-
-// Whatever the sizes of packets and reads are: every packet comes whole.
-func TestRandomStreams(t *testing.T) {
-	sizes := map[string]func(rng *rand.Rand) int{
-		"small":  func(rng *rand.Rand) int { return rng.IntN(50) },
-		"medium": func(rng *rand.Rand) int { return rng.IntN(2 * smallBuffer) },
-		"large":  func(rng *rand.Rand) int { return rng.IntN(3 * largeBuffer) },
-		"mixed":  func(rng *rand.Rand) int { return rng.IntN(2 << rng.IntN(18)) },
-	}
-	for packetSizes, packetSize := range sizes {
-		for readSizes, readSize := range sizes {
-			t.Run(packetSizes+" packets, "+readSizes+" reads", func(t *testing.T) {
-				rng := rand.New(rand.NewPCG(7, 8))
-				var packets [][]byte
-				for total := 0; total < 1<<19; total += 1000 + len(packets[len(packets)-1]) {
-					packets = append(packets, packet(0x30, packetSize(rng)))
-				}
-				joined, want := stream(packets...)
-				s := newStation(t, Config{})
-				s.wire.feed(chunks(joined, func() int { return readSize(rng) })...)
-				for i, w := range want {
-					h, body, err := s.ReadPacket()
-					if err != nil || h != w.header || string(body) != w.body {
-						t.Fatalf("packet %d of %d bytes: header %v, %d bytes, error %v", i, len(w.body), h, len(body), err)
-					}
-				}
-				s.wire.hangUp()
-				if _, _, err := s.ReadPacket(); !errors.Is(err, ErrServerClosed) || len(s.in.unread()) > 0 {
-					t.Errorf("at the end: error %v, %d bytes left", err, len(s.in.unread()))
-				}
-			})
-		}
-	}
-}
-
-// A read buffer loses nothing, always has room, and is never more than twice as large as what came needs.
-func TestReadBuffer(t *testing.T) {
-	rng := rand.New(rand.NewPCG(9, 10))
-	var b readBuffer
-	var want []byte // what should be unread
-	most := 0       // the length of want at its longest, since it was last empty
-	for i := range 20_000 {
-		need := 0
-		if len(want) >= 5 { // then the header is known, and the packet has not come completely
-			need = len(want) + 1 + rng.IntN(1<<rng.IntN(22))
-		}
-		if pending := len(want); rng.IntN(4) > 0 {
-			space := b.space(need)
-			if len(space) == 0 {
-				t.Fatalf("step %d: no room with %d bytes unread", i, pending)
-			}
-			if pending == 0 {
-				most = 0
-			}
-			most = max(most, pending)
-			if len(b.data) > max(largeBuffer, 2*most) {
-				t.Fatalf("step %d: %d bytes of memory for %d", i, len(b.data), pending)
-			}
-			n := 1 + rng.IntN(min(len(space), 1<<rng.IntN(18)))
-			for j := range n {
-				space[j] = byte(rng.Uint32())
-			}
-			b.took(n, len(space))
-			want = append(want, space[:n]...)
-		}
-		if !bytes.Equal(b.unread(), want) {
-			t.Fatalf("step %d: what is unread has changed", i)
-		}
-		n := rng.IntN(len(want) + 1)
-		if rng.IntN(3) == 0 {
-			n = len(want)
-		}
-		if rng.IntN(3) > 0 && len(want) < 1<<20 {
-			n = 0
-		}
-		b.from += n
-		want = want[n:]
-	}
-}
-
-// Nothing is allocated on the word of a length field: five bytes that announce 256 MiB cost no more than others.
-func TestLengthFieldThatLies(t *testing.T) {
-	s := newStation(t, Config{})
-	header := []byte{0x30, 0xFF, 0xFF, 0xFF, 0x7F}
-	feedAll := func(pieces ...[]byte) {
-		s.wire.feed(pieces...)
-		for range pieces {
-			if _, _, ok, err := s.next(); ok || err != nil {
-				t.Fatalf("a packet of 256 MiB is complete: %v, %v", ok, err)
-			}
-			if err := s.fill(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	allocated := func() uint64 {
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.TotalAlloc
-	}
-	before := allocated()
-	feedAll(header, make([]byte, 10))
-	if n := len(s.in.data); n != smallBuffer {
-		t.Errorf("15 bytes are kept in %d", n)
-	}
-	if n := allocated() - before; n > 2*largeBuffer {
-		t.Errorf("15 bytes made the link allocate %d", n)
-	}
-	feedAll(chunks(make([]byte, 1<<20), func() int { return 10_000 })...)
-	if n := len(s.in.data); n > 2<<20+smallBuffer {
-		t.Errorf("a mebibyte is kept in %d bytes", n)
-	}
-	if s.need != len(header)+codec.MaxRemainingLength {
-		t.Errorf("the link waits for %d bytes", s.need)
-	}
-}
-
-// A large packet that comes in many small pieces must not be copied for each of them.
-func TestLargePacketIsNotCopiedForEachRead(t *testing.T) {
-	var b readBuffer
-	moves := 0
-	var last *byte
-	const need = 8 << 20
-	for read := 0; read < need; read += 1000 {
-		space := b.space(need)
-		if first := &b.data[0]; first != last {
-			last = first
-			moves++
-		}
-		if b.from != 0 {
-			t.Fatal("the packet does not begin at the front")
-		}
-		n := min(1000, len(space))
-		b.took(n, len(space))
-	}
-	if moves > 12 {
-		t.Errorf("%d buffers for one packet", moves)
-	}
-}
-
-func TestReadBufferAdapts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := start(t, Config{}, 0)
-		defer s.stop()
-		size := func() int {
-			synctest.Wait()
-			return len(s.in.data)
-		}
-		wantSize := func(what string, want int) {
-			t.Helper()
-			if got := size(); got != want {
-				t.Errorf("%s: a buffer of %d bytes, want %d", what, got, want)
-			}
-		}
-		wantSize("at first", smallBuffer)
-		s.wire.feed(packet(0x30, 100))
-		wantSize("after a small read", smallBuffer)
-		burst := bytes.Repeat(packet(0x30, 100), 100)
-		s.wire.feed(burst)
-		wantSize("in a burst", largeBuffer)
-		s.wire.feed(packet(0x30, 100))
-		wantSize("after the burst", smallBuffer)
-		s.wire.feed(packet(0x30, 10*largeBuffer))
-		wantSize("after a very large packet", smallBuffer)
-		s.wire.feed(packet(0x40, 2))
-		wantSize("after everything", smallBuffer)
-	})
 }
 
 func TestMaximumPacketSize(t *testing.T) {
@@ -320,13 +152,13 @@ func TestMaximumPacketSize(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := start(t, Config{Version: c.v, MaximumPacketSize: 100}, 0)
 				defer s.stop()
-				s.wire.feed(packet(c.first, c.length)[:5])
+				s.cable.feed(packet(c.first, c.length)[:5])
 				synctest.Wait()
 				if ended := s.ended(); ended != c.end {
 					t.Errorf("after the header: ended %v, want %v", ended, c.end)
 				}
 				if !c.end {
-					s.wire.feed(packet(c.first, c.length)[5:])
+					s.cable.feed(packet(c.first, c.length)[5:])
 					synctest.Wait()
 					if too := len(s.owner.oversized) == 1; too != c.too || len(s.owner.got()) == 1 == c.too {
 						t.Errorf("too large %v, want %v", too, c.too)
@@ -358,18 +190,21 @@ func TestOversizedIsSkipped(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					s := start(t, Config{Version: codec.V311, MaximumPacketSize: 100}, 0)
 					defer s.stop()
-					s.wire.feed(chunks(joined, cut)...)
+					s.cable.feed(chunks(joined, cut)...)
 					synctest.Wait()
 					wantPackets(t, "the others", s.owner.got(), want)
 					checkOversized(t, s.owner.oversized, large)
-					if len(s.in.data) > largeBuffer+oversizedStart {
-						t.Errorf("a buffer of %d bytes for what is thrown away", len(s.in.data))
+					if s.in.Held() > 64<<10+truncated {
+						t.Errorf("a buffer of %d bytes for what is thrown away", s.in.Held())
 					}
 				})
 			})
 		}
 	}
 }
+
+// truncated is how much of the body of a PUBLISH that is too large is shown.
+const truncated = 2 + 65_535 + 2
 
 func checkOversized(t *testing.T, got []received, large []byte) {
 	t.Helper()
@@ -378,7 +213,7 @@ func checkOversized(t *testing.T, got []received, large []byte) {
 	}
 	for _, r := range got {
 		body := large[len(large)-r.header.Length:]
-		if r.body != string(body[:min(len(body), oversizedStart)]) || r.header.Flags != 2 {
+		if r.body != string(body[:min(len(body), truncated)]) || r.header.Flags != 2 {
 			t.Errorf("the handler sees header %v and %d other bytes", r.header, len(r.body))
 		}
 	}
@@ -406,12 +241,12 @@ func TestBrokenPacketIsRefused(t *testing.T) {
 			s.send(somePacket)
 			synctest.Wait()
 			s.owner.onPacket = func(codec.Header, []byte) error { return c.err }
-			s.wire.feed(c.bytes, packet(0x30, 10), packet(0x30, 10))
-			time.Sleep(Farewell / 2)
+			s.cable.feed(c.bytes, packet(0x30, 10), packet(0x30, 10))
+			time.Sleep(wire.Farewell / 2)
 			s.send(somePacket) // nothing may follow the last packet
 			cause := s.Wait()
 			var got []byte
-			for _, w := range s.wire.written() {
+			for _, w := range s.cable.written() {
 				got = append(got, w.bytes...)
 			}
 			if string(got) != c.want {
@@ -433,8 +268,8 @@ func TestBrokenPacketIsRefused(t *testing.T) {
 func TestServerThatCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, Config{}, time.Minute)
-		s.wire.feed(packet(0x30, 10), []byte{0x30, 5, 0})
-		s.wire.hangUp()
+		s.cable.feed(packet(0x30, 10), []byte{0x30, 5, 0})
+		s.cable.hangUp()
 		if err := s.Wait(); !errors.Is(err, ErrServerClosed) {
 			t.Errorf("the link ends with %v", err)
 		}
@@ -449,7 +284,7 @@ func TestBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, Config{}, 0)
 		defer s.stop()
-		s.wire.feed(bytes.Repeat(packet(0x40, 2), 10*batch))
+		s.cable.feed(bytes.Repeat(packet(0x40, 2), 10*batch))
 		synctest.Wait()
 		if n := len(s.owner.got()); n != 10*batch {
 			t.Errorf("%d packets", n)

@@ -6,12 +6,13 @@ import (
 	"os"
 	"runtime"
 	"time"
+
+	"github.com/petrel-mqtt/mqtt/internal/wire"
 )
 
 // Write writes b, before Start.
 func (l *Link) Write(b []byte) error {
-	l.traceOut(b)
-	return l.writeAll(b)
+	return l.writeAll(net.Buffers{b})
 }
 
 // write is the writer: it writes what was appended, and it sends a PINGREQ when one is due.
@@ -27,7 +28,7 @@ func (l *Link) write() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.releaseBuffers()
+	l.out.Release()
 }
 
 // awaitLastWord lets the reader get to a DISCONNECT that says why the server takes nothing any more: then that is the
@@ -39,7 +40,7 @@ func (l *Link) awaitLastWord(err error) {
 	patience := time.NewTimer(lastWord)
 	defer patience.Stop()
 	select {
-	case <-l.closing:
+	case <-l.end.closing:
 	case <-patience.C:
 	}
 }
@@ -56,7 +57,6 @@ func (l *Link) transmit() error {
 		// yield halves the time per message with many publishers, and costs a lone one nothing.
 		runtime.Gosched()
 		out, last := l.take()
-		l.traceOut(out)
 		if err := l.writeAll(out); err != nil {
 			return err
 		}
@@ -69,30 +69,30 @@ func (l *Link) transmit() error {
 // await waits until there is something to write.
 func (l *Link) await(timer *time.Timer) error {
 	select {
-	case <-l.closing:
+	case <-l.end.closing:
 		return net.ErrClosed
 	default:
 	}
-	if l.lastSent >= l.tickAt { // a writer that never rests sees to it in passing
+	if l.alive.lastSent >= l.alive.nextTick { // a writer that never rests sees to it in passing
 		if err := l.tick(); err != nil {
 			return err
 		}
 	}
 	select {
-	case <-l.kick:
+	case <-l.out.kick:
 		return nil
 	default:
 	}
 	for {
 		timer.Reset(l.rest())
 		select {
-		case <-l.kick:
+		case <-l.out.kick:
 			return nil
 		case <-timer.C:
 			if err := l.tick(); err != nil {
 				return err
 			}
-		case <-l.closing:
+		case <-l.end.closing:
 			return net.ErrClosed
 		}
 	}
@@ -105,71 +105,63 @@ func (l *Link) rest() time.Duration {
 	defer l.mu.Unlock()
 	l.wrote()
 	now := time.Since(l.began)
-	l.tickAt = l.nextTick(now)
-	wait := l.tickAt - now
-	if l.out != nil && len(l.out.bytes) > 0 || l.out == nil && l.spare == nil {
+	l.alive.nextTick = l.nextTick(now)
+	wait := l.alive.nextTick - now
+	if !l.out.Idle() {
 		return wait
 	}
-	if idle := now - l.lastSent; idle < bufferRest {
-		return min(wait, bufferRest-idle)
+	if idle := now - l.alive.lastSent; idle < wire.BufferRest {
+		return min(wait, wire.BufferRest-idle)
 	}
-	l.releaseBuffers()
+	l.out.Release()
 	return wait
 }
 
-func (l *Link) releaseBuffers() {
-	l.out.release()
-	l.spare.release()
-	l.out, l.spare = nil, nil
-}
-
-// take swaps the buffers.
-func (l *Link) take() (out []byte, last bool) {
+// take takes everything that waits.
+func (l *Link) take() (out net.Buffers, last bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wrote()
-	l.writing, l.underWay, l.written = true, l.written, nil
-	l.pingsTaken = len(l.pings)
-	l.out, l.spare = l.spare.emptied(), l.out
-	l.answers = 0
-	if l.taken != nil {
-		close(l.taken)
-		l.taken = nil
+	out, room := l.out.Take()
+	l.out.underWay, l.out.written = l.out.written, nil
+	l.alive.taken = len(l.alive.pings)
+	l.out.answers = 0
+	if l.out.taken != nil {
+		close(l.out.taken)
+		l.out.taken = nil
 	}
-	if l.full {
-		l.full = false
+	if room {
 		l.handler.Room()
 	}
-	if l.spare == nil {
-		return nil, l.last
-	}
-	return l.spare.bytes, l.last
+	return out, l.out.Finishing()
 }
 
-// writeAll writes b. It is the connection that gives up when not a single byte is accepted for too long, however long
-// the whole takes.
-func (l *Link) writeAll(b []byte) error {
-	if len(b) == 0 {
-		return nil
+// writeAll writes what was taken. It is the connection that gives up when not a single byte is accepted for too long,
+// however long the whole takes.
+func (l *Link) writeAll(out net.Buffers) error {
+	for _, b := range out {
+		l.traceOut(b)
+		n, err := l.conn.Write(b)
+		l.out.bytes.Add(uint64(n))
+		if n > 0 {
+			l.alive.lastSent = time.Since(l.began)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return ErrServerSilent
+		}
+		if err != nil {
+			return err
+		}
 	}
-	n, err := l.conn.Write(b)
-	l.bytesOut.Add(uint64(n))
-	if n > 0 {
-		l.lastSent = time.Since(l.began)
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return ErrServerSilent
-	}
-	return err
+	return nil
 }
 
-// closeWrite tells the server that no more will come. The reader goes on until the server has closed: closing while
-// bytes from the server are unread could destroy our last ones on their way.
+// closeWrite tells the server that no more will come. The reader goes on until the server has closed.
 // [MQTT-3.14.4-2] [MQTT311-3.14.4-1]
 func (l *Link) closeWrite() error {
-	conn, ok := l.conn.(interface{ CloseWrite() error })
-	if !ok {
+	err := wire.CloseWrite(l.conn)
+	if errors.Is(err, errors.ErrUnsupported) {
 		return ErrServerClosed
 	}
-	return conn.CloseWrite()
+	return err
 }

@@ -12,11 +12,12 @@ import (
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/wire"
 )
 
 // joined returns what the server got since the last call, and in how many writes.
 func (s *station) joined() (all []byte, writes int) {
-	w := s.wire.written()
+	w := s.cable.written()
 	for i := range w {
 		all = append(all, w[i].bytes...)
 	}
@@ -46,14 +47,14 @@ func TestWritesAreJoined(t *testing.T) {
 		s.send(packets...)
 		s.wantWritten("appended in one critical section", want, 1)
 
-		s.wire.limit(0)
+		s.cable.limit(0)
 		s.send(packets[0])
 		synctest.Wait()
 		for _, p := range packets[1:] {
 			s.send(p)
 			synctest.Wait()
 		}
-		s.wire.limit(unlimited)
+		s.cable.limit(unlimited)
 		s.wantWritten("appended during a write", want, 2)
 		if _, out := s.Bytes(); out != uint64(2*len(want)) {
 			t.Errorf("%d bytes were written, want %d", out, 2*len(want))
@@ -74,12 +75,12 @@ func TestNoWakeUpIsLost(t *testing.T) {
 	}
 	senders.Wait()
 	s.finish(io.EOF, somePacket)
-	s.wire.change(func() {
-		for !s.wire.halved {
-			s.wire.changed.Wait()
+	s.cable.change(func() {
+		for !s.cable.halved {
+			s.cable.changed.Wait()
 		}
 	})
-	s.wire.hangUp()
+	s.cable.hangUp()
 	if err := s.Wait(); err != io.EOF {
 		t.Errorf("the link ends with %v", err)
 	}
@@ -102,15 +103,15 @@ func TestCommitOfNothing(t *testing.T) {
 func TestWriteFails(t *testing.T) {
 	inBubble(t, "PROTOCOL 28 the server takes nothing", func(t *testing.T) {
 		s := start(t, Config{}, 0)
-		s.wire.limit(3)
+		s.cable.limit(3)
 		s.send(somePacket)
 		s.at(10 * time.Second)
-		s.wire.giveUp()
+		s.cable.giveUp()
 		s.wantEnd(ErrServerSilent, 10)
 	})
 	inBubble(t, "an error", func(t *testing.T) {
 		s := start(t, Config{}, 0)
-		s.wire.change(func() { s.wire.halved = true })
+		s.cable.change(func() { s.cable.halved = true })
 		s.send(somePacket)
 		began := time.Now()
 		if err := s.Wait(); !errors.Is(err, net.ErrClosed) || time.Since(began) != lastWord {
@@ -121,10 +122,10 @@ func TestWriteFails(t *testing.T) {
 		s := start(t, Config{}, 0)
 		why := errors.New("why")
 		s.owner.onPacket = func(codec.Header, []byte) error { return why }
-		s.wire.change(func() { s.wire.halved = true })
+		s.cable.change(func() { s.cable.halved = true })
 		s.send(somePacket)
 		s.at(lastWord / 2)
-		s.wire.feed(packet(0xE0, 1))
+		s.cable.feed(packet(0xE0, 1))
 		began := time.Now()
 		if err := s.Wait(); err != why || time.Since(began) != 0 {
 			t.Errorf("the link ends with %v after %v", err, time.Since(began))
@@ -151,10 +152,10 @@ func TestFull(t *testing.T) {
 				t.Error("full while the handler is told of room")
 			}
 		}
-		s.wire.limit(0)
+		s.cable.limit(0)
 		s.send(somePacket)
 		synctest.Wait() // the writer is at work with it
-		s.send(make([]byte, bufferBound-1))
+		s.send(make([]byte, wire.Bound-1))
 		if full() {
 			t.Error("PROTOCOL 2: full below the bound")
 		}
@@ -163,12 +164,12 @@ func TestFull(t *testing.T) {
 			t.Error("PROTOCOL 2: not full at the bound")
 		}
 		s.send(somePacket) // an acknowledgement is taken all the same
-		s.wire.limit(unlimited)
-		s.wantWritten("everything", append(append(bytes.Clone(somePacket), make([]byte, bufferBound)...), somePacket...), 2)
+		s.cable.limit(unlimited)
+		s.wantWritten("everything", append(append(bytes.Clone(somePacket), make([]byte, wire.Bound)...), somePacket...), 2)
 		if full() || rooms() != 1 {
 			t.Errorf("full %v, Room was called %d times, want once", full(), rooms())
 		}
-		s.send(make([]byte, 2*bufferBound))
+		s.send(make([]byte, 2*wire.Bound))
 		synctest.Wait()
 		if rooms() != 1 {
 			t.Error("Room is called although Full was not asked")
@@ -181,10 +182,10 @@ func TestFinish(t *testing.T) {
 	last := []byte{0xE0, 0}
 	inBubble(t, "flushes everything", func(t *testing.T) {
 		s := start(t, Config{}, 0)
-		s.wire.limit(0)
+		s.cable.limit(0)
 		s.send(somePacket)
 		synctest.Wait()
-		large := make([]byte, 3*bufferBound)
+		large := make([]byte, 3*wire.Bound)
 		s.send(large)
 		s.finish(cause, last)
 		s.finish(io.EOF, somePacket) // too late
@@ -196,17 +197,17 @@ func TestFinish(t *testing.T) {
 		if !finishing || !s.ended() {
 			t.Errorf("finishing %v, ended %v", finishing, s.ended())
 		}
-		s.wire.limit(unlimited)
+		s.cable.limit(unlimited)
 		s.wantWritten("everything", append(append(bytes.Clone(somePacket), large...), last...), 2)
-		if closed, halved := s.wire.ends(); closed || !halved {
+		if closed, halved := s.cable.ends(); closed || !halved {
 			t.Errorf("closed %v, half closed %v, want the latter", closed, halved)
 		}
 		s.send(somePacket)
-		s.wire.feed(somePacket) // is not delivered any more
-		s.wire.hangUp()
+		s.cable.feed(somePacket) // is not delivered any more
+		s.cable.hangUp()
 		s.wantEnd(cause, 0)
 		s.wantWritten("afterwards", nil, 0)
-		if closed, _ := s.wire.ends(); !closed {
+		if closed, _ := s.cable.ends(); !closed {
 			t.Error("the connection is open") // [MQTT-3.14.4-2]
 		}
 		if len(s.owner.packets) != 0 {
@@ -217,27 +218,27 @@ func TestFinish(t *testing.T) {
 		s := start(t, Config{}, 0)
 		s.every(time.Millisecond, func() {})
 		s.finish(cause, last)
-		s.wantWait(cause, Farewell)
+		s.wantWait(cause, wire.Farewell)
 		s.wantWritten("the last packet", last, 1)
 	})
 	inBubble(t, "PROTOCOL 29 the server takes nothing", func(t *testing.T) {
 		s := start(t, Config{}, 0)
-		s.wire.limit(0)
+		s.cable.limit(0)
 		s.finish(cause, last)
-		s.wantWait(cause, Farewell)
+		s.wantWait(cause, wire.Farewell)
 	})
 	inBubble(t, "the server sends on, and nonsense", func(t *testing.T) {
 		s := start(t, Config{Version: 4, MaximumPacketSize: 10}, 0)
-		s.wire.limit(0)
+		s.cable.limit(0)
 		s.send(somePacket)
 		synctest.Wait()
 		s.finish(cause, last)
-		s.wire.feed(packet(0x30, 100), packet(0x40, 3), []byte{0, 0}, somePacket)
-		time.Sleep(Farewell / 2)
-		s.wire.limit(unlimited)
+		s.cable.feed(packet(0x30, 100), packet(0x40, 3), []byte{0, 0}, somePacket)
+		time.Sleep(wire.Farewell / 2)
+		s.cable.limit(unlimited)
 		s.wantWritten("everything", append(bytes.Clone(somePacket), last...), 2)
-		s.wire.hangUp()
-		s.wantWait(cause, Farewell/2)
+		s.cable.hangUp()
+		s.wantWait(cause, wire.Farewell/2)
 		if len(s.owner.packets)+len(s.owner.oversized) != 0 {
 			t.Errorf("the handler gets %v and %v", s.owner.packets, s.owner.oversized)
 		}
@@ -247,15 +248,15 @@ func TestFinish(t *testing.T) {
 		synctest.Wait()
 		s.finish(cause, nil)
 		synctest.Wait()
-		if _, halved := s.wire.ends(); !halved {
+		if _, halved := s.cable.ends(); !halved {
 			t.Error("the connection is not half closed")
 		}
-		s.wire.hangUp()
+		s.cable.hangUp()
 		s.wantWait(cause, 0)
 	})
 	inBubble(t, "a connection that cannot be closed by half", func(t *testing.T) {
 		s := newStation(t, Config{})
-		s.Link.conn = struct{ net.Conn }{s.wire}
+		s.Link.conn = struct{ net.Conn }{s.cable}
 		s.Start(s.owner, 0)
 		s.finish(cause, last)
 		s.wantWait(cause, 0)
@@ -266,13 +267,13 @@ func TestFinish(t *testing.T) {
 		s.finish(cause, last)
 		s.Start(s.owner, time.Minute)
 		s.wantWritten("the last packet", last, 1)
-		s.wire.hangUp()
+		s.cable.hangUp()
 		s.wantWait(cause, 0)
 	})
 	inBubble(t, "without Start", func(t *testing.T) {
 		s := newStation(t, Config{})
 		s.finish(cause, last)
-		s.wantWait(cause, Farewell)
+		s.wantWait(cause, wire.Farewell)
 	})
 }
 
@@ -282,7 +283,7 @@ func (s *station) wantWait(cause error, after time.Duration) {
 	if err := s.Wait(); err != cause || time.Since(s.began) != after {
 		s.t.Errorf("after %v the link ends with %v, want %v after %v", time.Since(s.began), err, cause, after)
 	}
-	if closed, _ := s.wire.ends(); !closed {
+	if closed, _ := s.cable.ends(); !closed {
 		s.t.Error("the connection is open")
 	}
 }
@@ -304,7 +305,7 @@ func TestClose(t *testing.T) {
 	})
 	inBubble(t, "during a write", func(t *testing.T) {
 		s := start(t, Config{}, time.Minute)
-		s.wire.limit(0)
+		s.cable.limit(0)
 		s.send(somePacket)
 		synctest.Wait()
 		s.Close(cause)
@@ -325,7 +326,7 @@ func TestClose(t *testing.T) {
 	})
 	inBubble(t, "after Finish", func(t *testing.T) {
 		s := start(t, Config{}, time.Minute)
-		s.wire.limit(0)
+		s.cable.limit(0)
 		s.finish(cause, somePacket)
 		s.Close(io.EOF)
 		s.wantWait(cause, 0)
@@ -347,12 +348,12 @@ func TestClose(t *testing.T) {
 func TestNothingIsWrittenAfterClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, Config{}, 0)
-		s.wire.limit(0)
+		s.cable.limit(0)
 		s.send(somePacket)
 		synctest.Wait()
 		s.send(pingreq)
 		s.Close(io.EOF)
-		s.wire.limit(unlimited)
+		s.cable.limit(unlimited)
 		s.wantWritten("what was under way", somePacket, 1)
 		s.stop()
 	})
@@ -378,9 +379,9 @@ func TestEndsAtAnyMoment(t *testing.T) {
 					s.finish(cause, somePacket)
 					s.Close(cause)
 				case 2:
-					s.wire.feed(packet(0x30, 3000), pingresp)
+					s.cable.feed(packet(0x30, 3000), pingresp)
 				case 3:
-					s.wire.hangUp()
+					s.cable.hangUp()
 				}
 			})
 		}
@@ -389,7 +390,7 @@ func TestEndsAtAnyMoment(t *testing.T) {
 			t.Errorf("the link ends with %v", cause)
 		}
 		callers.Wait()
-		if closed, _ := s.wire.ends(); !closed {
+		if closed, _ := s.cable.ends(); !closed {
 			t.Error("the connection is open")
 		}
 	}
@@ -406,28 +407,17 @@ func TestIdleLinkHoldsNoWriteBuffers(t *testing.T) {
 			synctest.Wait()
 		}
 		s.owner.mu.Lock()
-		kept := s.out != nil && s.spare != nil
+		kept := s.out.Idle()
 		s.owner.mu.Unlock()
 		if !kept {
 			t.Error("a busy link has given its write buffers back")
 		}
-		time.Sleep(bufferRest) // virtual
+		time.Sleep(wire.BufferRest) // virtual
 		synctest.Wait()
-		if s.out != nil || s.spare != nil {
+		if s.out.Idle() {
 			t.Error("an idle link holds a write buffer")
 		}
 	})
-}
-
-func TestVeryLargeWriteBufferIsForgotten(t *testing.T) {
-	b := &writeBuffer{bytes: make([]byte, 10, 2*bufferBound)}
-	if e := b.emptied(); e != b || len(e.bytes) != 0 {
-		t.Errorf("a buffer at the bound becomes %v", e)
-	}
-	b = &writeBuffer{bytes: make([]byte, 10, 2*bufferBound+1)}
-	if b.emptied() != nil || (*writeBuffer)(nil).emptied() != nil {
-		t.Error("a very large buffer is kept")
-	}
 }
 
 func TestWriteBeforeStart(t *testing.T) {
@@ -437,8 +427,8 @@ func TestWriteBeforeStart(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.wantWritten("the handshake", somePacket, 1)
-		s.wire.limit(0)
-		s.wire.giveUp()
+		s.cable.limit(0)
+		s.cable.giveUp()
 		if err := s.Write(somePacket); err != ErrServerSilent {
 			t.Errorf("error %v from a server that takes nothing", err)
 		}
@@ -450,14 +440,15 @@ func TestWriteBeforeStart(t *testing.T) {
 func TestTrafficDoesNotAllocate(t *testing.T) {
 	s := newStation(t, Config{})
 	s.handler = silent{}
-	traffic := bytes.Repeat(packet(0x40, 2), 90) // within a small buffer
+	source := &sink{brings: bytes.Repeat(packet(0x40, 2), 90), closed: make(chan struct{})} // within a small buffer
 	n := testing.AllocsPerRun(200, func() {
 		s.send(somePacket)
-		if out, _ := s.take(); len(out) != len(somePacket) {
+		if out, _ := s.take(); len(out) != 1 || len(out[0]) != len(somePacket) {
 			t.Fatal("nothing is written")
 		}
-		copy(s.in.space(s.need), traffic)
-		s.in.took(len(traffic), len(s.in.space(s.need)))
+		if _, err := s.in.Fill(source); err != nil {
+			t.Fatal(err)
+		}
 		if more, err := s.dispatch(); !more || err != nil {
 			t.Fatal(more, err)
 		}
@@ -493,7 +484,7 @@ func TestWritten(t *testing.T) {
 		if !is(written()) {
 			t.Error("a new link has something to write")
 		}
-		s.wire.limit(0)
+		s.cable.limit(0)
 		s.send(somePacket)
 		synctest.Wait()
 		first := written()
@@ -502,17 +493,17 @@ func TestWritten(t *testing.T) {
 		if is(first) || is(second) {
 			t.Error("the server has taken nothing yet")
 		}
-		s.wire.take(len(somePacket))
+		s.cable.take(len(somePacket))
 		synctest.Wait()
 		s.send(somePacket)
 		if !is(first) || is(second) {
 			t.Errorf("of two packets the server has taken one: %v, %v", is(first), is(second))
 		}
-		s.wire.take(len(somePacket))
+		s.cable.take(len(somePacket))
 		if !is(second) {
 			t.Error("the second packet is written, and a third one waits")
 		}
-		s.wire.limit(unlimited)
+		s.cable.limit(unlimited)
 		if !is(written()) {
 			t.Error("everything is written")
 		}

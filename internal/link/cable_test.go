@@ -23,9 +23,9 @@ var (
 	pingresp = []byte{0xD0, 0}
 )
 
-// wire is a connection in memory whose other end is the test: it says what each Read brings and how much each Write
+// cable is a connection in memory whose other end is the test: it says what each Read brings and how much each Write
 // gets rid of. Its waits are durable in the sense of testing/synctest.
-type wire struct {
+type cable struct {
 	mu       sync.Mutex
 	changed  *sync.Cond
 	incoming [][]byte // one for each Read
@@ -41,14 +41,14 @@ type wire struct {
 
 const unlimited = 1 << 30
 
-func newWire() *wire {
-	w := &wire{room: unlimited}
+func newCable() *cable {
+	w := &cable{room: unlimited}
 	w.changed = sync.NewCond(&w.mu)
 	return w
 }
 
 // change does f and lets those who wait look again.
-func (w *wire) change(f func()) {
+func (w *cable) change(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f()
@@ -56,24 +56,24 @@ func (w *wire) change(f func()) {
 }
 
 // feed lets each Read bring one of the chunks.
-func (w *wire) feed(chunks ...[]byte) {
+func (w *cable) feed(chunks ...[]byte) {
 	w.change(func() { w.incoming = append(w.incoming, chunks...) })
 }
 
 // hangUp closes the server's end.
-func (w *wire) hangUp() { w.change(func() { w.eof = true }) }
+func (w *cable) hangUp() { w.change(func() { w.eof = true }) }
 
 // limit lets the server take n bytes from now on.
-func (w *wire) limit(n int) { w.change(func() { w.room = n }) }
+func (w *cable) limit(n int) { w.change(func() { w.room = n }) }
 
 // take lets the server take n more bytes.
-func (w *wire) take(n int) { w.change(func() { w.room += n }) }
+func (w *cable) take(n int) { w.change(func() { w.room += n }) }
 
 // answer says whether PINGREQs are answered from now on.
-func (w *wire) answer(pings bool) { w.change(func() { w.answers = pings }) }
+func (w *cable) answer(pings bool) { w.change(func() { w.answers = pings }) }
 
 // written returns the writes since the last call.
-func (w *wire) written() []write {
+func (w *cable) written() []write {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	writes := w.writes
@@ -81,7 +81,7 @@ func (w *wire) written() []write {
 	return writes
 }
 
-func (w *wire) Read(b []byte) (int, error) {
+func (w *cable) Read(b []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for {
@@ -101,7 +101,7 @@ func (w *wire) Read(b []byte) (int, error) {
 	}
 }
 
-func (w *wire) Write(b []byte) (n int, err error) {
+func (w *cable) Write(b []byte) (n int, err error) {
 	if w.onWrite != nil {
 		w.onWrite()
 	}
@@ -129,26 +129,26 @@ func (w *wire) Write(b []byte) (n int, err error) {
 }
 
 // giveUp ends the Writes that wait for the server.
-func (w *wire) giveUp() { w.change(func() { w.gaveUp = true }) }
+func (w *cable) giveUp() { w.change(func() { w.gaveUp = true }) }
 
-func (w *wire) Close() error {
+func (w *cable) Close() error {
 	w.change(func() { w.closed = true })
 	return nil
 }
 
-func (w *wire) CloseWrite() error {
+func (w *cable) CloseWrite() error {
 	w.change(func() { w.halved = true })
 	return nil
 }
 
-func (w *wire) LocalAddr() net.Addr              { return nil }
-func (w *wire) RemoteAddr() net.Addr             { return nil }
-func (w *wire) SetDeadline(time.Time) error      { return nil }
-func (w *wire) SetReadDeadline(time.Time) error  { return nil }
-func (w *wire) SetWriteDeadline(time.Time) error { return nil }
+func (w *cable) LocalAddr() net.Addr              { return nil }
+func (w *cable) RemoteAddr() net.Addr             { return nil }
+func (w *cable) SetDeadline(time.Time) error      { return nil }
+func (w *cable) SetReadDeadline(time.Time) error  { return nil }
+func (w *cable) SetWriteDeadline(time.Time) error { return nil }
 
 // ends reports whether the link has closed the connection, and whether it has closed its direction.
-func (w *wire) ends() (closed, halved bool) {
+func (w *cable) ends() (closed, halved bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.closed, w.halved
@@ -218,19 +218,19 @@ const patience = 10 * time.Second
 type station struct {
 	*Link
 	t     *testing.T
-	wire  *wire
+	cable *cable
 	owner *owner
 	began time.Time
 }
 
 // newStation returns a link that has not been started.
 func newStation(t *testing.T, config Config) *station {
-	s := &station{t: t, wire: newWire(), owner: new(owner), began: time.Now()}
+	s := &station{t: t, cable: newCable(), owner: new(owner), began: time.Now()}
 	if config.Version == 0 {
 		config.Version = codec.V5
 	}
 	config.Patience = patience
-	s.Link = New(s.wire, &s.owner.mu, config)
+	s.Link = New(s.cable, &s.owner.mu, config)
 	return s
 }
 

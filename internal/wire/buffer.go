@@ -1,41 +1,65 @@
-package link
+package wire
 
 import (
+	"net"
 	"sync"
-	"time"
 )
 
-// Sizes of buffers, in bytes. A link reads into a small buffer until a read fills it, then into a large one, which it
-// gives back after a read that the small one could have taken: ten thousand idle connections hold no large buffers,
-// and a busy one reads in large pieces. A write buffer is held while something waits to be written, and a little longer.
+// Sizes of buffers, in bytes. A connection reads into a small buffer until a read fills it, then into a large one, which
+// it gives back after a read that the small one could have taken: ten thousand idle connections hold no large buffers,
+// and a busy one reads in large pieces.
 const (
 	smallBuffer = 384
 	largeBuffer = 64 << 10
-	// bufferBound is how many bytes may wait for the writer before Full says so. A larger bound gained nothing in
-	// measurements, a smaller one cost up to twice the time per message.
-	bufferBound = 1 << 20
-	// answerBound is how many bytes of answers to the server may wait, beyond bufferBound. A server that sends and does
-	// not read must not fill our memory: the reader then waits for the writer.
-	answerBound = 16 << 20
 )
 
-// bufferRest is how long write buffers are kept when nothing waits in them. What is given back to a pool goes with the
-// next collections, and a buffer that grows again and again costs more than the messages in it.
-const bufferRest = 100 * time.Millisecond
+// keptBuffer is the largest write buffer that is used again, in bytes. A larger one held a very large packet.
+const keptBuffer = 2 << 20
 
 var (
 	largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
 	writeBuffers = sync.Pool{New: func() any { return &writeBuffer{bytes: make([]byte, 0, 2<<10)} }}
 )
 
-type writeBuffer struct{ bytes []byte }
+// writeBuffer holds packets in the order in which they were appended: pieces, then bytes[cut:].
+type writeBuffer struct {
+	bytes  []byte      // copied
+	cut    int         // bytes[:cut] is in pieces
+	shared int         // bytes that pieces refer to outside of bytes
+	pieces net.Buffers // in turn from bytes and shared; empty as long as nothing is shared
+}
 
-// emptied returns the buffer with nothing in it, or nil if a very large packet has made it worth forgetting.
+func (b *writeBuffer) length() int { return len(b.bytes) + b.shared }
+
+// share appends a reference to p.
+func (b *writeBuffer) share(p []byte) {
+	b.closePiece()
+	b.pieces = append(b.pieces, p)
+	b.shared += len(p)
+}
+
+// closePiece moves what was copied since the last piece into a piece. When bytes grows later, the piece keeps the old
+// memory, which has the same content.
+func (b *writeBuffer) closePiece() {
+	if b.cut < len(b.bytes) {
+		b.pieces = append(b.pieces, b.bytes[b.cut:])
+		b.cut = len(b.bytes)
+	}
+}
+
+// all returns everything in the buffer.
+func (b *writeBuffer) all() net.Buffers {
+	b.closePiece()
+	return b.pieces
+}
+
+// emptied returns the buffer with nothing in it, or nil if it is not worth keeping.
 func (b *writeBuffer) emptied() *writeBuffer {
-	if b == nil || cap(b.bytes) > 2*bufferBound {
+	if b == nil || cap(b.bytes) > keptBuffer {
 		return nil
 	}
-	b.bytes = b.bytes[:0]
+	clear(b.pieces)
+	*b = writeBuffer{bytes: b.bytes[:0], pieces: b.pieces[:0]}
 	return b
 }
 
