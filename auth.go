@@ -160,7 +160,7 @@ func (c *config) authError(step string, err error) error {
 }
 
 // decodeAuth reads a server's AUTH: one that asks for more or, on a live connection, says success.
-func (c *client) decodeAuth(h codec.Header, body []byte, live bool) (p codec.Auth, err error) {
+func (c *core) decodeAuth(h codec.Header, body []byte, live bool) (p codec.Auth, err error) {
 	if err = p.Decode(h, body, c.version); err != nil {
 		return p, err
 	}
@@ -195,10 +195,20 @@ func (c *config) encodeAuth(p codec.Auth, most int) ([]byte, error) {
 	return short, nil
 }
 
-// authentication is the state of a client's re-authentications. Its fields do not change without the client's mutex.
+// authentication is the state of a client's re-authentications.
 type authentication struct {
+	*core
+	due *time.Timer // when the Authenticator wants to run again; nil: there is none
+
+	// Guarded by mu.
 	running *reauthentication // nil: none
-	due     *time.Timer       // when the Authenticator wants to run again; nil: there is none
+}
+
+func (a *authentication) init(c *core) {
+	a.core = c
+	if c.config.authenticator != nil {
+		a.due = time.NewTimer(never)
+	}
 }
 
 // reauthentication is an exchange on a live connection. It has a goroutine of its own, because the Authenticator may
@@ -209,13 +219,16 @@ type reauthentication struct {
 	cancel  context.CancelFunc
 	answers chan codec.Auth // from the reader; capacity 1
 	sent    bool            // something of it was; the goroutine's own
-	asked   bool            // the server has still to answer; mu
 	done    chan struct{}   // closed once the outcome is known
 	err     error           // the outcome, written before done is closed
 	gone    chan struct{}   // closed when the Authenticator has returned
+
+	// Guarded by mu.
+	asked bool // the server has still to answer
 }
 
-// settle tells the outcome to those who wait; the first one counts. mu is held.
+// settle tells the outcome to those who wait; the first one counts.
+// The caller holds mu.
 func (r *reauthentication) settle(err error) {
 	select {
 	case <-r.done:
@@ -227,7 +240,7 @@ func (r *reauthentication) settle(err error) {
 
 // Reauthenticate is documented with ClientV5.
 func (c clientV5) Reauthenticate(ctx context.Context) error {
-	r, err := c.reauthenticate()
+	r, err := c.auth.reauthenticate()
 	if err != nil {
 		return err
 	}
@@ -240,17 +253,17 @@ func (c clientV5) Reauthenticate(ctx context.Context) error {
 }
 
 // reauthenticate begins an exchange on the live connection, or joins the one under way.
-func (c *client) reauthenticate() (*reauthentication, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	l := c.live()
+func (a *authentication) reauthenticate() (*reauthentication, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l := a.live()
 	switch {
-	case c.config.authenticator == nil:
+	case a.config.authenticator == nil:
 		return nil, errors.New("mqtt: Reauthenticate: there is no Authenticator") // [MQTT-4.12.0-7]
 	case l == nil:
-		return nil, c.notConnected()
-	case c.auth.running != nil:
-		return c.auth.running, nil
+		return nil, a.notConnected()
+	case a.running != nil:
+		return a.running, nil
 	}
 	r := &reauthentication{
 		link:    l,
@@ -258,67 +271,67 @@ func (c *client) reauthenticate() (*reauthentication, error) {
 		done:    make(chan struct{}),
 		gone:    make(chan struct{}),
 	}
-	r.ctx, r.cancel = context.WithTimeout(c.ctx, c.config.connectTimeout)
-	c.auth.running = r
-	c.goroutines.Go(func() { c.runReauthentication(r) })
+	r.ctx, r.cancel = context.WithTimeout(a.ctx, a.config.connectTimeout)
+	a.running = r
+	a.goroutines.Go(func() { a.runReauthentication(r) })
 	return r, nil
 }
 
 // runReauthentication is the goroutine of an exchange.
-func (c *client) runReauthentication(r *reauthentication) {
+func (a *authentication) runReauthentication(r *reauthentication) {
 	defer r.cancel()
-	err := c.exchange(r)
-	stands := (err == nil || !r.sent) && c.current() == r.link
+	err := a.exchange(r)
+	stands := (err == nil || !r.sent) && a.current() == r.link
 	var again time.Duration
 	if stands {
-		again = c.config.renewAfter()
+		again = a.config.renewAfter()
 	}
 	if stands && err != nil {
-		c.config.logger.Warn("mqtt: no re-authentication", "because", err)
+		a.config.logger.Warn("mqtt: no re-authentication", "because", err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err != nil && c.ctx.Err() != nil {
-		err = c.config.authError("", ErrClosed)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err != nil && a.ctx.Err() != nil {
+		err = a.config.authError("", ErrClosed)
 	}
 	r.settle(err)
-	switch l := c.live(); {
-	case l == nil || c.ctx.Err() != nil: // there is nothing to end, or somebody else does
+	switch l := a.live(); {
+	case l == nil || a.ctx.Err() != nil: // there is nothing to end, or somebody else does
 	case stands:
-		c.auth.due.Reset(again)
+		a.due.Reset(again)
 	default:
-		c.refuseServer(l, err)
+		a.refuseServer(l, err)
 	}
-	c.auth.running = nil
+	a.running = nil
 	close(r.gone)
 }
 
 // exchange runs an exchange to its end.
-func (c *client) exchange(r *reauthentication) error {
-	p, err := c.config.startAuth(r.ctx)
+func (a *authentication) exchange(r *reauthentication) error {
+	p, err := a.config.startAuth(r.ctx)
 	for err == nil {
-		if err = c.sendAuth(r, p); err != nil {
+		if err = a.sendAuth(r, p); err != nil {
 			return err
 		}
 		select {
 		case p = <-r.answers:
 		case <-r.ctx.Done():
-			return c.config.authError("", fmt.Errorf("no answer from the server: %w", r.ctx.Err()))
+			return a.config.authError("", fmt.Errorf("no answer from the server: %w", r.ctx.Err()))
 		}
 		if p.Code == codec.Success {
-			return c.config.finishAuth(r.ctx, p.Data, p.ReasonString, p.UserProperties)
+			return a.config.finishAuth(r.ctx, p.Data, p.ReasonString, p.UserProperties)
 		}
-		p, err = c.config.continueAuth(r.ctx, p)
+		p, err = a.config.continueAuth(r.ctx, p)
 	}
 	return err
 }
 
 // sendAuth sends a step, unless the connection has ended: then r's ctx ends soon.
-func (c *client) sendAuth(r *reauthentication, p codec.Auth) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	packet, err := c.config.encodeAuth(p, c.largest())
-	if err != nil || c.live() == nil {
+func (a *authentication) sendAuth(r *reauthentication, p codec.Auth) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	packet, err := a.config.encodeAuth(p, a.largest())
+	if err != nil || a.live() == nil {
 		return err
 	}
 	r.sent, r.asked = true, true
@@ -326,49 +339,51 @@ func (c *client) sendAuth(r *reauthentication, p codec.Auth) error {
 	return nil
 }
 
-// refuseServer ends a connection whose re-authentication has failed at our end [MQTT-4.12.1-2]; mu is held.
-func (c *client) refuseServer(l *link.Link, err error) {
-	packet, _ := (&codec.Disconnect{Code: codec.UnspecifiedError}).Append(nil, c.version) // nothing in it can be wrong
+// refuseServer ends a connection whose re-authentication has failed at our end [MQTT-4.12.1-2].
+// The caller holds mu.
+func (a *authentication) refuseServer(l *link.Link, err error) {
+	packet, _ := (&codec.Disconnect{Code: codec.UnspecifiedError}).Append(nil, a.version) // nothing in it can be wrong
 	l.Finish(&DisconnectError{Refusal: Refusal{Code: UnspecifiedError}, Err: err}, packet)
-	c.session.Leave()
+	a.session.Leave()
 }
 
-// loseAuth ends the exchange on a connection that has ended; mu is held.
-func (c *client) loseAuth(err error) {
-	if r := c.auth.running; r != nil {
+// loseAuth ends the exchange on a connection that has ended.
+// The caller holds mu.
+func (a *authentication) loseAuth(err error) {
+	if r := a.running; r != nil {
 		if errors.Is(err, ErrClosed) {
 			err = ErrClosed
 		}
-		r.settle(c.config.authError("", err))
+		r.settle(a.config.authError("", err))
 		r.cancel()
 	}
 }
 
 // awaitAuth waits until the Authenticator has returned from a connection that has ended.
-func (c *client) awaitAuth() {
-	c.mu.Lock()
-	r := c.auth.running
-	c.mu.Unlock()
+func (a *authentication) awaitAuth() {
+	a.mu.Lock()
+	r := a.running
+	a.mu.Unlock()
 	if r != nil {
 		<-r.gone
 	}
 }
 
 // scheduleRenewal asks, after the exchange of a connect, when the Authenticator wants to run again.
-func (c *client) scheduleRenewal() {
-	if c.auth.due != nil {
-		c.auth.due.Reset(c.config.renewAfter())
+func (a *authentication) scheduleRenewal() {
+	if a.due != nil {
+		a.due.Reset(a.config.renewAfter())
 	}
 }
 
 // renewalDue returns the channel that says so.
-func (c *client) renewalDue() <-chan time.Time {
-	if c.auth.due == nil {
+func (a *authentication) renewalDue() <-chan time.Time {
+	if a.due == nil {
 		return nil
 	}
-	return c.auth.due.C
+	return a.due.C
 }
 
 // renew begins a re-authentication because the Authenticator wants it. Without a connection there will be another one,
 // with an exchange of its own.
-func (c *client) renew() { _, _ = c.reauthenticate() }
+func (a *authentication) renew() { _, _ = a.reauthenticate() }

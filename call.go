@@ -7,8 +7,9 @@ import (
 	"slices"
 )
 
-// request is one SUBSCRIBE or UNSUBSCRIBE that waits for its answer. The client's mutex guards it.
+// request is one SUBSCRIBE or UNSUBSCRIBE that waits for its answer.
 type request struct {
+	// Guarded by mu.
 	call    *call // nil: nobody waits
 	filters []string
 	user    UserProperties // of an UNSUBSCRIBE
@@ -18,15 +19,17 @@ type request struct {
 	again   int // how often it was sent again
 }
 
-// call is a Subscribe or Unsubscribe that waits for the answers to its requests. The client's mutex guards it.
+// call is a Subscribe or Unsubscribe that waits for the answers to its requests.
 type call struct {
-	sub      *Subscription // of a Subscribe
-	pending  int           // requests without an answer
-	rest     []*route      // of a Subscribe, which are to be sent when answers have come
+	sub  *Subscription // of a Subscribe
+	done chan struct{} // closed when pending is 0, or with err
+	err  error         // does not change any more when done is closed
+
+	// Guarded by mu.
+	pending  int      // requests without an answer
+	rest     []*route // of a Subscribe, which are to be sent when answers have come
 	failures []FilterError
 	user     UserProperties // of the answers
-	err      error
-	done     chan struct{} // closed when pending is 0, or with err
 }
 
 func newCall(s *Subscription) *call { return &call{sub: s, done: make(chan struct{})} }
@@ -63,6 +66,7 @@ func (k *call) waiting() bool {
 
 // answered notes the answer to one request of the call, and the user properties that it came with; nobody waits if k is
 // nil.
+// The caller holds mu.
 func (k *call) answered(user UserProperties) {
 	if k == nil {
 		return
@@ -96,15 +100,15 @@ func inPackets[T any](list []T, most int, send func([]T) error) error {
 	return nil
 }
 
-// sendRequest appends the packet that encode makes, with an identifier of its own, and keeps r until the answer; mu is
-// held.
-func (c *client) sendRequest(r *request, encode func(b []byte, id uint16) ([]byte, error)) error {
+// sendRequest appends the packet that encode makes, with an identifier of its own, and keeps r until the answer.
+// The caller holds mu.
+func (in *inbox) sendRequest(r *request, encode func(b []byte, id uint16) ([]byte, error)) error {
 	r.encode = encode
-	l := c.live()
+	l := in.live()
 	if l == nil {
-		return c.notConnected()
+		return in.notConnected()
 	}
-	id, err := c.session.Request(r)
+	id, err := in.session.Request(r)
 	if err != nil {
 		return &notSent{err}
 	}
@@ -112,10 +116,10 @@ func (c *client) sendRequest(r *request, encode func(b []byte, id uint16) ([]byt
 	packet, err := encode(b, id)
 	switch {
 	case err != nil:
-		c.session.Answer(id)
+		in.session.Answer(id)
 		return &notSent{fmt.Errorf("mqtt: %w", err)}
-	case c.tooLarge(len(packet) - len(b)):
-		c.session.Answer(id)
+	case in.tooLarge(len(packet) - len(b)):
+		in.session.Answer(id)
 		return &notSent{fmt.Errorf("mqtt: filters %q: %w", r.filters, PacketTooLarge)}
 	}
 	l.Commit(packet)

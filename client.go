@@ -4,13 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
-	"github.com/petrel-mqtt/mqtt/internal/fifo"
-	"github.com/petrel-mqtt/mqtt/internal/link"
-	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
 // Lifecycle is what every client has, whatever its version. Methods may be added to this interface and to those below:
@@ -196,76 +192,28 @@ type Stats struct {
 	HeldFor time.Duration
 }
 
-// client is a client of either version.
+// client is a client of either version: the core, and the parts that own the rest of its state. One mutex, the core's,
+// guards them all.
 type client struct {
-	config  *config
-	version codec.Version
-	began   time.Time // what Expires of a message counts from
-
-	ctx        context.Context // ends when the client is to end
-	cancel     context.CancelFunc
-	goroutines sync.WaitGroup // the supervisor, and senders of subscriptions
-	done       chan struct{}  // closed with the client's end
-	attention  chan struct{}  // capacity 1: full when reconnecting or looking is new to the supervisor
-
-	// waiters has the Deliveries that Publish waits with. It is not shared with other clients: a channel that was made
-	// in a testing/synctest bubble must not be used outside.
-	waiters sync.Pool
-
-	// mu guards the fields below and those of session, link and subscriptions that say so. It is never held over I/O,
-	// over a send that can block, or over the application's code.
-	mu         sync.Mutex
-	state      State            // of the connection
-	shown      State            // that StateChanged was last told
-	draining   bool             // Disconnect was called
-	looking    bool             // the supervisor looks for stalls, or is about to
-	unanswered bool             // a CONNECT since the session began got no CONNACK: the server may have begun one that we know nothing of
-	answer     codec.ReasonCode // of the latest CONNACK
-
-	err      error // why the client ended
-	session  *session.Session
-	link     *link.Link // nil: not connected
-	connAck  ConnAck
-	router   router
-	stats    Stats
-	room     waitlist      // publishes at QoS 0 that wait for room in the write buffer
-	queue    waitlist      // publishes at QoS 1 and 2 that wait for room in the queue
-	drained  chan struct{} // closed when nothing is queued or in flight; nil: nobody waits for that
-	subs     map[*Subscription]struct{}
-	farewell *codec.Disconnect // what the last DISCONNECT says; nil: nothing in particular
-
-	sessions     int           // how many have begun
-	up           chan struct{} // closed while connected, and when the client has ended
-	reconnecting *reconnecting // Reconnects that wait for an attempt; nil: none
-	waiting      int           // bytes of memory in the subscriptions' lines
-	stalls       [2]stall      // of PUBACKs and of PUBRECs
-	parking      parkingLot
-	unclaimed    errands    // calls with messages that nobody subscribed to
-	notices      errands    // calls of the logger and of hooks
-	unsubscribes []*request // UNSUBSCRIBEs to be sent, or sent again, at the next connect
-	subscribing  fifo.Queue[subscribing]
-	born         uint64 // counts subscriptions
-	requests     requests
-	auth         authentication
+	core
+	notices  notices
+	outbox   outbox
+	inbox    inbox
+	attempts attempts
+	requests requests
+	auth     authentication
 }
 
 func newClient(ctx context.Context, cfg *config) (*client, error) {
-	c := &client{
-		config:    cfg,
-		version:   cfg.version,
-		began:     time.Now(),
-		done:      make(chan struct{}),
-		attention: make(chan struct{}, 1),
-		up:        make(chan struct{}),
-		session:   session.New(cfg.version, cfg.limits),
-		subs:      make(map[*Subscription]struct{}),
-		connAck:   cfg.connAck(&codec.Connack{}, cfg.clientID), // nothing is forbidden before a server forbids it
-	}
-	c.router.init(cfg.filterPrefixes)
-	if cfg.authenticator != nil {
-		c.auth.due = time.NewTimer(never)
-	}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c := new(client)
+	c.core.init(cfg)
+	c.connAck = cfg.connAck(&codec.Connack{}, cfg.clientID) // nothing is forbidden before a server forbids it
+	c.notices.init(&c.core)
+	c.outbox.core = &c.core
+	c.inbox.init(&c.core, &c.notices)
+	c.attempts.init(&c.core)
+	c.requests.init(c)
+	c.auth.init(&c.core)
 	s := &supervisor{client: c, servers: cfg.servers, down: time.Now()}
 	if cfg.inBackground {
 		c.goroutines.Go(s.run)
@@ -281,19 +229,15 @@ func newClient(ctx context.Context, cfg *config) (*client, error) {
 	return c, nil
 }
 
-func (c *client) State() State {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.visible()
-}
+func (c *client) State() State { return c.notices.current() }
 
-func (c *client) SessionPresent() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.connAck.SessionPresent
-}
+func (c *client) WaitConnected(ctx context.Context) error { return c.attempts.wait(ctx) }
 
-func (c *client) Done() <-chan struct{} { return c.done }
+func (c *client) Reconnect(ctx context.Context) error { return c.attempts.reconnect(ctx) }
+
+func (c *client) Unsubscribe(ctx context.Context, filters ...string) error {
+	return c.inbox.removeFilters(ctx, filters)
+}
 
 func (c *client) Stats() Stats {
 	c.mu.Lock()
@@ -307,8 +251,8 @@ func (c *client) Stats() Stats {
 	s.InFlight = c.session.InFlight()
 	s.Queued, s.QueueBytes = c.session.Queued()
 	s.Unacknowledged = c.session.Unacknowledged()
-	s.Parked = len(c.parking.waiting)
-	s.HeldBy, s.HeldFor = c.holdup()
+	s.Parked = len(c.inbox.parking.waiting)
+	s.HeldBy, s.HeldFor = c.inbox.holdup()
 	return s
 }
 
@@ -342,22 +286,22 @@ func (c *client) Close() error {
 // disconnect waits for what is in flight and closes.
 func (c *client) disconnect(ctx context.Context, farewell *codec.Disconnect) error {
 	c.mu.Lock()
-	if c.state == StateClosed {
+	if c.notices.state == StateClosed {
 		c.mu.Unlock()
 		c.goroutines.Wait()
 		return c.Err()
 	}
 	c.draining = true
-	c.moveTo(c.state)
-	c.farewell = farewell
-	if c.drained == nil {
-		c.drained = make(chan struct{})
+	c.notices.moveTo(c.notices.state)
+	c.attempts.farewell = farewell
+	if c.outbox.drained == nil {
+		c.outbox.drained = make(chan struct{})
 	}
-	drained := c.drained
-	c.room.wakeAll() // to be refused
-	c.queue.wakeAll()
+	drained := c.outbox.drained
+	c.outbox.room.wakeAll() // to be refused
+	c.outbox.queue.wakeAll()
 	c.requests.places.wakeAll()
-	c.checkDrained()
+	c.outbox.checkDrained()
 	c.mu.Unlock()
 
 	var err error

@@ -26,8 +26,8 @@ func (c *client) sayGoodbye(l *link.Link, final bool) {
 	cause := errReconnecting
 	if final {
 		cause = ErrClosed
-		if c.farewell != nil {
-			d = *c.farewell
+		if c.attempts.farewell != nil {
+			d = *c.attempts.farewell
 		}
 		if c.connAck.SessionExpiry > 0 && !c.config.keepsSession && d.SessionExpiry == nil {
 			d.SessionExpiry = new(uint32)
@@ -49,9 +49,9 @@ func (c *client) sayGoodbye(l *link.Link, final bool) {
 func (c *client) end(err error) {
 	c.mu.Lock()
 	c.err = err
-	c.moveTo(StateClosed)
+	c.notices.moveTo(StateClosed)
 	c.cancel() // after err is set, which lost relies on
-	c.noteUp()
+	c.attempts.noteUp()
 	sent, unsent := c.session.Discard()
 	var told []*Delivery
 	for i := range sent {
@@ -64,28 +64,19 @@ func (c *client) end(err error) {
 			told = d.settle(told, Success, &notSent{err})
 		}
 	}
-	for s := range c.subs {
+	for s := range c.inbox.subs {
 		s.end(err)
 	}
-	for _, q := range c.unsubscribes {
+	for _, q := range c.inbox.unsubscribes {
 		q.call.finish(err)
 	}
-	c.room.wakeAll()
-	c.queue.wakeAll()
+	c.outbox.room.wakeAll()
+	c.outbox.queue.wakeAll()
 	c.requests.places.wakeAll()
-	c.tellReconnects(err)
+	c.attempts.tellReconnects(err)
 	c.mu.Unlock()
 	wake(told)
 	close(c.done)
-}
-
-// noteUp lets go of those who wait for the connection, or for the client's end; mu is held.
-func (c *client) noteUp() {
-	select {
-	case <-c.up:
-	default:
-		close(c.up)
-	}
 }
 
 // lose ends the client's connection. What is in flight and queued stays; requests are noted, to be made again.
@@ -102,29 +93,30 @@ func (c *client) unlink(err error) (told []*Delivery) {
 		told = c.blame(err)
 	}
 	c.link = nil
-	c.loseAuth(err)
-	c.traceDisconnected(err)
-	c.moveTo(StateWaiting)
-	c.up = make(chan struct{})
+	c.auth.loseAuth(err)
+	c.notices.traceDisconnected(err)
+	c.notices.moveTo(StateWaiting)
+	c.attempts.up = make(chan struct{})
 	for _, owner := range c.session.Lost() {
-		c.noteCut(owner.(*request))
+		c.inbox.noteCut(owner.(*request))
 	}
 	if !c.config.withoutReconnect {
-		c.room.wakeAll() // to be told that there is no connection; else they learn in a moment why the client has ended
-		c.queue.wakeAll()
+		c.outbox.room.wakeAll() // to be told that there is no connection; else they learn in a moment why the client has ended
+		c.outbox.queue.wakeAll()
 	}
 	return told
 }
 
-// blame gives up the message over which the server seems to fail again and again; mu is held.
+// blame gives up the message over which the server seems to fail again and again.
+// The caller holds mu.
 func (c *client) blame(err error) (told []*Delivery) {
 	m, guilty := c.session.Blame(c.config.poisonLimit)
 	if !guilty {
 		return nil
 	}
-	c.log(slog.LevelError, "mqtt: a message was given up: connections are lost whenever it is sent again",
+	c.notices.log(slog.LevelError, "mqtt: a message was given up: connections are lost whenever it is sent again",
 		"topic", m.Topic, "connections", c.config.poisonLimit, "because", err)
-	c.checkDrained()
+	c.outbox.checkDrained()
 	return settleOwner(nil, m, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
 }
 
@@ -152,7 +144,9 @@ func (c *client) connect(ctx context.Context, a *attempt, prepare func(context.C
 		Patience:          c.config.pingTimeout,
 		Trace:             c.config.packetHook(),
 	})
-	ack, err := within(ctx, conn, func() (*codec.Connack, error) { return c.handshake(ctx, l, packet, a) })
+	ack, err := within(ctx, conn, func() (*codec.Connack, error) {
+		return (&handshake{&c.core, l, a}).run(ctx, packet)
+	})
 	if err != nil {
 		conn.Close()
 		return nil, nil, a.error(err)
@@ -201,45 +195,46 @@ func (c *client) begin(l *link.Link, ack *codec.Connack) int {
 	c.mu.Lock()
 	clientID := c.connAck.ClientID
 	c.connAck = c.config.connAck(ack, clientID)
-	c.answer = codec.Success
-	c.moveTo(StateConnected)
+	c.attempts.answer = codec.Success
+	c.notices.moveTo(StateConnected)
 	c.link = l
 	c.stats.Connects++
-	c.openParking()
+	c.inbox.openParking()
 	told := c.beginSession(l)
-	c.unsubscribeAgain()
-	c.subscribeAgain()
-	told = c.sendQueued(told)
-	c.room.wake()
-	c.noteUp()
-	c.tellReconnects(nil)
-	number, keepAlive := c.sessions, c.connAck.KeepAlive
+	c.inbox.unsubscribeAgain()
+	c.inbox.subscribeAgain()
+	told = c.outbox.sendQueued(told)
+	c.outbox.room.wake()
+	c.attempts.noteUp()
+	c.attempts.tellReconnects(nil)
+	number, keepAlive := c.attempts.sessions, c.connAck.KeepAlive
 	c.mu.Unlock()
 	wake(told)
 	l.Start(newReceiver(c, l), c.config.pingAfter(keepAlive))
 	return number
 }
 
-// beginSession continues the session, or begins a new one; mu is held.
+// beginSession continues the session, or begins a new one.
+// The caller holds mu.
 // [MQTT-3.2.2-3] [MQTT-3.2.2-4] [MQTT311-3.2.2-2] [MQTT311-3.2.2.2]
 func (c *client) beginSession(l *link.Link) (told []*Delivery) {
 	receiveMaximum := int(c.connAck.ReceiveMaximum)
 	c.session.Serve(c.largest(), int(c.connAck.TopicAliasMaximum))
 	if c.connAck.SessionPresent {
-		if c.sessions == 0 { // an earlier client's: the application vouches for having its state
-			c.sessions = 1
+		if c.attempts.sessions == 0 { // an earlier client's: the application vouches for having its state
+			c.attempts.sessions = 1
 			c.session.StartAt(uint16(rand.Uint32()))
-			c.router.identifier = rand.Uint32N(maxIdentifier) // so as not to mistake its subscriptions for ours
+			c.inbox.router.identifier = rand.Uint32N(maxIdentifier) // so as not to mistake its subscriptions for ours
 		}
-		if c.unanswered {
-			c.router.doubt()
+		if c.attempts.unanswered {
+			c.inbox.router.doubt()
 		}
-		c.unanswered = false
+		c.attempts.unanswered = false
 		l.Commit(c.session.Resumed(l.Buffer(), receiveMaximum))
 		return nil
 	}
-	c.sessions++
-	c.unanswered = false
+	c.attempts.sessions++
+	c.attempts.unanswered = false
 	for _, m := range c.session.Renewed(receiveMaximum) {
 		if d, ok := m.Owner.(*Delivery); ok {
 			told = d.settle(told, Success, ErrSessionLost)

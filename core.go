@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -11,62 +12,74 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
+// core is what every part of a client asks: its options, the connection and the session, and the mutex.
+type core struct {
+	config  *config
+	version codec.Version
+	began   time.Time // what Expires of a message counts from
+
+	ctx        context.Context // ends when the client is to end
+	cancel     context.CancelFunc
+	goroutines sync.WaitGroup // the supervisor, and senders of subscriptions
+	done       chan struct{}  // closed with the client's end
+	attention  chan struct{}  // capacity 1: full when reconnecting or looking is new to the supervisor
+
+	// mu guards the session, the link's write buffer, and in all structs of this package the fields below the words
+	// "Guarded by mu". It is never held over I/O, over a send that can block, or over the application's code.
+	mu sync.Mutex
+
+	// Guarded by mu.
+	draining bool  // Disconnect was called
+	err      error // why the client ended
+	session  *session.Session
+	link     *link.Link // nil: not connected
+	connAck  ConnAck
+	stats    Stats
+}
+
+func (c *core) init(cfg *config) {
+	c.config = cfg
+	c.version = cfg.version
+	c.began = time.Now()
+	c.done = make(chan struct{})
+	c.attention = make(chan struct{}, 1)
+	c.session = session.New(cfg.version, cfg.limits)
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+}
+
 // now is the time on the clock of the session.
-func (c *client) now() time.Duration { return time.Since(c.began) }
+func (c *core) now() time.Duration { return time.Since(c.began) }
 
 // nowFor is now for a message that expires, and 0 for others: looking at the clock is a tenth of what publishing costs.
-func (c *client) nowFor(m *session.Message) time.Duration {
+func (c *core) nowFor(m *session.Message) time.Duration {
 	if m.Expires == 0 {
 		return 0
 	}
 	return c.now()
 }
 
-func (c *client) ClientID() string {
+func (c *core) ClientID() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.connAck.ClientID
 }
 
-func (c *client) setState(s State) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.moveTo(s)
-}
-
 // current returns the link; only the supervisor changes it.
-func (c *client) current() *link.Link {
+func (c *core) current() *link.Link {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.link
 }
 
-func (c *client) sessionNumber() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.sessions
-}
-
-func (c *client) WaitConnected(ctx context.Context) error {
-	c.mu.Lock()
-	up := c.up
-	c.mu.Unlock()
-	select {
-	case <-up:
-		return c.Err()
-	case <-ctx.Done():
-		return fmt.Errorf("mqtt: waiting for a connection: %w", ctx.Err())
-	}
-}
-
-func (c *client) Err() error {
+func (c *core) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err
 }
 
-// notConnected is the error of a call that finds no connection; mu is held.
-func (c *client) notConnected() error {
+// notConnected is the error of a call that finds no connection.
+// The caller holds mu.
+func (c *core) notConnected() error {
 	switch {
 	case c.err != nil:
 		return &notSent{c.err}
@@ -77,7 +90,7 @@ func (c *client) notConnected() error {
 }
 
 // lost is the error of a call whose connection ended under it.
-func (c *client) lost() error {
+func (c *core) lost() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -90,7 +103,7 @@ func (c *client) lost() error {
 }
 
 // connectionError makes the public error of what ended a connection.
-func (c *client) connectionError(cause error) error {
+func (c *core) connectionError(cause error) error {
 	var broken *codec.Error
 	var disconnect *DisconnectError
 	switch {
@@ -104,19 +117,22 @@ func (c *client) connectionError(cause error) error {
 	return fmt.Errorf("%w: %w", ErrConnectionLost, cause)
 }
 
-// largest is the length of the largest packet that the server takes; mu is held.
-func (c *client) largest() int {
+// largest is the length of the largest packet that the server takes.
+// The caller holds mu.
+func (c *core) largest() int {
 	if most := c.connAck.MaximumPacketSize; most != 0 && most < maxPacketSize {
 		return int(most)
 	}
 	return maxPacketSize // also of what an int of 32 bits cannot hold
 }
 
-// tooLarge reports whether the server takes no packet of that size; mu is held.
-func (c *client) tooLarge(size int) bool { return size > c.largest() }
+// tooLarge reports whether the server takes no packet of that size.
+// The caller holds mu.
+func (c *core) tooLarge(size int) bool { return size > c.largest() }
 
-// live returns the link if packets that are appended to it go out, or nil; mu is held.
-func (c *client) live() *link.Link {
+// live returns the link if packets that are appended to it go out, or nil.
+// The caller holds mu.
+func (c *core) live() *link.Link {
 	if c.link == nil || c.link.Finishing() {
 		return nil
 	}
@@ -124,7 +140,7 @@ func (c *client) live() *link.Link {
 }
 
 // protocolError makes the error for a packet that breaks a rule: v5, or v311 in that version.
-func (c *client) protocolError(t codec.Type, v5, v311, detail string) error {
+func (c *core) protocolError(t codec.Type, v5, v311, detail string) error {
 	rule := v5
 	if c.version < codec.V5 {
 		rule = v311
@@ -133,7 +149,7 @@ func (c *client) protocolError(t codec.Type, v5, v311, detail string) error {
 }
 
 // checkProblem refuses what WithoutProblemInformation asked the server not to send [MQTT-3.1.2-29].
-func (c *client) checkProblem(h codec.Header, reason string, u UserProperties) error {
+func (c *core) checkProblem(h codec.Header, reason string, u UserProperties) error {
 	if !c.config.noProblemInformation || reason == "" && len(u) == 0 {
 		return nil
 	}
@@ -141,18 +157,23 @@ func (c *client) checkProblem(h codec.Header, reason string, u UserProperties) e
 }
 
 // callSupervisor makes the supervisor look what is new.
-func (c *client) callSupervisor() {
+func (c *core) callSupervisor() {
 	select {
 	case c.attention <- struct{}{}:
 	default: // an earlier call was not taken yet
 	}
 }
 
-// watchStalls makes the supervisor look for stalls, from now on until no message waits; mu is held.
-func (c *client) watchStalls() {
-	if c.looking {
-		return
-	}
-	c.looking = true
-	c.callSupervisor()
+func (c *core) SessionPresent() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.connAck.SessionPresent
+}
+
+func (c *core) Done() <-chan struct{} { return c.done }
+
+func (c *core) countExpired() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stats.Expired++
 }

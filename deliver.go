@@ -16,14 +16,14 @@ import (
 // in line: the detour costs more than twice as much.
 const yields = 4
 
-// try puts m into the subscription's channel if there is room and nothing waits before it. It may release the mutex in
-// between.
+// try puts m into the subscription's channel if there is room and nothing waits before it.
+// The caller holds mu. It is free meanwhile.
 func (r *receiver) try(s *Subscription, m *Message) bool {
 	if s.sink != nil && !s.ended {
 		s.sink.take(*m)
 		return true
 	}
-	for i := 0; !s.ended && !s.sending && !s.gated; i++ {
+	for i := 0; !s.ended && !s.line.sending && !s.line.gated; i++ {
 		select {
 		case s.channel <- *m:
 			return true
@@ -41,8 +41,9 @@ func (r *receiver) try(s *Subscription, m *Message) bool {
 
 // hold lets a message at QoS 1 or 2 wait for its acknowledgement: in line, until there is room in the channel, or with
 // ManualAck in the application's hands.
+// The caller holds mu.
 func (r *receiver) hold(s *Subscription, m *Message, receipt *session.Receipt) {
-	r.client.watchStalls()
+	r.client.inbox.watchStalls()
 	if s.options.ack == ManualAck {
 		m.origin = &origin{sub: s, receipt: receipt, ids: m.origin.identifiers()}
 		if r.try(s, m) {
@@ -53,36 +54,38 @@ func (r *receiver) hold(s *Subscription, m *Message, receipt *session.Receipt) {
 		r.link.Commit(r.client.session.Settle(r.link.Buffer(), receipt, s, nil))
 		return
 	}
-	s.held.Push(s.inLine(waiting{message: *m, receipt: receipt}))
+	s.line.held.Push(s.inLine(waiting{message: *m, receipt: receipt}))
 	s.startPump()
 }
 
 // offer hands over a message at QoS 0, or drops one.
+// The caller holds mu.
 func (r *receiver) offer(s *Subscription, m *Message) {
 	if r.try(s, m) || s.ended {
 		return
 	}
 	switch {
-	case s.options.overflow == Block && s.leaving == nil && !s.call.waiting() && !s.gated:
+	case s.options.overflow == Block && s.leaving == nil && !s.call.waiting() && !s.line.gated:
 		r.block(s, m)
 		return
-	case s.loose.Len() < s.options.buffer:
+	case s.line.loose.Len() < s.options.buffer:
 	case s.options.overflow == DropNewest:
 		s.drop(*m)
 		return
 	default:
-		w := s.loose.Pop()
+		w := s.line.loose.Pop()
 		s.leaveLine(w)
 		s.drop(w.message)
 	}
-	s.loose.Push(s.inLine(waiting{message: *m}))
+	s.line.loose.Push(s.inLine(waiting{message: *m}))
 	s.startPump()
 }
 
-// block waits until the consumer takes m, or the subscription or the connection ends. The mutex is free meanwhile. After
-// the first Unsubscribe it does not wait: the reader has to get to the UNSUBACK, and m goes in line.
+// block waits until the consumer takes m, or the subscription or the connection ends. After the first Unsubscribe it
+// does not wait: the reader has to get to the UNSUBACK, and m goes in line.
+// The caller holds mu. It is free meanwhile.
 func (r *receiver) block(s *Subscription, m *Message) {
-	if s.sending { // messages at QoS 1 or 2 are in line before it
+	if s.line.sending { // messages at QoS 1 or 2 are in line before it
 		stopped := s.stopped()
 		r.client.mu.Unlock()
 		r.Flush()
@@ -94,18 +97,19 @@ func (r *receiver) block(s *Subscription, m *Message) {
 		r.client.mu.Lock()
 	}
 	switch {
-	case !s.ended && !s.sending && r.sendBlocking(s, m):
+	case !s.ended && !s.line.sending && r.sendBlocking(s, m):
 	case s.ended:
 		s.giveUp(waiting{message: *m})
 	default:
-		s.loose.Push(s.inLine(waiting{message: *m}))
+		s.line.loose.Push(s.inLine(waiting{message: *m}))
 		s.startPump()
 	}
 }
 
 // sendBlocking is the wait of block. It reports whether the consumer took m.
+// The caller holds mu. It is free meanwhile.
 func (r *receiver) sendBlocking(s *Subscription, m *Message) (sent bool) {
-	s.sending = true
+	s.line.sending = true
 	r.client.mu.Unlock()
 	r.Flush() // a publisher whose acknowledgement came before m shall not wait for the consumer
 	select {
@@ -128,17 +132,19 @@ type waiting struct {
 	receipt *session.Receipt // settled when the message enters the channel, but with ManualAck; nil at QoS 0
 }
 
+// The caller holds mu.
 func (s *Subscription) inLine(w waiting) waiting {
-	s.place++
-	w.place = s.place
-	s.bytes += w.size()
-	s.client.waiting += w.size()
+	s.line.place++
+	w.place = s.line.place
+	s.line.bytes += w.size()
+	s.inbox.waiting += w.size()
 	return w
 }
 
+// The caller holds mu.
 func (s *Subscription) leaveLine(w waiting) {
-	s.bytes -= w.size()
-	s.client.waiting -= w.size()
+	s.line.bytes -= w.size()
+	s.inbox.waiting -= w.size()
 }
 
 // size is what the message costs in memory, about.
@@ -159,12 +165,13 @@ const (
 )
 
 // next takes the first message out of line.
+// The caller holds mu.
 func (s *Subscription) next() (w waiting, ok bool) {
-	switch loose, held := s.loose.Len() > 0, s.held.Len() > 0; {
-	case loose && (!held || s.loose.At(0).place < s.held.At(0).place):
-		w = s.loose.Pop()
+	switch loose, held := s.line.loose.Len() > 0, s.line.held.Len() > 0; {
+	case loose && (!held || s.line.loose.At(0).place < s.line.held.At(0).place):
+		w = s.line.loose.Pop()
 	case held:
-		w = s.held.Pop()
+		w = s.line.held.Pop()
 	default:
 		return w, false
 	}
@@ -172,24 +179,26 @@ func (s *Subscription) next() (w waiting, ok bool) {
 	return w, true
 }
 
+// The caller holds mu.
 func (s *Subscription) drop(m Message) {
 	s.dropped++
-	s.client.stats.Dropped++
-	s.client.traceDropped(s, m)
+	s.inbox.stats.Dropped++
+	s.inbox.notices.traceDropped(s, m)
 }
 
+// The caller holds mu.
 func (s *Subscription) startPump() {
-	if s.sending || s.gated {
+	if s.line.sending || s.line.gated {
 		return
 	}
-	s.sending = true
-	s.client.goroutines.Go(s.pump)
+	s.line.sending = true
+	s.inbox.goroutines.Go(s.pump)
 }
 
 // pump carries what is in line into the channel, until the line is empty or the subscription has ended.
 // [MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT311-4.6.0-5] [MQTT311-4.6.0-6]
 func (s *Subscription) pump() {
-	mu := &s.client.mu
+	mu := &s.inbox.mu
 	mu.Lock()
 	defer mu.Unlock()
 	for !s.ended {
@@ -210,18 +219,19 @@ func (s *Subscription) pump() {
 			break
 		}
 		if s.options.ack == AutoAck {
-			s.client.settle(w.receipt, s, nil)
+			s.inbox.settle(w.receipt, s, nil)
 		}
 	}
 	s.stopSending()
 }
 
 // stopSending ends the time in which somebody sent without holding the mutex.
+// The caller holds mu.
 func (s *Subscription) stopSending() {
-	s.sending = false
-	if s.idle != nil {
-		close(s.idle)
-		s.idle = nil
+	s.line.sending = false
+	if s.line.idle != nil {
+		close(s.line.idle)
+		s.line.idle = nil
 	}
 	if s.ended {
 		close(s.channel)
@@ -229,20 +239,22 @@ func (s *Subscription) stopSending() {
 }
 
 // stopped returns a channel that is closed when whoever sends now has stopped.
+// The caller holds mu.
 func (s *Subscription) stopped() <-chan struct{} {
-	if s.idle == nil {
-		s.idle = make(chan struct{})
+	if s.line.idle == nil {
+		s.line.idle = make(chan struct{})
 	}
-	return s.idle
+	return s.line.idle
 }
 
 // giveUp acknowledges a message that nobody will take any more, and counts it as dropped, unless the client has ended.
+// The caller holds mu.
 func (s *Subscription) giveUp(w waiting) {
-	if s.client.err != nil {
+	if s.inbox.err != nil {
 		return
 	}
 	s.drop(w.message)
-	s.client.settle(w.receipt, s, nil)
+	s.inbox.settle(w.receipt, s, nil)
 }
 
 // origin is what the copies of a message share.
@@ -265,35 +277,24 @@ func (m Message) settle(refusal *session.Refusal) error {
 	if o == nil || o.receipt == nil {
 		return nil
 	}
-	c := o.sub.client
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	in := o.sub.inbox
+	in.mu.Lock()
+	defer in.mu.Unlock()
 	switch {
 	case o.settled:
 		return nil
-	case c.err != nil:
-		return c.err
+	case in.err != nil:
+		return in.err
 	case o.receipt.Forgotten():
 		return ErrSessionLost
 	}
 	o.settled = true
-	c.settle(o.receipt, o.sub, refusal)
+	in.settle(o.receipt, o.sub, refusal)
 	return nil
 }
 
-// settle is a holder's word on a message, if that needs one: it sends the acknowledgements that may go out now; mu is held.
-func (c *client) settle(r *session.Receipt, holder any, refusal *session.Refusal) {
-	if r == nil {
-		return // QoS 0
-	}
-	if l := c.live(); l != nil {
-		l.Commit(c.session.Settle(l.Buffer(), r, holder, refusal))
-	} else {
-		c.session.Settle(nil, r, holder, refusal)
-	}
-}
-
 // message makes the copy of a message that belongs to one subscription.
+// The caller holds mu.
 // [MQTT-3.3.1-12] [MQTT-3.3.1-13] [MQTT-3.3.2-4] [MQTT-3.3.2-6] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17]
 // [MQTT-3.3.2-18] [MQTT-3.3.2-20] [MQTT311-3.3.1-8] [MQTT311-3.3.1-9]
 func (r *receiver) message(p *codec.PublishView, name string, to holder) (m Message) {
@@ -302,6 +303,7 @@ func (r *receiver) message(p *codec.PublishView, name string, to holder) (m Mess
 }
 
 // fill is message in place: to copy a message costs as much as to hand it over.
+// The caller holds mu.
 func (r *receiver) fill(m *Message, p *codec.PublishView, name string, to holder) {
 	m.Topic = name
 	m.Payload = make([]byte, len(p.Payload))
@@ -318,14 +320,5 @@ func (r *receiver) fill(m *Message, p *codec.PublishView, name string, to holder
 	}
 	if len(r.ids) > 0 {
 		m.origin = to.sub.originOf(r.ids)
-	}
-}
-
-// settleAll is a subscription's word on everything that it holds: accepted if refusal is nil; mu is held.
-func (c *client) settleAll(s *Subscription, refusal *session.Refusal) {
-	if l := c.live(); l != nil {
-		l.Commit(c.session.SettleAll(l.Buffer(), s, refusal))
-	} else {
-		c.session.SettleAll(nil, s, refusal)
 	}
 }

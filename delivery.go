@@ -9,7 +9,7 @@ import (
 
 // Delivery is the fate of one PublishAsync. Its methods may be called concurrently.
 type Delivery struct {
-	client *client // nil: made by NewDelivery, or refused at once
+	outbox *outbox // nil: made by NewDelivery, or refused at once
 
 	// Guarded by client.mu. PublishAsync leaves done nil until somebody asks for it; then it is closed. Publish uses its
 	// Delivery again and again: there done has a capacity of 1 and gets a value.
@@ -75,8 +75,8 @@ func (d *Delivery) Done() <-chan struct{} {
 	if d.settled.Load() {
 		return closed
 	}
-	d.client.mu.Lock()
-	defer d.client.mu.Unlock()
+	d.outbox.mu.Lock()
+	defer d.outbox.mu.Unlock()
 	if d.settled.Load() {
 		return closed
 	}
@@ -138,7 +138,8 @@ func (d *Delivery) UserProperties() UserProperties {
 // errWithdrawn is the fate of a message that Withdraw took back.
 var errWithdrawn = errors.New("mqtt: message withdrawn")
 
-// settle decides the message's fate, with client.mu held, and adds d to those who are to be told when it is not.
+// settle decides the message's fate, and adds d to those who are to be told when the mutex is free.
+// The caller holds mu.
 func (d *Delivery) settle(told []*Delivery, reason ReasonCode, err error) []*Delivery {
 	d.reason, d.err = reason, err
 	d.settled.Store(true)

@@ -8,72 +8,79 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
-// endHolders ends the subscriptions to a filter that had been granted and cannot be subscribed again. A server that has kept
-// the session has the filter still, and is told that nobody wants it; mu is held.
-func (c *client) endHolders(rt *route, err error) {
+// endHolders ends the subscriptions to a filter that had been granted and cannot be subscribed again. A server that has
+// kept the session has the filter still, and is told that nobody wants it.
+// The caller holds mu.
+func (in *inbox) endHolders(rt *route, err error) {
 	for _, h := range slices.Clone(rt.holders) {
 		if !h.sub.call.waiting() {
-			c.abandon(h.sub, err)
+			in.abandon(h.sub, err)
 		}
 	}
 }
 
-// endSlow ends a subscription that holds up the others: everything it holds is refused; mu is held.
-func (c *client) endSlow(s *Subscription) {
-	c.unsubscribeFor(s, nil, s.leave())
+// endSlow ends a subscription that holds up the others: everything it holds is refused.
+// The caller holds mu.
+func (in *inbox) endSlow(s *Subscription) {
+	in.unsubscribeFor(s, nil, s.leave())
 	s.end(ErrSlowConsumer)
 	for w, ok := s.next(); ok; w, ok = s.next() {
 		s.drop(w.message)
 	}
-	c.settleAll(s, &session.Refusal{Code: codec.QuotaExceeded})
+	in.settleAll(s, &session.Refusal{Code: codec.QuotaExceeded})
 }
 
 // abandon ends a subscription that did not come about. Filters that were granted and that nobody else holds are
-// unsubscribed; those whose SUBACK is still to come, when that has come. mu is held.
-func (c *client) abandon(s *Subscription, err error) {
-	c.unsubscribeFor(s, nil, s.leave())
+// unsubscribed; those whose SUBACK is still to come, when that has come.
+// The caller holds mu.
+func (in *inbox) abandon(s *Subscription, err error) {
+	in.unsubscribeFor(s, nil, s.leave())
 	s.end(err)
-	c.giveBackParked(s)
-	c.discardLine(s)
+	in.giveBackParked(s)
+	in.discardLine(s)
 }
 
-// giveBack unsubscribes the filters of a SUBSCRIBE that nobody holds any more, now that they are granted; mu is held.
-func (c *client) giveBack(q *request) {
+// giveBack unsubscribes the filters of a SUBSCRIBE that nobody holds any more, now that they are granted.
+// The caller holds mu.
+func (in *inbox) giveBack(q *request) {
 	var filters []string
 	for _, rt := range q.routes {
-		if rt.confirmed && c.router.routes[rt.filter] == nil {
+		if rt.confirmed && in.router.routes[rt.filter] == nil {
 			rt.unsubscribed()
 			filters = append(filters, rt.filter)
 		}
 	}
-	c.sendUnsubscribe(&request{filters: filters})
+	in.sendUnsubscribe(&request{filters: filters})
 }
 
-// discardLine acknowledges what waits in the line of a subscription that has ended; mu is held.
-func (c *client) discardLine(s *Subscription) {
+// discardLine acknowledges what waits in the line of a subscription that has ended.
+// The caller holds mu.
+func (in *inbox) discardLine(s *Subscription) {
 	for w, ok := s.next(); ok; w, ok = s.next() {
 		s.giveUp(w)
 	}
 }
 
-// unsubscribeFor unsubscribes filters of s that nobody wants any more; nobody waits if k is nil. mu is held.
-func (c *client) unsubscribeFor(s *Subscription, k *call, filters []string) {
-	c.sendUnsubscribe(&request{call: k, filters: filters, user: s.options.unsubscribe.UserProperties})
+// unsubscribeFor unsubscribes filters of s that nobody wants any more; nobody waits if k is nil.
+// The caller holds mu.
+func (in *inbox) unsubscribeFor(s *Subscription, k *call, filters []string) {
+	in.sendUnsubscribe(&request{call: k, filters: filters, user: s.options.unsubscribe.UserProperties})
 }
 
-// sendUnsubscribe sends the UNSUBSCRIBEs that all says, at the next connect if there is no connection; mu is held.
-func (c *client) sendUnsubscribe(all *request) {
+// sendUnsubscribe sends the UNSUBSCRIBEs that all says, at the next connect if there is no connection.
+// The caller holds mu.
+func (in *inbox) sendUnsubscribe(all *request) {
 	switch {
-	case len(all.filters) == 0 || c.err != nil:
+	case len(all.filters) == 0 || in.err != nil:
 		return
-	case c.live() == nil:
-		c.noteUnsubscribe(all)
+	case in.live() == nil:
+		in.noteUnsubscribe(all)
 		return
 	}
 	err := inPackets(all.filters, packetFilters, func(some []string) error {
-		err := c.unsubscribe(&request{call: all.call, filters: some, user: all.user})
+		err := in.unsubscribe(&request{call: all.call, filters: some, user: all.user})
 		if len(some) == 1 && errors.Is(err, PacketTooLarge) {
-			err = c.unsubscribe(&request{call: all.call, filters: some}) // rather than not at all
+			err = in.unsubscribe(&request{call: all.call, filters: some}) // rather than not at all
 		}
 		return err
 	})
@@ -82,12 +89,13 @@ func (c *client) sendUnsubscribe(all *request) {
 	}
 }
 
-// unsubscribe sends one UNSUBSCRIBE; mu is held.
-func (c *client) unsubscribe(q *request) error {
+// unsubscribe sends one UNSUBSCRIBE.
+// The caller holds mu.
+func (in *inbox) unsubscribe(q *request) error {
 	p := codec.Unsubscribe{Filters: q.filters, UserProperties: q.user}
-	err := c.sendRequest(q, func(b []byte, id uint16) ([]byte, error) {
+	err := in.sendRequest(q, func(b []byte, id uint16) ([]byte, error) {
 		p.PacketID = id
-		return p.Append(b, c.version)
+		return p.Append(b, in.version)
 	})
 	if err == nil && q.call != nil {
 		q.call.pending++
@@ -95,10 +103,11 @@ func (c *client) unsubscribe(q *request) error {
 	return err
 }
 
-// noteUnsubscribe keeps filters to be unsubscribed at the next connect; mu is held.
-func (c *client) noteUnsubscribe(q *request) {
+// noteUnsubscribe keeps filters to be unsubscribed at the next connect.
+// The caller holds mu.
+func (in *inbox) noteUnsubscribe(q *request) {
 	if q.call != nil {
 		q.call.pending++
 	}
-	c.unsubscribes = append(c.unsubscribes, q)
+	in.unsubscribes = append(in.unsubscribes, q)
 }

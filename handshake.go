@@ -13,48 +13,55 @@ import (
 	"github.com/petrel-mqtt/mqtt/transport"
 )
 
+// handshake is the exchange that begins a connection, from CONNECT to CONNACK. It runs in the supervisor, without the mutex.
+type handshake struct {
+	*core
+	link    *link.Link
+	attempt *attempt
+}
+
 // answerAuth answers a server's AUTH before CONNACK.
-func (c *client) answerAuth(ctx context.Context, l *link.Link, h codec.Header, body []byte) error {
-	p, err := c.decodeAuth(h, body, false)
+func (s *handshake) answerAuth(ctx context.Context, h codec.Header, body []byte) error {
+	p, err := s.decodeAuth(h, body, false)
 	if err != nil {
 		return err
 	}
-	answer, err := c.config.continueAuth(ctx, p)
+	answer, err := s.config.continueAuth(ctx, p)
 	if err != nil {
 		return err
 	}
-	packet, err := c.config.encodeAuth(answer, maxPacketSize)
+	packet, err := s.config.encodeAuth(answer, maxPacketSize)
 	if err != nil {
 		return err
 	}
-	return l.Write(packet)
+	return s.link.Write(packet)
 }
 
 // authenticated checks what a CONNACK that grants the connection says of authentication.
-func (c *client) authenticated(ctx context.Context, p *codec.ConnackProperties) error {
+func (s *handshake) authenticated(ctx context.Context, p *codec.ConnackProperties) error {
 	p.AuthenticationData = bytes.Clone(p.AuthenticationData)
 	switch {
-	case c.config.authenticator == nil && p.AuthenticationMethod != "":
-		return c.protocolError(codec.CONNACK, "MQTT-4.12.0-6", "", "an authentication method that was not asked for")
-	case c.config.authenticator == nil:
+	case s.config.authenticator == nil && p.AuthenticationMethod != "":
+		return s.protocolError(codec.CONNACK, "MQTT-4.12.0-6", "", "an authentication method that was not asked for")
+	case s.config.authenticator == nil:
 		return nil
-	case p.AuthenticationMethod != c.config.authMethod:
-		return c.protocolError(codec.CONNACK, "MQTT-4.12.0-5", "", "another authentication method than CONNECT's")
+	case p.AuthenticationMethod != s.config.authMethod:
+		return s.protocolError(codec.CONNACK, "MQTT-4.12.0-5", "", "another authentication method than CONNECT's")
 	}
-	return c.config.finishAuth(ctx, bytes.Clone(p.AuthenticationData), p.ReasonString, p.UserProperties)
+	return s.config.finishAuth(ctx, bytes.Clone(p.AuthenticationData), p.ReasonString, p.UserProperties)
 }
 
-// handshake sends CONNECT and waits for CONNACK. In between goes nothing but AUTH, and DISCONNECT [MQTT-3.1.2-30].
+// run sends CONNECT and waits for CONNACK. In between goes nothing but AUTH, and DISCONNECT [MQTT-3.1.2-30].
 // [MQTT-3.1.0-1] [MQTT-3.1.0-2] [MQTT-3.1.4] [MQTT311-3.1.0-1] [MQTT311-3.1.0-2] [MQTT311-3.1.4]
-func (c *client) handshake(ctx context.Context, l *link.Link, connect []byte, a *attempt) (*codec.Connack, error) {
-	if err := l.Write(connect); err != nil {
-		return nil, c.lastWords(ctx, l, a, err)
+func (s *handshake) run(ctx context.Context, connect []byte) (*codec.Connack, error) {
+	if err := s.link.Write(connect); err != nil {
+		return nil, s.lastWords(ctx, err)
 	}
-	a.sent = true
-	ack, err := c.readConnack(ctx, l, a)
-	if code := refusal(err); code != codec.Success && c.version >= codec.V5 {
-		if packet, err := (&codec.Disconnect{Code: code}).Append(nil, c.version); err == nil {
-			_ = l.Write(packet) // [MQTT-4.13.1] as far as it goes: the connection ends anyway
+	s.attempt.sent = true
+	ack, err := s.readConnack(ctx)
+	if code := refusal(err); code != codec.Success && s.version >= codec.V5 {
+		if packet, err := (&codec.Disconnect{Code: code}).Append(nil, s.version); err == nil {
+			_ = s.link.Write(packet) // [MQTT-4.13.1] as far as it goes: the connection ends anyway
 		}
 	}
 	return ack, err
@@ -62,11 +69,11 @@ func (c *client) handshake(ctx context.Context, l *link.Link, connect []byte, a 
 
 // lastWords adds to the error of writing CONNECT what the server has said before it closed: in TLS 1.3 it refuses a
 // client's certificate after the handshake.
-func (c *client) lastWords(ctx context.Context, l *link.Link, a *attempt, err error) error {
+func (s *handshake) lastWords(ctx context.Context, err error) error {
 	if errors.Is(err, link.ErrServerSilent) {
 		return err
 	}
-	_, said := c.readConnack(ctx, l, a)
+	_, said := s.readConnack(ctx)
 	var refused *ConnectError
 	switch {
 	case errors.As(said, &refused):
@@ -92,35 +99,35 @@ func refusal(err error) codec.ReasonCode {
 
 // [MQTT-3.2.2-7] [MQTT-3.2.2-19] [MQTT-3.2.2-20] [MQTT-3.2.2.3.16] [MQTT-3.14.0-1] [MQTT-4.12.0-1] [MQTT-4.12.0-4]
 // [MQTT311-3.2.2-5]
-func (c *client) readConnack(ctx context.Context, l *link.Link, a *attempt) (*codec.Connack, error) {
-	h, body, err := l.ReadPacket()
+func (s *handshake) readConnack(ctx context.Context) (*codec.Connack, error) {
+	h, body, err := s.link.ReadPacket()
 	for err == nil && h.Type == codec.AUTH {
-		if err = c.answerAuth(ctx, l, h, body); err == nil {
-			h, body, err = l.ReadPacket()
+		if err = s.answerAuth(ctx, h, body); err == nil {
+			h, body, err = s.link.ReadPacket()
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
 	if h.Type != codec.CONNACK {
-		return nil, c.protocolError(h.Type, "MQTT-3.2.0-1", "MQTT-3.2.0-1", "the first packet from a server is CONNACK")
+		return nil, s.protocolError(h.Type, "MQTT-3.2.0-1", "MQTT-3.2.0-1", "the first packet from a server is CONNACK")
 	}
 	ack := new(codec.Connack)
-	if err := ack.Decode(h, body, c.version); err != nil {
+	if err := ack.Decode(h, body, s.version); err != nil {
 		return nil, err
 	}
 	switch {
 	case ack.Code != codec.Success:
 		p := &ack.Properties
 		return nil, &ConnectError{
-			Server:          transport.Redact(a.URL),
+			Server:          transport.Redact(s.attempt.URL),
 			ServerReference: p.ServerReference,
 			Refusal:         Refusal{Code: ReasonCode(ack.Code), Reason: p.ReasonString, UserProperties: p.UserProperties},
 		}
-	case ack.SessionPresent && a.cleanStart:
-		return nil, c.protocolError(h.Type, "MQTT-3.2.2-2", "MQTT-3.2.2-1", "a session is present although a clean start was asked for")
+	case ack.SessionPresent && s.attempt.cleanStart:
+		return nil, s.protocolError(h.Type, "MQTT-3.2.2-2", "MQTT-3.2.2-1", "a session is present although a clean start was asked for")
 	}
-	return ack, c.authenticated(ctx, &ack.Properties)
+	return ack, s.authenticated(ctx, &ack.Properties)
 }
 
 // pingAfter is how long a connection may be silent before a PINGREQ is sent.

@@ -14,7 +14,7 @@ var fileOrder = [][]string{
 	{"delivery.go", "errors.go", "matchtopic.go", "properties.go", "publish_options.go", "redact.go", "trace.go", "transport_options.go", "waitlist.go"},
 	{"core.go", "subscribe_options.go"},
 	{"auth.go", "call.go", "publish.go", "route.go"},
-	{"handshake.go", "reconnect.go", "subscription.go"},
+	{"handshake.go", "inbox.go", "reconnect.go", "subscription.go"},
 	{"deliver.go", "options.go"},
 	{"disconnect_options.go", "message.go", "park.go"},
 	{"end.go", "respond.go"},

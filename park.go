@@ -14,8 +14,9 @@ import (
 // acknowledged, until a subscription claims them. At any other time they are acknowledged: one forgotten filter in the
 // session would else hold up every acknowledgement.
 
-// parkingLot holds such messages. The client's mutex guards it.
+// parkingLot holds such messages.
 type parkingLot struct {
+	// Guarded by mu.
 	closes  time.Time // zero: it never opened
 	waiting []*parked
 	opened  bool     // at the first connect, if then
@@ -29,30 +30,33 @@ type parked struct {
 	number  uint64 // in the order in which they came
 }
 
-// openParking opens the lot at the first connect, if the server had a session. Those who have been waiting for the connection
-// to subscribe are no different from those who come now; mu is held.
-func (c *client) openParking() {
-	if !c.parking.opened && c.connAck.SessionPresent && c.config.parkingPlaces > 0 {
-		c.parking.closes = time.Now().Add(c.config.parkingTime)
-		for s := range c.subs {
-			s.gated = s.call.waiting()
+// openParking opens the lot at the first connect, if the server had a session. Those who have been waiting for the
+// connection to subscribe are no different from those who come now.
+// The caller holds mu.
+func (in *inbox) openParking() {
+	if !in.parking.opened && in.connAck.SessionPresent && in.config.parkingPlaces > 0 {
+		in.parking.closes = time.Now().Add(in.config.parkingTime)
+		for s := range in.subs {
+			s.line.gated = s.call.waiting()
 		}
 	}
-	c.parking.opened = true
+	in.parking.opened = true
 }
 
 // takes reports whether a message may be parked.
+// The caller holds mu.
 func (lot *parkingLot) takes(name string, places int) bool {
 	return !lot.closes.IsZero() && len(lot.waiting) < places &&
 		!slices.ContainsFunc(lot.gone, func(f string) bool { return topic.Match(f, name) })
 }
 
 // claim puts the parked messages that match the filters of a new subscription in its line, before everything that is
-// still to come. While there is parking the line stands until the server has granted the filters; mu is held.
-func (c *client) claim(s *Subscription) {
-	s.gated = !c.parking.closes.IsZero()
-	c.parking.waiting = slices.DeleteFunc(c.parking.waiting, func(p *parked) bool {
-		qos, ok := s.wants(c.router.lookup(p.message.Topic).routes)
+// still to come. While there is parking the line stands until the server has granted the filters.
+// The caller holds mu.
+func (in *inbox) claim(s *Subscription) {
+	s.line.gated = !in.parking.closes.IsZero()
+	in.parking.waiting = slices.DeleteFunc(in.parking.waiting, func(p *parked) bool {
+		qos, ok := s.wants(in.router.lookup(p.message.Topic).routes)
 		if ok {
 			s.take(p, qos)
 		}
@@ -60,40 +64,40 @@ func (c *client) claim(s *Subscription) {
 	})
 }
 
-// giveBackParked parks again what a subscription had claimed that did not come about, and what came for it alone; mu is
-// held.
-func (c *client) giveBackParked(s *Subscription) {
-	if !s.gated {
+// giveBackParked parks again what a subscription had claimed that did not come about, and what came for it alone.
+// The caller holds mu.
+func (in *inbox) giveBackParked(s *Subscription) {
+	if !s.line.gated {
 		return
 	}
 	var back []*parked
-	for range s.held.Len() {
-		w := s.held.Pop()
+	for range s.line.held.Len() {
+		w := s.line.held.Pop()
 		p := w.parked
 		if p == nil {
-			p = c.parkLater(s, w)
+			p = in.parkLater(s, w)
 		}
 		if p == nil {
-			s.held.Push(w)
+			s.line.held.Push(w)
 			continue
 		}
 		s.leaveLine(w)
-		w.receipt.Pass(s, &c.parking)
+		w.receipt.Pass(s, &in.parking)
 		back = append(back, p)
 	}
-	if c.parking.closes.IsZero() {
-		c.clearParked(back)
+	if in.parking.closes.IsZero() {
+		in.clearParked(back)
 		return
 	}
-	c.parking.waiting = append(c.parking.waiting, back...)
-	slices.SortFunc(c.parking.waiting, func(a, b *parked) int { return cmp.Compare(a.number, b.number) })
+	in.parking.waiting = append(in.parking.waiting, back...)
+	slices.SortFunc(in.parking.waiting, func(a, b *parked) int { return cmp.Compare(a.number, b.number) })
 }
 
-// parkLater makes a parked message of one that came for s, or returns nil: others have it, or it must not be parked; mu is
-// held.
-func (c *client) parkLater(s *Subscription, w waiting) *parked {
-	lot := &c.parking
-	if !w.receipt.OnlyFor(s) || !lot.takes(w.message.Topic, c.config.parkingPlaces) {
+// parkLater makes a parked message of one that came for s, or returns nil: others have it, or it must not be parked.
+// The caller holds mu.
+func (in *inbox) parkLater(s *Subscription, w waiting) *parked {
+	lot := &in.parking
+	if !w.receipt.OnlyFor(s) || !lot.takes(w.message.Topic, in.config.parkingPlaces) {
 		return nil
 	}
 	m := w.message
@@ -107,10 +111,11 @@ func (c *client) parkLater(s *Subscription, w waiting) *parked {
 	return &parked{m, w.receipt, lot.count}
 }
 
-// openGate lets the line of a subscription move, now that its filters are granted; mu is held.
+// openGate lets the line of a subscription move, now that its filters are granted.
+// The caller holds mu.
 func (s *Subscription) openGate() {
-	if s.gated && !s.ended {
-		s.gated = false
+	if s.line.gated && !s.ended {
+		s.line.gated = false
 		s.startPump()
 	}
 }
@@ -127,50 +132,53 @@ func (s *Subscription) wants(routes []*route) (qos QoS, ok bool) {
 	return qos, ok
 }
 
-// take puts a parked message in line; mu is held.
+// take puts a parked message in line.
+// The caller holds mu.
 func (s *Subscription) take(p *parked, qos QoS) {
 	m := p.message
 	m.QoS = min(m.QoS, qos)
-	p.receipt.Pass(&s.client.parking, s)
+	p.receipt.Pass(&s.inbox.parking, s)
 	if s.options.ack == ManualAck {
 		m.origin = &origin{sub: s, receipt: p.receipt, ids: m.origin.identifiers()}
 	}
-	s.held.Push(s.inLine(waiting{message: m, receipt: p.receipt, parked: p}))
+	s.line.held.Push(s.inLine(waiting{message: m, receipt: p.receipt, parked: p}))
 	s.startPump()
 }
 
 // closeParking acknowledges what nobody has claimed. It is called when the time is over.
-func (c *client) closeParking() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	left := c.parking.waiting
-	c.parking = parkingLot{opened: true}
-	c.clearParked(left)
+func (in *inbox) closeParking() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	left := in.parking.waiting
+	in.parking = parkingLot{opened: true}
+	in.clearParked(left)
 }
 
-// clearParked acknowledges parked messages that nobody will claim, unless the client has ended; mu is held.
-func (c *client) clearParked(list []*parked) {
-	if c.err != nil {
+// clearParked acknowledges parked messages that nobody will claim, unless the client has ended.
+// The caller holds mu.
+func (in *inbox) clearParked(list []*parked) {
+	if in.err != nil {
 		return
 	}
 	for _, p := range list {
-		c.settle(p.receipt, &c.parking, nil)
-		c.stats.Unmatched++
-		if c.config.unmatched != nil {
-			c.giveAway(p.message)
+		in.settle(p.receipt, &in.parking, nil)
+		in.stats.Unmatched++
+		if in.config.unmatched != nil {
+			in.giveAway(p.message)
 		}
 	}
 }
 
 // unpark clears the parked messages for filters that the application has unsubscribed, and sees to it that no more are
-// parked; mu is held.
-func (c *client) unpark(filters []string) {
-	lot := &c.parking
+// parked.
+// The caller holds mu.
+func (in *inbox) unpark(filters []string) {
+	lot := &in.parking
 	if lot.closes.IsZero() {
 		return
 	}
 	for _, f := range filters {
-		inner := topic.Inner(f, c.router.prefixes)
+		inner := topic.Inner(f, in.router.prefixes)
 		lot.gone = append(lot.gone, inner)
 		var gone []*parked
 		lot.waiting = slices.DeleteFunc(lot.waiting, func(p *parked) bool {
@@ -180,30 +188,31 @@ func (c *client) unpark(filters []string) {
 			}
 			return match
 		})
-		c.clearParked(gone)
+		in.clearParked(gone)
 	}
 }
 
 // parkingClosed returns a channel that gets a value when the parking lot is to be closed, and a function that lets go of
 // it.
-func (c *client) parkingClosed() (<-chan time.Time, func() bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.parking.closes.IsZero() {
+func (in *inbox) parkingClosed() (<-chan time.Time, func() bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.parking.closes.IsZero() {
 		return nil, func() bool { return true }
 	}
-	timer := time.NewTimer(time.Until(c.parking.closes))
+	timer := time.NewTimer(time.Until(in.parking.closes))
 	return timer.C, timer.Stop
 }
 
-// giveAway hands a message that nobody subscribed to to the application's function; mu is held.
-func (c *client) giveAway(m Message) {
-	if c.unclaimed.full() {
+// giveAway hands a message that nobody subscribed to to the application's function.
+// The caller holds mu.
+func (in *inbox) giveAway(m Message) {
+	if in.unclaimed.full() {
 		return
 	}
-	c.run(&c.unclaimed, func() {
-		if c.Err() == nil {
-			c.config.unmatched(m)
+	in.unclaimed.run(func() {
+		if in.Err() == nil {
+			in.config.unmatched(m)
 		}
 	})
 }

@@ -13,53 +13,67 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
+// outbox is the outgoing half of a client: the publishes that wait.
+type outbox struct {
+	*core
+
+	// waiters has the Deliveries that Publish waits with. It is not shared with other clients: a channel that was made
+	// in a testing/synctest bubble must not be used outside.
+	waiters sync.Pool
+
+	// Guarded by mu.
+	room    waitlist      // publishes at QoS 0 that wait for room in the write buffer
+	queue   waitlist      // publishes at QoS 1 and 2 that wait for room in the queue
+	drained chan struct{} // closed when nothing is queued or in flight; nil: nobody waits for that
+}
+
 // queues reports whether a message at QoS 0 that could not be handed over for this reason is to wait.
 func (o *publishOptions) queues(err error) bool {
 	return o.flags&QueueOffline != 0 && errors.Is(err, ErrNotConnected)
 }
 
 // publish sends a message and waits for its fate.
-func (c *client) publish(ctx context.Context, topicName string, payload []byte, o *publishOptions) error {
+func (out *outbox) publish(ctx context.Context, topicName string, payload []byte, o *publishOptions) error {
 	var m session.Message
-	if err := c.compose(&m, topicName, payload, o); err != nil {
+	if err := out.compose(&m, topicName, payload, o); err != nil {
 		return err
 	}
 	if m.QoS == 0 {
-		if err := c.publishQoS0(ctx, &m); !o.queues(err) {
+		if err := out.publishQoS0(ctx, &m); !o.queues(err) {
 			return err
 		}
 	}
-	d := c.waiter()
-	defer c.reuse(d)
+	d := out.waiter()
+	defer out.reuse(d)
 	m.Owner = d
-	if err := c.submit(ctx, d, &m); err != nil {
+	if err := out.submit(ctx, d, &m); err != nil {
 		return err
 	}
 	select {
 	case <-d.done:
 		return d.err
 	case <-ctx.Done():
-		return c.giveUp(ctx, d)
+		return out.giveUp(ctx, d)
 	}
 }
 
 // waiter returns a Delivery for a Publish to wait with.
-func (c *client) waiter() *Delivery {
-	if d, ok := c.waiters.Get().(*Delivery); ok {
+func (out *outbox) waiter() *Delivery {
+	if d, ok := out.waiters.Get().(*Delivery); ok {
 		return d
 	}
-	return &Delivery{client: c, reused: true, done: make(chan struct{}, 1)}
+	return &Delivery{outbox: out, reused: true, done: make(chan struct{}, 1)}
 }
 
 // reuse gives a Delivery that nobody refers to any more back for another Publish.
-func (c *client) reuse(d *Delivery) {
-	*d = Delivery{client: c, reused: true, done: d.done}
-	c.waiters.Put(d)
+func (out *outbox) reuse(d *Delivery) {
+	*d = Delivery{outbox: out, reused: true, done: d.done}
+	out.waiters.Put(d)
 }
 
 // giveUp ends the waiting of a Publish whose ctx has ended.
-func (c *client) giveUp(ctx context.Context, d *Delivery) error {
-	switch settled, sent := c.letGo(d); {
+func (out *outbox) giveUp(ctx context.Context, d *Delivery) error {
+	switch settled, sent := out.letGo(d); {
 	case settled:
 		return d.err
 	case !sent:
@@ -70,31 +84,31 @@ func (c *client) giveUp(ctx context.Context, d *Delivery) error {
 
 // letGo ends the waiting for what becomes of a message: one that was sent stays in flight, without its publisher, one that
 // was not is withdrawn. Nobody refers to d any more. If it is settled already, d says how.
-func (c *client) letGo(d *Delivery) (settled, sent bool) {
-	c.mu.Lock()
+func (out *outbox) letGo(d *Delivery) (settled, sent bool) {
+	out.mu.Lock()
 	switch {
 	case d.settled.Load():
-		c.mu.Unlock()
+		out.mu.Unlock()
 		<-d.done
 		return true, d.sent
 	case !d.sent:
-		c.session.Withdraw(d.ticket)
-		c.queueChanged()
+		out.session.Withdraw(d.ticket)
+		out.queueChanged()
 	default:
-		c.session.Keep(d.id, d)
+		out.session.Keep(d.id, d)
 	}
-	c.mu.Unlock()
+	out.mu.Unlock()
 	return false, d.sent
 }
 
 // publishAsync sends or queues a message.
-func (c *client) publishAsync(ctx context.Context, topicName string, payload []byte, o *publishOptions) *Delivery {
+func (out *outbox) publishAsync(ctx context.Context, topicName string, payload []byte, o *publishOptions) *Delivery {
 	var m session.Message
-	if err := c.compose(&m, topicName, payload, o); err != nil {
+	if err := out.compose(&m, topicName, payload, o); err != nil {
 		return NewDelivery(Success, err)
 	}
 	if m.QoS == 0 {
-		switch err := c.publishQoS0(ctx, &m); {
+		switch err := out.publishQoS0(ctx, &m); {
 		case err == nil:
 			return delivered
 		case !o.queues(err):
@@ -105,9 +119,9 @@ func (c *client) publishAsync(ctx context.Context, topicName string, payload []b
 		p := *m.Properties // the caller may fill the same struct for the next message
 		m.Properties = &p
 	}
-	d := &Delivery{client: c}
+	d := &Delivery{outbox: out}
 	m.Owner = d
-	if err := c.submit(ctx, d, &m); err != nil {
+	if err := out.submit(ctx, d, &m); err != nil {
 		return NewDelivery(Success, err)
 	}
 	return d
@@ -115,12 +129,12 @@ func (c *client) publishAsync(ctx context.Context, topicName string, payload []b
 
 // compose makes and checks a message, as far as that is possible without a connection.
 // [MQTT-3.3.1-3] [MQTT-3.3.2.1] [MQTT311-3.3.1-3]
-func (c *client) compose(m *session.Message, topicName string, payload []byte, o *publishOptions) error {
+func (out *outbox) compose(m *session.Message, topicName string, payload []byte, o *publishOptions) error {
 	if err := topic.CheckName(topicName); err != nil {
 		return topicError(topicName, false, err)
 	}
-	for i := len(c.config.topicDefaults) - 1; i >= 0; i-- {
-		if d := &c.config.topicDefaults[i]; topic.Match(d.filter, topicName) {
+	for i := len(out.config.topicDefaults) - 1; i >= 0; i-- {
+		if d := &out.config.topicDefaults[i]; topic.Match(d.filter, topicName) {
 			o.defaults(&d.options)
 		}
 	}
@@ -130,7 +144,7 @@ func (c *client) compose(m *session.Message, topicName string, payload []byte, o
 		return &notSent{fmt.Errorf("mqtt: publishing to %q: %v does not exist", topicName, o.qos)} // [MQTT-3.3.1-4]
 	}
 	if m.Properties != nil || len(payload) > codec.MaxRemainingLength/2 {
-		return c.checkContent(m)
+		return out.checkContent(m)
 	}
 	return nil
 }
@@ -142,24 +156,24 @@ var scratches = sync.Pool{New: func() any {
 }}
 
 // checkContent checks properties and size of a message, and notes when it expires.
-func (c *client) checkContent(m *session.Message) error {
+func (out *outbox) checkContent(m *session.Message) error {
 	if p := m.Properties; p != nil {
 		// What the codec would refuse must be found before the message waits in a queue.
 		probe := codec.Publish{Topic: m.Topic, Properties: *p}
 		scratch := scratches.Get().(*[]byte)
 		defer scratches.Put(scratch)
-		if _, err := probe.Append((*scratch)[:0], c.version); err != nil {
+		if _, err := probe.Append((*scratch)[:0], out.version); err != nil {
 			return &notSent{fmt.Errorf("mqtt: publishing to %q: %w", m.Topic, err)}
 		}
 		if p.MessageExpiry != 0 {
 			if p.MessageExpiry < time.Millisecond {
-				c.countExpired()
+				out.countExpired()
 				return &notSent{ErrExpired}
 			}
-			m.Expires = c.now() + p.MessageExpiry
+			m.Expires = out.now() + p.MessageExpiry
 		}
 	}
-	if size := packetSize(m, c.version); size > maxPacketSize {
+	if size := packetSize(m, out.version); size > maxPacketSize {
 		return &notSent{fmt.Errorf("mqtt: publishing to %q: %d bytes are too many for a packet", m.Topic, size)}
 	}
 	return nil
@@ -174,16 +188,17 @@ func packetSize(m *session.Message, v codec.Version) int {
 	return p.Size(v)
 }
 
-// forbidden checks m against what the server announced; mu is held.
-func (c *client) forbidden(m *session.Message) error {
-	a := &c.connAck
+// forbidden checks m against what the server announced.
+// The caller holds mu.
+func (out *outbox) forbidden(m *session.Message) error {
+	a := &out.connAck
 	var code ReasonCode
 	switch {
 	case QoS(m.QoS) > a.MaximumQoS:
 		code = QoSNotSupported // [MQTT-3.2.2-11]
 	case m.Retain && !a.RetainAvailable:
 		code = RetainNotSupported // [MQTT-3.2.2-14]
-	case a.MaximumPacketSize != 0 && c.tooLarge(packetSize(m, c.version)):
+	case a.MaximumPacketSize != 0 && out.tooLarge(packetSize(m, out.version)):
 		code = PacketTooLarge // [MQTT-3.2.2-15]
 	default:
 		return nil
@@ -195,43 +210,44 @@ func (c *client) forbidden(m *session.Message) error {
 const maxPacketSize = codec.MaxRemainingLength + 5
 
 // publishQoS0 hands a message to the connection; it waits for room in the write buffer.
-func (c *client) publishQoS0(ctx context.Context, m *session.Message) error {
+func (out *outbox) publishQoS0(ctx context.Context, m *session.Message) error {
 	if ctx.Err() != nil {
 		return ended(ctx)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	out.mu.Lock()
+	defer out.mu.Unlock()
 	woken := false
 	for {
-		l := c.live()
-		if l == nil || c.draining {
-			return c.notConnected()
+		l := out.live()
+		if l == nil || out.draining {
+			return out.notConnected()
 		}
-		if !l.Full() && c.session.Offline() == nil && (woken || c.room.empty()) {
-			return c.writeQoS0(l, m)
+		if !l.Full() && out.session.Offline() == nil && (woken || out.room.empty()) {
+			return out.writeQoS0(l, m)
 		}
-		if c.room.wait(ctx, &c.mu, woken) != nil {
+		if out.room.wait(ctx, &out.mu, woken) != nil {
 			return ended(ctx)
 		}
 		woken = true
 	}
 }
 
+// The caller holds mu.
 // [MQTT-3.3.4-8] [MQTT-4.3.1-1] [MQTT311-4.3.1-1]
-func (c *client) writeQoS0(l *link.Link, m *session.Message) error {
-	err := c.stale(m)
+func (out *outbox) writeQoS0(l *link.Link, m *session.Message) error {
+	err := out.stale(m)
 	if err == nil {
 		var b []byte
-		b, err = c.session.AppendPublish(l.Buffer(), m, 0, false, c.nowFor(m))
+		b, err = out.session.AppendPublish(l.Buffer(), m, 0, false, out.nowFor(m))
 		l.Commit(b)
 	}
-	if !c.room.empty() && !l.Full() {
-		c.room.wake()
+	if !out.room.empty() && !l.Full() {
+		out.room.wake()
 	}
 	if err != nil {
 		return err
 	}
-	c.stats.Published++
+	out.stats.Published++
 	return nil
 }
 
@@ -242,48 +258,49 @@ func ended(ctx context.Context) error {
 
 // submit sends a message at QoS 1 or 2 or puts it in the queue. When there is no room in either it waits for some, as
 // long as the client is connected.
-func (c *client) submit(ctx context.Context, d *Delivery, m *session.Message) error {
+func (out *outbox) submit(ctx context.Context, d *Delivery, m *session.Message) error {
 	if ctx.Err() != nil {
 		return ended(ctx)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	out.mu.Lock()
+	defer out.mu.Unlock()
 	woken := false
 	for {
-		if c.err != nil || c.draining {
-			return c.notConnected()
+		if out.err != nil || out.draining {
+			return out.notConnected()
 		}
-		if woken || c.queue.empty() {
-			if placed, err := c.place(d, m); placed || err != nil {
-				c.queueChanged()
+		if woken || out.queue.empty() {
+			if placed, err := out.place(d, m); placed || err != nil {
+				out.queueChanged()
 				return err
 			}
 		}
-		if c.link == nil {
+		if out.link == nil {
 			return &notSent{ErrQueueFull}
 		}
-		if c.queue.wait(ctx, &c.mu, woken) != nil {
+		if out.queue.wait(ctx, &out.mu, woken) != nil {
 			return ended(ctx)
 		}
 		woken = true
 	}
 }
 
-// place sends m if its turn is now, or queues it if there is room; mu is held.
-func (c *client) place(d *Delivery, m *session.Message) (placed bool, err error) {
-	if err := c.stale(m); err != nil {
+// place sends m if its turn is now, or queues it if there is room.
+// The caller holds mu.
+func (out *outbox) place(d *Delivery, m *session.Message) (placed bool, err error) {
+	if err := out.stale(m); err != nil {
 		return false, err
 	}
-	switch l := c.live(); {
+	switch l := out.live(); {
 	case l == nil || l.Full():
-	case m.QoS == 0 && c.session.Offline() == nil: // a connection has come since there was none
-		if err := c.writeQoS0(l, m); err != nil {
+	case m.QoS == 0 && out.session.Offline() == nil: // a connection has come since there was none
+		if err := out.writeQoS0(l, m); err != nil {
 			return false, err
 		}
 		wake(d.settle(nil, Success, nil))
 		return true, nil
-	case m.QoS > 0 && c.session.Ready():
-		b, id, err := c.session.Send(l.Buffer(), m, c.nowFor(m))
+	case m.QoS > 0 && out.session.Ready():
+		b, id, err := out.session.Send(l.Buffer(), m, out.nowFor(m))
 		if err != nil {
 			return false, &notSent{err}
 		}
@@ -291,64 +308,67 @@ func (c *client) place(d *Delivery, m *session.Message) (placed bool, err error)
 		d.sent, d.id = true, id
 		return true, nil
 	}
-	if !c.session.CanQueue(len(m.Topic) + len(m.Payload)) {
+	if !out.session.CanQueue(len(m.Topic) + len(m.Payload)) {
 		return false, nil
 	}
-	d.ticket = c.session.Queue(*m)
+	d.ticket = out.session.Queue(*m)
 	return true, nil
 }
 
-// sendOffline sends the messages at QoS 0 that waited for a connection; mu is held.
-func (c *client) sendOffline(told []*Delivery) []*Delivery {
-	l := c.live()
-	if l == nil || c.session.Offline() == nil {
+// sendOffline sends the messages at QoS 0 that waited for a connection.
+// The caller holds mu.
+func (out *outbox) sendOffline(told []*Delivery) []*Delivery {
+	l := out.live()
+	if l == nil || out.session.Offline() == nil {
 		return told
 	}
-	for m := c.session.Offline(); m != nil && !l.Full(); m = c.session.Offline() {
-		err := c.writeQoS0(l, m)
-		told = settleOwner(told, c.session.DropOffline(), err)
+	for m := out.session.Offline(); m != nil && !l.Full(); m = out.session.Offline() {
+		err := out.writeQoS0(l, m)
+		told = settleOwner(told, out.session.DropOffline(), err)
 	}
-	c.room.wake()
+	out.room.wake()
 	return told
 }
 
-// sendQueued sends what waits in the queue, as far as the window and the write buffer have room; mu is held. Messages
-// that cannot be sent any more are settled and added to told.
-func (c *client) sendQueued(told []*Delivery) []*Delivery {
-	l := c.live()
+// sendQueued sends what waits in the queue, as far as the window and the write buffer have room. Messages that cannot
+// be sent any more are settled and added to told.
+// The caller holds mu.
+func (out *outbox) sendQueued(told []*Delivery) []*Delivery {
+	l := out.live()
 	for l != nil && !l.Full() {
-		m := c.session.Resending()
+		m := out.session.Resending()
 		if m == nil {
 			break
 		}
-		told = c.resend(l, m, told)
+		told = out.resend(l, m, told)
 	}
-	told = c.sendOffline(told)
+	told = out.sendOffline(told)
 	for l != nil && !l.Full() {
-		m := c.session.Front()
+		m := out.session.Front()
 		if m == nil {
 			break
 		}
 		d, waited := m.Owner.(*Delivery) // m is gone when it has been sent
-		err := c.stale(m)
+		err := out.stale(m)
 		var id uint16
 		if err == nil {
 			var b []byte
-			b, id, err = c.session.SendFront(l.Buffer(), c.nowFor(m))
+			b, id, err = out.session.SendFront(l.Buffer(), out.nowFor(m))
 			l.Commit(b)
 		}
 		switch {
 		case err != nil:
-			told = settleOwner(told, c.session.DropFront(), err)
+			told = settleOwner(told, out.session.DropFront(), err)
 		case waited:
 			d.id, d.sent, d.again = id, true, d.sent
 		}
 	}
-	c.queueChanged()
+	out.queueChanged()
 	return told
 }
 
 // settleOwner tells the publisher of a message that will not be sent, or not again, or of one at QoS 0 that was.
+// The caller holds mu.
 func settleOwner(told []*Delivery, m session.Message, err error) []*Delivery {
 	d, ok := m.Owner.(*Delivery)
 	if !ok {
@@ -360,20 +380,21 @@ func settleOwner(told []*Delivery, m session.Message, err error) []*Delivery {
 	return d.settle(told, Success, err)
 }
 
-// resend sends a message again, on the session that the server has kept; mu is held. What the server does not take any
-// more is not sent; nobody can know whether it has it already.
-func (c *client) resend(l *link.Link, m *session.Message, told []*Delivery) []*Delivery {
-	err := c.forbidden(m)
+// resend sends a message again, on the session that the server has kept. What the server does not take any more is not
+// sent; nobody can know whether it has it already.
+// The caller holds mu.
+func (out *outbox) resend(l *link.Link, m *session.Message, told []*Delivery) []*Delivery {
+	err := out.forbidden(m)
 	if err == nil {
 		var b []byte
 		if d, ok := m.Owner.(*Delivery); ok {
 			d.again = true
 		}
-		b, err = c.session.Resend(l.Buffer(), c.nowFor(m))
+		b, err = out.session.Resend(l.Buffer(), out.nowFor(m))
 		l.Commit(b)
 	}
 	if err != nil {
-		told = settleOwner(told, c.session.GiveUpResend(), err)
+		told = settleOwner(told, out.session.GiveUpResend(), err)
 	}
 	return told
 }
@@ -384,36 +405,39 @@ func wasSent(m *session.Message) bool {
 	return m.QoS > 0 && (!ok || d.sent) // without an owner: its publisher has stopped waiting after it was sent
 }
 
-// stale says why a message, which may have waited, must not be sent or queued; mu is held. One that was sent before, on
-// a session that is lost, does not expire any more.
-func (c *client) stale(m *session.Message) error {
-	if m.Expires != 0 && m.Expires <= c.now() && !wasSent(m) {
-		c.stats.Expired++
+// stale says why a message, which may have waited, must not be sent or queued. One that was sent before, on a session
+// that is lost, does not expire any more.
+// The caller holds mu.
+func (out *outbox) stale(m *session.Message) error {
+	if m.Expires != 0 && m.Expires <= out.now() && !wasSent(m) {
+		out.stats.Expired++
 		return &notSent{ErrExpired}
 	}
-	return c.forbidden(m)
+	return out.forbidden(m)
 }
 
-// queueChanged lets the next publish try that waits for room, and a waiting Disconnect; mu is held.
-func (c *client) queueChanged() {
-	if !c.queue.empty() && (c.session.Ready() || c.session.CanQueue(0)) {
-		c.queue.wake()
+// queueChanged lets the next publish try that waits for room, and a waiting Disconnect.
+// The caller holds mu.
+func (out *outbox) queueChanged() {
+	if !out.queue.empty() && (out.session.Ready() || out.session.CanQueue(0)) {
+		out.queue.wake()
 	}
-	c.checkDrained()
+	out.checkDrained()
 }
 
-// checkDrained tells a waiting Disconnect when nothing is left to wait for; mu is held.
-func (c *client) checkDrained() {
-	if c.drained == nil || c.session.InFlight() > 0 {
+// checkDrained tells a waiting Disconnect when nothing is left to wait for.
+// The caller holds mu.
+func (out *outbox) checkDrained() {
+	if out.drained == nil || out.session.InFlight() > 0 {
 		return
 	}
-	if queued, _ := c.session.Queued(); queued > 0 {
+	if queued, _ := out.session.Queued(); queued > 0 {
 		return
 	}
 	select {
-	case <-c.drained:
+	case <-out.drained:
 	default:
-		close(c.drained)
+		close(out.drained)
 	}
 }
 
@@ -423,20 +447,14 @@ func (d *Delivery) Withdraw() bool {
 	if d.settled.Load() {
 		return false
 	}
-	d.client.mu.Lock()
-	if d.settled.Load() || d.sent || !d.client.session.Withdraw(d.ticket) {
-		d.client.mu.Unlock()
+	d.outbox.mu.Lock()
+	if d.settled.Load() || d.sent || !d.outbox.session.Withdraw(d.ticket) {
+		d.outbox.mu.Unlock()
 		return false
 	}
 	told := d.settle(nil, Success, &notSent{errWithdrawn})
-	d.client.queueChanged()
-	d.client.mu.Unlock()
+	d.outbox.queueChanged()
+	d.outbox.mu.Unlock()
 	wake(told)
 	return true
-}
-
-func (c *client) countExpired() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.stats.Expired++
 }

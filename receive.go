@@ -29,18 +29,22 @@ type receiver struct {
 func newReceiver(c *client, l *link.Link) *receiver { return &receiver{client: c, link: l} }
 
 // Room lets those publish who waited for the writer.
+// The caller holds mu.
 func (r *receiver) Room() {
-	r.client.room.wake()
-	wake(r.client.sendQueued(nil))
+	r.client.outbox.room.wake()
+	wake(r.client.outbox.sendQueued(nil))
 }
 
 // Refused notes that acknowledgements go out no more on this connection: what is not acknowledged will come again.
+// The caller holds mu.
 func (r *receiver) Refused() { r.client.session.Leave() }
 
 // Idle gives back memory.
+// The caller holds mu.
 func (r *receiver) Idle() { r.client.session.Trim() }
 
 // Packet handles one packet from the server.
+// The caller holds mu.
 func (r *receiver) Packet(h codec.Header, body []byte) error {
 	switch h.Type {
 	case codec.PUBLISH:
@@ -76,6 +80,7 @@ func (r *receiver) unexpected(h codec.Header) error {
 
 // puback completes a message at QoS 1. The late acknowledgement of an identifier that is not in use is counted and
 // ignored.
+// The caller holds mu.
 func (r *receiver) puback(h codec.Header, body []byte) error {
 	var p codec.Puback
 	r.forgive(body)
@@ -93,6 +98,7 @@ func (r *receiver) puback(h codec.Header, body []byte) error {
 	return nil
 }
 
+// The caller holds mu.
 func (r *receiver) pubrec(h codec.Header, body []byte) error {
 	var p codec.Pubrec
 	r.forgive(body)
@@ -115,6 +121,7 @@ func (r *receiver) pubrec(h codec.Header, body []byte) error {
 	return nil
 }
 
+// The caller holds mu.
 func (r *receiver) pubcomp(h codec.Header, body []byte) error {
 	var p codec.Pubcomp
 	if err := p.Decode(h, body, r.client.version); err != nil {
@@ -153,6 +160,7 @@ func (r *receiver) forgive(body []byte) {
 }
 
 // complete settles a message that has its last acknowledgement, and sends what waited for its place.
+// The caller holds mu.
 // [MQTT-4.13.2]
 func (r *receiver) complete(m session.Message, known bool, code codec.ReasonCode, reason string, u UserProperties) {
 	c := r.client
@@ -175,9 +183,10 @@ func (r *receiver) complete(m session.Message, known bool, code codec.ReasonCode
 		}
 		r.told = d.settle(r.told, ReasonCode(code), err)
 	}
-	r.told = c.sendQueued(r.told)
+	r.told = c.outbox.sendQueued(r.told)
 }
 
+// The caller holds mu.
 func (r *receiver) pubrel(h codec.Header, body []byte) error {
 	var p codec.Pubrel
 	if err := p.Decode(h, body, r.client.version); err != nil {
@@ -211,6 +220,7 @@ func (r *receiver) disconnect(h codec.Header, body []byte) error {
 }
 
 // publish takes a message.
+// The caller holds mu.
 func (r *receiver) publish(h codec.Header, body []byte) error {
 	c := r.client
 	p := &r.view
@@ -232,7 +242,7 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 		switch verdict {
 		case session.Repeated:
 			c.stats.Received--
-			c.watchStalls() // it may have been joined to one that waits
+			c.inbox.watchStalls() // it may have been joined to one that waits
 			return nil
 		case session.Exceeded:
 			return &codec.Error{
@@ -248,7 +258,7 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 		}
 		c.stats.Unmatched++
 		if c.config.unmatched != nil {
-			c.giveAway(r.message(p, t.name, holder{qos: QoS(p.QoS)}))
+			c.inbox.giveAway(r.message(p, t.name, holder{qos: QoS(p.QoS)}))
 		}
 	}
 	r.deliver(p, t.name, targets)
@@ -258,8 +268,9 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 
 // targetsOf returns the subscriptions that a message is for, and what appendTargets knows. Without identifiers and the
 // RETAIN flag those are the same for every message on the topic, and found once.
+// The caller holds mu.
 func (r *receiver) targetsOf(t *cachedTopic, retain bool) (targets []holder, known bool) {
-	router := &r.client.router
+	router := &r.client.inbox.router
 	if len(r.ids) == 0 && !retain {
 		if t.targets == nil {
 			t.targets, _ = router.appendTargets([]holder{}, t, nil, false)
@@ -271,6 +282,7 @@ func (r *receiver) targetsOf(t *cachedTopic, retain bool) (targets []holder, kno
 }
 
 // topic resolves the topic name of a PUBLISH, and puts it in the place of an alias; 0 is none.
+// The caller holds mu.
 // [MQTT-3.3.2-10] [MQTT-3.3.4]
 func (r *receiver) topic(p *codec.PublishView, alias int) (*cachedTopic, error) {
 	switch {
@@ -282,13 +294,13 @@ func (r *receiver) topic(p *codec.PublishView, alias int) (*cachedTopic, error) 
 	if len(p.Topic) == 0 {
 		return nil, r.client.protocolError(codec.PUBLISH, "MQTT-4.7.3-1", "MQTT-4.7.3-1", "no topic name, and no alias that stands for one")
 	}
-	if t := r.topics.get(p.Topic, r.client.router.generation); t != nil {
+	if t := r.topics.get(p.Topic, r.client.inbox.router.generation); t != nil {
 		return t, nil
 	}
 	if err := p.CheckTopic(); err != nil {
 		return nil, err
 	}
-	return r.topics.put(r.client.router.lookup(string(p.Topic))), nil
+	return r.topics.put(r.client.inbox.router.lookup(string(p.Topic))), nil
 }
 
 // setAlias notes what an alias stands for from now on, on this connection [MQTT-3.3.2-7].
@@ -324,6 +336,7 @@ func (r *receiver) readProperties(p *codec.PublishView) (alias int, err error) {
 }
 
 // deliver hands the message to its targets and sees to its acknowledgement.
+// The caller holds mu.
 // [MQTT-3.3.4-1] [MQTT-4.5.0-2] [MQTT311-3.3.4-1] [MQTT311-4.5.0-2]
 func (r *receiver) deliver(p *codec.PublishView, name string, targets []holder) {
 	c := r.client
@@ -354,11 +367,12 @@ func (r *receiver) deliver(p *codec.PublishView, name string, targets []holder) 
 	default: // accepted, or nobody holds it at QoS 1 or 2
 		r.link.Commit(c.session.Accept(r.link.Buffer(), p))
 	}
-	c.boundInbound()
+	c.inbox.boundInbound()
 }
 
 // Oversized acknowledges a message that exceeds WithMaximumPacketSize, on MQTT 3.1.1: else the server would send it
 // again and again.
+// The caller holds mu.
 func (r *receiver) Oversized(h codec.Header, start []byte) error {
 	c := r.client
 	p := &r.view
@@ -368,7 +382,7 @@ func (r *receiver) Oversized(h codec.Header, start []byte) error {
 		return err
 	}
 	c.stats.Oversized++
-	c.log(slog.LevelWarn, "mqtt: a message larger than WithMaximumPacketSize was thrown away",
+	c.notices.log(slog.LevelWarn, "mqtt: a message larger than WithMaximumPacketSize was thrown away",
 		"topic", string(p.Topic), "bytes", size)
 	if p.QoS == 0 {
 		return nil
@@ -382,6 +396,7 @@ func (r *receiver) Oversized(h codec.Header, start []byte) error {
 }
 
 // auth takes the server's step of a re-authentication.
+// The caller holds mu.
 func (r *receiver) auth(h codec.Header, body []byte) error {
 	p, err := r.client.decodeAuth(h, body, true)
 	if err != nil {
@@ -397,9 +412,10 @@ func (r *receiver) auth(h codec.Header, body []byte) error {
 }
 
 // park keeps a message for a subscription to come. It reports false if there is no place for it.
+// The caller holds mu.
 func (r *receiver) park(p *codec.PublishView, name string) bool {
-	lot := &r.client.parking
-	if !lot.takes(name, r.client.config.parkingPlaces) || r.client.router.isRetired(r.ids) {
+	lot := &r.client.inbox.parking
+	if !lot.takes(name, r.client.config.parkingPlaces) || r.client.inbox.router.isRetired(r.ids) {
 		return false
 	}
 	receipt := r.client.session.Hold(p)
@@ -410,17 +426,19 @@ func (r *receiver) park(p *codec.PublishView, name string) bool {
 	return true
 }
 
-// refusedIdentifier reports whether the server refused a request because it uses the packet identifier itself, and sends
-// it again with another: mochi 2.7.9 has one table of identifiers for both directions (seen).
+// refusedIdentifier reports whether the server refused a request because it uses the packet identifier itself, and
+// sends it again with another: mochi 2.7.9 has one table of identifiers for both directions (seen).
+// The caller holds mu.
 func (r *receiver) refusedIdentifier(q *request, codes []codec.ReasonCode) bool {
 	if q.again == mostAgain || !slices.Contains(codes, codec.PacketIdentifierInUse) {
 		return false
 	}
 	q.again++
-	return r.client.sendRequest(q, q.encode) == nil
+	return r.client.inbox.sendRequest(q, q.encode) == nil
 }
 
 // suback takes the answer to a SUBSCRIBE.
+// The caller holds mu.
 // [MQTT-3.8.4-2] [MQTT-3.8.4-7] [MQTT311-3.8.4-2]
 func (r *receiver) suback(h codec.Header, body []byte) error {
 	var p codec.Suback
@@ -445,18 +463,19 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 		default:
 			rt.refused(q.sent[i])
 			failed := FilterError{rt.filter, ReasonCode(code), p.ReasonString}
-			r.client.endHolders(rt, &SubscribeError{[]FilterError{failed}, p.UserProperties})
+			r.client.inbox.endHolders(rt, &SubscribeError{[]FilterError{failed}, p.UserProperties})
 		}
 	}
-	r.client.giveBack(q)
+	r.client.inbox.giveBack(q)
 	q.call.answered(p.UserProperties)
 	if q.call != nil && len(q.call.rest) > 0 && !q.call.sub.ended {
-		r.client.sendRest(q.call.sub)
+		r.client.inbox.sendRest(q.call.sub)
 	}
 	return nil
 }
 
 // unsuback takes the answer to an UNSUBSCRIBE.
+// The caller holds mu.
 // [MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT311-3.10.4-4] [MQTT311-3.10.4-5]
 func (r *receiver) unsuback(h codec.Header, body []byte) error {
 	var p codec.Unsuback
@@ -485,6 +504,7 @@ func (r *receiver) unsuback(h codec.Header, body []byte) error {
 
 // answer finds the request that a SUBACK or UNSUBACK answers; nil if there is none. It must have one reason code for
 // each filter, which is what the rules ask for; -1 stands for packets without codes.
+// The caller holds mu.
 func (r *receiver) answer(h codec.Header, id uint16, codes int, v5, v311 string) (*request, error) {
 	if r.client.session.Misplaced(h.Type, id) {
 		return nil, r.misplaced(h)
@@ -494,8 +514,8 @@ func (r *receiver) answer(h codec.Header, id uint16, codes int, v5, v311 string)
 		r.client.stats.LateAcks++
 		return nil, nil
 	}
-	r.client.subscribeMore()
-	r.told = r.client.sendQueued(r.told) // the identifier is free, which a message may have waited for
+	r.client.inbox.subscribeMore()
+	r.told = r.client.outbox.sendQueued(r.told) // the identifier is free, which a message may have waited for
 	q := owner.(*request)
 	var err error
 	switch {
@@ -507,7 +527,7 @@ func (r *receiver) answer(h codec.Header, id uint16, codes int, v5, v311 string)
 		return q, nil
 	}
 	if q.routes == nil {
-		r.client.unsubscribes = append(r.client.unsubscribes, q)
+		r.client.inbox.unsubscribes = append(r.client.inbox.unsubscribes, q)
 	} // a subscription is found by its call, which goes on waiting
 	return nil, err
 }

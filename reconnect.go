@@ -208,20 +208,35 @@ type reconnecting struct {
 	err  error
 }
 
-// Reconnect drops the connection, if there is one, and connects at once.
-func (c *client) Reconnect(ctx context.Context) error {
-	c.mu.Lock()
-	if c.err != nil || c.draining {
-		defer c.mu.Unlock()
-		return c.notConnected()
+// attempts is what the parts of a client, and its callers, know of its connects.
+type attempts struct {
+	*core
+
+	// Guarded by mu.
+	up           chan struct{}     // closed while connected, and when the client has ended
+	sessions     int               // how many have begun
+	unanswered   bool              // a CONNECT since the session began got no CONNACK: the server may have begun one that we know nothing of
+	answer       codec.ReasonCode  // of the latest CONNACK
+	reconnecting *reconnecting     // Reconnects that wait for an attempt; nil: none
+	farewell     *codec.Disconnect // what the last DISCONNECT says; nil: nothing in particular
+}
+
+func (at *attempts) init(c *core) { at.core, at.up = c, make(chan struct{}) }
+
+// reconnect drops the connection, if there is one, and connects at once.
+func (at *attempts) reconnect(ctx context.Context) error {
+	at.mu.Lock()
+	if at.err != nil || at.draining {
+		defer at.mu.Unlock()
+		return at.notConnected()
 	}
-	r := c.reconnecting
+	r := at.reconnecting
 	if r == nil {
 		r = &reconnecting{done: make(chan struct{})}
-		c.reconnecting = r
-		c.callSupervisor()
+		at.reconnecting = r
+		at.callSupervisor()
 	}
-	c.mu.Unlock()
+	at.mu.Unlock()
 	select {
 	case <-r.done:
 		return r.err
@@ -230,33 +245,62 @@ func (c *client) Reconnect(ctx context.Context) error {
 	}
 }
 
-func (c *client) reconnectWanted() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.reconnecting != nil
+func (at *attempts) reconnectWanted() bool {
+	at.mu.Lock()
+	defer at.mu.Unlock()
+	return at.reconnecting != nil
 }
 
 // attemptFailed notes what an attempt may have left at the server, and tells everybody who waits in Reconnect.
-func (c *client) attemptFailed(a *attempt, err error) {
+func (at *attempts) attemptFailed(a *attempt, err error) {
 	var refused *ConnectError
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	at.mu.Lock()
+	defer at.mu.Unlock()
 	switch {
 	case errors.As(err, &refused) && refused.Code.Failed():
-		c.answer = codec.ReasonCode(refused.Code)
+		at.answer = codec.ReasonCode(refused.Code)
 	case a.sent:
-		c.unanswered = true
+		at.unanswered = true
 	}
-	c.tellReconnects(err)
+	at.tellReconnects(err)
 }
 
-// tellReconnects tells everybody who waits in Reconnect the outcome of an attempt; mu is held.
-func (c *client) tellReconnects(err error) {
-	r := c.reconnecting
+// tellReconnects tells everybody who waits in Reconnect the outcome of an attempt.
+// The caller holds mu.
+func (at *attempts) tellReconnects(err error) {
+	r := at.reconnecting
 	if r == nil {
 		return
 	}
-	c.reconnecting = nil
+	at.reconnecting = nil
 	r.err = err
 	close(r.done)
+}
+
+func (at *attempts) sessionNumber() int {
+	at.mu.Lock()
+	defer at.mu.Unlock()
+	return at.sessions
+}
+
+func (at *attempts) wait(ctx context.Context) error {
+	at.mu.Lock()
+	up := at.up
+	at.mu.Unlock()
+	select {
+	case <-up:
+		return at.Err()
+	case <-ctx.Done():
+		return fmt.Errorf("mqtt: waiting for a connection: %w", ctx.Err())
+	}
+}
+
+// noteUp lets go of those who wait for the connection, or for the client's end.
+// The caller holds mu.
+func (at *attempts) noteUp() {
+	select {
+	case <-at.up:
+	default:
+		close(at.up)
+	}
 }

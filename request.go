@@ -16,16 +16,26 @@ import (
 // This file is about requests (section 4.10). Each response topic has one subscription, a Subscription whose messages go
 // to the requests that wait for them, under the mutex, instead of into a channel.
 
-// requests is what a client knows of its requests. The client's mutex guards it.
+// requests is what a client knows of its requests.
 type requests struct {
+	*core
+	outbox   *outbox
+	inbox    *inbox
+	attempts *attempts
+
+	pool sync.Pool // of exchanges; like outbox.waiters
+
+	// Guarded by mu.
 	topics  map[string]*replies
 	clock   uint64   // counts uses of topics
 	own     string   // the client's response topic, made of basis
 	basis   string   // Response Information of the server
 	pending int      // requests that have a place
 	places  waitlist // those that wait for one
+}
 
-	pool sync.Pool // of exchanges; like client.waiters
+func (q *requests) init(c *client) {
+	q.core, q.outbox, q.inbox, q.attempts = &c.core, &c.outbox, &c.inbox, &c.attempts
 }
 
 const (
@@ -35,11 +45,13 @@ const (
 	maxMessageExpiry  = math.MaxUint32 * time.Second
 )
 
-// replies is the subscription to a response topic. The client's mutex guards it.
+// replies is the subscription to a response topic.
 type replies struct {
-	client    *client
-	topic     string
-	sub       *Subscription
+	requests *requests
+	topic    string
+	sub      *Subscription
+
+	// Guarded by mu.
 	exchanges map[string]*exchange // that wait for a reply, by correlation data
 	users     int                  // those, and requests that wait for the subscription
 	used      uint64               // when it was, by the clock of requests
@@ -50,13 +62,13 @@ type replies struct {
 type exchange struct {
 	properties  PublishProperties // of the request
 	correlation [16]byte          // made up
+	key         string            // the correlation data
 	done        chan struct{}     // capacity 1: gets a value when there is a reply or err
+	reply       Message           // written before done gets a value, as err is
+	err         error             // why there will be no reply
 
-	// Guarded by client.mu until done.
+	// Guarded by mu.
 	replies *replies // where it waits; nil: it does not
-	key     string   // there
-	reply   Message
-	err     error // why none will come
 }
 
 // ResponseError is a failure that the responder sent back instead of an answer: Request returns it when the reply has a
@@ -83,44 +95,44 @@ func WithMaxRequests(n int) OptionV5 {
 func (c clientV5) Request(ctx context.Context, topic string, payload []byte, opts ...PublishOptionV5) (Message, error) {
 	o := publishOptions{qos: AtLeastOnce} // what is given, here or by topic defaults, wins
 	addOptions(&o, opts)
-	return c.request(ctx, topic, payload, &o)
+	return c.requests.request(ctx, topic, payload, &o)
 }
 
-func (c *client) request(ctx context.Context, topicName string, payload []byte, o *publishOptions) (Message, error) {
+func (q *requests) request(ctx context.Context, topicName string, payload []byte, o *publishOptions) (Message, error) {
 	if err := topic.CheckName(topicName); err != nil {
 		return Message{}, topicError(topicName, false, err)
 	}
-	x := c.newExchange(o.properties)
-	defer c.endExchange(x)
-	if err := c.openExchange(ctx, x); err != nil {
+	x := q.newExchange(o.properties)
+	defer q.endExchange(x)
+	if err := q.openExchange(ctx, x); err != nil {
 		return Message{}, err
 	}
 	x.expireWith(ctx)
 	o.properties = &x.properties
 	var m session.Message
-	if err := c.compose(&m, topicName, payload, o); err != nil {
+	if err := q.outbox.compose(&m, topicName, payload, o); err != nil {
 		return Message{}, err
 	}
 	if m.QoS == 0 {
-		err := c.publishQoS0(ctx, &m)
+		err := q.outbox.publishQoS0(ctx, &m)
 		switch {
 		case err == nil:
-			return c.awaitReply(ctx, x, &m, nil)
+			return q.awaitReply(ctx, x, &m, nil)
 		case !o.queues(err):
 			return Message{}, err
 		}
 	}
-	d := c.waiter()
-	defer c.reuse(d)
+	d := q.outbox.waiter()
+	defer q.outbox.reuse(d)
 	m.Owner = d
-	if err := c.submit(ctx, d, &m); err != nil {
+	if err := q.outbox.submit(ctx, d, &m); err != nil {
 		return Message{}, err
 	}
-	return c.awaitReply(ctx, x, &m, d)
+	return q.awaitReply(ctx, x, &m, d)
 }
 
-func (c *client) newExchange(p *PublishProperties) *exchange {
-	x, ok := c.requests.pool.Get().(*exchange)
+func (q *requests) newExchange(p *PublishProperties) *exchange {
+	x, ok := q.pool.Get().(*exchange)
 	if !ok {
 		x = &exchange{done: make(chan struct{}, 1)}
 	}
@@ -145,53 +157,55 @@ func (x *exchange) expireWith(ctx context.Context) {
 
 // openExchange waits for a place among the requests, and for the subscription to the response topic. Then x waits for a
 // reply. On an error nothing was sent.
-func (c *client) openExchange(ctx context.Context, x *exchange) error {
+func (q *requests) openExchange(ctx context.Context, x *exchange) error {
 	if ctx.Err() != nil {
 		return ended(ctx)
 	}
-	if x.properties.ResponseTopic == "" && c.sessionNumber() == 0 {
-		if err := c.WaitConnected(ctx); err != nil { // the server has a say in the topic
+	if x.properties.ResponseTopic == "" && q.attempts.sessionNumber() == 0 {
+		if err := q.attempts.wait(ctx); err != nil { // the server has a say in the topic
 			return &notSent{err}
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := c.takePlace(ctx); err != nil {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if err := q.takePlace(ctx); err != nil {
 		return err
 	}
-	err := c.joinReplies(ctx, x)
+	err := q.joinReplies(ctx, x)
 	if err != nil {
-		c.leavePlace()
+		q.leavePlace()
 	}
 	return err
 }
 
-// takePlace waits for a place among the requests; mu is held, but not meanwhile.
-func (c *client) takePlace(ctx context.Context) error {
-	q := &c.requests
+// takePlace waits for a place among the requests.
+// The caller holds mu. It is free meanwhile.
+func (q *requests) takePlace(ctx context.Context) error {
 	woken := false
 	for {
 		switch {
-		case c.err != nil || c.draining:
-			return c.notConnected()
-		case q.pending < c.config.maxRequests && (woken || q.places.empty()):
+		case q.err != nil || q.draining:
+			return q.notConnected()
+		case q.pending < q.config.maxRequests && (woken || q.places.empty()):
 			q.pending++
 			return nil
-		case q.places.wait(ctx, &c.mu, woken) != nil:
+		case q.places.wait(ctx, &q.mu, woken) != nil:
 			return ended(ctx)
 		}
 		woken = true
 	}
 }
 
-func (c *client) leavePlace() {
-	c.requests.pending--
-	c.requests.places.wake()
+// The caller holds mu.
+func (q *requests) leavePlace() {
+	q.pending--
+	q.places.wake()
 }
 
-// joinReplies waits until the server has granted the subscription to x's response topic; mu is held, but not meanwhile.
-func (c *client) joinReplies(ctx context.Context, x *exchange) error {
-	r, err := c.repliesTo(x.properties.ResponseTopic)
+// joinReplies waits until the server has granted the subscription to x's response topic.
+// The caller holds mu. It is free meanwhile.
+func (q *requests) joinReplies(ctx context.Context, x *exchange) error {
+	r, err := q.repliesTo(x.properties.ResponseTopic)
 	if err != nil {
 		return err
 	}
@@ -209,8 +223,9 @@ func (c *client) joinReplies(ctx context.Context, x *exchange) error {
 	return nil
 }
 
-// awaitGrant waits until the server has the subscription in its current session; mu is held, but not meanwhile. While
-// there is no connection, what it had counts: it is made again before anything is sent.
+// awaitGrant waits until the server has the subscription in its current session. While there is no connection, what it
+// had counts: it is made again before anything is sent.
+// The caller holds mu. It is free meanwhile.
 func (r *replies) awaitGrant(ctx context.Context) error {
 	for {
 		switch {
@@ -218,23 +233,22 @@ func (r *replies) awaitGrant(ctx context.Context) error {
 			return &notSent{fmt.Errorf("mqtt: subscribing to replies: %w", r.sub.err)}
 		case !r.sub.call.waiting() && r.sub.routes[0].confirmed:
 			return nil
-		case r.granting.wait(ctx, &r.client.mu, false) != nil:
+		case r.granting.wait(ctx, &r.requests.mu, false) != nil:
 			return ended(ctx)
 		}
 	}
 }
 
-// repliesTo returns the subscription to a response topic, "" for the client's own, and makes it if there is none; mu is
-// held.
-func (c *client) repliesTo(name string) (*replies, error) {
-	q := &c.requests
+// repliesTo returns the subscription to a response topic, "" for the client's own, and makes it if there is none.
+// The caller holds mu.
+func (q *requests) repliesTo(name string) (*replies, error) {
 	if name == "" {
-		name = c.responseTopic()
+		name = q.responseTopic()
 	}
 	r := q.topics[name]
 	if r == nil {
 		var err error
-		if r, err = c.subscribeReplies(name); err != nil {
+		if r, err = q.subscribeReplies(name); err != nil {
 			return nil, err
 		}
 	}
@@ -244,15 +258,15 @@ func (c *client) repliesTo(name string) (*replies, error) {
 }
 
 // responseTopic returns the client's own response topic: what the server suggests, or our prefix, and the client
-// identifier. No two clients of a server have the same one, and access control can name it. mu is held.
-func (c *client) responseTopic() string {
-	q := &c.requests
-	if info := c.connAck.ResponseInformation; q.own == "" || q.basis != info {
+// identifier. No two clients of a server have the same one, and access control can name it.
+// The caller holds mu.
+func (q *requests) responseTopic() string {
+	if info := q.connAck.ResponseInformation; q.own == "" || q.basis != info {
 		q.basis, q.own = info, replyPrefix
 		if info != "" {
 			q.own = strings.TrimSuffix(info, "/")
 		}
-		q.own += "/" + topicLevel.Replace(c.connAck.ClientID)
+		q.own += "/" + topicLevel.Replace(q.connAck.ClientID)
 	}
 	return q.own
 }
@@ -260,41 +274,43 @@ func (c *client) responseTopic() string {
 // topicLevel makes one level of a topic name of a client identifier, a different one of each.
 var topicLevel = strings.NewReplacer("%", "%25", "/", "%2F", "+", "%2B", "#", "%23")
 
-// subscribeReplies makes the subscription to a response topic. Nobody waits for its SUBACK in particular; if it is refused,
-// replies.end tells everybody. mu is held.
-func (c *client) subscribeReplies(name string) (*replies, error) {
+// subscribeReplies makes the subscription to a response topic. Nobody waits for its SUBACK in particular; if it is
+// refused, replies.end tells everybody.
+// The caller holds mu.
+func (q *requests) subscribeReplies(name string) (*replies, error) {
 	if err := topic.CheckName(name); err != nil {
 		return nil, topicError(name, false, err)
 	}
-	if topic.Inner(name, c.router.prefixes) != name {
+	if topic.Inner(name, q.inbox.router.prefixes) != name {
 		return nil, &notSent{fmt.Errorf("mqtt: a subscription to the response topic %q would be one to another topic", name)}
 	}
-	if err := c.dropIdleReplies(); err != nil {
+	if err := q.dropIdleReplies(); err != nil {
 		return nil, err
 	}
-	s := newSubscription(c, subscribeOptions{retain: SkipRetained, buffer: 1})
-	r := &replies{client: c, topic: name, sub: s, exchanges: make(map[string]*exchange)}
+	s := newSubscription(q.inbox, subscribeOptions{retain: SkipRetained, buffer: 1})
+	r := &replies{requests: q, topic: name, sub: s, exchanges: make(map[string]*exchange)}
 	s.sink = r
-	if _, err := c.beginSubscribe(s, []filterRequest{{name, AtLeastOnce}}); err != nil {
+	if _, err := q.inbox.beginSubscribe(s, []filterRequest{{name, AtLeastOnce}}); err != nil {
 		return nil, err
 	}
 	if s.ended { // refused at once; awaitGrant says why
 		return r, nil
 	}
-	if c.requests.topics == nil {
-		c.requests.topics = make(map[string]*replies)
+	if q.topics == nil {
+		q.topics = make(map[string]*replies)
 	}
-	c.requests.topics[name] = r
+	q.topics[name] = r
 	return r, nil
 }
 
-// dropIdleReplies unsubscribes the response topic that was not used for longest, if there are too many; mu is held.
-func (c *client) dropIdleReplies() error {
-	if len(c.requests.topics) < maxResponseTopics {
+// dropIdleReplies unsubscribes the response topic that was not used for longest, if there are too many.
+// The caller holds mu.
+func (q *requests) dropIdleReplies() error {
+	if len(q.topics) < maxResponseTopics {
 		return nil
 	}
 	var idle *replies
-	for _, r := range c.requests.topics {
+	for _, r := range q.topics {
 		if r.users == 0 && (idle == nil || r.used < idle.used) {
 			idle = r
 		}
@@ -302,30 +318,34 @@ func (c *client) dropIdleReplies() error {
 	if idle == nil {
 		return &notSent{fmt.Errorf("mqtt: requests wait on %d response topics already", maxResponseTopics)}
 	}
-	c.abandon(idle.sub, ErrClosed)
+	q.inbox.abandon(idle.sub, ErrClosed)
 	return nil
 }
 
-// take gives a message to the request that it is the reply to; mu is held.
+// take gives a message to the request that it is the reply to.
+// The caller holds mu.
 func (r *replies) take(m Message) {
 	x := r.exchanges[string(m.Properties.CorrelationData)]
 	if x == nil {
-		r.client.stats.LateReplies++
+		r.requests.stats.LateReplies++
 		return
 	}
 	x.settle(m, nil)
 }
 
-// granted lets those go on who wait for the subscription; mu is held.
+// granted lets those go on who wait for the subscription.
+// The caller holds mu.
 func (r *replies) granted() { r.granting.wakeAll() }
 
-// refused ends the subscription, which no call of Subscribe does; mu is held.
-func (r *replies) refused(err error) { r.client.abandon(r.sub, err) }
+// refused ends the subscription, which no call of Subscribe does.
+// The caller holds mu.
+func (r *replies) refused(err error) { r.requests.inbox.abandon(r.sub, err) }
 
-// end tells those who wait that there will be no replies; mu is held.
+// end tells those who wait that there will be no replies.
+// The caller holds mu.
 func (r *replies) end(err error) {
-	if r.client.requests.topics[r.topic] == r {
-		delete(r.client.requests.topics, r.topic)
+	if r.requests.topics[r.topic] == r {
+		delete(r.requests.topics, r.topic)
 	}
 	for _, x := range r.exchanges {
 		x.settle(Message{}, err)
@@ -333,13 +353,15 @@ func (r *replies) end(err error) {
 	r.granting.wakeAll()
 }
 
+// The caller holds mu.
 func (x *exchange) settle(reply Message, err error) {
 	x.reply, x.err = reply, err
 	x.leave()
 	x.done <- struct{}{}
 }
 
-// leave makes x wait no more; mu is held.
+// leave makes x wait no more.
+// The caller holds mu.
 func (x *exchange) leave() {
 	r := x.replies
 	if r == nil {
@@ -348,25 +370,25 @@ func (x *exchange) leave() {
 	x.replies = nil
 	delete(r.exchanges, x.key)
 	r.users--
-	r.client.leavePlace()
+	r.requests.leavePlace()
 }
 
 // endExchange makes a call's exchange ready for another one's.
-func (c *client) endExchange(x *exchange) {
-	c.mu.Lock()
+func (q *requests) endExchange(x *exchange) {
+	q.mu.Lock()
 	x.leave()
-	c.mu.Unlock()
+	q.mu.Unlock()
 	select {
 	case <-x.done:
 	default:
 	}
 	*x = exchange{done: x.done}
-	c.requests.pool.Put(x)
+	q.pool.Put(x)
 }
 
 // awaitReply waits for the reply to m, and for what becomes of m as long as that may mean that there will be none. d is nil
 // at QoS 0, and once m is acknowledged.
-func (c *client) awaitReply(ctx context.Context, x *exchange, m *session.Message, d *Delivery) (Message, error) {
+func (q *requests) awaitReply(ctx context.Context, x *exchange, m *session.Message, d *Delivery) (Message, error) {
 	var acknowledged chan struct{}
 	if d != nil {
 		acknowledged = d.done
@@ -374,7 +396,7 @@ func (c *client) awaitReply(ctx context.Context, x *exchange, m *session.Message
 	for {
 		select {
 		case <-x.done:
-			return c.conclude(x, d)
+			return q.conclude(x, d)
 		case <-acknowledged:
 			switch {
 			case d.err != nil:
@@ -384,16 +406,16 @@ func (c *client) awaitReply(ctx context.Context, x *exchange, m *session.Message
 			}
 			d, acknowledged = nil, nil
 		case <-ctx.Done():
-			return c.giveUpReply(ctx, x, d)
+			return q.giveUpReply(ctx, x, d)
 		}
 	}
 }
 
 // conclude returns the outcome of a request that is done, whatever becomes of its message.
-func (c *client) conclude(x *exchange, d *Delivery) (Message, error) {
+func (q *requests) conclude(x *exchange, d *Delivery) (Message, error) {
 	settled, sent := true, true
 	if d != nil {
-		settled, sent = c.letGo(d)
+		settled, sent = q.outbox.letGo(d)
 	}
 	switch {
 	case x.err == nil:
@@ -407,14 +429,14 @@ func (c *client) conclude(x *exchange, d *Delivery) (Message, error) {
 }
 
 // giveUpReply ends the waiting of a request whose ctx has ended.
-func (c *client) giveUpReply(ctx context.Context, x *exchange, d *Delivery) (Message, error) {
+func (q *requests) giveUpReply(ctx context.Context, x *exchange, d *Delivery) (Message, error) {
 	select {
 	case <-x.done:
-		return c.conclude(x, d)
+		return q.conclude(x, d)
 	default:
 	}
 	if d != nil {
-		if err := c.giveUp(ctx, d); err != nil {
+		if err := q.outbox.giveUp(ctx, d); err != nil {
 			return Message{}, err
 		}
 	}

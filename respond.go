@@ -104,8 +104,8 @@ func (r *responder) deadline(m Message) (deadline time.Time, ok bool) {
 	switch {
 	case m.Properties.MessageExpiry <= 0:
 		return time.Time{}, false
-	case r.sub.client != nil && m.expires != 0:
-		return r.sub.client.began.Add(m.expires), true
+	case r.sub.inbox != nil && m.expires != 0:
+		return r.sub.inbox.began.Add(m.expires), true
 	}
 	return time.Now().Add(m.Properties.MessageExpiry), true // of a fake
 }
@@ -131,7 +131,7 @@ func (r *responder) reply(ctx context.Context, m Message, payload []byte, failur
 		sending, cancel = context.WithTimeout(r.base, replyGrace)
 		defer cancel()
 	}
-	err := r.client.publish(sending, m.Properties.ResponseTopic, payload, &o)
+	err := r.client.outbox.publish(sending, m.Properties.ResponseTopic, payload, &o)
 	if err != nil && sending.Err() != nil || errors.Is(err, ErrClosed) {
 		return fmt.Errorf("%w: %w", errGivenUp, err)
 	}

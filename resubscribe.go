@@ -12,27 +12,28 @@ import (
 )
 
 // subscribeAgain makes, on a new connection, the subscriptions that the server does not have or may not have, and those
-// that have been waiting for a connection; mu is held.
+// that have been waiting for a connection.
 //
 // On MQTT 5 that is done even when the server has kept the session: one that was killed may come back with an older
 // snapshot of the session, without the subscriptions (seen with Mosquitto). On MQTT 3.1.1 it would bring all retained
 // messages again.
-func (c *client) subscribeAgain() {
-	present := c.connAck.SessionPresent
+// The caller holds mu.
+func (in *inbox) subscribeAgain() {
+	present := in.connAck.SessionPresent
 	if !present {
-		for _, rt := range c.router.routes {
+		for _, rt := range in.router.routes {
 			rt.unknown()
 		}
 	}
-	c.subscribing = fifo.Queue[subscribing]{}
-	for _, s := range c.inOrder() {
+	in.subscribing = fifo.Queue[subscribing]{}
+	for _, s := range in.inOrder() {
 		if s.call.waiting() {
-			c.subscribing.Push(subscribing{sub: s})
+			in.subscribing.Push(subscribing{sub: s})
 		} else {
-			c.resubscribe(s, present)
+			in.resubscribe(s, present)
 		}
 	}
-	c.subscribeMore()
+	in.subscribeMore()
 }
 
 // subscribing is a SUBSCRIBE to be sent on a new connection: for some of the routes of a subscription that was granted
@@ -46,23 +47,25 @@ type subscribing struct {
 // their turn: packet identifiers are few.
 const atOnce = 1000
 
-// subscribeMore sends, after a connect, as many SUBSCRIBEs as may be without an answer; mu is held.
-func (c *client) subscribeMore() {
-	for c.live() != nil && c.subscribing.Len() > 0 && c.session.Requests() < atOnce {
-		next := *c.subscribing.At(0)
+// subscribeMore sends, after a connect, as many SUBSCRIBEs as may be without an answer.
+// The caller holds mu.
+func (in *inbox) subscribeMore() {
+	for in.live() != nil && in.subscribing.Len() > 0 && in.session.Requests() < atOnce {
+		next := *in.subscribing.At(0)
 		if next.sub.call.waiting() {
-			c.sendSubscribes(next.sub)
-		} else if !c.subscribeRoutes(next) {
+			in.sendSubscribes(next.sub)
+		} else if !in.subscribeRoutes(next) {
 			return
 		}
-		c.subscribing.Pop()
+		in.subscribing.Pop()
 	}
 }
 
 // inOrder returns the subscriptions in the order in which they were made, but those to replies first: requests that are
-// published again do not wait for the others' turn; mu is held.
-func (c *client) inOrder() []*Subscription {
-	return slices.SortedFunc(maps.Keys(c.subs), func(a, b *Subscription) int {
+// published again do not wait for the others' turn.
+// The caller holds mu.
+func (in *inbox) inOrder() []*Subscription {
+	return slices.SortedFunc(maps.Keys(in.subs), func(a, b *Subscription) int {
 		switch first, second := a.sink != nil, b.sink != nil; {
 		case first && !second:
 			return -1
@@ -74,27 +77,29 @@ func (c *client) inOrder() []*Subscription {
 }
 
 // resubscribe puts the routes of s in line, but for those that an older subscription sees to. Nobody waits for the
-// answers. mu is held.
-func (c *client) resubscribe(s *Subscription, present bool) {
-	if err := c.unavailable(s); err != nil {
-		c.abandon(s, err)
+// answers.
+// The caller holds mu.
+func (in *inbox) resubscribe(s *Subscription, present bool) {
+	if err := in.unavailable(s); err != nil {
+		in.abandon(s, err)
 		return
 	}
-	all := c.version >= codec.V5 || c.config.resubscribeResumed
+	all := in.version >= codec.V5 || in.config.resubscribeResumed
 	var mine []*route
 	for _, rt := range s.routes {
 		if rt.eldest() == s && (all || !rt.confirmed) {
 			mine = append(mine, rt)
 		}
 	}
-	for some := range slices.Chunk(mine, c.filtersAtOnce(s)) {
-		c.subscribing.Push(subscribing{s, some})
+	for some := range slices.Chunk(mine, in.filtersAtOnce(s)) {
+		in.subscribing.Push(subscribing{s, some})
 	}
 }
 
-// subscribeRoutes sends the SUBSCRIBE for routes whose turn it is. It reports false if no packet identifier is free; one
-// will be with the next answer. mu is held.
-func (c *client) subscribeRoutes(next subscribing) bool {
+// subscribeRoutes sends the SUBSCRIBE for routes whose turn it is. It reports false if no packet identifier is free;
+// one will be with the next answer.
+// The caller holds mu.
+func (in *inbox) subscribeRoutes(next subscribing) bool {
 	var mine []*route
 	for _, rt := range next.routes {
 		switch eldest := rt.eldest(); eldest {
@@ -102,43 +107,45 @@ func (c *client) subscribeRoutes(next subscribing) bool {
 			mine = append(mine, rt)
 		case nil: // nobody wants it any more
 		default:
-			c.subscribing.Push(subscribing{eldest, []*route{rt}})
+			in.subscribing.Push(subscribing{eldest, []*route{rt}})
 		}
 	}
-	present := c.connAck.SessionPresent
+	present := in.connAck.SessionPresent
 	handling := func(rt *route) RetainHandling { return rt.retainAgain(present) }
 	err := inPackets(mine, packetFilters, func(routes []*route) error {
-		return c.sendSubscribe(&request{routes: routes}, next.sub, nil, handling)
+		return in.sendSubscribe(&request{routes: routes}, next.sub, nil, handling)
 	})
 	if errors.Is(err, session.ErrNoIdentifier) {
 		return false
 	}
 	if err != nil {
 		for _, rt := range mine {
-			c.endHolders(rt, err)
+			in.endHolders(rt, err)
 		}
 	}
 	return true
 }
 
 // noteCut notes a request whose answer was cut off. An UNSUBSCRIBE is sent again. Nobody knows whether the server has
-// seen a SUBSCRIBE: those who want its filters send another, and what nobody wants is unsubscribed. mu is held.
-func (c *client) noteCut(q *request) {
+// seen a SUBSCRIBE: those who want its filters send another, and what nobody wants is unsubscribed.
+// The caller holds mu.
+func (in *inbox) noteCut(q *request) {
 	if q.routes == nil {
-		c.unsubscribes = append(c.unsubscribes, q) // its call counts it already
+		in.unsubscribes = append(in.unsubscribes, q) // its call counts it already
 		return
 	}
 	var unwanted []string
 	for _, rt := range q.routes {
 		rt.uncertain = true
-		if c.router.routes[rt.filter] == nil {
+		if in.router.routes[rt.filter] == nil {
 			unwanted = append(unwanted, rt.filter)
 		}
 	}
-	c.sendUnsubscribe(&request{filters: unwanted})
+	in.sendUnsubscribe(&request{filters: unwanted})
 }
 
 // eldest returns the route's first holder that is granted and not about to leave.
+// The caller holds mu.
 func (rt *route) eldest() *Subscription {
 	for _, h := range rt.holders {
 		if !h.sub.call.waiting() && h.sub.leaving == nil {

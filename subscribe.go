@@ -15,12 +15,12 @@ import (
 const packetFilters = 8
 
 // subscribe makes a subscription and waits for SUBACK.
-func (c *client) subscribe(ctx context.Context, o subscribeOptions, filters []filterRequest) (*Subscription, error) {
+func (in *inbox) subscribe(ctx context.Context, o subscribeOptions, filters []filterRequest) (*Subscription, error) {
 	if ctx.Err() != nil {
 		return nil, &notSent{fmt.Errorf("mqtt: waiting to subscribe: %w", ctx.Err())}
 	}
-	s := newSubscription(c, o)
-	k, err := c.startSubscribe(s, filters)
+	s := newSubscription(in, o)
+	k, err := in.startSubscribe(s, filters)
 	if err != nil {
 		return nil, err
 	}
@@ -30,8 +30,8 @@ func (c *client) subscribe(ctx context.Context, o subscribeOptions, filters []fi
 	case <-ctx.Done():
 		err = fmt.Errorf("mqtt: waiting for SUBACK: %w", ctx.Err())
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	in.mu.Lock()
+	defer in.mu.Unlock()
 	if err == nil && s.ended {
 		err = s.err // it was granted, and ended before we got to know that
 	}
@@ -39,26 +39,27 @@ func (c *client) subscribe(ctx context.Context, o subscribeOptions, filters []fi
 		s.openGate()
 		return s, nil
 	}
-	c.abandon(s, err)
-	c.settleAll(s, nil) // nobody can acknowledge what is in its channel
+	in.abandon(s, err)
+	in.settleAll(s, nil) // nobody can acknowledge what is in its channel
 	return nil, err
 }
 
 // startSubscribe adds the subscription's routes, so that no message comes too early, and sends its SUBSCRIBEs.
 // [MQTT-3.8.4-1] [MQTT311-3.8.4-1]
-func (c *client) startSubscribe(s *Subscription, filters []filterRequest) (*call, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.beginSubscribe(s, filters)
+func (in *inbox) startSubscribe(s *Subscription, filters []filterRequest) (*call, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.beginSubscribe(s, filters)
 }
 
-// beginSubscribe is startSubscribe with mu held.
-func (c *client) beginSubscribe(s *Subscription, filters []filterRequest) (*call, error) {
-	if c.err != nil || c.draining || c.live() == nil && c.config.withoutReconnect {
-		return nil, c.notConnected()
+// beginSubscribe is startSubscribe with the mutex held.
+// The caller holds mu.
+func (in *inbox) beginSubscribe(s *Subscription, filters []filterRequest) (*call, error) {
+	if in.err != nil || in.draining || in.live() == nil && in.config.withoutReconnect {
+		return nil, in.notConnected()
 	}
 	for _, f := range filters {
-		rt, err := c.router.join(s, f)
+		rt, err := in.router.join(s, f)
 		if err != nil {
 			s.leave()
 			return nil, err
@@ -66,25 +67,26 @@ func (c *client) beginSubscribe(s *Subscription, filters []filterRequest) (*call
 		s.routes = append(s.routes, rt)
 		s.filters = append(s.filters, Filter{Filter: f.filter, QoS: f.qos})
 	}
-	c.born++
-	c.subs[s], s.born = struct{}{}, c.born
+	in.born++
+	in.subs[s], s.born = struct{}{}, in.born
 	s.call = newCall(s)
 	if s.sink == nil {
-		c.claim(s)
+		in.claim(s)
 	} else {
-		c.unpark([]string{s.filters[0].Filter}) // replies to an earlier client
+		in.unpark([]string{s.filters[0].Filter}) // replies to an earlier client
 	}
-	c.sendSubscribes(s)
+	in.sendSubscribes(s)
 	if s.options.stalled != nil {
-		c.callSupervisor() // which may be about to look again too late
+		in.callSupervisor() // which may be about to look again too late
 	}
 	return s.call, nil
 }
 
-// unavailable checks a subscription against what the server announced; mu is held.
+// unavailable checks a subscription against what the server announced.
+// The caller holds mu.
 // [MQTT-3.2.2.3.11] [MQTT-3.2.2.3.12] [MQTT-3.2.2.3.13]
-func (c *client) unavailable(s *Subscription) error {
-	a := &c.connAck
+func (in *inbox) unavailable(s *Subscription) error {
+	a := &in.connAck
 	var failures []FilterError
 	for _, f := range s.filters {
 		switch {
@@ -102,17 +104,18 @@ func (c *client) unavailable(s *Subscription) error {
 	return nil
 }
 
-// sendSubscribes sends the SUBSCRIBEs that a new subscription needs, if there is a connection; mu is held.
+// sendSubscribes sends the SUBSCRIBEs that a new subscription needs, if there is a connection.
 //
 // A filter that others hold is subscribed again only if that raises its QoS, if retained messages are wanted, or if it
-// is not certain that the server has it. Where the server knows subscription identifiers each filter has its own, and so
-// a packet of its own: then a message says which filter it is for.
-func (c *client) sendSubscribes(s *Subscription) {
-	if c.live() == nil {
+// is not certain that the server has it. Where the server knows subscription identifiers each filter has its own, and
+// so a packet of its own: then a message says which filter it is for.
+// The caller holds mu.
+func (in *inbox) sendSubscribes(s *Subscription) {
+	if in.live() == nil {
 		return
 	}
 	s.call.pending, s.call.failures, s.call.user = 0, nil, nil
-	if err := c.unavailable(s); err != nil {
+	if err := in.unavailable(s); err != nil {
 		s.call.finish(err)
 		return
 	}
@@ -125,19 +128,20 @@ func (c *client) sendSubscribes(s *Subscription) {
 		}
 	}
 	s.call.rest = needed
-	c.sendRest(s)
+	in.sendRest(s)
 }
 
-// sendRest sends as many SUBSCRIBEs of a Subscribe as may be without an answer: there may be more than packet identifiers.
-// mu is held.
-func (c *client) sendRest(s *Subscription) {
-	k, n := s.call, c.filtersAtOnce(s)
+// sendRest sends as many SUBSCRIBEs of a Subscribe as may be without an answer: there may be more than packet
+// identifiers.
+// The caller holds mu.
+func (in *inbox) sendRest(s *Subscription) {
+	k, n := s.call, in.filtersAtOnce(s)
 	var err error
 	for err == nil && len(k.rest) > 0 && k.pending < atOnce {
 		some := k.rest[:min(n, len(k.rest))]
 		k.rest = k.rest[len(some):]
 		err = inPackets(some, n, func(routes []*route) error {
-			return c.sendSubscribe(&request{call: k, routes: routes}, s, s, s.retainHandling)
+			return in.sendSubscribe(&request{call: k, routes: routes}, s, s, s.retainHandling)
 		})
 	}
 	if err != nil && k.pending > 0 {
@@ -148,34 +152,36 @@ func (c *client) sendRest(s *Subscription) {
 	}
 }
 
-// filtersAtOnce is how many filters of s may share a packet; mu is held.
-func (c *client) filtersAtOnce(s *Subscription) int {
-	if c.connAck.SubscriptionIdentifiers && s.options.identifier == nil {
+// filtersAtOnce is how many filters of s may share a packet.
+// The caller holds mu.
+func (in *inbox) filtersAtOnce(s *Subscription) int {
+	if in.connAck.SubscriptionIdentifiers && s.options.identifier == nil {
 		return 1
 	}
 	return packetFilters
 }
 
 // sendSubscribe sends one SUBSCRIBE, as the options of s ask for it. Retained messages that it brings are for retainTo
-// alone, or for all holders if that is nil. mu is held.
-func (c *client) sendSubscribe(r *request, s, retainTo *Subscription, handling func(*route) RetainHandling) error {
+// alone, or for all holders if that is nil.
+// The caller holds mu.
+func (in *inbox) sendSubscribe(r *request, s, retainTo *Subscription, handling func(*route) RetainHandling) error {
 	p := codec.Subscribe{
-		SubscriptionIdentifier: c.identifierFor(s),
+		SubscriptionIdentifier: in.identifierFor(s),
 		UserProperties:         s.options.properties.UserProperties,
 	}
 	for _, rt := range r.routes {
 		r.filters = append(r.filters, rt.filter)
 		f := codec.SubscribeFilter{Filter: rt.filter, QoS: byte(rt.qos)}
-		if c.version >= codec.V5 {
+		if in.version >= codec.V5 {
 			f.NoLocal = rt.flags&NoLocal != 0
 			f.RetainAsPublished = rt.flags&RetainAsPublished != 0
 			f.RetainHandling = byte(handling(rt))
 		}
 		p.Filters = append(p.Filters, f)
 	}
-	err := c.sendRequest(r, func(b []byte, id uint16) ([]byte, error) {
+	err := in.sendRequest(r, func(b []byte, id uint16) ([]byte, error) {
 		p.PacketID = id
-		return p.Append(b, c.version)
+		return p.Append(b, in.version)
 	})
 	if err != nil {
 		return err
@@ -196,13 +202,14 @@ func (c *client) sendSubscribe(r *request, s, retainTo *Subscription, handling f
 	return nil
 }
 
-// identifierFor returns the subscription identifier of one more SUBSCRIBE, or 0; mu is held.
-func (c *client) identifierFor(s *Subscription) uint32 {
+// identifierFor returns the subscription identifier of one more SUBSCRIBE, or 0.
+// The caller holds mu.
+func (in *inbox) identifierFor(s *Subscription) uint32 {
 	switch {
 	case s.options.identifier != nil:
 		return uint32(*s.options.identifier)
-	case c.connAck.SubscriptionIdentifiers:
-		return c.router.nextIdentifier()
+	case in.connAck.SubscriptionIdentifiers:
+		return in.router.nextIdentifier()
 	}
 	return 0
 }
@@ -219,7 +226,8 @@ func (s *Subscription) retainHandling(rt *route) RetainHandling {
 // mostAgain bounds how often a request is sent again.
 const mostAgain = 10
 
-// granted tells those whom a SUBSCRIBE was for what the server granted; mu is held.
+// granted tells those whom a SUBSCRIBE was for what the server granted.
+// The caller holds mu.
 func (q *request) granted(rt *route, granted QoS, said *words) {
 	if q.call != nil {
 		q.call.sub.grant(rt, granted, said)
@@ -230,7 +238,8 @@ func (q *request) granted(rt *route, granted QoS, said *words) {
 	}
 }
 
-// grant notes what the server granted; mu is held.
+// grant notes what the server granted.
+// The caller holds mu.
 // [MQTT-3.8.4-8] [MQTT311-3.8.4-6]
 func (s *Subscription) grant(rt *route, granted QoS, said *words) {
 	s.words = said
@@ -243,6 +252,7 @@ func (s *Subscription) grant(rt *route, granted QoS, said *words) {
 }
 
 // refused notes a filter that the server refused.
+// The caller holds mu.
 func (q *request) refused(i int, code ReasonCode, reason string) {
 	if q.call != nil {
 		q.call.failures = append(q.call.failures, FilterError{q.filters[i], code, reason})

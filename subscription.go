@@ -23,7 +23,7 @@ import (
 // client until the consumer moves. Servers bound what they keep meanwhile, and some drop the rest silently after they
 // have told its publisher that all is well: Mosquitto does beyond 1,000 messages (max_queued_messages).
 type Subscription struct {
-	client   *client // nil: made by NewSubscription
+	inbox    *inbox // nil: made by NewSubscription
 	options  subscribeOptions
 	sink     sink // takes its messages instead of the channel; nil: as usual
 	messages <-chan Message
@@ -32,7 +32,7 @@ type Subscription struct {
 	left     chan struct{} // closed by the first Unsubscribe; nil without Block
 	fake     sync.Once     // closes done of one made by NewSubscription
 
-	// Guarded by client.mu.
+	// Guarded by mu.
 	born    uint64 // order of the Subscribes
 	call    *call  // its Subscribe; done once the server has granted all filters
 	leaving *call  // set by the first Unsubscribe
@@ -43,13 +43,19 @@ type Subscription struct {
 	err     error
 	words   *words // of the latest SUBACK that granted something
 	dropped uint64
+	line    line
+}
+
+// line is where a subscription's messages wait that found no room in its channel.
+type line struct {
+	// Guarded by mu.
 	gated   bool                // its line stands: there is parking, and it is not granted yet
 	sending bool                // somebody sends without holding the mutex: the pump, or the reader with Block
 	idle    chan struct{}       // closed when nobody does; nil: nobody waits for that
 	place   uint64              // of the latest message in line
 	bytes   int                 // of memory that the messages in line take
-	loose   fifo.Queue[waiting] // in line at QoS 0
-	held    fifo.Queue[waiting] // in line at QoS 1 and 2
+	loose   fifo.Queue[waiting] // at QoS 0
+	held    fifo.Queue[waiting] // at QoS 1 and 2
 }
 
 // sink is the inside of a subscription that delivers to no channel. Its methods are called with mu held.
@@ -77,9 +83,9 @@ func NewSubscription(filter string, messages <-chan Message) *Subscription {
 	}
 }
 
-func newSubscription(c *client, o subscribeOptions) *Subscription {
+func newSubscription(in *inbox, o subscribeOptions) *Subscription {
 	ch := make(chan Message, min(o.buffer, channelCapacity))
-	s := &Subscription{client: c, options: o, messages: ch, channel: ch, done: make(chan struct{})}
+	s := &Subscription{inbox: in, options: o, messages: ch, channel: ch, done: make(chan struct{})}
 	if o.overflow == Block {
 		s.left = make(chan struct{})
 	}
@@ -174,28 +180,29 @@ func (s *Subscription) Err() error {
 }
 
 func (s *Subscription) lock() {
-	if s.client != nil {
-		s.client.mu.Lock()
+	if s.inbox != nil {
+		s.inbox.mu.Lock()
 	}
 }
 
 func (s *Subscription) unlock() {
-	if s.client != nil {
-		s.client.mu.Unlock()
+	if s.inbox != nil {
+		s.inbox.mu.Unlock()
 	}
 }
 
 // end ends the subscription: nothing goes into its channel any more. What is in line stays there, for the caller to
-// deal with; mu is held.
+// deal with.
+// The caller holds mu.
 func (s *Subscription) end(err error) {
 	if s.ended {
 		return
 	}
 	s.ended, s.err = true, err
 	s.call.finish(err) // a Subscribe that waits for SUBACK
-	delete(s.client.subs, s)
+	delete(s.inbox.subs, s)
 	close(s.done)
-	if !s.sending {
+	if !s.line.sending {
 		close(s.channel)
 	}
 	if s.sink != nil {
@@ -204,10 +211,11 @@ func (s *Subscription) end(err error) {
 }
 
 // leave gives up the subscription's filters here, and returns those that the server has although nobody wants them any
-// more, to be unsubscribed; mu is held.
+// more, to be unsubscribed.
+// The caller holds mu.
 func (s *Subscription) leave() (unwanted []string) {
 	for _, rt := range s.routes {
-		s.client.router.leave(s, rt)
+		s.inbox.router.leave(s, rt)
 		if (rt.confirmed || rt.uncertain) && !rt.wanted() {
 			rt.unsubscribed()
 			unwanted = append(unwanted, rt.filter)
@@ -218,6 +226,7 @@ func (s *Subscription) leave() (unwanted []string) {
 }
 
 // originOf returns an origin with these identifiers. Most messages come with the same few, and share it. s may be nil.
+// The caller holds mu.
 func (s *Subscription) originOf(ids []uint32) *origin {
 	if s == nil || len(ids) > manyProperties {
 		return &origin{ids: slices.Clone(ids)}

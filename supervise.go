@@ -104,18 +104,18 @@ func (s *supervisor) connect() error {
 		to, s.redirect = s.redirect, nil
 	}
 	s.attempts++
-	c.setState(StateConnecting)
+	c.notices.setState(StateConnecting)
 	a := s.attempt(to)
-	c.traceConnectStart(transport.Redact(a.URL), a.Number)
+	c.notices.traceConnectStart(transport.Redact(a.URL), a.Number)
 	l, ack, err := c.connect(ctx, a, s.prepare)
 	s.tried = a.URL
-	c.traceConnectDone(transport.Redact(a.URL), a.Number, err)
+	c.notices.traceConnectDone(transport.Redact(a.URL), a.Number, err)
 	if err != nil {
 		s.next++
-		c.attemptFailed(a, err)
+		c.attempts.attemptFailed(a, err)
 		return err
 	}
-	c.scheduleRenewal() // before anybody can re-authenticate: calls of the Authenticator do not overlap
+	c.auth.scheduleRenewal() // before anybody can re-authenticate: calls of the Authenticator do not overlap
 	s.note(visit{address(a.URL), c.begin(l, ack)})
 	return nil
 }
@@ -153,7 +153,7 @@ func (s *supervisor) attempt(to *url.URL) *attempt {
 // [MQTT-3.1.2-4] [MQTT311-3.1.2-6]
 func (s *supervisor) cleanStart(to *url.URL) bool {
 	c := s.client
-	current := c.sessionNumber()
+	current := c.attempts.sessionNumber()
 	switch {
 	case current == 0 || c.version < codec.V5 && c.config.cleanStart:
 		return c.config.cleanStart
@@ -194,7 +194,7 @@ func (s *supervisor) serve() error {
 	s.down = time.Now()
 	err := c.connectionError(cause)
 	c.lose(err)
-	c.awaitAuth()
+	c.auth.awaitAuth()
 	s.judge(s.down.Sub(began), cause)
 	if c.ctx.Err() != nil {
 		return ErrClosed
@@ -205,11 +205,11 @@ func (s *supervisor) serve() error {
 // watch returns when the connection is of no more use.
 func (s *supervisor) watch(l *link.Link) {
 	c := s.client
-	closing, stop := c.parkingClosed()
+	closing, stop := c.inbox.parkingClosed()
 	defer stop()
 	var look alarm
 	defer look.stop()
-	look.set(c.checkStalls()) // what waits may be of an earlier connection
+	look.set(c.inbox.checkStalls()) // what waits may be of an earlier connection
 	for {
 		select {
 		case <-l.Ended():
@@ -218,17 +218,17 @@ func (s *supervisor) watch(l *link.Link) {
 			c.sayGoodbye(l, true)
 			return
 		case <-c.attention:
-			if c.reconnectWanted() {
+			if c.attempts.reconnectWanted() {
 				c.sayGoodbye(l, false)
 				return
 			}
-			look.set(c.checkStalls())
+			look.set(c.inbox.checkStalls())
 		case <-closing:
-			c.closeParking()
-		case <-c.renewalDue():
-			c.renew()
+			c.inbox.closeParking()
+		case <-c.auth.renewalDue():
+			c.auth.renew()
 		case <-look.due:
-			look.set(c.checkStalls())
+			look.set(c.inbox.checkStalls())
 		}
 	}
 }
@@ -292,7 +292,7 @@ func (s *supervisor) recover(err error) error {
 	switch {
 	case c.ctx.Err() != nil:
 		return ErrClosed
-	case c.reconnectWanted():
+	case c.attempts.reconnectWanted():
 		return nil
 	case c.config.withoutReconnect && s.first == nil:
 		return err
@@ -322,7 +322,7 @@ func (s *supervisor) recover(err error) error {
 	case err != nil:
 		return err
 	}
-	c.traceRetrying(f, delay)
+	c.notices.traceRetrying(f, delay)
 	c.config.logger.Info("mqtt: connecting again", "after", delay, "because", f.Err)
 	return s.pause(delay, f.Err)
 }
@@ -330,14 +330,14 @@ func (s *supervisor) recover(err error) error {
 // pause waits before the next attempt.
 func (s *supervisor) pause(delay time.Duration, err error) error {
 	c := s.client
-	c.setState(StateWaiting)
+	c.notices.setState(StateWaiting)
 	var ended <-chan struct{}
 	if s.first != nil {
 		ended = s.first.ctx.Done()
 	}
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
-	for !c.reconnectWanted() {
+	for !c.attempts.reconnectWanted() {
 		select {
 		case <-timer.C:
 			return nil

@@ -64,9 +64,11 @@ func WithTrace(t *Trace) Option {
 // untraced is the Trace of clients that have none.
 var untraced Trace
 
-// errands are calls of the application's functions that wait to be made. A goroutine exists while there are some. The
-// client's mutex guards it.
+// errands are calls of the application's functions that wait to be made. A goroutine exists while there are some.
 type errands struct {
+	*core
+
+	// Guarded by mu.
 	line    fifo.Queue[func()]
 	running bool
 }
@@ -75,27 +77,29 @@ type errands struct {
 const mostErrands = 1000
 
 // full reports whether a call that can be left out should be.
+// The caller holds mu.
 func (e *errands) full() bool { return e.line.Len() >= mostErrands }
 
-// run has f called without the mutex, after what was to be run before; mu is held. The client must not have ended.
-func (c *client) run(e *errands, f func()) {
+// run has f called without the mutex, after what was to be run before. The client must not have ended.
+// The caller holds mu.
+func (e *errands) run(f func()) {
 	e.line.Push(f)
 	if !e.running {
 		e.running = true
-		c.goroutines.Go(func() { c.runAll(e) })
+		e.goroutines.Go(e.runAll)
 	}
 }
 
-func (c *client) runAll(e *errands) {
-	for f := c.nextErrand(e); f != nil; f = c.nextErrand(e) {
+func (e *errands) runAll() {
+	for f := e.next(); f != nil; f = e.next() {
 		f()
 	}
 }
 
-// nextErrand returns the call to be made next; nil ends the goroutine.
-func (c *client) nextErrand(e *errands) func() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// next returns the call to be made next; nil ends the goroutine.
+func (e *errands) next() func() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.line.Len() == 0 {
 		e.running = false
 		return nil
@@ -103,67 +107,83 @@ func (c *client) nextErrand(e *errands) func() {
 	return e.line.Pop()
 }
 
-// log reports what no call can return; mu is held.
-func (c *client) log(level slog.Level, text string, args ...any) {
-	if !c.notices.full() {
-		c.run(&c.notices, func() { c.config.logger.Log(context.Background(), level, text, args...) })
+// notices are what the logger and the hooks of Trace are told, one after another, and the state that they are told of.
+type notices struct {
+	errands
+
+	// Guarded by mu.
+	state State // of the connection
+	shown State // that StateChanged was last told
+}
+
+func (n *notices) init(c *core) { n.core = c }
+
+// log reports what no call can return.
+// The caller holds mu.
+func (n *notices) log(level slog.Level, text string, args ...any) {
+	if !n.full() {
+		n.run(func() { n.config.logger.Log(context.Background(), level, text, args...) })
 	}
 }
 
-// moveTo changes what the client is doing; mu is held.
-func (c *client) moveTo(s State) {
-	c.state = s
-	from, to := c.shown, c.visible()
-	c.shown = to
-	if f := c.config.trace.StateChanged; f != nil && from != to {
-		c.run(&c.notices, func() { f(from, to) })
+// moveTo changes what the client is doing.
+// The caller holds mu.
+func (n *notices) moveTo(s State) {
+	n.state = s
+	from, to := n.shown, n.visible()
+	n.shown = to
+	if f := n.config.trace.StateChanged; f != nil && from != to {
+		n.run(func() { f(from, to) })
 	}
 }
 
-// visible is the state as the application sees it; mu is held.
-func (c *client) visible() State {
-	if c.draining && c.state != StateClosed {
+// visible is the state as the application sees it.
+// The caller holds mu.
+func (n *notices) visible() State {
+	if n.draining && n.state != StateClosed {
 		return StateDisconnecting
 	}
-	return c.state
+	return n.state
 }
 
-// traceDropped is told of a message that a subscription drops; mu is held.
-func (c *client) traceDropped(s *Subscription, m Message) {
-	if f := c.config.trace.Dropped; f != nil && !c.notices.full() {
-		c.run(&c.notices, func() { f(s, m) })
+// traceDropped is told of a message that a subscription drops.
+// The caller holds mu.
+func (n *notices) traceDropped(s *Subscription, m Message) {
+	if f := n.config.trace.Dropped; f != nil && !n.full() {
+		n.run(func() { f(s, m) })
 	}
 }
 
-// traceDisconnected is told of a connection's end; mu is held.
-func (c *client) traceDisconnected(err error) {
-	if f := c.config.trace.Disconnected; f != nil {
-		c.run(&c.notices, func() { f(err) })
+// traceDisconnected is told of a connection's end.
+// The caller holds mu.
+func (n *notices) traceDisconnected(err error) {
+	if f := n.config.trace.Disconnected; f != nil {
+		n.run(func() { f(err) })
 	}
 }
 
 // notice is run for those who do not hold mu.
-func (c *client) notice(f func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.run(&c.notices, f)
+func (n *notices) notice(f func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.run(f)
 }
 
-func (c *client) traceConnectStart(server string, attempt int) {
-	if f := c.config.trace.ConnectStart; f != nil {
-		c.notice(func() { f(server, attempt) })
+func (n *notices) traceConnectStart(server string, attempt int) {
+	if f := n.config.trace.ConnectStart; f != nil {
+		n.notice(func() { f(server, attempt) })
 	}
 }
 
-func (c *client) traceConnectDone(server string, attempt int, err error) {
-	if f := c.config.trace.ConnectDone; f != nil {
-		c.notice(func() { f(server, attempt, err) })
+func (n *notices) traceConnectDone(server string, attempt int, err error) {
+	if f := n.config.trace.ConnectDone; f != nil {
+		n.notice(func() { f(server, attempt, err) })
 	}
 }
 
-func (c *client) traceRetrying(failure Failure, delay time.Duration) {
-	if f := c.config.trace.Retrying; f != nil {
-		c.notice(func() { f(failure, delay) })
+func (n *notices) traceRetrying(failure Failure, delay time.Duration) {
+	if f := n.config.trace.Retrying; f != nil {
+		n.notice(func() { f(failure, delay) })
 	}
 }
 
@@ -250,4 +270,16 @@ func withoutSecrets(p codec.Packet, v codec.Version) []byte {
 	}
 	b, _ := p.Append(nil, v) // of a packet that was decoded
 	return b
+}
+
+func (n *notices) setState(s State) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.moveTo(s)
+}
+
+func (n *notices) current() State {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.visible()
 }

@@ -16,7 +16,7 @@ import (
 //
 // The error is ctx's, a *SubscribeError if the server refused, or why the client ended. The subscription ends anyway.
 func (s *Subscription) Unsubscribe(ctx context.Context) error {
-	if s.client == nil {
+	if s.inbox == nil {
 		s.fake.Do(func() { close(s.done) })
 		return nil
 	}
@@ -30,9 +30,9 @@ func (s *Subscription) Unsubscribe(ctx context.Context) error {
 
 // startUnsubscribe sends the UNSUBSCRIBEs that are needed. Several calls wait for the same ones.
 func (s *Subscription) startUnsubscribe() *call {
-	c := s.client
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	in := s.inbox
+	in.mu.Lock()
+	defer in.mu.Unlock()
 	if s.leaving != nil {
 		return s.leaving
 	}
@@ -48,10 +48,10 @@ func (s *Subscription) startUnsubscribe() *call {
 			unwanted = append(unwanted, rt.filter)
 		}
 	}
-	c.unpark(unwanted)
-	c.unsubscribeFor(s, k, unwanted)
+	in.unpark(unwanted)
+	in.unsubscribeFor(s, k, unwanted)
 	if k.pending == 0 {
-		k.finish(c.err)
+		k.finish(in.err)
 	}
 	return k
 }
@@ -61,20 +61,21 @@ func (s *Subscription) startUnsubscribe() *call {
 func (s *Subscription) drain(ctx context.Context) bool {
 	s.lock()
 	defer s.unlock()
-	s.client.unsubscribeFor(s, nil, s.leave())
-	for s.sending && !s.ended && ctx.Err() == nil {
+	s.inbox.unsubscribeFor(s, nil, s.leave())
+	for s.line.sending && !s.ended && ctx.Err() == nil {
 		s.awaitStop(ctx.Done())
 	}
-	empty := !s.sending || s.ended
+	empty := !s.line.sending || s.ended
 	s.end(nil)
-	s.client.discardLine(s)
-	if s.sending {
+	s.inbox.discardLine(s)
+	if s.line.sending {
 		s.awaitStop(nil)
 	}
 	return empty
 }
 
-// awaitStop waits until whoever sends has stopped, or enough is closed; mu is held, but not meanwhile.
+// awaitStop waits until whoever sends has stopped, or enough is closed.
+// The caller holds mu. It is free meanwhile.
 func (s *Subscription) awaitStop(enough <-chan struct{}) {
 	stopped := s.stopped()
 	s.unlock()
@@ -86,26 +87,27 @@ func (s *Subscription) awaitStop(enough <-chan struct{}) {
 }
 
 // unsubscribeAgain sends, on a new connection, the UNSUBSCRIBEs that were not answered. A new session has nothing to
-// unsubscribe, and what was subscribed and granted since stays. mu is held.
-func (c *client) unsubscribeAgain() {
-	list := c.unsubscribes
-	c.unsubscribes = nil
+// unsubscribe, and what was subscribed and granted since stays.
+// The caller holds mu.
+func (in *inbox) unsubscribeAgain() {
+	list := in.unsubscribes
+	in.unsubscribes = nil
 	for _, q := range list {
 		if q.call != nil {
 			q.call.pending--
 		}
-		q.filters = slices.DeleteFunc(slices.Clone(q.filters), c.router.hasAgain)
+		q.filters = slices.DeleteFunc(slices.Clone(q.filters), in.router.hasAgain)
 		switch {
-		case c.connAck.SessionPresent && len(q.filters) > 0:
-			c.sendUnsubscribe(q)
+		case in.connAck.SessionPresent && len(q.filters) > 0:
+			in.sendUnsubscribe(q)
 		case q.call != nil && q.call.pending == 0:
 			q.call.finish(nil)
 		}
 	}
 }
 
-// Unsubscribe removes filters that have no subscription.
-func (c *client) Unsubscribe(ctx context.Context, filters ...string) error {
+// removeFilters unsubscribes filters that have no subscription.
+func (in *inbox) removeFilters(ctx context.Context, filters []string) error {
 	if len(filters) == 0 {
 		return errors.New("mqtt: Unsubscribe: no filters") // [MQTT-3.10.3-2]
 	}
@@ -114,37 +116,37 @@ func (c *client) Unsubscribe(ctx context.Context, filters ...string) error {
 			return topicError(f, true, err)
 		}
 	}
-	k, err := c.startUnsubscribe(filters)
+	k, err := in.startUnsubscribe(filters)
 	if err != nil {
 		return err
 	}
 	err = k.wait(ctx, "UNSUBACK")
 	if err != nil {
-		c.forget(k)
+		in.forget(k)
 	}
 	return err
 }
 
 // forget drops the requests of a call that nobody waits for any more, as far as they have not been sent.
-func (c *client) forget(k *call) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.unsubscribes = slices.DeleteFunc(c.unsubscribes, func(q *request) bool { return q.call == k })
+func (in *inbox) forget(k *call) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.unsubscribes = slices.DeleteFunc(in.unsubscribes, func(q *request) bool { return q.call == k })
 }
 
-func (c *client) startUnsubscribe(filters []string) (*call, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err != nil || c.draining {
-		return nil, c.notConnected()
+func (in *inbox) startUnsubscribe(filters []string) (*call, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.err != nil || in.draining {
+		return nil, in.notConnected()
 	}
 	for _, f := range filters {
-		if c.router.routes[f] != nil {
+		if in.router.routes[f] != nil {
 			return nil, &notSent{fmt.Errorf("mqtt: filter %q belongs to a subscription: use its own Unsubscribe", f)}
 		}
 	}
-	c.unpark(filters)
+	in.unpark(filters)
 	k := newCall(nil)
-	c.sendUnsubscribe(&request{call: k, filters: filters})
+	in.sendUnsubscribe(&request{call: k, filters: filters})
 	return k, nil
 }

@@ -11,25 +11,25 @@ type (
 func (c clientV5) Publish(ctx context.Context, topic string, payload []byte, opts ...PublishOptionV5) error {
 	var o publishOptions
 	addOptions(&o, opts)
-	return c.publish(ctx, topic, payload, &o)
+	return c.outbox.publish(ctx, topic, payload, &o)
 }
 
 func (c clientV311) Publish(ctx context.Context, topic string, payload []byte, opts ...PublishOption) error {
 	var o publishOptions
 	addOptions(&o, opts)
-	return c.publish(ctx, topic, payload, &o)
+	return c.outbox.publish(ctx, topic, payload, &o)
 }
 
 func (c clientV5) PublishAsync(ctx context.Context, topic string, payload []byte, opts ...PublishOptionV5) *Delivery {
 	var o publishOptions
 	addOptions(&o, opts)
-	return c.publishAsync(ctx, topic, payload, &o)
+	return c.outbox.publishAsync(ctx, topic, payload, &o)
 }
 
 func (c clientV311) PublishAsync(ctx context.Context, topic string, payload []byte, opts ...PublishOption) *Delivery {
 	var o publishOptions
 	addOptions(&o, opts)
-	return c.publishAsync(ctx, topic, payload, &o)
+	return c.outbox.publishAsync(ctx, topic, payload, &o)
 }
 
 func (c clientV5) Subscribe(ctx context.Context, filter string, opts ...SubscribeOptionV5) (*Subscription, error) {
@@ -37,7 +37,7 @@ func (c clientV5) Subscribe(ctx context.Context, filter string, opts ...Subscrib
 	if err != nil {
 		return nil, err
 	}
-	return c.subscribe(ctx, o, filters)
+	return c.inbox.subscribe(ctx, o, filters)
 }
 
 func (c clientV311) Subscribe(ctx context.Context, filter string, opts ...SubscribeOption) (*Subscription, error) {
@@ -45,7 +45,7 @@ func (c clientV311) Subscribe(ctx context.Context, filter string, opts ...Subscr
 	if err != nil {
 		return nil, err
 	}
-	return c.subscribe(ctx, o, filters)
+	return c.inbox.subscribe(ctx, o, filters)
 }
 
 func (c clientV5) Disconnect(ctx context.Context, opts ...DisconnectOption) error {
@@ -73,7 +73,7 @@ func (c clientV5) ConnAck() ConnAck {
 func (c clientV311) ReturnCode() byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.answer.ReturnCode()
+	return c.attempts.answer.ReturnCode()
 }
 
 // Common makes a Client of an MQTT 5 client, for code that must serve either version. It works on fakes as well. Check

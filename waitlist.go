@@ -14,7 +14,8 @@ type waitlist struct{ line *list.List } // of channels; nil: nobody has waited y
 func (w *waitlist) empty() bool { return w.line == nil || w.line.Len() == 0 }
 
 // wait waits to be woken, or for the end of ctx: at the end of the line or, for one who was woken and found too little
-// room, at its front. mu is released meanwhile.
+// room, at its front.
+// The caller holds mu. It is free meanwhile.
 func (w *waitlist) wait(ctx context.Context, mu *sync.Mutex, again bool) error {
 	if w.line == nil {
 		w.line = list.New()
