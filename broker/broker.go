@@ -28,6 +28,7 @@ type Broker struct {
 	ctx    context.Context // ends when Shutdown begins
 	cancel context.CancelFunc
 
+	door      *door
 	passwords atomic.Pointer[Passwords] // replaced by Reload; nil without a password file
 	acl       atomic.Pointer[acl]       // replaced by Reload; nil allows everything
 
@@ -59,6 +60,7 @@ func New(c Config, plugins ...Plugin) (*Broker, error) {
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}
+	b.door = newDoor(c.Auth.MaxFailedAttempts)
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	return b, nil
 }
@@ -213,7 +215,7 @@ func (b *Broker) Reload() error {
 
 // isOutdated reports whether a client came in by a password that is in force no more.
 func (b *Broker) isOutdated(c *conn) bool {
-	return c.user != "" && !b.passwords.Load().has(c.user, c.hash)
+	return c.user != "" && b.passwords.Load().hashOf(c.user) != c.hash
 }
 
 // Check reads the files that the configuration names, and returns the first mistake in them, a *FileError. It listens
@@ -246,6 +248,7 @@ func (b *Broker) load() error {
 		l.tls.Store(f.tls[i])
 	}
 	b.passwords.Store(f.passwords)
+	b.door.forget()
 	b.acl.Store(f.acl)
 	return nil
 }

@@ -215,7 +215,7 @@ func TestStartErrors(t *testing.T) {
 		{func(c *Config) { c.Listeners[0].Bind = busy.Addr().String() }, "another program listens there; stop it, or bind another port"},
 		{func(c *Config) { c.Listeners[0].Bind = "192.0.2.1:1883" }, "is it an address of this machine?"},
 		{func(c *Config) { c.Auth.PasswordFile = dir + "/none" }, "password-file: open " + dir + "/none: no such file or directory"},
-		{func(c *Config) { c.Auth.PasswordFile = text }, "password-file: " + text + ": line 1: user no: is neither"},
+		{func(c *Config) { c.Auth.PasswordFile = text }, "password-file: " + text + ": line 1: user no: is none of"},
 		{func(c *Config) { c.Auth.ACLFile = dir + "/none" }, "acl-file: open " + dir + "/none: no such file or directory"},
 		{func(c *Config) { c.Auth.ACLFile = text }, "acl-file: " + text + `: line 1: "no:certificate" is not known`},
 		{func(c *Config) { c.PersistenceFile = dir + "/no/db" }, "persistence-file: "},

@@ -72,6 +72,11 @@ type Auth struct {
 	ACLFile        string   // which topics are whose, in the format of Mosquitto's acl_file
 	Plugins        []string // as Config.Plugins
 
+	// MaxFailedAttempts is how many wrong passwords a minute may come from one address (with IPv6, from one network of 64
+	// bits). After that its clients with a user name are refused with Connection rate exceeded (0x9F; 3.1.1: 3), whatever
+	// their password. Zero means no limit.
+	MaxFailedAttempts int
+
 	// Topics is HBMQTT's way to say which topics are whose, by user name; "anonymous" stands for clients without one.
 	// It excludes ACLFile.
 	Topics *TopicCheck
@@ -119,6 +124,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("max-packet-size: must be from 1 to %d bytes", maxPacketSize)
 	case c.MaxQueuedMessages < 1 || c.MaxQueuedMessages > maxQueued:
 		return fmt.Errorf("max-queued-messages: must be from 1 to %d", maxQueued)
+	case c.Auth.MaxFailedAttempts < 0 || c.Auth.MaxFailedAttempts > maxFailedAttempts:
+		return fmt.Errorf("auth.max-failed-attempts: must be from 0, which means no limit, to %d", maxFailedAttempts)
 	case c.Auth.ACLFile != "" && c.Auth.Topics != nil:
 		return errors.New("auth: acl-file and topic-check exclude each other; keep one")
 	}
@@ -178,6 +185,8 @@ func (c *Config) active(plugins []Plugin) []Plugin {
 const (
 	maxPacketSize = 268_435_455 // the largest Remaining Length there is
 	maxQueued     = 32_767      // twice as many have packet identifiers
+
+	maxFailedAttempts = 1_000_000
 )
 
 func (l *Listener) errorf(format string, args ...any) error {

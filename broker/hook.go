@@ -10,6 +10,7 @@ import (
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
@@ -108,11 +109,15 @@ func (h *hook) authenticate(c *conn, connect packets.ConnectParams) packets.Code
 		return packets.ErrNotAuthorized
 	case passwords == nil && h.b.config.Auth.AllowAnonymous: // nothing to check a name against
 		return packets.CodeSuccess
-	case passwords != nil && passwords.Match(c.client.Username, password):
-		c.user, c.hash = c.client.Username, passwords.hashes[c.client.Username].text
+	case passwords == nil:
+		return packets.ErrBadUsernameOrPassword
+	}
+	code := h.b.door.check(h.b.ctx, passwords, c.client.Username, password, c.client.Remote)
+	if code == codec.Success {
+		c.user, c.hash = c.client.Username, passwords.hashOf(c.client.Username)
 		return packets.CodeSuccess
 	}
-	return packets.ErrBadUsernameOrPassword
+	return packets.Code{Code: byte(code), Reason: code.String()}
 }
 
 // watch begins to end the connection when the client is silent for too long.

@@ -130,6 +130,8 @@ func (p *parser) auth(v value) error {
 		"password-file":   text(&auth.PasswordFile),
 		"acl-file":        text(&auth.ACLFile),
 		"plugins":         list(&auth.Plugins),
+
+		"max-failed-attempts": integer(&auth.MaxFailedAttempts),
 	})
 }
 

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/broker"
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 	"github.com/petrel-mqtt/mqtt/transport"
 )
@@ -222,6 +223,25 @@ func TestTLSSessionIsResumed(t *testing.T) {
 	check(t, c.Reconnect(ctx))
 	if first, second := <-resumed, <-resumed; first || !second {
 		t.Errorf("resumed %v, then %v", first, second)
+	}
+}
+
+// Mosquitto reads a password file of petrel passwd.
+func TestOurPasswordFile(t *testing.T) {
+	hash, err := broker.NewHash(broker.Schemes()[0], []byte("secret word"))
+	check(t, err)
+	file := filepath.Join(t.TempDir(), "passwords")
+	check(t, os.WriteFile(file, []byte("user:"+hash+"\n"), 0o644))
+	server := startFortress(t, "allow_anonymous false", "password_file "+file)
+	for password, want := range map[string]error{"secret word": nil, "secret": mqtt.NotAuthorized} {
+		e := server.endpoints["mqtt"].withOptions(mqtt.WithCredentials("user", password))
+		c, err := mqtt.NewClient(within(t, 10*time.Second), e.url, mqtt.Options(e.opts))
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", password, err, want)
+		}
+		if err == nil {
+			check(t, c.Close())
+		}
 	}
 }
 

@@ -23,16 +23,21 @@ type passwd struct {
 }
 
 func newPasswd() *cobra.Command {
-	p := passwd{scheme: choice{string(broker.SHA512Crypt), []string{
-		string(broker.SHA512Crypt), string(broker.Bcrypt), string(broker.PBKDF2),
-	}}}
+	var schemes []string
+	for _, s := range broker.Schemes() {
+		schemes = append(schemes, string(s))
+	}
+	p := passwd{scheme: choice{schemes[0], schemes}}
 	cmd := &cobra.Command{
 		Use:   "passwd [-c | -D] FILE USER",
 		Short: "Change a password file of petrel broker",
 		Long: `Add a user to a password file, change the user's password, or delete the user.
 
 The password is asked for at the terminal, or is the first line of standard input. The file is replaced in one step, and
-keeps its owner and mode. A broker that runs takes it when it gets SIGHUP.`,
+keeps its owner and mode. A broker that runs takes it when it gets SIGHUP.
+
+Mosquitto reads pbkdf2 ($7$), and HBMQTT sha512-crypt ($6$). bcrypt takes passwords of at most 72 bytes, the others of at
+most 1,024.`,
 		Example: `  petrel passwd -c /etc/petrel.passwd alice
   petrel passwd /etc/petrel.passwd bob < secret
   petrel passwd -D /etc/petrel.passwd alice`,
@@ -48,7 +53,7 @@ keeps its owner and mode. A broker that runs takes it when it gets SIGHUP.`,
 	g := newGroup("Password file")
 	g.BoolVarP(&p.create, "create", "c", false, "make the file, which must not exist")
 	g.BoolVarP(&p.remove, "delete", "D", false, "delete the user")
-	g.Var(&p.scheme, "scheme", "how to hash: sha512-crypt ($6$), bcrypt, or pbkdf2 (Mosquitto's $7$)")
+	g.Var(&p.scheme, "scheme", "how to hash")
 	g.addTo(cmd)
 	return cmd
 }
