@@ -227,9 +227,9 @@ type reauthentication struct {
 	asked bool // the server has still to answer
 }
 
-// settle tells the outcome to those who wait; the first one counts.
+// finish tells the outcome to those who wait; the first one counts.
 // The caller holds mu.
-func (r *reauthentication) settle(err error) {
+func (r *reauthentication) finish(err error) {
 	select {
 	case <-r.done:
 	default:
@@ -281,7 +281,7 @@ func (a *authentication) reauthenticate() (*reauthentication, error) {
 func (a *authentication) runReauthentication(r *reauthentication) {
 	defer r.cancel()
 	err := a.exchange(r)
-	stands := (err == nil || !r.sent) && a.current() == r.link
+	stands := (err == nil || !r.sent) && a.currentLink() == r.link
 	var again time.Duration
 	if stands {
 		again = a.config.renewAfter()
@@ -294,13 +294,13 @@ func (a *authentication) runReauthentication(r *reauthentication) {
 	if err != nil && a.ctx.Err() != nil {
 		err = a.config.authError("", ErrClosed)
 	}
-	r.settle(err)
+	r.finish(err)
 	switch l := a.live(); {
 	case l == nil || a.ctx.Err() != nil: // there is nothing to end, or somebody else does
 	case stands:
 		a.due.Reset(again)
 	default:
-		a.refuseServer(l, err)
+		a.rejectServer(l, err)
 	}
 	a.running = nil
 	close(r.gone)
@@ -339,9 +339,9 @@ func (a *authentication) sendAuth(r *reauthentication, p codec.Auth) error {
 	return nil
 }
 
-// refuseServer ends a connection whose re-authentication has failed at our end [MQTT-4.12.1-2].
+// rejectServer ends a connection whose re-authentication has failed at our end [MQTT-4.12.1-2].
 // The caller holds mu.
-func (a *authentication) refuseServer(l *link.Link, err error) {
+func (a *authentication) rejectServer(l *link.Link, err error) {
 	packet, _ := (&codec.Disconnect{Code: codec.UnspecifiedError}).Append(nil, a.version) // nothing in it can be wrong
 	l.Finish(&DisconnectError{Refusal: Refusal{Code: UnspecifiedError}, Err: err}, packet)
 	a.session.Leave()
@@ -354,7 +354,7 @@ func (a *authentication) loseAuth(err error) {
 		if errors.Is(err, ErrClosed) {
 			err = ErrClosed
 		}
-		r.settle(a.config.authError("", err))
+		r.finish(a.config.authError("", err))
 		r.cancel()
 	}
 }

@@ -300,7 +300,7 @@ func (c *client) disconnect(ctx context.Context, farewell *codec.Disconnect) err
 	drained := c.outbox.drained
 	c.outbox.room.wakeAll() // to be refused
 	c.outbox.queue.wakeAll()
-	c.requests.places.wakeAll()
+	c.requests.slots.wakeAll()
 	c.outbox.checkDrained()
 	c.mu.Unlock()
 

@@ -16,10 +16,10 @@ import (
 // errReconnecting ends a connection because a Reconnect wants another one.
 var errReconnecting = errors.New("another connection was asked for")
 
-// sayGoodbye sends a DISCONNECT: the client's last, or before a Reconnect. The link lets go of the connection when it is
+// sendDisconnect sends a DISCONNECT: the client's last, or before a Reconnect. The link lets go of the connection when it is
 // out, or after a second.
 // [MQTT-3.14.4-3] [MQTT311-3.14.4-3]
-func (c *client) sayGoodbye(l *link.Link, final bool) {
+func (c *client) sendDisconnect(l *link.Link, final bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var d codec.Disconnect
@@ -45,23 +45,23 @@ func (c *client) sayGoodbye(l *link.Link, final bool) {
 	l.Close(cause)
 }
 
-// end ends the client: it tells everybody who waits.
-func (c *client) end(err error) {
+// shutDown ends the client: it tells everybody who waits.
+func (c *client) shutDown(err error) {
 	c.mu.Lock()
 	c.err = err
 	c.notices.moveTo(StateClosed)
 	c.cancel() // after err is set, which lost relies on
 	c.attempts.noteUp()
 	sent, unsent := c.session.Discard()
-	var told []*Delivery
+	var toWake []*Delivery
 	for i := range sent {
 		if d, ok := sent[i].Owner.(*Delivery); ok {
-			told = d.settle(told, Success, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
+			toWake = d.resolve(toWake, Success, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
 		}
 	}
 	for i := range unsent {
 		if d, ok := unsent[i].Owner.(*Delivery); ok {
-			told = d.settle(told, Success, &notSent{err})
+			toWake = d.resolve(toWake, Success, &notSent{err})
 		}
 	}
 	for s := range c.inbox.subs {
@@ -72,17 +72,17 @@ func (c *client) end(err error) {
 	}
 	c.outbox.room.wakeAll()
 	c.outbox.queue.wakeAll()
-	c.requests.places.wakeAll()
+	c.requests.slots.wakeAll()
 	c.attempts.tellReconnects(err)
 	c.mu.Unlock()
-	wake(told)
+	wake(toWake)
 	close(c.done)
 }
 
-// lose ends the client's connection. What is in flight and queued stays; requests are noted, to be made again.
-func (c *client) lose(err error) { wake(c.unlink(err)) }
+// detach ends the client's connection. What is in flight and queued stays; requests are noted, to be made again.
+func (c *client) detach(err error) { wake(c.detachLink(err)) }
 
-func (c *client) unlink(err error) (told []*Delivery) {
+func (c *client) detachLink(err error) (toWake []*Delivery) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	in, out := c.link.Bytes()
@@ -90,7 +90,7 @@ func (c *client) unlink(err error) (told []*Delivery) {
 	c.stats.BytesOut += out
 	if !errors.Is(err, ErrClosed) && !errors.Is(err, errReconnecting) { // else it was we who said goodbye
 		c.stats.Losses++
-		told = c.blame(err)
+		toWake = c.blame(err)
 	}
 	c.link = nil
 	c.auth.loseAuth(err)
@@ -104,12 +104,12 @@ func (c *client) unlink(err error) (told []*Delivery) {
 		c.outbox.room.wakeAll() // to be told that there is no connection; else they learn in a moment why the client has ended
 		c.outbox.queue.wakeAll()
 	}
-	return told
+	return toWake
 }
 
 // blame gives up the message over which the server seems to fail again and again.
 // The caller holds mu.
-func (c *client) blame(err error) (told []*Delivery) {
+func (c *client) blame(err error) (toWake []*Delivery) {
 	m, guilty := c.session.Blame(c.config.poisonLimit)
 	if !guilty {
 		return nil
@@ -117,11 +117,11 @@ func (c *client) blame(err error) (told []*Delivery) {
 	c.notices.log(slog.LevelError, "mqtt: a message was given up: connections are lost whenever it is sent again",
 		"topic", m.Topic, "connections", c.config.poisonLimit, "because", err)
 	c.outbox.checkDrained()
-	return settleOwner(nil, m, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
+	return resolveOwner(nil, m, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
 }
 
-// connect makes one attempt, which prepare completes, within the connect timeout. ctx may be of the caller of NewClient.
-func (c *client) connect(ctx context.Context, a *attempt, prepare func(context.Context, *attempt) error) (*link.Link, *codec.Connack, error) {
+// dial makes one attempt, which prepare completes, within the connect timeout. ctx may be of the caller of NewClient.
+func (c *client) dial(ctx context.Context, a *connectAttempt, prepare func(context.Context, *connectAttempt) error) (*link.Link, *codec.Connack, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.connectTimeout)
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
@@ -175,7 +175,7 @@ func within[T any](ctx context.Context, conn net.Conn, f func() (T, error)) (T, 
 }
 
 // error makes the public error of a failed attempt.
-func (a *attempt) error(err error) error {
+func (a *connectAttempt) error(err error) error {
 	var failed *AuthError // which may have anything in it
 	var refused *ConnectError
 	var broken *codec.Error
@@ -189,27 +189,27 @@ func (a *attempt) error(err error) error {
 	return &ConnectError{Server: transport.Redact(a.URL), Err: err}
 }
 
-// begin makes l the client's connection: what is in flight is sent again, subscriptions are made again where that is
+// attach makes l the client's connection: what is in flight is sent again, subscriptions are made again where that is
 // needed, and then what waited is sent. It returns the number of the session.
-func (c *client) begin(l *link.Link, ack *codec.Connack) int {
+func (c *client) attach(l *link.Link, ack *codec.Connack) int {
 	c.mu.Lock()
 	clientID := c.connAck.ClientID
 	c.connAck = c.config.connAck(ack, clientID)
-	c.attempts.answer = codec.Success
+	c.attempts.returnCode = codec.Success
 	c.notices.moveTo(StateConnected)
 	c.link = l
 	c.stats.Connects++
 	c.inbox.openParking()
-	told := c.beginSession(l)
+	toWake := c.beginSession(l)
 	c.inbox.unsubscribeAgain()
 	c.inbox.subscribeAgain()
-	told = c.outbox.sendQueued(told)
+	toWake = c.outbox.sendQueued(toWake)
 	c.outbox.room.wake()
 	c.attempts.noteUp()
 	c.attempts.tellReconnects(nil)
 	number, keepAlive := c.attempts.sessions, c.connAck.KeepAlive
 	c.mu.Unlock()
-	wake(told)
+	wake(toWake)
 	l.Start(newReceiver(c, l), c.config.pingAfter(keepAlive))
 	return number
 }
@@ -217,7 +217,7 @@ func (c *client) begin(l *link.Link, ack *codec.Connack) int {
 // beginSession continues the session, or begins a new one.
 // The caller holds mu.
 // [MQTT-3.2.2-3] [MQTT-3.2.2-4] [MQTT311-3.2.2-2] [MQTT311-3.2.2.2]
-func (c *client) beginSession(l *link.Link) (told []*Delivery) {
+func (c *client) beginSession(l *link.Link) (toWake []*Delivery) {
 	receiveMaximum := int(c.connAck.ReceiveMaximum)
 	c.session.Serve(c.largest(), int(c.connAck.TopicAliasMaximum))
 	if c.connAck.SessionPresent {
@@ -237,8 +237,8 @@ func (c *client) beginSession(l *link.Link) (told []*Delivery) {
 	c.attempts.unanswered = false
 	for _, m := range c.session.Renewed(receiveMaximum) {
 		if d, ok := m.Owner.(*Delivery); ok {
-			told = d.settle(told, Success, ErrSessionLost)
+			toWake = d.resolve(toWake, Success, ErrSessionLost)
 		}
 	}
-	return told
+	return toWake
 }

@@ -64,8 +64,8 @@ func (c *core) ClientID() string {
 	return c.connAck.ClientID
 }
 
-// current returns the link; only the supervisor changes it.
-func (c *core) current() *link.Link {
+// currentLink returns the link; only the supervisor changes it.
+func (c *core) currentLink() *link.Link {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.link

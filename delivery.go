@@ -17,13 +17,13 @@ type Delivery struct {
 	ticket uint64 // while it waits in the session's queue
 	id     uint16 // once it was sent
 	sent   bool
-	again  bool // it was sent more than once
+	resent bool // it was sent more than once
 	reused bool // it is a Publish's
 
-	reason  ReasonCode
-	settled atomic.Bool // then reason, err and words say how, and do not change
-	err     error
-	words   *words
+	reason   ReasonCode
+	resolved atomic.Bool // then reason, err and words say how, and do not change
+	err      error
+	words    *words
 }
 
 // words are what an acknowledgement may say beside its reason code; nil is nothing.
@@ -66,18 +66,18 @@ var delivered = NewDelivery(Success, nil)
 // NewDelivery returns a Delivery that is done, for fakes of the client in tests.
 func NewDelivery(reason ReasonCode, err error) *Delivery {
 	d := &Delivery{reason: reason, err: err}
-	d.settled.Store(true)
+	d.resolved.Store(true)
 	return d
 }
 
 // Done is closed when the message's fate is known.
 func (d *Delivery) Done() <-chan struct{} {
-	if d.settled.Load() {
+	if d.resolved.Load() {
 		return closed
 	}
 	d.outbox.mu.Lock()
 	defer d.outbox.mu.Unlock()
-	if d.settled.Load() {
+	if d.resolved.Load() {
 		return closed
 	}
 	if d.done == nil {
@@ -104,7 +104,7 @@ func (d *Delivery) Wait(ctx context.Context) error {
 // Err returns nil while the message's fate is not known and when the server took it, or what Publish would have
 // returned.
 func (d *Delivery) Err() error {
-	if !d.settled.Load() {
+	if !d.resolved.Load() {
 		return nil
 	}
 	return d.err
@@ -113,7 +113,7 @@ func (d *Delivery) Err() error {
 // Reason returns the reason code of the acknowledgement: Success, NoMatchingSubscribers, or the server's refusal. It is
 // Success while there is none.
 func (d *Delivery) Reason() ReasonCode {
-	if !d.settled.Load() {
+	if !d.resolved.Load() {
 		return Success
 	}
 	return d.reason
@@ -121,7 +121,7 @@ func (d *Delivery) Reason() ReasonCode {
 
 // ReasonString returns the Reason String of the acknowledgement, for people; "" while there is none.
 func (d *Delivery) ReasonString() string {
-	if !d.settled.Load() {
+	if !d.resolved.Load() {
 		return ""
 	}
 	return d.words.reasonString()
@@ -129,7 +129,7 @@ func (d *Delivery) ReasonString() string {
 
 // UserProperties returns those of the acknowledgement; nil while there are none.
 func (d *Delivery) UserProperties() UserProperties {
-	if !d.settled.Load() {
+	if !d.resolved.Load() {
 		return nil
 	}
 	return d.words.userProperties()
@@ -138,17 +138,17 @@ func (d *Delivery) UserProperties() UserProperties {
 // errWithdrawn is the fate of a message that Withdraw took back.
 var errWithdrawn = errors.New("mqtt: message withdrawn")
 
-// settle decides the message's fate, and adds d to those who are to be told when the mutex is free.
+// resolve decides the message's fate, and adds d to those who are to be told when the mutex is free.
 // The caller holds mu.
-func (d *Delivery) settle(told []*Delivery, reason ReasonCode, err error) []*Delivery {
+func (d *Delivery) resolve(toWake []*Delivery, reason ReasonCode, err error) []*Delivery {
 	d.reason, d.err = reason, err
-	d.settled.Store(true)
-	return append(told, d)
+	d.resolved.Store(true)
+	return append(toWake, d)
 }
 
 // wake tells those whose fate was decided. It does not block; the mutex, which they will want next, is better free.
-func wake(told []*Delivery) {
-	for _, d := range told {
+func wake(toWake []*Delivery) {
+	for _, d := range toWake {
 		switch {
 		case d.reused:
 			d.done <- struct{}{}
@@ -160,7 +160,7 @@ func wake(told []*Delivery) {
 
 // Flush tells publishers what became of their messages. The mutex is free.
 func (r *receiver) Flush() {
-	wake(r.told)
-	clear(r.told)
-	r.told = r.told[:0]
+	wake(r.toWake)
+	clear(r.toWake)
+	r.toWake = r.toWake[:0]
 }

@@ -17,7 +17,7 @@ import (
 type handshake struct {
 	*core
 	link    *link.Link
-	attempt *attempt
+	attempt *connectAttempt
 }
 
 // answerAuth answers a server's AUTH before CONNACK.
@@ -55,7 +55,7 @@ func (s *handshake) authenticated(ctx context.Context, p *codec.ConnackPropertie
 // [MQTT-3.1.0-1] [MQTT-3.1.0-2] [MQTT-3.1.4] [MQTT311-3.1.0-1] [MQTT311-3.1.0-2] [MQTT311-3.1.4]
 func (s *handshake) run(ctx context.Context, connect []byte) (*codec.Connack, error) {
 	if err := s.link.Write(connect); err != nil {
-		return nil, s.lastWords(ctx, err)
+		return nil, s.explainWriteError(ctx, err)
 	}
 	s.attempt.sent = true
 	ack, err := s.readConnack(ctx)
@@ -67,9 +67,9 @@ func (s *handshake) run(ctx context.Context, connect []byte) (*codec.Connack, er
 	return ack, err
 }
 
-// lastWords adds to the error of writing CONNECT what the server has said before it closed: in TLS 1.3 it refuses a
+// explainWriteError adds to the error of writing CONNECT what the server has said before it closed: in TLS 1.3 it refuses a
 // client's certificate after the handshake.
-func (s *handshake) lastWords(ctx context.Context, err error) error {
+func (s *handshake) explainWriteError(ctx context.Context, err error) error {
 	if errors.Is(err, link.ErrServerSilent) {
 		return err
 	}
@@ -137,7 +137,7 @@ func (c *config) pingAfter(keepAlive time.Duration) time.Duration {
 
 // connectPacket is what the options and the attempt ask for.
 // [MQTT-3.1.2.11.2]
-func (c *config) connectPacket(a *attempt) *codec.Connect {
+func (c *config) connectPacket(a *connectAttempt) *codec.Connect {
 	p := &codec.Connect{
 		CleanStart:  a.cleanStart,
 		KeepAlive:   uint16(c.keepAlive / time.Second),

@@ -20,7 +20,7 @@ type inbox struct {
 	stalls       [2]stall                // of PUBACKs and of PUBRECs
 	looking      bool                    // the supervisor looks for stalls, or is about to
 	parking      parkingLot
-	unclaimed    errands // calls with messages that nobody subscribed to
+	unclaimed    callbacks // calls with messages that nobody subscribed to
 }
 
 func (in *inbox) init(c *core, n *notices) {

@@ -206,7 +206,7 @@ func (c *config) finish() error {
 		c.will.Properties = codec.WillProperties(*c.willProperties)
 	}
 	// A CONNECT that cannot be encoded is a mistake in the options, and found before anything is dialled.
-	a := &attempt{Attempt: Attempt{Username: c.username, Password: c.password}, cleanStart: c.cleanStart, clientID: c.clientID}
+	a := &connectAttempt{Attempt: Attempt{Username: c.username, Password: c.password}, cleanStart: c.cleanStart, clientID: c.clientID}
 	_, err := c.connectPacket(a).Append(nil, c.version)
 	if err != nil {
 		return fmt.Errorf("mqtt: %w", err)

@@ -53,7 +53,7 @@ func (out *outbox) publish(ctx context.Context, topicName string, payload []byte
 	case <-d.done:
 		return d.err
 	case <-ctx.Done():
-		return out.giveUp(ctx, d)
+		return out.stopWaiting(ctx, d)
 	}
 }
 
@@ -71,23 +71,23 @@ func (out *outbox) reuse(d *Delivery) {
 	out.waiters.Put(d)
 }
 
-// giveUp ends the waiting of a Publish whose ctx has ended.
-func (out *outbox) giveUp(ctx context.Context, d *Delivery) error {
+// stopWaiting ends the waiting of a Publish whose ctx has ended.
+func (out *outbox) stopWaiting(ctx context.Context, d *Delivery) error {
 	switch settled, sent := out.letGo(d); {
 	case settled:
 		return d.err
 	case !sent:
-		return ended(ctx)
+		return notPublished(ctx)
 	}
 	return fmt.Errorf("%w: waiting for an acknowledgement: %w", ErrOutcomeUnknown, ctx.Err())
 }
 
 // letGo ends the waiting for what becomes of a message: one that was sent stays in flight, without its publisher, one that
 // was not is withdrawn. Nobody refers to d any more. If it is settled already, d says how.
-func (out *outbox) letGo(d *Delivery) (settled, sent bool) {
+func (out *outbox) letGo(d *Delivery) (resolved, sent bool) {
 	out.mu.Lock()
 	switch {
-	case d.settled.Load():
+	case d.resolved.Load():
 		out.mu.Unlock()
 		<-d.done
 		return true, d.sent
@@ -212,7 +212,7 @@ const maxPacketSize = codec.MaxRemainingLength + 5
 // publishQoS0 hands a message to the connection; it waits for room in the write buffer.
 func (out *outbox) publishQoS0(ctx context.Context, m *session.Message) error {
 	if ctx.Err() != nil {
-		return ended(ctx)
+		return notPublished(ctx)
 	}
 	out.mu.Lock()
 	defer out.mu.Unlock()
@@ -226,7 +226,7 @@ func (out *outbox) publishQoS0(ctx context.Context, m *session.Message) error {
 			return out.writeQoS0(l, m)
 		}
 		if out.room.wait(ctx, &out.mu, woken) != nil {
-			return ended(ctx)
+			return notPublished(ctx)
 		}
 		woken = true
 	}
@@ -251,8 +251,8 @@ func (out *outbox) writeQoS0(l *link.Link, m *session.Message) error {
 	return nil
 }
 
-// ended is the error of a publish whose ctx has ended before it was sent.
-func ended(ctx context.Context) error {
+// notPublished is the error of a publish whose ctx has ended before it was sent.
+func notPublished(ctx context.Context) error {
 	return &notSent{fmt.Errorf("mqtt: waiting to publish: %w", ctx.Err())}
 }
 
@@ -260,7 +260,7 @@ func ended(ctx context.Context) error {
 // long as the client is connected.
 func (out *outbox) submit(ctx context.Context, d *Delivery, m *session.Message) error {
 	if ctx.Err() != nil {
-		return ended(ctx)
+		return notPublished(ctx)
 	}
 	out.mu.Lock()
 	defer out.mu.Unlock()
@@ -270,7 +270,7 @@ func (out *outbox) submit(ctx context.Context, d *Delivery, m *session.Message) 
 			return out.notConnected()
 		}
 		if woken || out.queue.empty() {
-			if placed, err := out.place(d, m); placed || err != nil {
+			if placed, err := out.sendOrQueue(d, m); placed || err != nil {
 				out.queueChanged()
 				return err
 			}
@@ -279,15 +279,15 @@ func (out *outbox) submit(ctx context.Context, d *Delivery, m *session.Message) 
 			return &notSent{ErrQueueFull}
 		}
 		if out.queue.wait(ctx, &out.mu, woken) != nil {
-			return ended(ctx)
+			return notPublished(ctx)
 		}
 		woken = true
 	}
 }
 
-// place sends m if its turn is now, or queues it if there is room.
+// sendOrQueue sends m if its turn is now, or queues it if there is room.
 // The caller holds mu.
-func (out *outbox) place(d *Delivery, m *session.Message) (placed bool, err error) {
+func (out *outbox) sendOrQueue(d *Delivery, m *session.Message) (placed bool, err error) {
 	if err := out.stale(m); err != nil {
 		return false, err
 	}
@@ -297,7 +297,7 @@ func (out *outbox) place(d *Delivery, m *session.Message) (placed bool, err erro
 		if err := out.writeQoS0(l, m); err != nil {
 			return false, err
 		}
-		wake(d.settle(nil, Success, nil))
+		wake(d.resolve(nil, Success, nil))
 		return true, nil
 	case m.QoS > 0 && out.session.Ready():
 		b, id, err := out.session.Send(l.Buffer(), m, out.nowFor(m))
@@ -317,32 +317,32 @@ func (out *outbox) place(d *Delivery, m *session.Message) (placed bool, err erro
 
 // sendOffline sends the messages at QoS 0 that waited for a connection.
 // The caller holds mu.
-func (out *outbox) sendOffline(told []*Delivery) []*Delivery {
+func (out *outbox) sendOffline(toWake []*Delivery) []*Delivery {
 	l := out.live()
 	if l == nil || out.session.Offline() == nil {
-		return told
+		return toWake
 	}
 	for m := out.session.Offline(); m != nil && !l.Full(); m = out.session.Offline() {
 		err := out.writeQoS0(l, m)
-		told = settleOwner(told, out.session.DropOffline(), err)
+		toWake = resolveOwner(toWake, out.session.DropOffline(), err)
 	}
 	out.room.wake()
-	return told
+	return toWake
 }
 
 // sendQueued sends what waits in the queue, as far as the window and the write buffer have room. Messages that cannot
 // be sent any more are settled and added to told.
 // The caller holds mu.
-func (out *outbox) sendQueued(told []*Delivery) []*Delivery {
+func (out *outbox) sendQueued(toWake []*Delivery) []*Delivery {
 	l := out.live()
 	for l != nil && !l.Full() {
 		m := out.session.Resending()
 		if m == nil {
 			break
 		}
-		told = out.resend(l, m, told)
+		toWake = out.resend(l, m, toWake)
 	}
-	told = out.sendOffline(told)
+	toWake = out.sendOffline(toWake)
 	for l != nil && !l.Full() {
 		m := out.session.Front()
 		if m == nil {
@@ -358,45 +358,45 @@ func (out *outbox) sendQueued(told []*Delivery) []*Delivery {
 		}
 		switch {
 		case err != nil:
-			told = settleOwner(told, out.session.DropFront(), err)
+			toWake = resolveOwner(toWake, out.session.DropFront(), err)
 		case waited:
-			d.id, d.sent, d.again = id, true, d.sent
+			d.id, d.sent, d.resent = id, true, d.sent
 		}
 	}
 	out.queueChanged()
-	return told
+	return toWake
 }
 
-// settleOwner tells the publisher of a message that will not be sent, or not again, or of one at QoS 0 that was.
+// resolveOwner tells the publisher of a message that will not be sent, or not again, or of one at QoS 0 that was.
 // The caller holds mu.
-func settleOwner(told []*Delivery, m session.Message, err error) []*Delivery {
+func resolveOwner(toWake []*Delivery, m session.Message, err error) []*Delivery {
 	d, ok := m.Owner.(*Delivery)
 	if !ok {
-		return told
+		return toWake
 	}
 	if n, ok := err.(*notSent); ok && d.sent {
 		err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, n.err) // sent before, on a session that is lost or a window that is gone
 	}
-	return d.settle(told, Success, err)
+	return d.resolve(toWake, Success, err)
 }
 
 // resend sends a message again, on the session that the server has kept. What the server does not take any more is not
 // sent; nobody can know whether it has it already.
 // The caller holds mu.
-func (out *outbox) resend(l *link.Link, m *session.Message, told []*Delivery) []*Delivery {
+func (out *outbox) resend(l *link.Link, m *session.Message, toWake []*Delivery) []*Delivery {
 	err := out.forbidden(m)
 	if err == nil {
 		var b []byte
 		if d, ok := m.Owner.(*Delivery); ok {
-			d.again = true
+			d.resent = true
 		}
 		b, err = out.session.Resend(l.Buffer(), out.nowFor(m))
 		l.Commit(b)
 	}
 	if err != nil {
-		told = settleOwner(told, out.session.GiveUpResend(), err)
+		toWake = resolveOwner(toWake, out.session.GiveUpResend(), err)
 	}
-	return told
+	return toWake
 }
 
 // wasSent reports whether a message that waits was sent before, on a session that is lost.
@@ -444,17 +444,17 @@ func (out *outbox) checkDrained() {
 // Withdraw takes back a message that was not sent. It reports whether it did: then the Delivery is done, with an error
 // that is SafeToRetry.
 func (d *Delivery) Withdraw() bool {
-	if d.settled.Load() {
+	if d.resolved.Load() {
 		return false
 	}
 	d.outbox.mu.Lock()
-	if d.settled.Load() || d.sent || !d.outbox.session.Withdraw(d.ticket) {
+	if d.resolved.Load() || d.sent || !d.outbox.session.Withdraw(d.ticket) {
 		d.outbox.mu.Unlock()
 		return false
 	}
-	told := d.settle(nil, Success, &notSent{errWithdrawn})
+	toWake := d.resolve(nil, Success, &notSent{errWithdrawn})
 	d.outbox.queueChanged()
 	d.outbox.mu.Unlock()
-	wake(told)
+	wake(toWake)
 	return true
 }

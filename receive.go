@@ -16,7 +16,7 @@ import (
 type receiver struct {
 	client *client
 	link   *link.Link
-	told   []*Delivery // to be woken when the mutex is free again
+	toWake []*Delivery // to be woken when the mutex is free again
 
 	topics     topicCache
 	view       codec.PublishView
@@ -181,9 +181,9 @@ func (r *receiver) complete(m session.Message, known bool, code codec.ReasonCode
 		if w := newWords(reason, u); w != nil {
 			d.words = w
 		}
-		r.told = d.settle(r.told, ReasonCode(code), err)
+		r.toWake = d.resolve(r.toWake, ReasonCode(code), err)
 	}
-	r.told = c.outbox.sendQueued(r.told)
+	r.toWake = c.outbox.sendQueued(r.toWake)
 }
 
 // The caller holds mu.
@@ -515,7 +515,7 @@ func (r *receiver) answer(h codec.Header, id uint16, codes int, v5, v311 string)
 		return nil, nil
 	}
 	r.client.inbox.subscribeMore()
-	r.told = r.client.outbox.sendQueued(r.told) // the identifier is free, which a message may have waited for
+	r.toWake = r.client.outbox.sendQueued(r.toWake) // the identifier is free, which a message may have waited for
 	q := owner.(*request)
 	var err error
 	switch {

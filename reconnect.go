@@ -104,8 +104,8 @@ type Attempt struct {
 	Username, Password string
 }
 
-// attempt is an Attempt with what the application has no say in.
-type attempt struct {
+// connectAttempt is an Attempt with what the application has no say in.
+type connectAttempt struct {
 	Attempt
 	cleanStart bool
 	clientID   string
@@ -113,8 +113,8 @@ type attempt struct {
 	sent       bool       // CONNECT went out
 }
 
-// prepare lets the application's functions complete an attempt.
-func (c *config) prepare(ctx context.Context, a *attempt) (err error) {
+// completeAttempt lets the application's functions complete an attempt.
+func (c *config) completeAttempt(ctx context.Context, a *connectAttempt) (err error) {
 	if a.TLS, err = c.tlsConfig(); err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func (c *config) prepare(ctx context.Context, a *attempt) (err error) {
 }
 
 // askAttempt lets the attempt function see to an attempt.
-func (c *config) askAttempt(ctx context.Context, a *attempt) error {
+func (c *config) askAttempt(ctx context.Context, a *connectAttempt) error {
 	to := *a.URL
 	err := c.attemptFunc(ctx, &a.Attempt)
 	if a.URL == nil {
@@ -216,7 +216,7 @@ type attempts struct {
 	up           chan struct{}     // closed while connected, and when the client has ended
 	sessions     int               // how many have begun
 	unanswered   bool              // a CONNECT since the session began got no CONNACK: the server may have begun one that we know nothing of
-	answer       codec.ReasonCode  // of the latest CONNACK
+	returnCode   codec.ReasonCode  // of the latest CONNACK
 	reconnecting *reconnecting     // Reconnects that wait for an attempt; nil: none
 	farewell     *codec.Disconnect // what the last DISCONNECT says; nil: nothing in particular
 }
@@ -252,13 +252,13 @@ func (at *attempts) reconnectWanted() bool {
 }
 
 // attemptFailed notes what an attempt may have left at the server, and tells everybody who waits in Reconnect.
-func (at *attempts) attemptFailed(a *attempt, err error) {
+func (at *attempts) attemptFailed(a *connectAttempt, err error) {
 	var refused *ConnectError
 	at.mu.Lock()
 	defer at.mu.Unlock()
 	switch {
 	case errors.As(err, &refused) && refused.Code.Failed():
-		at.answer = codec.ReasonCode(refused.Code)
+		at.returnCode = codec.ReasonCode(refused.Code)
 	case a.sent:
 		at.unanswered = true
 	}

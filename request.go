@@ -31,7 +31,7 @@ type requests struct {
 	own     string   // the client's response topic, made of basis
 	basis   string   // Response Information of the server
 	pending int      // requests that have a place
-	places  waitlist // those that wait for one
+	slots   waitlist // those that wait for one
 }
 
 func (q *requests) init(c *client) {
@@ -103,7 +103,7 @@ func (q *requests) request(ctx context.Context, topicName string, payload []byte
 		return Message{}, topicError(topicName, false, err)
 	}
 	x := q.newExchange(o.properties)
-	defer q.endExchange(x)
+	defer q.recycleExchange(x)
 	if err := q.openExchange(ctx, x); err != nil {
 		return Message{}, err
 	}
@@ -159,7 +159,7 @@ func (x *exchange) expireWith(ctx context.Context) {
 // reply. On an error nothing was sent.
 func (q *requests) openExchange(ctx context.Context, x *exchange) error {
 	if ctx.Err() != nil {
-		return ended(ctx)
+		return notPublished(ctx)
 	}
 	if x.properties.ResponseTopic == "" && q.attempts.sessionNumber() == 0 {
 		if err := q.attempts.wait(ctx); err != nil { // the server has a say in the topic
@@ -168,38 +168,38 @@ func (q *requests) openExchange(ctx context.Context, x *exchange) error {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if err := q.takePlace(ctx); err != nil {
+	if err := q.takeSlot(ctx); err != nil {
 		return err
 	}
 	err := q.joinReplies(ctx, x)
 	if err != nil {
-		q.leavePlace()
+		q.freeSlot()
 	}
 	return err
 }
 
-// takePlace waits for a place among the requests.
+// takeSlot waits for a place among the requests.
 // The caller holds mu. It is free meanwhile.
-func (q *requests) takePlace(ctx context.Context) error {
+func (q *requests) takeSlot(ctx context.Context) error {
 	woken := false
 	for {
 		switch {
 		case q.err != nil || q.draining:
 			return q.notConnected()
-		case q.pending < q.config.maxRequests && (woken || q.places.empty()):
+		case q.pending < q.config.maxRequests && (woken || q.slots.empty()):
 			q.pending++
 			return nil
-		case q.places.wait(ctx, &q.mu, woken) != nil:
-			return ended(ctx)
+		case q.slots.wait(ctx, &q.mu, woken) != nil:
+			return notPublished(ctx)
 		}
 		woken = true
 	}
 }
 
 // The caller holds mu.
-func (q *requests) leavePlace() {
+func (q *requests) freeSlot() {
 	q.pending--
-	q.places.wake()
+	q.slots.wake()
 }
 
 // joinReplies waits until the server has granted the subscription to x's response topic.
@@ -234,7 +234,7 @@ func (r *replies) awaitGrant(ctx context.Context) error {
 		case !r.sub.call.waiting() && r.sub.routes[0].confirmed:
 			return nil
 		case r.granting.wait(ctx, &r.requests.mu, false) != nil:
-			return ended(ctx)
+			return notPublished(ctx)
 		}
 	}
 }
@@ -330,7 +330,7 @@ func (r *replies) take(m Message) {
 		r.requests.stats.LateReplies++
 		return
 	}
-	x.settle(m, nil)
+	x.finish(m, nil)
 }
 
 // granted lets those go on who wait for the subscription.
@@ -341,28 +341,28 @@ func (r *replies) granted() { r.granting.wakeAll() }
 // The caller holds mu.
 func (r *replies) refused(err error) { r.requests.inbox.abandon(r.sub, err) }
 
-// end tells those who wait that there will be no replies.
+// ended tells those who wait that there will be no replies.
 // The caller holds mu.
-func (r *replies) end(err error) {
+func (r *replies) ended(err error) {
 	if r.requests.topics[r.topic] == r {
 		delete(r.requests.topics, r.topic)
 	}
 	for _, x := range r.exchanges {
-		x.settle(Message{}, err)
+		x.finish(Message{}, err)
 	}
 	r.granting.wakeAll()
 }
 
 // The caller holds mu.
-func (x *exchange) settle(reply Message, err error) {
+func (x *exchange) finish(reply Message, err error) {
 	x.reply, x.err = reply, err
-	x.leave()
+	x.stopWaiting()
 	x.done <- struct{}{}
 }
 
-// leave makes x wait no more.
+// stopWaiting makes x wait no more.
 // The caller holds mu.
-func (x *exchange) leave() {
+func (x *exchange) stopWaiting() {
 	r := x.replies
 	if r == nil {
 		return
@@ -370,13 +370,13 @@ func (x *exchange) leave() {
 	x.replies = nil
 	delete(r.exchanges, x.key)
 	r.users--
-	r.requests.leavePlace()
+	r.requests.freeSlot()
 }
 
-// endExchange makes a call's exchange ready for another one's.
-func (q *requests) endExchange(x *exchange) {
+// recycleExchange makes a call's exchange ready for another one's.
+func (q *requests) recycleExchange(x *exchange) {
 	q.mu.Lock()
-	x.leave()
+	x.stopWaiting()
 	q.mu.Unlock()
 	select {
 	case <-x.done:
@@ -401,26 +401,26 @@ func (q *requests) awaitReply(ctx context.Context, x *exchange, m *session.Messa
 			switch {
 			case d.err != nil:
 				return Message{}, d.err
-			case d.reason == NoMatchingSubscribers && !d.again && !m.Retain:
+			case d.reason == NoMatchingSubscribers && !d.resent && !m.Retain:
 				return Message{}, &PublishError{Topic: m.Topic, Refusal: Refusal{Code: d.reason}}
 			}
 			d, acknowledged = nil, nil
 		case <-ctx.Done():
-			return q.giveUpReply(ctx, x, d)
+			return q.stopWaitingForReply(ctx, x, d)
 		}
 	}
 }
 
 // conclude returns the outcome of a request that is done, whatever becomes of its message.
 func (q *requests) conclude(x *exchange, d *Delivery) (Message, error) {
-	settled, sent := true, true
+	resolved, sent := true, true
 	if d != nil {
-		settled, sent = q.outbox.letGo(d)
+		resolved, sent = q.outbox.letGo(d)
 	}
 	switch {
 	case x.err == nil:
 		return x.result()
-	case d != nil && settled && d.err != nil:
+	case d != nil && resolved && d.err != nil:
 		return Message{}, d.err
 	case !sent:
 		return Message{}, &notSent{x.err}
@@ -428,15 +428,15 @@ func (q *requests) conclude(x *exchange, d *Delivery) (Message, error) {
 	return Message{}, fmt.Errorf("%w: waiting for a reply: %w", ErrOutcomeUnknown, x.err)
 }
 
-// giveUpReply ends the waiting of a request whose ctx has ended.
-func (q *requests) giveUpReply(ctx context.Context, x *exchange, d *Delivery) (Message, error) {
+// stopWaitingForReply ends the waiting of a request whose ctx has ended.
+func (q *requests) stopWaitingForReply(ctx context.Context, x *exchange, d *Delivery) (Message, error) {
 	select {
 	case <-x.done:
 		return q.conclude(x, d)
 	default:
 	}
 	if d != nil {
-		if err := q.outbox.giveUp(ctx, d); err != nil {
+		if err := q.outbox.stopWaiting(ctx, d); err != nil {
 			return Message{}, err
 		}
 	}

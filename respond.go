@@ -47,9 +47,9 @@ func (r *responder) run(ctx context.Context, workers int) error {
 		stop()
 		end()
 	})()
-	sending, giveUp := context.WithCancel(base)
-	defer giveUp()
-	defer context.AfterFunc(intake, func() { time.AfterFunc(replyGrace, giveUp) })()
+	sending, stopSending := context.WithCancel(base)
+	defer stopSending()
+	defer context.AfterFunc(intake, func() { time.AfterFunc(replyGrace, stopSending) })()
 	r.intake, r.base, r.sending = intake, base, sending
 
 	err := r.sub.Handle(intake, workers, r.serve)
@@ -71,7 +71,7 @@ func (r *responder) serve(m Message) {
 		ctx, cancel = context.WithDeadline(ctx, deadline)
 		defer cancel()
 	}
-	switch err := r.answer(ctx, m); {
+	switch err := r.handle(ctx, m); {
 	case err == nil:
 	case r.client.ctx.Err() != nil, errors.Is(err, errGivenUp):
 		return // not acknowledged: the session's next client, or another of a shared subscription, will get it
@@ -84,8 +84,8 @@ func (r *responder) serve(m Message) {
 	_ = m.Ack() // if it cannot go out any more, the Err of sub or of its client says why
 }
 
-// answer handles a request and publishes the reply. ctx ends when the request has expired.
-func (r *responder) answer(ctx context.Context, m Message) error {
+// handle handles a request and publishes the reply. ctx ends when the request has expired.
+func (r *responder) handle(ctx context.Context, m Message) error {
 	if ctx.Err() != nil {
 		return errRequestExpired
 	}

@@ -63,7 +63,7 @@ type sink interface {
 	take(m Message)
 	granted()          // the server has granted the filters, or one of them again
 	refused(err error) // the Subscribe has failed, and nobody waits for it
-	end(err error)     // the subscription has ended
+	ended(err error)   // the subscription has ended
 }
 
 // Filter is one topic filter of a subscription.
@@ -206,7 +206,7 @@ func (s *Subscription) end(err error) {
 		close(s.channel)
 	}
 	if s.sink != nil {
-		s.sink.end(err)
+		s.sink.ended(err)
 	}
 }
 

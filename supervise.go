@@ -49,7 +49,7 @@ func (s *supervisor) run() {
 		if err == nil {
 			break
 		}
-		if !s.goOn(err) {
+		if !s.continueAfter(err) {
 			return
 		}
 	}
@@ -63,32 +63,32 @@ func (s *supervisor) run() {
 
 // attend is the supervisor while there is a connection.
 func (s *supervisor) attend() {
-	if s.goOn(s.serve()) {
+	if s.continueAfter(s.serve()) {
 		s.run()
 	}
 }
 
-// goOn decides, and waits if need be, after a failed attempt or a lost connection. It reports false when the client has
+// continueAfter decides, and waits if need be, after a failed attempt or a lost connection. It reports false when the client has
 // ended.
-func (s *supervisor) goOn(err error) bool {
+func (s *supervisor) continueAfter(err error) bool {
 	s.lastErr = err
-	end := s.recover(err)
+	end := s.handleFailure(err)
 	if end != nil {
-		s.giveUp(end)
+		s.endClient(end)
 	}
 	return end == nil
 }
 
-// giveUp ends the client.
-func (s *supervisor) giveUp(err error) {
+// endClient ends the client.
+func (s *supervisor) endClient(err error) {
 	if s.first == nil {
-		s.client.end(err)
+		s.client.shutDown(err)
 		return
 	}
 	if ended := s.first.ctx.Err(); ended != nil && !errors.Is(err, ended) {
 		err = fmt.Errorf("%w: %w", err, ended)
 	}
-	s.client.end(err)
+	s.client.shutDown(err)
 	s.first.outcome <- err
 }
 
@@ -105,9 +105,9 @@ func (s *supervisor) connect() error {
 	}
 	s.attempts++
 	c.notices.setState(StateConnecting)
-	a := s.attempt(to)
+	a := s.newAttempt(to)
 	c.notices.traceConnectStart(transport.Redact(a.URL), a.Number)
-	l, ack, err := c.connect(ctx, a, s.prepare)
+	l, ack, err := c.dial(ctx, a, s.prepare)
 	s.tried = a.URL
 	c.notices.traceConnectDone(transport.Redact(a.URL), a.Number, err)
 	if err != nil {
@@ -116,13 +116,13 @@ func (s *supervisor) connect() error {
 		return err
 	}
 	c.auth.scheduleRenewal() // before anybody can re-authenticate: calls of the Authenticator do not overlap
-	s.note(visit{address(a.URL), c.begin(l, ack)})
+	s.note(visit{address(a.URL), c.attach(l, ack)})
 	return nil
 }
 
 // prepare completes an attempt, once it is known where it goes.
-func (s *supervisor) prepare(ctx context.Context, a *attempt) error {
-	if err := s.client.config.prepare(ctx, a); err != nil {
+func (s *supervisor) prepare(ctx context.Context, a *connectAttempt) error {
+	if err := s.client.config.completeAttempt(ctx, a); err != nil {
 		return err
 	}
 	a.cleanStart = s.cleanStart(a.URL)
@@ -132,11 +132,11 @@ func (s *supervisor) prepare(ctx context.Context, a *attempt) error {
 // address tells servers apart.
 func address(u *url.URL) string { return u.Host + u.Path }
 
-// attempt describes the next attempt.
-func (s *supervisor) attempt(to *url.URL) *attempt {
+// newAttempt describes the next attempt.
+func (s *supervisor) newAttempt(to *url.URL) *connectAttempt {
 	c := s.client
 	u := *to
-	return &attempt{
+	return &connectAttempt{
 		Attempt: Attempt{
 			Number:   s.attempts,
 			LastErr:  s.lastErr,
@@ -187,15 +187,15 @@ func (s *supervisor) note(v visit) {
 // serve waits for the end of the connection, and returns why it ended.
 func (s *supervisor) serve() error {
 	c := s.client
-	l := c.current()
+	l := c.currentLink()
 	began := time.Now()
 	s.watch(l)
 	cause := l.Wait()
 	s.down = time.Now()
 	err := c.connectionError(cause)
-	c.lose(err)
+	c.detach(err)
 	c.auth.awaitAuth()
-	s.judge(s.down.Sub(began), cause)
+	s.noteDuration(s.down.Sub(began), cause)
 	if c.ctx.Err() != nil {
 		return ErrClosed
 	}
@@ -215,11 +215,11 @@ func (s *supervisor) watch(l *link.Link) {
 		case <-l.Ended():
 			return
 		case <-c.ctx.Done():
-			c.sayGoodbye(l, true)
+			c.sendDisconnect(l, true)
 			return
 		case <-c.attention:
 			if c.attempts.reconnectWanted() {
-				c.sayGoodbye(l, false)
+				c.sendDisconnect(l, false)
 				return
 			}
 			look.set(c.inbox.checkStalls())
@@ -261,8 +261,8 @@ func (a *alarm) stop() {
 	}
 }
 
-// judge notes how long a connection lasted: only after a stable one does the backoff begin anew.
-func (s *supervisor) judge(lasted time.Duration, cause error) {
+// noteDuration notes how long a connection lasted: only after a stable one does the backoff begin anew.
+func (s *supervisor) noteDuration(lasted time.Duration, cause error) {
 	switch {
 	case lasted >= s.client.stableAfter():
 		s.attempts, s.failures, s.redirects, s.silent = 0, 0, 0, 0
@@ -281,13 +281,13 @@ func (c *client) stableAfter() time.Duration {
 	return max(c.config.reconnect.MaxDelay, 2*c.config.keepAlive)
 }
 
-// suspicious is how many short connections in a row that end without a word look like a second client with our
+// suspectTakeover is how many short connections in a row that end without a word look like a second client with our
 // identifier.
-const suspicious = 5
+const suspectTakeover = 5
 
-// recover decides what follows a failed attempt or a lost connection, and waits where it decides to wait. An error ends
+// handleFailure decides what follows a failed attempt or a lost connection, and waits where it decides to wait. An error ends
 // the client.
-func (s *supervisor) recover(err error) error {
+func (s *supervisor) handleFailure(err error) error {
 	c := s.client
 	switch {
 	case c.ctx.Err() != nil:
@@ -296,7 +296,7 @@ func (s *supervisor) recover(err error) error {
 		return nil
 	case c.config.withoutReconnect && s.first == nil:
 		return err
-	case s.follow(err):
+	case s.followRedirect(err):
 		return nil
 	case s.first != nil && (s.first.ctx.Err() != nil || !c.config.connectRetry):
 		return err
@@ -310,7 +310,7 @@ func (s *supervisor) recover(err error) error {
 		Delay:     c.config.reconnect.delay(s.failures),
 		Permanent: c.config.permanent(err),
 	}
-	if s.silent >= suspicious {
+	if s.silent >= suspectTakeover {
 		f.Delay = c.config.reconnect.MaxDelay
 		c.config.logger.Warn("mqtt: the server keeps closing the connection; does another client use this client identifier?",
 			"client", c.ClientID(), "connections", s.silent)
@@ -351,10 +351,10 @@ func (s *supervisor) pause(delay time.Duration, err error) error {
 	return nil
 }
 
-// follow takes a server's word that another one should be used (section 4.11). 0x9C holds for one attempt, 0x9D until
+// followRedirect takes a server's word that another one should be used (section 4.11). 0x9C holds for one attempt, 0x9D until
 // the client ends. Scheme and TLS stay as they are.
 // [MQTT-4.11]
-func (s *supervisor) follow(err error) bool {
+func (s *supervisor) followRedirect(err error) bool {
 	reference, code := redirection(err)
 	if reference == "" || s.client.config.noRedirect || s.redirects == maxRedirects {
 		return false

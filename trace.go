@@ -64,8 +64,8 @@ func WithTrace(t *Trace) Option {
 // untraced is the Trace of clients that have none.
 var untraced Trace
 
-// errands are calls of the application's functions that wait to be made. A goroutine exists while there are some.
-type errands struct {
+// callbacks are calls of the application's functions that wait to be made. A goroutine exists while there are some.
+type callbacks struct {
 	*core
 
 	// Guarded by mu.
@@ -73,16 +73,16 @@ type errands struct {
 	running bool
 }
 
-// mostErrands is how many calls may wait that can be left out.
-const mostErrands = 1000
+// maxCallbacks is how many calls may wait that can be left out.
+const maxCallbacks = 1000
 
 // full reports whether a call that can be left out should be.
 // The caller holds mu.
-func (e *errands) full() bool { return e.line.Len() >= mostErrands }
+func (e *callbacks) full() bool { return e.line.Len() >= maxCallbacks }
 
 // run has f called without the mutex, after what was to be run before. The client must not have ended.
 // The caller holds mu.
-func (e *errands) run(f func()) {
+func (e *callbacks) run(f func()) {
 	e.line.Push(f)
 	if !e.running {
 		e.running = true
@@ -90,14 +90,14 @@ func (e *errands) run(f func()) {
 	}
 }
 
-func (e *errands) runAll() {
+func (e *callbacks) runAll() {
 	for f := e.next(); f != nil; f = e.next() {
 		f()
 	}
 }
 
 // next returns the call to be made next; nil ends the goroutine.
-func (e *errands) next() func() {
+func (e *callbacks) next() func() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.line.Len() == 0 {
@@ -109,11 +109,11 @@ func (e *errands) next() func() {
 
 // notices are what the logger and the hooks of Trace are told, one after another, and the state that they are told of.
 type notices struct {
-	errands
+	callbacks
 
 	// Guarded by mu.
-	state State // of the connection
-	shown State // that StateChanged was last told
+	state    State // of the connection
+	reported State // that StateChanged was last told
 }
 
 func (n *notices) init(c *core) { n.core = c }
@@ -130,8 +130,8 @@ func (n *notices) log(level slog.Level, text string, args ...any) {
 // The caller holds mu.
 func (n *notices) moveTo(s State) {
 	n.state = s
-	from, to := n.shown, n.visible()
-	n.shown = to
+	from, to := n.reported, n.visible()
+	n.reported = to
 	if f := n.config.trace.StateChanged; f != nil && from != to {
 		n.run(func() { f(from, to) })
 	}

@@ -73,7 +73,7 @@ func (c clientV5) ConnAck() ConnAck {
 func (c clientV311) ReturnCode() byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.attempts.answer.ReturnCode()
+	return c.attempts.returnCode.ReturnCode()
 }
 
 // Common makes a Client of an MQTT 5 client, for code that must serve either version. It works on fakes as well. Check
