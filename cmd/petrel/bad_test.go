@@ -20,7 +20,7 @@ var bad = []string{
 	"pub --tpic a -m x", "pub -t", "pub --topic", "pub -z", "pub -lz", "pub -t a -m x --qos 3", "pub -t a -m x -q x", "pub -t a -m x -q -1",
 	"pub -t a -m x --retain=perhaps", "sub --subscription-ids 3 -t a", "pub -t a -m x --keep-alive ten",
 	// what to send
-	"pub", "pub -t a", "pub -m x", "pub -t a -m x -n", "pub -t a -l -s", "pub -t a -f testdata/none",
+	"pub", "pub -t a", "pub -m x", "pub -t a -m x -n", "pub -t a -m x -m y", "pub -t a -f x -f y", "pub -t a -l -s", "pub -t a -f testdata/none",
 	"pub -t a --lines testdata/none", "pub -t a -f testdata", "pub -t a --size 1XB", "pub -t a --size -1",
 	"pub -t a --size 1000MB", "pub -t a --size MB", "pub -t a --encoding base65 -m x", "pub -t a --encoding base64 -m x!",
 	"pub -t a --encoding hex -m abc", "pub -t a -m x --repeat -1", "pub -t a -l --repeat 2",
@@ -34,6 +34,8 @@ var bad = []string{
 	"sub", "sub -q 1", "sub -t a -t b -t c -q 1 -q 2", "sub -t a -q 1,3", "sub -t a/#/b", "sub -t a+", "sub -t a -t b -t a", "sub -t a -n -1",
 	"sub -t a -W soon", "sub -t a --retained-only -R", "sub -t a --json -v", "sub -t a -F %z", "sub -t a -F %", `sub -t a -F \q`,
 	"sub -t a --out-dir testdata/x --exec true", "sub -t a --out-dir bad_test.go", "sub -t a --workers 3", "sub -t a --exec true --workers 0",
+	"sub -t a -F %5", "sub -t a -F %-", "sub -t a -F %99999999t", "sub -t a -F %m", "sub -t a -F %@s", "sub -t a -F @Q", "sub -t a -F @", "sub -t a --pretty",
+	"sub -t a --random-filter 0", "sub -t a --random-filter half",
 	"sub -t a --exec true --on-failure panic", "sub -t a --retain-handling 3", "sub -t a --subscription-id 0x10000000",
 	// where to connect
 	"pub -t a -m x --url http://example.com", "pub -t a -m x --url mqtt://", "pub -t a -m x --url mqtt://h/path",
@@ -42,6 +44,13 @@ var bad = []string{
 	"pub -t a -m x --port 70000", "pub -t a -m x -k -1", "pub -t a -m x -k 70000", "pub -t a -m x -k 1.5",
 	"pub -t a -m x --connect-timeout 0", "pub -t a -m x --ping-delay -1", "pub -t a -m x --receive-maximum 70000",
 	"pub -t a -m x --maximum-packet-size 300MB", "pub -t a -m x --reconnect-delay 0", "pub -t a -m x --reconnect-retries many",
+	"pub -m x -t a --url mqtt://s3cret/t@h", "pub -h -t a -m x", "pub -t a -m x -h h --unix /s", "pub -t a -m x --unix /s --bind 127.0.0.1",
+	"pub -t a -m x --protocol http", "pub -t a -m x --url mqtt://h --protocol ws", "pub -t a -m x -l wss",
+	// other tools' habits
+	"pub -t a -m x -D", "pub -t a -m x -D publish", "pub -t a -m x -D publish user-property a", "pub -t a -m x -D publish user-property a=b c",
+	"pub -t a -m x -D publish topic-alias 5", "pub -t a -m x -D subscribe subscription-identifier 5", "pub -t a -m x -D publish message-expiry-interval soon",
+	"pub -t a -m x --psk 0a", "pub -t a -m x --keyform engine", "pub -t a -m x --tls-version tlsv1.1", "pub -t a -m x -S", "sub -t a -f hex",
+	"pub -t a -m x -rt b", "pub -t a -m x -up u:v", "pub -t a -f hex", "simulate -sc tesla", "pub -t a -m x -rp 1000", "pub -t a -m x --tls-use-os-certs --ca-data x",
 	// who
 	"pub -t a -m x --no-clean", "pub -t a -m x --clean --no-clean", "pub -t a -m x -P x --password-file y",
 	"pub -t a -m x -u u --password-file testdata/none", "pub -t a -m x --auth scram-sha-256", "pub -t a -m x --auth scram-md5",
@@ -77,12 +86,12 @@ var bad = []string{
 
 // badFiles are configuration files that cannot work.
 var badFiles = []string{
-	"keep_alive: ten", "keep_alive: [1, 2]", "keep_alive:", "keep-alive: -3", "keepalive: 10", "keep_alive: 10\nkeep-alive: 11",
+	"keep_alive: ten", "keep_alive: [1, 2]", "keep_alive:", "keep-alive: -3", "keepalve: 10", "keep_alive: 10\nkeep-alive: 11",
 	"reconnect_retrys: 3", "reconnect_max_interval: 0", "auto_reconnect: perhaps", "default_qos: 3", "default_qos: {a: 1}",
 	"default_retain: 7", "topics: 3", "topics: [a, b]", "topics: {a: 1}", "topics: {a: {qos: 3}}", "topics: {a: {retain: maybe}}",
 	"topics: {a: {qso: 1}}", "topics: {a: {qos: 1}, b: {qos: 1}, a: {qos: 2}}", "topics: {a: {qos: 1, qos: 2}}", "topics: {a: {retain: on, retain: on}}",
 	"header: &h [*h]", "topics: &t {a: *t}", "topics: {a: &d {qos: 1}, b: {<<: *d}}", "qos: 1", "xyzzy: 1", "config: other.yaml", "- a\n- b", "just text", "a: b: c", "\tkeep_alive: 1", "url: http://h", "url: {a: b}",
-	"header: s3cret", "will-topic: w\nwill_qos: 5", "connect_property: ab", "url: mqtt://h\nhost: h", "topics: {a/#/b: {qos: 1}}\nkeep_alive: 1\nunknown: 2",
+	"header: s3cret", "will: 3", "will: {topic: a, qos: 3}", "will: {xyzzy: 3}", "will: {topic: a}\nwill_topic: b", "will-topic: w\nwill_qos: 5", "connect_property: ab", "url: mqtt://h\nhost: h", "topics: {a/#/b: {qos: 1}}\nkeep_alive: 1\nunknown: 2",
 }
 
 func TestBad(t *testing.T) {

@@ -28,10 +28,9 @@ func startBroker(t *testing.T, args ...string) *running {
 	reader, writer := io.Pipe()
 	root := newRoot()
 	root.SetErr(writer)
-	root.SetArgs(append([]string{"broker"}, args...))
 	code := make(chan int, 1)
 	go func() {
-		code <- execute(ctx, root)
+		code <- execute(ctx, root, append([]string{"broker"}, args...))
 		writer.Close()
 	}()
 	r := &running{t: t, lines: make(chan string, 1000)}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -28,7 +29,8 @@ type topicDefaults struct {
 
 // rivals are flags that say the same thing in two ways: where one is given, lesser sources must not give the others.
 var rivals = [][]string{
-	{"url", "host"}, {"url", "port"}, {"password", "password-file"}, {"clean", "no-clean"}, {"id", "id-prefix"},
+	{"url", "host"}, {"url", "port"}, {"url", "unix"}, {"host", "unix"}, {"port", "unix"}, {"url", "protocol"}, {"url", "path"},
+	{"unix", "protocol"}, {"unix", "path"}, {"password", "password-file"}, {"clean", "no-clean"}, {"id", "id-prefix"},
 	{"debug", "quiet"}, {"ca-file", "ca-path", "ca-data"},
 }
 
@@ -105,7 +107,10 @@ func cause(f *pflag.Flag, err error) string {
 // loadFile reads a YAML file whose keys are names of flags, and HBMQTT's keys for messages to be published.
 func (c *connection) loadFile(flags *pflag.FlagSet) error {
 	text, err := os.ReadFile(c.configFile)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return usagef("--config: %w; Mosquitto's -c, with which a session is kept, is --no-clean, and MQTTX's of benchmarks is --clients", err)
+	case err != nil:
 		return usagef("--config: %w", err)
 	}
 	var document yaml.Node
@@ -168,6 +173,8 @@ func (s *settings) set(key string, value *yaml.Node) error {
 		return decodeBool(value, d.retain)
 	case "topics":
 		return s.topics(value)
+	case "will":
+		return s.will(value)
 	}
 	f := s.flags.Lookup(name)
 	if f == nil || f.Annotations[settable] == nil || name == "config" {
@@ -218,6 +225,20 @@ func repeats(f *pflag.Flag) bool {
 		return true
 	}
 	return false
+}
+
+// will reads HBMQTT's topic, message, qos and retain of the will.
+func (s *settings) will(value *yaml.Node) error {
+	if value.Kind != yaml.MappingNode {
+		return errors.New("not a mapping: give topic, message, qos and retain")
+	}
+	for i := 0; i < len(value.Content); i += 2 {
+		key := value.Content[i].Value
+		if err := s.set("will-"+key, target(value.Content[i+1])); err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+	}
+	return nil
 }
 
 // topics reads the defaults of single topics.

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -48,6 +51,7 @@ func (c *connection) addTo(cmd *cobra.Command) {
 		g.marks[settable] = []string{}
 		g.addTo(cmd)
 	}
+	cmd.Flags().Bool("help", false, "show this, as -h does without a host") // -h is the host, as for other tools
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error { return c.complete(cmd) }
 }
 
@@ -69,8 +73,11 @@ func (c *connection) complete(cmd *cobra.Command) error {
 
 // serverFlags say where the server is and how to talk to it.
 type serverFlags struct {
-	url, host         string
+	url, host, unix   string
 	port              uint16
+	scheme            choice // with host
+	path              string // of a WebSocket, with host
+	bind              string
 	version           protocol
 	keepAlive         wholeSeconds
 	pingDelay         seconds
@@ -83,9 +90,14 @@ type serverFlags struct {
 func (s *serverFlags) group(configFile *string) *group {
 	g := newGroup("Connection")
 	s.version, s.keepAlive, s.connectTimeout = v5, wholeSeconds(time.Minute), seconds(30*time.Second)
-	g.StringVarP(&s.url, "url", "L", "mqtt://localhost", "the server's `URL`: [mqtt|ws][s]://[user][:password]@host[:port], or unix:///path")
-	g.StringVar(&s.host, "host", "", "the server's `HOST`, in place of a URL")
+	g.StringVarP(&s.url, "url", "L", "mqtt://localhost", "the server's `URL`: mqtt, mqtts, ws or wss ://user:password@host:port/path, where the path of mqtt and mqtts is a topic; or unix:///path")
+	g.StringVarP(&s.host, "host", "h", "", "the server's `HOST`, in place of a URL")
 	g.Uint16VarP(&s.port, "port", "p", 0, "the server's `PORT`, with --host or alone (1883, or 8883 with TLS flags)")
+	s.scheme.words = schemes
+	g.Var(&s.scheme, "protocol", "how to talk to --host")
+	g.StringVar(&s.path, "path", "", "the `PATH` of a WebSocket at --host")
+	g.StringVar(&s.unix, "unix", "", "the `PATH` of the server's Unix socket")
+	g.StringVarP(&s.bind, "bind", "A", "", "connect from this `ADDRESS` of ours")
 	g.VarP(&s.version, "protocol-version", "V", "of MQTT: 5 or 3.1.1")
 	g.VarP(&s.keepAlive, "keep-alive", "k", "keep alive interval; 0 switches it off")
 	g.Var(&s.pingDelay, "ping-delay", "how long before the end of the keep alive interval to send a ping")
@@ -93,30 +105,94 @@ func (s *serverFlags) group(configFile *string) *group {
 	g.Uint16Var(&s.receiveMaximum, "receive-maximum", 0, "how many unacknowledged `MESSAGES` the server may send (default 1024)")
 	g.Var(&s.maxPacketSize, "maximum-packet-size", "the largest packet that the server may send (default no limit)")
 	g.Var(&s.connectProperties, "connect-property", "user property of CONNECT; may be repeated")
+	g.BoolVar(new(bool), "nodelay", false, "send at once, as is always done")
+	g.Lookup("nodelay").Hidden = true // Mosquitto's
 	g.StringVarP(configFile, "config", "c", "", "read these flags, and HBMQTT's keys, from a YAML `FILE`")
 	g.only5("receive-maximum", "connect-property")
 	return g
 }
 
+// schemes are those of servers with a host.
+var schemes = []string{"mqtt", "mqtts", "ws", "wss"}
+
 // address returns the server's URL.
 func (s *serverFlags) address(secure bool) (string, error) {
-	if s.host == "" && s.port == 0 {
+	switch {
+	case s.unix != "":
+		return "unix:" + (&url.URL{Path: s.unix}).EscapedPath(), nil
+	case s.host == "" && s.port == 0 && s.scheme.word == "" && s.path == "":
 		return s.url, nil
+	case strings.Contains(s.host, "://"):
+		return "", usagef("--host %q is a URL: give it with --url", s.host)
+	case strings.HasPrefix(s.host, "-"):
+		return "", usagef("--host needs a host, and %q is a flag; --help shows the flags", s.host)
 	}
-	host, scheme := s.host, "mqtt"
-	if strings.Contains(host, "://") {
-		return "", usagef("--host %q is a URL: give it with --url", host)
-	}
-	if host == "" {
-		host = "localhost"
-	}
-	if secure {
+	host, scheme := cmp.Or(s.host, "localhost"), cmp.Or(s.scheme.word, "mqtt")
+	if secure && s.scheme.word == "" {
 		scheme = "mqtts"
 	}
-	if s.port != 0 {
-		host = net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(int(s.port)))
+	if inner, bracketed := strings.CutPrefix(host, "["); bracketed && strings.HasSuffix(inner, "]") {
+		host = strings.TrimSuffix(inner, "]")
 	}
-	return scheme + "://" + host, nil
+	u := url.URL{Scheme: scheme, Host: host, Path: s.path}
+	switch a, err := netip.ParseAddr(host); {
+	case s.port != 0:
+		u.Host = net.JoinHostPort(host, strconv.Itoa(int(s.port)))
+	case err == nil && a.Is6():
+		u.Host = "[" + host + "]"
+	}
+	return u.String(), nil
+}
+
+// cutTopic takes the topic from the URL of a server, where Mosquitto's programs have it, and returns it.
+func (s *serverFlags) cutTopic() string {
+	scheme, rest, found := strings.Cut(s.url, "://")
+	if !found || !slices.Contains([]string{"mqtt", "mqtts", "tcp", "ssl", "tls"}, strings.ToLower(scheme)) {
+		return ""
+	}
+	authority, topic, _ := strings.Cut(rest, "/")
+	if strings.Contains(topic, "@") {
+		return "" // what is before it may be a password
+	}
+	s.url = scheme + "://" + authority
+	return topic
+}
+
+// onlyTopic is the topic of a flag, or that of the URL.
+func (s *serverFlags) onlyTopic(flag string) (string, error) {
+	topic := s.cutTopic()
+	if topic != "" && flag != "" {
+		return "", usagef("the URL has a topic, %s, and so has -t: give one", topic)
+	}
+	return cmp.Or(flag, topic), nil
+}
+
+// bindOption has connections begin at an address of ours. A dialer of the program's own would have the proxies of the
+// environment forgotten.
+func (s *serverFlags) bindOption(o *options, server, proxy string) error {
+	if s.bind == "" {
+		return nil
+	}
+	local, err := net.ResolveTCPAddr("tcp", net.JoinHostPort(s.bind, "0"))
+	if err != nil {
+		return usagef("--bind: %w", err)
+	}
+	u, err := transport.ParseURL(server)
+	switch {
+	case err != nil:
+		return nil // connecting says what is wrong
+	case u.Scheme == "unix":
+		return usagef("--bind is for TCP, which a Unix socket is not")
+	}
+	o.add(mqtt.WithDialer((&net.Dialer{LocalAddr: local}).DialContext))
+	if proxy != "" {
+		return nil
+	}
+	fromEnvironment, err := transport.ProxyFromEnvironment(u)
+	if err == nil {
+		o.add(mqtt.WithProxy(fromEnvironment))
+	}
+	return err
 }
 
 func (s *serverFlags) options(o *options) {
@@ -205,7 +281,7 @@ func (i *identityFlags) options(o *options, given func(string) bool, server stri
 // sessionFlags say how long the server keeps the client's session.
 type sessionFlags struct {
 	clean, noClean bool
-	expiry         wholeSeconds
+	expiry         sessionExpiry
 }
 
 func (s *sessionFlags) group() *group {
@@ -385,15 +461,15 @@ func (c *connection) options(cmd *cobra.Command, suffix string) (server string, 
 		server = withoutUser(server) // else the password would be sent
 	}
 	o.add(mqtt.WithClientID(c.identity.id(given("id"), c.name) + suffix))
-	if d, ok := cmd.Context().Value(dialerKey{}).(dialer); ok {
-		o.add(mqtt.WithDialer(d))
-	}
 	c.server.options(o)
 	c.log.options(o, c.logger, c.server.version)
 	err = errors.Join(
 		c.identity.options(o, given, credentialed), c.session.options(o, given), c.will.options(o, given), c.reconnect.options(o),
-		c.tls.options(o, given, server), c.websocket.options(o, server),
+		c.tls.options(o, given, server), c.websocket.options(o, server), c.server.bindOption(o, server, c.websocket.proxy),
 	)
+	if d, ok := cmd.Context().Value(dialerKey{}).(dialer); ok {
+		o.add(mqtt.WithDialer(d))
+	}
 	return server, o, err
 }
 

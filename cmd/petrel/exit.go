@@ -27,8 +27,10 @@ const (
 const exitCodes = `Exit codes:
   0    done; also when Ctrl-C ends a command that would run for ever
   1    something else failed, and the error says what
-  2    wrong flags, environment or configuration file, or a wrong file that these name
-  3    the server was not reached, refused the connection, or the connection was lost for good
+  2    wrong flags, environment or configuration file, or a wrong file that
+       these name
+  3    the server was not reached, refused the connection, or the connection
+       was lost for good
   4    the server refused the message, the request or the subscription
   5    a message was sent, and nobody knows whether the server took it
   6    the responder, or a command of --exec, reports a failure

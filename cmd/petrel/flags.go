@@ -1,10 +1,7 @@
 package main
 
 import (
-	"fmt"
-	"io"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -60,13 +57,6 @@ func annotate(f *pflag.Flag, mark string, values ...string) {
 	f.Annotations[mark] = values
 }
 
-// aliases are other names of flags and keys: those of HBMQTT's, mosquitto's and other tools where ours differ.
-var aliases = map[string]string{
-	"uri": "url", "clean-session": "clean", "cleansession": "clean", "auto-reconnect": "reconnect",
-	"cafile": "ca-file", "capath": "ca-path", "cadata": "ca-data", "certfile": "cert", "keyfile": "key",
-	"max-in-flight": "max-inflight", "tls-alpn": "alpn", "tls-keylog": "keylog", "will-payload": "will-message", "pw": "password",
-}
-
 // normalise makes underscores dashes, and aliases the names that they stand for.
 func normalise(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 	name = strings.ReplaceAll(name, "_", "-")
@@ -83,15 +73,27 @@ var (
 	invalidValue = regexp.MustCompile(`^invalid argument (".*") for "(?:-., )?(--[^"]*)" flag: (?:strconv\.\w+: parsing ".*": )?(.*)$`)
 )
 
+// hostNeeded is pflag's word for a -h that ends the command line.
+const hostNeeded = "flag needs an argument: 'h' in -h"
+
 // flagError says what is wrong with the flags in our words.
 func flagError(cmd *cobra.Command, err error) error {
 	if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 {
 		return noSuchCommand(cmd, args)
 	}
+	if err.Error() == hostNeeded {
+		return pflag.ErrHelp // -h and nothing behind it
+	}
 	if m := unknownFlag.FindStringSubmatch(err.Error()); m != nil {
+		if text := instead[string(normalise(nil, m[1]))]; text != "" {
+			return usagef("there is no flag --%s: %s", m[1], text)
+		}
 		return usagef("there is no flag --%s%s; see \"%s --help\"", m[1], didYouMeanFlag("--", m[1], flagNames(cmd)), cmd.CommandPath())
 	}
 	if m := unknownShort.FindStringSubmatch(err.Error()); m != nil {
+		if text := instead[m[1]]; text != "" {
+			return usagef("there is no flag -%s: %s", m[1], text)
+		}
 		return usagef("there is no flag -%s; see \"%s --help\"", m[1], cmd.CommandPath())
 	}
 	if m := noValue.FindStringSubmatch(err.Error()); m != nil {
@@ -134,55 +136,4 @@ func flagNames(cmd *cobra.Command) []string {
 		}
 	})
 	return names
-}
-
-// showUsage is what --help shows below the description.
-func showUsage(cmd *cobra.Command) error {
-	w := cmd.OutOrStderr()
-	showCommand(w, cmd)
-	for _, g := range groupsOf(cmd) {
-		showGroup(w, g)
-	}
-	return nil
-}
-
-func showCommand(w io.Writer, cmd *cobra.Command) {
-	fmt.Fprintf(w, "Usage:\n  %s\n", cmd.UseLine())
-	if cmd.HasExample() {
-		fmt.Fprintf(w, "\nExamples:\n%s\n", cmd.Example)
-	}
-	if cmd.HasAvailableSubCommands() {
-		fmt.Fprintf(w, "\nCommands:\n")
-		for _, c := range cmd.Commands() {
-			if c.IsAvailableCommand() || c.Name() == "help" {
-				fmt.Fprintf(w, "  %-*s  %s\n", cmd.NamePadding(), c.Name(), c.Short)
-			}
-		}
-	}
-}
-
-func showGroup(w io.Writer, g *pflag.FlagSet) {
-	if text := g.FlagUsages(); text != "" {
-		fmt.Fprintf(w, "\n%s:\n%s", g.Name(), text)
-	}
-}
-
-// groupsOf returns a command's flags by their headings, in the order in which the groups were added.
-func groupsOf(cmd *cobra.Command) []*pflag.FlagSet {
-	var groups []*pflag.FlagSet
-	flags := cmd.LocalFlags()
-	flags.SortFlags = false
-	flags.VisitAll(func(f *pflag.Flag) {
-		heading := "Flags"
-		if marks := f.Annotations[inGroup]; len(marks) > 0 {
-			heading = marks[0]
-		}
-		i := slices.IndexFunc(groups, func(g *pflag.FlagSet) bool { return g.Name() == heading })
-		if i < 0 {
-			i = len(groups)
-			groups = append(groups, newGroup(heading).FlagSet)
-		}
-		groups[i].AddFlag(f)
-	})
-	return groups
 }

@@ -5,6 +5,7 @@ go 1.25.0
 require (
 	github.com/HdrHistogram/hdrhistogram-go v1.2.0
 	github.com/google/go-cmp v0.7.0
+	github.com/ncruces/go-strftime v1.1.0
 	github.com/petrel-mqtt/mqtt v0.0.0
 	github.com/petrel-mqtt/mqtt/broker v0.0.0
 	github.com/petrel-mqtt/mqtt/scram v0.0.0

@@ -195,6 +195,7 @@ auto_reconnect: true
 reconnect_max_interval: 5
 reconnect_retries: 10
 username: file
+will: {topic: gone, message: bye, qos: 1, retain: true}
 topics:
   /test: {qos: 2}
   /some_topic: {qos: 1, retain: false}
@@ -216,6 +217,7 @@ topics:
 		{"file", [2]string{}, []string{"-t", "/elsewhere", "-c", config}, 20, "file", 1, true},
 		{"file, topic's QoS", [2]string{}, []string{"-t", "/test", "-c", config}, 20, "file", 2, true},
 		{"file, topic's retain", [2]string{}, []string{"-t", "/some_topic", "-c", config}, 20, "file", 1, false},
+		{"file, will", [2]string{}, []string{"-t", "/test", "-c", config, "-i", "me"}, 20, "file", 2, true},
 		{"flags over file", [2]string{}, []string{"-t", "/test", "-c", config, "-q", "0", "--retain=false", "-k", "0", "-u", ""}, 0, "", 0, false},
 		{"environment over file", [2]string{"PETREL_KEEP_ALIVE", "7"}, []string{"-t", "/test", "-c", config}, 7, "file", 2, true},
 		{"flags over environment", [2]string{"PETREL_KEEP_ALIVE", "7"}, []string{"-t", "/test", "-c", config, "-k", "8"}, 8, "file", 2, true},
@@ -238,7 +240,7 @@ topics:
 				if m.QoS != c.qos || m.Retain != c.retain {
 					t.Errorf("published at QoS %d, retain %v", m.QoS, m.Retain)
 				}
-				if c.name == "flags" {
+				if c.name == "flags" || c.name == "file, will" {
 					v := w.connect.Will
 					if v == nil || v.Topic != "gone" || string(v.Payload) != "bye" || v.QoS != 1 || !v.Retain || w.connect.ClientID != "me" {
 						t.Errorf("CONNECT %+v, will %+v", w.connect, v)

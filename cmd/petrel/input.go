@@ -18,7 +18,7 @@ import (
 
 // inputFlags say what to send.
 type inputFlags struct {
-	message, file, lines     string
+	message, file, lines     once
 	stdinLines, stdin, empty bool
 	random                   size
 	encoding                 choice
@@ -31,15 +31,15 @@ type inputFlags struct {
 func (i *inputFlags) group(many bool) *group {
 	g := newGroup("Message (one of)")
 	i.single = []string{"message", "file", "stdin", "null", "size"}
-	g.StringVarP(&i.message, "message", "m", "", "this `TEXT`")
-	g.StringVarP(&i.file, "file", "f", "", "the content of a `FILE`, as one message")
+	g.VarP(&i.message, "message", "m", "this `TEXT`")
+	g.VarP(&i.file, "file", "f", "the content of a `FILE`, as one message; - is standard input")
 	g.BoolVarP(&i.stdin, "stdin", "s", false, "all of standard input, as one message")
 	g.BoolVarP(&i.empty, "null", "n", false, "an empty message")
 	g.Var(&i.random, "size", "random bytes, so many: 100, 64KiB, 1MB")
 	if many {
 		i.many = []string{"stdin-lines", "lines"}
 		g.BoolVarP(&i.stdinLines, "stdin-lines", "l", false, "each line of standard input; blank ones are skipped")
-		g.StringVar(&i.lines, "lines", "", "each line of a `FILE`; blank ones are skipped")
+		g.Var(&i.lines, "lines", "each line of a `FILE`; blank ones are skipped")
 	}
 	return g
 }
@@ -54,25 +54,30 @@ func (i *inputFlags) encodingFlag(g *group) {
 func (i *inputFlags) open(cmd *cobra.Command) (messages iter.Seq2[[]byte, error], many bool, err error) {
 	all := slices.Concat(i.single, i.many)
 	given := slices.DeleteFunc(slices.Clone(all), func(name string) bool { return !cmd.Flags().Changed(name) })
+	if slices.Equal(given, []string{"stdin", "stdin-lines"}) {
+		return nil, false, usagef("-s is one message, and -l or --stdin-lines alone one for each line of standard input")
+	}
 	if len(given) != 1 {
 		return nil, false, usagef("what to send: give one of %s", spelled(cmd, all))
 	}
-	for flag, path := range map[string]string{"-f": i.file, "--lines": i.lines} {
-		if err := mustExist(flag, path); path != "" && err != nil {
-			return nil, false, err
-		}
+	if err := i.check(); err != nil {
+		return nil, false, err
 	}
-	switch given[0] {
+	from := given[0]
+	if from == "file" && i.file.text == "-" {
+		from = "stdin"
+	}
+	switch from {
 	case "message":
-		messages = once(func() ([]byte, error) { return []byte(i.message), nil })
+		messages = single(func() ([]byte, error) { return []byte(i.message.text), nil })
 	case "file":
-		messages = once(func() ([]byte, error) { return os.ReadFile(i.file) })
+		messages = single(func() ([]byte, error) { return os.ReadFile(i.file.text) })
 	case "stdin":
-		messages = once(func() ([]byte, error) { return io.ReadAll(cmd.InOrStdin()) })
+		messages = single(func() ([]byte, error) { return io.ReadAll(cmd.InOrStdin()) })
 	case "null":
-		messages = once(func() ([]byte, error) { return nil, nil })
+		messages = single(func() ([]byte, error) { return nil, nil })
 	case "size":
-		messages = once(func() ([]byte, error) {
+		messages = single(func() ([]byte, error) {
 			b := make([]byte, i.random)
 			rand.Read(b)
 			return b, nil
@@ -80,9 +85,24 @@ func (i *inputFlags) open(cmd *cobra.Command) (messages iter.Seq2[[]byte, error]
 	case "stdin-lines":
 		messages = linesOf(func() (io.ReadCloser, error) { return io.NopCloser(cmd.InOrStdin()), nil })
 	case "lines":
-		messages = linesOf(func() (io.ReadCloser, error) { return os.Open(i.lines) })
+		messages = linesOf(func() (io.ReadCloser, error) { return os.Open(i.lines.text) })
 	}
 	return i.decoded(messages), slices.Contains(i.many, given[0]), nil
+}
+
+// check makes sure that files are there.
+func (i *inputFlags) check() error {
+	if path := i.file.text; path != "" && path != "-" {
+		if err := mustExist("-f", path); slices.Contains([]string{"base64", "json", "hex", "binary", "cbor", "msgpack"}, path) && err != nil {
+			return usagef("%w; MQTTX's -f is --encoding", err)
+		} else if err != nil {
+			return err
+		}
+	}
+	if i.lines.text != "" {
+		return mustExist("--lines", i.lines.text)
+	}
+	return nil
 }
 
 // mustExist is an error of a flag if there is no file or folder where it says.
@@ -105,7 +125,7 @@ func spelled(cmd *cobra.Command, names []string) string {
 	return strings.Join(text, ", ")
 }
 
-func once(read func() ([]byte, error)) iter.Seq2[[]byte, error] {
+func single(read func() ([]byte, error)) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) { yield(read()) }
 }
 

@@ -27,7 +27,7 @@ func main() {
 	}()
 	// Who reads our output may go away: the write fails then, and the connection ends as it should.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	os.Exit(execute(ctx, newRoot()))
+	os.Exit(execute(ctx, newRoot(), os.Args[1:]))
 }
 
 // hangupKey is the key of a context's value, a function that has SIGHUP end the command as Ctrl-C does.

@@ -254,3 +254,6 @@ auth: {password-file: %[1]s/passwd}
 		}
 	}
 }
+
+// port returns the port of plain TCP.
+func (m *mosquitto) port() string { return strconv.Itoa(m.tcp) }

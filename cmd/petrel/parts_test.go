@@ -147,8 +147,7 @@ func TestBrokenPipeAtTheEnd(t *testing.T) {
 			var errors strings.Builder
 			root.SetOut(gone{})
 			root.SetErr(&errors)
-			root.SetArgs(words(line))
-			code := execute(context.WithValue(t.Context(), dialerKey{}, dialer(b.DialContext)), root)
+			code := execute(context.WithValue(t.Context(), dialerKey{}, dialer(b.DialContext)), root, words(line))
 			if code != exitOK || errors.String() != "" {
 				t.Errorf("%s: exit code %d, %s", line, code, errors.String())
 			}
@@ -170,8 +169,7 @@ func TestBrokenPipe(t *testing.T) {
 			root := newRoot()
 			root.SetOut(gone{})
 			root.SetErr(io.Discard)
-			root.SetArgs(flags)
-			if code := execute(context.WithValue(t.Context(), dialerKey{}, dialer(b.DialContext)), root); code != exitOK {
+			if code := execute(context.WithValue(t.Context(), dialerKey{}, dialer(b.DialContext)), root, flags); code != exitOK {
 				t.Errorf("exit code %d", code)
 			}
 			b.Restarted("me")
@@ -393,8 +391,7 @@ func TestInterrupt(t *testing.T) {
 			root.SetIn(stdin)
 			root.SetOut(io.Discard)
 			root.SetErr(io.Discard)
-			root.SetArgs(append(words(line), "--will-topic", "gone"))
-			code := execute(ctx, root)
+			code := execute(ctx, root, append(words(line), "--will-topic", "gone"))
 			end.Close() // the read of standard input, which nothing else ends
 			synctest.Wait()
 			if connects == 0 || disconnects != connects || len(b.Received("gone")) != 0 {

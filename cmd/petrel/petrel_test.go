@@ -44,10 +44,9 @@ func run(ctx context.Context, b *mqtttest.Broker, stdin string, args ...string) 
 	root.SetIn(strings.NewReader(stdin))
 	root.SetOut(&out)
 	root.SetErr(&errors)
-	root.SetArgs(args)
 	if b != nil {
 		ctx = context.WithValue(ctx, dialerKey{}, dialer(b.DialContext))
 	}
-	code := execute(ctx, root)
+	code := execute(ctx, root, args)
 	return result{code, out.String(), errors.String()}
 }

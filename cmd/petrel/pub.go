@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -38,7 +39,7 @@ The exit code tells whether it has: 0 if it took all, 4 if it refused one, 5 if 
 		Example: `  petrel pub -t sensors/temperature -m 32 -q 1
   petrel pub -t switches/kitchen/status -m on -r
   tail -f readings.log | petrel pub -t readings -l
-  petrel pub --url wss://example.com/mqtt -u me -t a/b -f ./photo.jpg --content-type image/jpeg`,
+  petrel pub --url wss://example.com/mqtt -t a -f x.jpg --content-type image/jpg`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.run(cmd) },
 	}
@@ -49,7 +50,7 @@ The exit code tells whether it has: 0 if it took all, 4 if it refused one, 5 if 
 	g.BoolVarP(&p.retain, "retain", "r", false, "the server keeps the message for later subscribers")
 	g.IntVar(&p.repeat, "repeat", 1, "send the message so many `TIMES`; 0: until interrupted")
 	g.Var(&p.interval, "interval", "wait between messages")
-	g.IntVar(&p.maxInFlight, "max-inflight", 1024, "how many `MESSAGES` may wait for their acknowledgement")
+	g.IntVarP(&p.maxInFlight, "max-inflight", "M", 1024, "how many `MESSAGES` may wait for their acknowledgement")
 	p.input.encodingFlag(g)
 	p.properties.add(g, "", "")
 	p.input.group(true).addTo(cmd)
@@ -60,6 +61,13 @@ The exit code tells whether it has: 0 if it took all, 4 if it refused one, 5 if 
 
 func (p *pub) run(cmd *cobra.Command) error {
 	messages, many, err := p.input.open(cmd)
+	if err != nil {
+		return err
+	}
+	topic, err := p.server.onlyTopic(strings.Join(p.topics, " "))
+	if len(p.topics) == 0 && topic != "" {
+		p.topics = []string{topic}
+	}
 	switch {
 	case err != nil:
 		return err

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -19,6 +21,23 @@ func TestReference(t *testing.T) {
 	compare(t, filepath.Join("..", "..", "docs", "CLI.md"), r.page.String())
 }
 
+// Help is read in terminals of 80 columns.
+func TestHelpFits(t *testing.T) {
+	var check func(cmd *cobra.Command)
+	check = func(cmd *cobra.Command) {
+		r := run(t.Context(), nil, "", append(strings.Fields(cmd.CommandPath())[1:], "--help")...)
+		for line := range strings.Lines(r.out) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > helpWidth {
+				t.Errorf("%s: %d columns: %s", cmd.CommandPath(), n, line)
+			}
+		}
+		for _, c := range cmd.Commands() {
+			check(c)
+		}
+	}
+	check(newRoot())
+}
+
 type reference struct {
 	page, common bytes.Buffer
 	shown        map[string]bool // the groups in common
@@ -26,7 +45,7 @@ type reference struct {
 
 func (r *reference) command(cmd *cobra.Command) {
 	cmd.InitDefaultHelpFlag()
-	fmt.Fprintf(&r.page, "\n## %s\n\n```text\n%s\n\n", cmd.CommandPath(), cmd.Long+map[bool]string{true: cmd.Short + "."}[cmd.Long == ""])
+	fmt.Fprintf(&r.page, "\n## %s\n\n```text\n%s\n\n", cmd.CommandPath(), description(cmd))
 	showCommand(&r.page, cmd)
 	for _, g := range groupsOf(cmd) {
 		switch {

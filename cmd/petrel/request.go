@@ -54,6 +54,10 @@ The exit code is 4 if nobody takes the request, 6 if the responder reports a fai
 
 func (r *request) run(cmd *cobra.Command) error {
 	messages, _, err := r.input.open(cmd)
+	if err != nil {
+		return err
+	}
+	r.topic, err = r.server.onlyTopic(r.topic)
 	switch {
 	case err != nil:
 		return err

@@ -17,7 +17,7 @@ type respond struct {
 	filter, share string
 	qos           level
 	echo          bool
-	message       string
+	message       once
 	exec          execFlags
 	count         int
 	properties    propertyFlags
@@ -36,7 +36,7 @@ acknowledged when its reply is: one that was not answered comes again, if -i and
 
 ` + execHelp,
 		Example: `  petrel respond -t services/shout --exec 'tr a-z A-Z'
-  petrel respond -t services/resize --group resizers --exec 'convert - -resize 50% -' --workers 4
+  petrel respond -t resize --group r --exec 'convert - -resize 9% -' --workers 4
   petrel respond -t ping --echo`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return r.run(cmd) },
@@ -44,7 +44,7 @@ acknowledged when its reply is: one that was not answered comes again, if -i and
 	cmd.Flags().SortFlags = false
 	g := newGroup("Answer (one of)")
 	g.BoolVar(&r.echo, "echo", false, "with the request itself")
-	g.StringVarP(&r.message, "message", "m", "", "with this `TEXT`")
+	g.VarP(&r.message, "message", "m", "with this `TEXT`")
 	r.exec.add(g)
 	g.addTo(cmd)
 	g = newGroup("Requests and replies")
@@ -79,6 +79,10 @@ func (r *respond) check(cmd *cobra.Command) error {
 }
 
 func (r *respond) run(cmd *cobra.Command) error {
+	var err error
+	if r.filter, err = r.server.onlyTopic(r.filter); err != nil {
+		return err
+	}
 	if err := r.check(cmd); err != nil {
 		return err
 	}
@@ -117,7 +121,7 @@ func (r *respond) run(cmd *cobra.Command) error {
 
 func (r *respond) answer(ctx context.Context, m mqtt.Message) ([]byte, error) {
 	start := time.Now()
-	payload, err := []byte(r.message), error(nil)
+	payload, err := []byte(r.message.text), error(nil)
 	switch {
 	case r.echo:
 		payload = m.Payload

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -37,12 +38,14 @@ by -c, as "url: mqtt://example.com" or "keep_alive: 30". A flag wins over the en
 	root.SetVersionTemplate("petrel {{.Version}}\n") // of all commands
 	root.SetFlagErrorFunc(flagError)
 	root.SetUsageFunc(showUsage)
+	root.SetHelpFunc(showHelp)
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	root.AddCommand(
 		newPub(),
 		newSub(),
 		newRequest(),
 		newRespond(),
+		newConn(),
 		newBench(),
 		newProbe(),
 		newBroker(),
@@ -53,8 +56,12 @@ by -c, as "url: mqtt://example.com" or "keep_alive: 30". A flag wins over the en
 }
 
 // execute runs a command line and returns the exit code. An error is one line on standard error.
-func execute(ctx context.Context, root *cobra.Command) int {
-	cmd, err := root.ExecuteContextC(ctx)
+func execute(ctx context.Context, root *cobra.Command, args []string) int {
+	cmd, args, err := accustomed(root, args)
+	if err == nil {
+		root.SetArgs(args)
+		cmd, err = root.ExecuteContextC(ctx)
+	}
 	if isBrokenPipe(err) {
 		err = nil // who reads our output has seen enough
 	}
@@ -93,6 +100,9 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
+	if text := otherCommands[args[0]]; text != "" {
+		return usagef("there is no command %q: %s", args[0], text)
+	}
 	var names []string
 	for _, c := range cmd.Commands() {
 		if c.IsAvailableCommand() {
@@ -103,7 +113,10 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 }
 
 func noArguments(_ *cobra.Command, args []string) error {
-	if len(args) > 0 {
+	switch {
+	case len(args) > 0 && slices.Contains(schemes, args[0]):
+		return usagef("%q is not expected: the scheme is given by --protocol, or as the beginning of --url", args[0])
+	case len(args) > 0:
 		return usagef("%q is not expected: everything is given by flags; does something need quotes?", args[0])
 	}
 	return nil

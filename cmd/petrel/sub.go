@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -29,6 +30,7 @@ type sub struct {
 	outDir                          string
 	exec                            execFlags
 	onFailure                       choice
+	chance                          percent
 	removals                        removals
 }
 
@@ -59,6 +61,8 @@ A message is acknowledged when it has been written, or when its command has ende
 	g.IntVarP(&s.count, "messages", "C", 0, "the same as -n")
 	g.VarP(&s.wait, "wait", "W", "end after this time; with -n the exit code is 7 if messages are missing")
 	g.BoolVarP(&s.onlySubscribe, "exit-after-suback", "E", false, "end when the server has granted the subscription")
+	s.chance = 100
+	g.Var(&s.chance, "random-filter", "take part of the messages at random")
 	s.retained.add(g)
 	s.options5.add(g)
 	g.addTo(cmd)
@@ -162,6 +166,9 @@ func firstTwice(words []string) string {
 }
 
 func (s *sub) run(cmd *cobra.Command) error {
+	if filter := s.server.cutTopic(); filter != "" {
+		s.filters = append(s.filters, filter)
+	}
 	if err := s.check(cmd); err != nil {
 		return err
 	}
@@ -297,7 +304,7 @@ func (s *sub) receive(ctx context.Context, c *client, subscription *mqtt.Subscri
 }
 
 func (s *sub) leftOut(m mqtt.Message) bool {
-	return s.retained.none && m.Retain || s.removals.comesBack(m) ||
+	return s.retained.none && m.Retain || s.removals.comesBack(m) || rand.Float64()*100 >= float64(s.chance) ||
 		slices.ContainsFunc(s.excluded, func(filter string) bool { return mqtt.MatchTopic(filter, m.Topic) })
 }
 

@@ -12,14 +12,16 @@ import (
 type tlsFlags struct {
 	caFile, caPath, caData string
 	cert, key              string
-	insecure               bool
+	insecure, systemRoots  bool
+	version                choice
+	keyForm                choice
 	alpn                   []string
 	serverName             string
 	keyLog                 string
 }
 
 // tlsNames are the flags by which a server without URL is one that speaks TLS.
-var tlsNames = []string{"ca-file", "ca-path", "ca-data", "cert", "key", "insecure", "alpn", "servername", "keylog"}
+var tlsNames = []string{"ca-file", "ca-path", "ca-data", "cert", "key", "insecure", "alpn", "servername", "keylog", "tls-version", "tls-use-os-certs", "keyform"}
 
 func (t *tlsFlags) group() *group {
 	g := newGroup("TLS")
@@ -32,6 +34,13 @@ func (t *tlsFlags) group() *group {
 	g.StringSliceVar(&t.alpn, "alpn", nil, "application `PROTOCOL` to negotiate; may be repeated")
 	g.StringVar(&t.serverName, "servername", "", "`HOST` that the server's certificate is for (default the URL's)")
 	g.StringVar(&t.keyLog, "keylog", "", "append the session keys to a `FILE`, to decrypt recorded traffic with")
+	t.version = choice{words: []string{"tlsv1.2", "tlsv1.3"}}
+	g.Var(&t.version, "tls-version", "the only version to speak, in place of both")
+	// Mosquitto's: what they ask for is always so.
+	t.keyForm = choice{words: []string{"pem"}}
+	g.Var(&t.keyForm, "keyform", "how the key is written")
+	g.BoolVar(&t.systemRoots, "tls-use-os-certs", false, "trust the system's certificate authorities")
+	g.Lookup("keyform").Hidden, g.Lookup("tls-use-os-certs").Hidden = true, true
 	return g
 }
 
@@ -65,10 +74,17 @@ func (t *tlsFlags) options(o *options, given func(string) bool, server string) e
 	if t.caData != "" {
 		o.add(mqtt.WithCAData([]byte(t.caData)))
 	}
-	if !t.insecure && t.alpn == nil && t.serverName == "" && t.keyLog == "" {
+	if t.systemRoots && t.caFile+t.caPath+t.caData != "" {
+		return usagef("--tls-use-os-certs trusts the system's authorities, and --ca-file, --ca-path and --ca-data others in their place")
+	}
+	if !t.insecure && t.alpn == nil && t.serverName == "" && t.keyLog == "" && t.version.word == "" {
 		return nil
 	}
 	c := &tls.Config{InsecureSkipVerify: t.insecure, NextProtos: t.alpn, ServerName: t.serverName}
+	if t.version.word != "" {
+		c.MinVersion = map[string]uint16{"tlsv1.2": tls.VersionTLS12, "tlsv1.3": tls.VersionTLS13}[t.version.word]
+		c.MaxVersion = c.MinVersion
+	}
 	if t.keyLog != "" {
 		file, err := os.OpenFile(t.keyLog, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		if err != nil {

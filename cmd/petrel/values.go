@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -64,8 +65,6 @@ func (s *wholeSeconds) Set(text string) error {
 	var d seconds
 	err := d.Set(text)
 	switch {
-	case text == "never":
-		d = seconds(mqtt.SessionNeverExpires)
 	case err != nil:
 		return err
 	case time.Duration(d)%time.Second != 0:
@@ -74,6 +73,52 @@ func (s *wholeSeconds) Set(text string) error {
 		return fmt.Errorf("more than %d seconds", uint32(math.MaxUint32))
 	}
 	*s = wholeSeconds(d)
+	return nil
+}
+
+// sessionExpiry is wholeSeconds, or for ever in our word or Mosquitto's.
+type sessionExpiry wholeSeconds
+
+func (s *sessionExpiry) Type() string   { return "SECONDS" }
+func (s *sessionExpiry) String() string { return (*seconds)(s).String() }
+
+func (s *sessionExpiry) Set(text string) error {
+	if slices.Contains([]string{"never", "-1", "∞"}, text) {
+		*s = sessionExpiry(mqtt.SessionNeverExpires)
+		return nil
+	}
+	return (*wholeSeconds)(s).Set(text)
+}
+
+// once is a flag for a text that another one would replace: it may be given one time.
+type once struct {
+	text  string
+	given bool
+}
+
+func (o *once) Type() string   { return "TEXT" }
+func (o *once) String() string { return o.text }
+
+func (o *once) Set(text string) error {
+	if o.given {
+		return errors.New("given twice, and there is one message")
+	}
+	*o = once{text, true}
+	return nil
+}
+
+// percent is a flag for a part of what comes, over 0 to 100.
+type percent float64
+
+func (p *percent) Type() string   { return "PERCENT" }
+func (p *percent) String() string { return strconv.FormatFloat(float64(*p), 'f', -1, 64) }
+
+func (p *percent) Set(text string) error {
+	n, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(n > 0 && n <= 100) {
+		return errors.New("must be more than 0, and at most 100")
+	}
+	*p = percent(n)
 	return nil
 }
 
@@ -135,6 +180,9 @@ func (p *properties) String() string {
 
 func (p *properties) Set(text string) error {
 	key, value, found := strings.Cut(text, "=")
+	if !found {
+		key, value, found = strings.Cut(text, ": ") // MQTTX's way
+	}
 	if !found {
 		return errors.New("must be NAME=VALUE")
 	}
@@ -239,6 +287,9 @@ func (c *choice) Set(text string) error {
 			c.word = w
 			return nil
 		}
+	}
+	if len(c.words) == 1 {
+		return errors.New("must be " + c.words[0])
 	}
 	return errors.New("must be " + strings.Join(c.words[:len(c.words)-1], ", ") + " or " + c.words[len(c.words)-1])
 }
