@@ -50,7 +50,7 @@ var bad = []string{
 	"pub -t a -m x -D", "pub -t a -m x -D publish", "pub -t a -m x -D publish user-property a", "pub -t a -m x -D publish user-property a=b c",
 	"pub -t a -m x -D publish topic-alias 5", "pub -t a -m x -D subscribe subscription-identifier 5", "pub -t a -m x -D publish message-expiry-interval soon",
 	"pub -t a -m x --psk 0a", "pub -t a -m x --keyform engine", "pub -t a -m x --tls-version tlsv1.1", "pub -t a -m x -S", "sub -t a -f hex",
-	"pub -t a -m x -rt b", "pub -t a -m x -up u:v", "pub -t a -f hex", "simulate -sc tesla", "pub -t a -m x -rp 1000", "pub -t a -m x --tls-use-os-certs --ca-data x",
+	"pub -t a -m x -rt b", "pub -t a -m x -up u:v", "pub -t a -m x -f hex", "pub -t a -s -M 3 -l", "pub -t a -s --multiline", "simulate -sc tesla", "pub -t a -m x -rp 1000", "pub -t a -m x --tls-use-os-certs --ca-data x",
 	// who
 	"pub -t a -m x --no-clean", "pub -t a -m x --clean --no-clean", "pub -t a -m x -P x --password-file y",
 	"pub -t a -m x -u u --password-file testdata/none", "pub -t a -m x --auth scram-sha-256", "pub -t a -m x --auth scram-md5",

@@ -50,14 +50,19 @@ func (i *inputFlags) encodingFlag(g *group) {
 	g.Var(&i.encoding, "encoding", "how the message is written: raw, base64 or hex")
 }
 
+// theirEncodings are those of MQTTX's -f.
+var theirEncodings = []string{"base64", "json", "hex", "binary", "cbor", "msgpack"}
+
 // open returns the messages, and whether there may be many. Reading fails while they are taken.
 func (i *inputFlags) open(cmd *cobra.Command) (messages iter.Seq2[[]byte, error], many bool, err error) {
 	all := slices.Concat(i.single, i.many)
 	given := slices.DeleteFunc(slices.Clone(all), func(name string) bool { return !cmd.Flags().Changed(name) })
-	if slices.Equal(given, []string{"stdin", "stdin-lines"}) {
+	switch {
+	case slices.Equal(given, []string{"stdin", "stdin-lines"}):
 		return nil, false, usagef("-s is one message, and -l or --stdin-lines alone one for each line of standard input")
-	}
-	if len(given) != 1 {
+	case slices.Equal(given, []string{"message", "file"}) && slices.Contains(theirEncodings, i.file.text):
+		return nil, false, usagef("-f is a file; MQTTX's -f is --encoding: raw, base64 or hex")
+	case len(given) != 1:
 		return nil, false, usagef("what to send: give one of %s", spelled(cmd, all))
 	}
 	if err := i.check(); err != nil {
@@ -93,9 +98,7 @@ func (i *inputFlags) open(cmd *cobra.Command) (messages iter.Seq2[[]byte, error]
 // check makes sure that files are there.
 func (i *inputFlags) check() error {
 	if path := i.file.text; path != "" && path != "-" {
-		if err := mustExist("-f", path); slices.Contains([]string{"base64", "json", "hex", "binary", "cbor", "msgpack"}, path) && err != nil {
-			return usagef("%w; MQTTX's -f is --encoding", err)
-		} else if err != nil {
+		if err := mustExist("-f", path); err != nil {
 			return err
 		}
 	}
