@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/petrel-mqtt/mqtt/internal/route"
 )
 
 // request is one SUBSCRIBE or UNSUBSCRIBE that waits for its answer.
@@ -12,9 +14,9 @@ type request struct {
 	// Guarded by mu.
 	call    *call // nil: nobody waits
 	filters []string
-	user    UserProperties // of an UNSUBSCRIBE
-	routes  []*route       // of a SUBSCRIBE
-	sent    []*subscribe   // of a SUBSCRIBE, as routes
+	user    UserProperties     // of an UNSUBSCRIBE
+	routes  []*route.Route     // of a SUBSCRIBE
+	sent    []*route.Subscribe // of a SUBSCRIBE, as routes
 	encode  func(b []byte, id uint16) ([]byte, error)
 	again   int // how often it was sent again
 }
@@ -26,8 +28,8 @@ type call struct {
 	err  error         // does not change any more when done is closed
 
 	// Guarded by mu.
-	pending  int      // requests without an answer
-	rest     []*route // of a Subscribe, which are to be sent when answers have come
+	pending  int            // requests without an answer
+	rest     []*route.Route // of a Subscribe, which are to be sent when answers have come
 	failures []FilterError
 	user     UserProperties // of the answers
 }
@@ -35,6 +37,7 @@ type call struct {
 func newCall(s *Subscription) *call { return &call{sub: s, done: make(chan struct{})} }
 
 // finish ends the call, if it has not ended; nobody waits if k is nil.
+// The caller holds mu.
 func (k *call) finish(err error) {
 	if k == nil {
 		return
@@ -44,6 +47,9 @@ func (k *call) finish(err error) {
 	default:
 		k.err = err
 		close(k.done)
+		if k.sub != nil {
+			k.sub.holder.Settle()
+		}
 		switch {
 		case k.sub == nil || k.sub.sink == nil:
 		case err != nil:

@@ -224,10 +224,10 @@ func (c *client) beginSession(l *link.Link) (toWake []*Delivery) {
 		if c.attempts.sessions == 0 { // an earlier client's: the application vouches for having its state
 			c.attempts.sessions = 1
 			c.session.StartAt(uint16(rand.Uint32()))
-			c.inbox.router.identifier = rand.Uint32N(maxIdentifier) // so as not to mistake its subscriptions for ours
+			c.inbox.router.StartAt(rand.Uint32N(maxIdentifier)) // so as not to mistake its subscriptions for ours
 		}
 		if c.attempts.unanswered {
-			c.inbox.router.doubt()
+			c.inbox.router.Doubt()
 		}
 		c.attempts.unanswered = false
 		l.Commit(c.session.Resumed(l.Buffer(), receiveMaximum))

@@ -293,22 +293,23 @@ func (m Message) settle(refusal *session.Refusal) error {
 	return nil
 }
 
-// message makes the copy of a message that belongs to one subscription.
+// message makes a copy of a message that belongs to no subscription.
 // The caller holds mu.
-// [MQTT-3.3.1-12] [MQTT-3.3.1-13] [MQTT-3.3.2-4] [MQTT-3.3.2-6] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17]
-// [MQTT-3.3.2-18] [MQTT-3.3.2-20] [MQTT311-3.3.1-8] [MQTT311-3.3.1-9]
-func (r *receiver) message(p *codec.PublishView, name string, to holder) (m Message) {
-	r.fill(&m, p, name, to)
+func (r *receiver) message(p *codec.PublishView, name string) (m Message) {
+	r.fill(&m, p, name, nil, QoS(p.QoS))
 	return m
 }
 
-// fill is message in place: to copy a message costs as much as to hand it over.
+// fill makes, in place, the copy of a message that belongs to s, which asked for qos: to copy a message costs as much as to
+// hand it over.
 // The caller holds mu.
-func (r *receiver) fill(m *Message, p *codec.PublishView, name string, to holder) {
+// [MQTT-3.3.1-12] [MQTT-3.3.1-13] [MQTT-3.3.2-4] [MQTT-3.3.2-6] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17]
+// [MQTT-3.3.2-18] [MQTT-3.3.2-20] [MQTT311-3.3.1-8] [MQTT311-3.3.1-9]
+func (r *receiver) fill(m *Message, p *codec.PublishView, name string, s *Subscription, qos QoS) {
 	m.Topic = name
 	m.Payload = make([]byte, len(p.Payload))
 	copy(m.Payload, p.Payload)
-	m.QoS = min(QoS(p.QoS), to.qos)
+	m.QoS = min(QoS(p.QoS), qos)
 	m.Retain, m.Duplicate = p.Retain, p.Dup
 	if len(p.Properties) > 0 {
 		m.Properties = PublishProperties(r.properties)
@@ -319,6 +320,6 @@ func (r *receiver) fill(m *Message, p *codec.PublishView, name string, to holder
 		m.Properties.UserProperties = append(UserProperties(nil), r.properties.UserProperties...)
 	}
 	if len(r.ids) > 0 {
-		m.origin = to.sub.originOf(r.ids)
+		m.origin = s.originOf(r.ids)
 	}
 }

@@ -2,19 +2,19 @@ package mqtt
 
 import (
 	"errors"
-	"slices"
 
 	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/route"
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
 // endHolders ends the subscriptions to a filter that had been granted and cannot be subscribed again. A server that has
 // kept the session has the filter still, and is told that nobody wants it.
 // The caller holds mu.
-func (in *inbox) endHolders(rt *route, err error) {
-	for _, h := range slices.Clone(rt.holders) {
-		if !h.sub.call.waiting() {
-			in.abandon(h.sub, err)
+func (in *inbox) endHolders(rt *route.Route, err error) {
+	for _, h := range rt.Holders() {
+		if s := h.Owner.(*Subscription); !s.call.waiting() {
+			in.abandon(s, err)
 		}
 	}
 }
@@ -22,7 +22,7 @@ func (in *inbox) endHolders(rt *route, err error) {
 // endSlow ends a subscription that holds up the others: everything it holds is refused.
 // The caller holds mu.
 func (in *inbox) endSlow(s *Subscription) {
-	in.unsubscribeFor(s, nil, s.leave())
+	in.unsubscribeFor(s, nil, in.router.Leave(&s.holder))
 	s.end(ErrSlowConsumer)
 	for w, ok := s.next(); ok; w, ok = s.next() {
 		s.drop(w.message)
@@ -34,7 +34,7 @@ func (in *inbox) endSlow(s *Subscription) {
 // unsubscribed; those whose SUBACK is still to come, when that has come.
 // The caller holds mu.
 func (in *inbox) abandon(s *Subscription, err error) {
-	in.unsubscribeFor(s, nil, s.leave())
+	in.unsubscribeFor(s, nil, in.router.Leave(&s.holder))
 	s.end(err)
 	in.giveBackParked(s)
 	in.discardLine(s)
@@ -45,9 +45,8 @@ func (in *inbox) abandon(s *Subscription, err error) {
 func (in *inbox) giveBack(q *request) {
 	var filters []string
 	for _, rt := range q.routes {
-		if rt.confirmed && in.router.routes[rt.filter] == nil {
-			rt.unsubscribed()
-			filters = append(filters, rt.filter)
+		if in.router.GiveBack(rt) {
+			filters = append(filters, rt.Filter())
 		}
 	}
 	in.sendUnsubscribe(&request{filters: filters})

@@ -29,13 +29,14 @@ type importRule struct {
 // importRules is the layout: a rule for every package by its folder, which may be a pattern.
 var importRules = map[string]importRule{
 	".": {
-		petrel:  []string{"codec", "transport", "internal/fifo", "internal/link", "internal/session", "internal/topic"},
+		petrel:  []string{"codec", "transport", "internal/fifo", "internal/link", "internal/route", "internal/session", "internal/topic"},
 		modules: []string{syncModule},
 	},
 	"codec":             {},
 	"transport":         {modules: []string{websocketModule}},
 	"internal/fifo":     {},
 	"internal/link":     {petrel: []string{"codec", "internal/wire"}},
+	"internal/route":    {petrel: []string{"internal/topic"}},
 	"internal/session":  {petrel: []string{"codec", "internal/fifo"}},
 	"internal/simulate": {},
 	"internal/topic":    {},

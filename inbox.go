@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"github.com/petrel-mqtt/mqtt/internal/fifo"
+	"github.com/petrel-mqtt/mqtt/internal/route"
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
@@ -11,7 +12,7 @@ type inbox struct {
 	notices *notices
 
 	// Guarded by mu.
-	router       router
+	router       *route.Router
 	subs         map[*Subscription]struct{}
 	born         uint64                  // counts subscriptions
 	subscribing  fifo.Queue[subscribing] // SUBSCRIBEs that wait for their turn after a connect
@@ -27,7 +28,7 @@ func (in *inbox) init(c *core, n *notices) {
 	in.core, in.notices = c, n
 	in.subs = make(map[*Subscription]struct{})
 	in.unclaimed.core = c
-	in.router.init(c.config.filterPrefixes)
+	in.router = route.New(c.config.filterPrefixes)
 }
 
 // watchStalls makes the supervisor look for stalls, from now on until no message waits.

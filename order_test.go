@@ -13,7 +13,7 @@ import (
 var fileOrder = [][]string{
 	{"delivery.go", "errors.go", "matchtopic.go", "properties.go", "publish_options.go", "redact.go", "trace.go", "transport_options.go", "waitlist.go"},
 	{"core.go", "subscribe_options.go"},
-	{"auth.go", "call.go", "publish.go", "route.go"},
+	{"auth.go", "call.go", "publish.go"},
 	{"handshake.go", "inbox.go", "reconnect.go", "subscription.go"},
 	{"deliver.go", "options.go"},
 	{"disconnect_options.go", "message.go", "park.go"},

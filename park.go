@@ -56,9 +56,9 @@ func (lot *parkingLot) takes(name string, places int) bool {
 func (in *inbox) claim(s *Subscription) {
 	s.line.gated = !in.parking.closes.IsZero()
 	in.parking.waiting = slices.DeleteFunc(in.parking.waiting, func(p *parked) bool {
-		qos, ok := s.wants(in.router.lookup(p.message.Topic).routes)
+		qos, ok := s.holder.Wants(in.router.Lookup(p.message.Topic))
 		if ok {
-			s.take(p, qos)
+			s.take(p, QoS(qos))
 		}
 		return ok
 	})
@@ -120,18 +120,6 @@ func (s *Subscription) openGate() {
 	}
 }
 
-// wants returns the highest QoS that s asked for on these routes, and whether it holds one of them.
-func (s *Subscription) wants(routes []*route) (qos QoS, ok bool) {
-	for _, rt := range routes {
-		for _, h := range rt.holders {
-			if h.sub == s {
-				qos, ok = max(qos, h.qos), true
-			}
-		}
-	}
-	return qos, ok
-}
-
 // take puts a parked message in line.
 // The caller holds mu.
 func (s *Subscription) take(p *parked, qos QoS) {
@@ -178,7 +166,7 @@ func (in *inbox) unpark(filters []string) {
 		return
 	}
 	for _, f := range filters {
-		inner := topic.Inner(f, in.router.prefixes)
+		inner := in.router.Inner(f)
 		lot.gone = append(lot.gone, inner)
 		var gone []*parked
 		lot.waiting = slices.DeleteFunc(lot.waiting, func(p *parked) bool {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/link"
+	"github.com/petrel-mqtt/mqtt/internal/route"
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
@@ -18,12 +19,11 @@ type receiver struct {
 	link   *link.Link
 	toWake []*Delivery // to be woken when the mutex is free again
 
-	topics     topicCache
+	topics     route.Cache
 	view       codec.PublishView
 	properties codec.PublishProperties
 	ids        []uint32 // subscription identifiers of the PUBLISH at hand
 	aliases    [][]byte // topics by the server's alias, from 1; made when first needed
-	targets    []holder // where it goes
 }
 
 func newReceiver(c *client, l *link.Link) *receiver { return &receiver{client: c, link: l} }
@@ -251,40 +251,25 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 			}
 		}
 	}
-	targets, known := r.targetsOf(t, p.Retain)
+	targets, known := c.inbox.router.Targets(t, r.ids, p.Retain)
 	if p.QoS > 0 && len(targets) == 0 && !known {
-		if r.park(p, t.name) {
+		if r.park(p, t.Name) {
 			return nil
 		}
 		c.stats.Unmatched++
 		if c.config.unmatched != nil {
-			c.inbox.giveAway(r.message(p, t.name, holder{qos: QoS(p.QoS)}))
+			c.inbox.giveAway(r.message(p, t.Name))
 		}
 	}
-	r.deliver(p, t.name, targets)
-	clear(r.targets)
+	r.deliver(p, t.Name, targets)
+	c.inbox.router.Clear()
 	return nil
-}
-
-// targetsOf returns the subscriptions that a message is for, and what appendTargets knows. Without identifiers and the
-// RETAIN flag those are the same for every message on the topic, and found once.
-// The caller holds mu.
-func (r *receiver) targetsOf(t *cachedTopic, retain bool) (targets []holder, known bool) {
-	router := &r.client.inbox.router
-	if len(r.ids) == 0 && !retain {
-		if t.targets == nil {
-			t.targets, _ = router.appendTargets([]holder{}, t, nil, false)
-		}
-		return t.targets, false
-	}
-	r.targets, known = router.appendTargets(r.targets[:0], t, r.ids, retain)
-	return r.targets, known
 }
 
 // topic resolves the topic name of a PUBLISH, and puts it in the place of an alias; 0 is none.
 // The caller holds mu.
 // [MQTT-3.3.2-10] [MQTT-3.3.4]
-func (r *receiver) topic(p *codec.PublishView, alias int) (*cachedTopic, error) {
+func (r *receiver) topic(p *codec.PublishView, alias int) (*route.Topic, error) {
 	switch {
 	case len(p.Topic) > 0 && alias > 0:
 		r.setAlias(alias, p.Topic)
@@ -294,13 +279,13 @@ func (r *receiver) topic(p *codec.PublishView, alias int) (*cachedTopic, error) 
 	if len(p.Topic) == 0 {
 		return nil, r.client.protocolError(codec.PUBLISH, "MQTT-4.7.3-1", "MQTT-4.7.3-1", "no topic name, and no alias that stands for one")
 	}
-	if t := r.topics.get(p.Topic, r.client.inbox.router.generation); t != nil {
+	if t := r.topics.Get(p.Topic, r.client.inbox.router); t != nil {
 		return t, nil
 	}
 	if err := p.CheckTopic(); err != nil {
 		return nil, err
 	}
-	return r.topics.put(r.client.inbox.router.lookup(string(p.Topic))), nil
+	return r.topics.Put(r.client.inbox.router.Lookup(string(p.Topic))), nil
 }
 
 // setAlias notes what an alias stands for from now on, on this connection [MQTT-3.3.2-7].
@@ -338,27 +323,28 @@ func (r *receiver) readProperties(p *codec.PublishView) (alias int, err error) {
 // deliver hands the message to its targets and sees to its acknowledgement.
 // The caller holds mu.
 // [MQTT-3.3.4-1] [MQTT-4.5.0-2] [MQTT311-3.3.4-1] [MQTT311-4.5.0-2]
-func (r *receiver) deliver(p *codec.PublishView, name string, targets []holder) {
+func (r *receiver) deliver(p *codec.PublishView, name string, targets []route.Target) {
 	c := r.client
 	var receipt *session.Receipt
 	accepted := false
 	for _, to := range targets {
+		s := to.Holder.Owner.(*Subscription)
 		var m Message
-		r.fill(&m, p, name, to)
+		r.fill(&m, p, name, s, QoS(to.QoS))
 		if m.QoS == 0 {
-			r.offer(to.sub, &m)
+			r.offer(s, &m)
 			accepted = true // it could be delivered again if the others' refusal were lost
 			continue
 		}
-		if to.sub.options.ack == AutoAck && r.try(to.sub, &m) {
+		if s.options.ack == AutoAck && r.try(s, &m) {
 			accepted = true
 			continue
 		}
 		if receipt == nil {
 			receipt = c.session.Hold(p)
 		}
-		receipt.AddHolder(to.sub)
-		r.hold(to.sub, &m, receipt)
+		receipt.AddHolder(s)
+		r.hold(s, &m, receipt)
 	}
 	switch {
 	case p.QoS == 0:
@@ -415,13 +401,13 @@ func (r *receiver) auth(h codec.Header, body []byte) error {
 // The caller holds mu.
 func (r *receiver) park(p *codec.PublishView, name string) bool {
 	lot := &r.client.inbox.parking
-	if !lot.takes(name, r.client.config.parkingPlaces) || r.client.inbox.router.isRetired(r.ids) {
+	if !lot.takes(name, r.client.config.parkingPlaces) || r.client.inbox.router.Retired(r.ids) {
 		return false
 	}
 	receipt := r.client.session.Hold(p)
 	receipt.AddHolder(lot)
 	lot.count++
-	lot.waiting = append(lot.waiting, &parked{r.message(p, name, holder{qos: QoS(p.QoS)}), receipt, lot.count})
+	lot.waiting = append(lot.waiting, &parked{r.message(p, name), receipt, lot.count})
 	r.link.Commit(r.client.session.Release(r.link.Buffer(), receipt, false))
 	return true
 }
@@ -455,14 +441,14 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 	for i, rt := range q.routes {
 		switch code := p.Codes[i]; {
 		case !code.Failed():
-			rt.accepted(q.sent[i], QoS(code))
+			rt.Granted(q.sent[i], byte(code))
 			q.granted(rt, QoS(code), newWords(p.ReasonString, p.UserProperties))
 		case q.call != nil:
-			rt.refused(q.sent[i])
+			rt.Refused(q.sent[i])
 			q.refused(i, ReasonCode(code), p.ReasonString)
 		default:
-			rt.refused(q.sent[i])
-			failed := FilterError{rt.filter, ReasonCode(code), p.ReasonString}
+			rt.Refused(q.sent[i])
+			failed := FilterError{rt.Filter(), ReasonCode(code), p.ReasonString}
 			r.client.inbox.endHolders(rt, &SubscribeError{[]FilterError{failed}, p.UserProperties})
 		}
 	}

@@ -231,7 +231,7 @@ func (r *replies) awaitGrant(ctx context.Context) error {
 		switch {
 		case r.sub.ended:
 			return &notSent{fmt.Errorf("mqtt: subscribing to replies: %w", r.sub.err)}
-		case !r.sub.call.waiting() && r.sub.routes[0].confirmed:
+		case !r.sub.call.waiting() && r.sub.holder.Routes()[0].Confirmed():
 			return nil
 		case r.granting.wait(ctx, &r.requests.mu, false) != nil:
 			return notPublished(ctx)
@@ -281,7 +281,7 @@ func (q *requests) subscribeReplies(name string) (*replies, error) {
 	if err := topic.CheckName(name); err != nil {
 		return nil, topicError(name, false, err)
 	}
-	if topic.Inner(name, q.inbox.router.prefixes) != name {
+	if q.inbox.router.Inner(name) != name {
 		return nil, &notSent{fmt.Errorf("mqtt: a subscription to the response topic %q would be one to another topic", name)}
 	}
 	if err := q.dropIdleReplies(); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/fifo"
+	"github.com/petrel-mqtt/mqtt/internal/route"
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
@@ -21,9 +22,7 @@ import (
 func (in *inbox) subscribeAgain() {
 	present := in.connAck.SessionPresent
 	if !present {
-		for _, rt := range in.router.routes {
-			rt.unknown()
-		}
+		in.router.Lose()
 	}
 	in.subscribing = fifo.Queue[subscribing]{}
 	for _, s := range in.inOrder() {
@@ -40,7 +39,7 @@ func (in *inbox) subscribeAgain() {
 // before, or for one whose Subscribe waits.
 type subscribing struct {
 	sub    *Subscription
-	routes []*route // nil: its Subscribe waits
+	routes []*route.Route // nil: its Subscribe waits
 }
 
 // atOnce is how many SUBSCRIBEs and UNSUBSCRIBEs may be without an answer before those that are made again wait for
@@ -85,9 +84,9 @@ func (in *inbox) resubscribe(s *Subscription, present bool) {
 		return
 	}
 	all := in.version >= codec.V5 || in.config.resubscribeResumed
-	var mine []*route
-	for _, rt := range s.routes {
-		if rt.eldest() == s && (all || !rt.confirmed) {
+	var mine []*route.Route
+	for _, rt := range s.holder.Routes() {
+		if eldest(rt) == s && (all || !rt.Confirmed()) {
 			mine = append(mine, rt)
 		}
 	}
@@ -100,19 +99,19 @@ func (in *inbox) resubscribe(s *Subscription, present bool) {
 // one will be with the next answer.
 // The caller holds mu.
 func (in *inbox) subscribeRoutes(next subscribing) bool {
-	var mine []*route
+	var mine []*route.Route
 	for _, rt := range next.routes {
-		switch eldest := rt.eldest(); eldest {
+		switch eldest := eldest(rt); eldest {
 		case next.sub:
 			mine = append(mine, rt)
 		case nil: // nobody wants it any more
 		default:
-			in.subscribing.Push(subscribing{eldest, []*route{rt}})
+			in.subscribing.Push(subscribing{eldest, []*route.Route{rt}})
 		}
 	}
 	present := in.connAck.SessionPresent
-	handling := func(rt *route) RetainHandling { return rt.retainAgain(present) }
-	err := inPackets(mine, packetFilters, func(routes []*route) error {
+	handling := func(rt *route.Route) RetainHandling { return retainAgain(rt, present) }
+	err := inPackets(mine, packetFilters, func(routes []*route.Route) error {
 		return in.sendSubscribe(&request{routes: routes}, next.sub, nil, handling)
 	})
 	if errors.Is(err, session.ErrNoIdentifier) {
@@ -136,9 +135,9 @@ func (in *inbox) noteCut(q *request) {
 	}
 	var unwanted []string
 	for _, rt := range q.routes {
-		rt.uncertain = true
-		if in.router.routes[rt.filter] == nil {
-			unwanted = append(unwanted, rt.filter)
+		rt.Cut()
+		if !in.router.Holds(rt.Filter()) {
+			unwanted = append(unwanted, rt.Filter())
 		}
 	}
 	in.sendUnsubscribe(&request{filters: unwanted})
@@ -146,22 +145,20 @@ func (in *inbox) noteCut(q *request) {
 
 // eldest returns the route's first holder that is granted and not about to leave.
 // The caller holds mu.
-func (rt *route) eldest() *Subscription {
-	for _, h := range rt.holders {
-		if !h.sub.call.waiting() && h.sub.leaving == nil {
-			return h.sub
-		}
+func eldest(rt *route.Route) *Subscription {
+	if h := rt.Eldest(); h != nil {
+		return h.Owner.(*Subscription)
 	}
 	return nil
 }
 
 // retainAgain is what a SUBSCRIBE that is made again asks for: on a kept session no retained messages that the
 // subscription had before, on a new one what its holders asked for, because the state may have changed meanwhile.
-func (rt *route) retainAgain(present bool) RetainHandling {
+func retainAgain(rt *route.Route, present bool) RetainHandling {
 	least := SkipRetained
-	for _, h := range rt.holders {
-		if h.sub.options.flags&NoRetainedOnResubscribe == 0 {
-			least = min(least, h.sub.options.retain)
+	for _, h := range rt.Holders() {
+		if o := &h.Owner.(*Subscription).options; o.flags&NoRetainedOnResubscribe == 0 {
+			least = min(least, o.retain)
 		}
 	}
 	if present {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/route"
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
@@ -59,12 +60,12 @@ func (in *inbox) beginSubscribe(s *Subscription, filters []filterRequest) (*call
 		return nil, in.notConnected()
 	}
 	for _, f := range filters {
-		rt, err := in.router.join(s, f)
-		if err != nil {
-			s.leave()
-			return nil, err
+		if !in.router.Join(&s.holder, f.filter, byte(f.qos)) {
+			in.router.Leave(&s.holder)
+			return nil, &notSent{fmt.Errorf(
+				"mqtt: filter %q is subscribed already with other options: No Local and Retain As Published hold for all of a client's subscriptions to it",
+				f.filter)}
 		}
-		s.routes = append(s.routes, rt)
 		s.filters = append(s.filters, Filter{Filter: f.filter, QoS: f.qos})
 	}
 	in.born++
@@ -119,12 +120,12 @@ func (in *inbox) sendSubscribes(s *Subscription) {
 		s.call.finish(err)
 		return
 	}
-	var needed []*route
-	for i, rt := range s.routes {
-		if !rt.confirmed || rt.pending() || rt.qos > rt.asked() || s.options.retain == SendRetained {
+	var needed []*route.Route
+	for i, rt := range s.holder.Routes() {
+		if !rt.Complete() || s.options.retain == SendRetained {
 			needed = append(needed, rt)
 		} else {
-			s.filters[i].Granted = min(s.filters[i].QoS, rt.granted)
+			s.filters[i].Granted = min(s.filters[i].QoS, QoS(rt.GrantedQoS()))
 		}
 	}
 	s.call.rest = needed
@@ -140,8 +141,8 @@ func (in *inbox) sendRest(s *Subscription) {
 	for err == nil && len(k.rest) > 0 && k.pending < atOnce {
 		some := k.rest[:min(n, len(k.rest))]
 		k.rest = k.rest[len(some):]
-		err = inPackets(some, n, func(routes []*route) error {
-			return in.sendSubscribe(&request{call: k, routes: routes}, s, s, s.retainHandling)
+		err = inPackets(some, n, func(routes []*route.Route) error {
+			return in.sendSubscribe(&request{call: k, routes: routes}, s, &s.holder, s.retainHandling)
 		})
 	}
 	if err != nil && k.pending > 0 {
@@ -164,17 +165,17 @@ func (in *inbox) filtersAtOnce(s *Subscription) int {
 // sendSubscribe sends one SUBSCRIBE, as the options of s ask for it. Retained messages that it brings are for retainTo
 // alone, or for all holders if that is nil.
 // The caller holds mu.
-func (in *inbox) sendSubscribe(r *request, s, retainTo *Subscription, handling func(*route) RetainHandling) error {
+func (in *inbox) sendSubscribe(r *request, s *Subscription, retainTo *route.Holder, handling func(*route.Route) RetainHandling) error {
 	p := codec.Subscribe{
 		SubscriptionIdentifier: in.identifierFor(s),
 		UserProperties:         s.options.properties.UserProperties,
 	}
 	for _, rt := range r.routes {
-		r.filters = append(r.filters, rt.filter)
-		f := codec.SubscribeFilter{Filter: rt.filter, QoS: byte(rt.qos)}
+		r.filters = append(r.filters, rt.Filter())
+		f := codec.SubscribeFilter{Filter: rt.Filter(), QoS: rt.QoS()}
 		if in.version >= codec.V5 {
-			f.NoLocal = rt.flags&NoLocal != 0
-			f.RetainAsPublished = rt.flags&RetainAsPublished != 0
+			o := rt.Options()
+			f.NoLocal, f.RetainAsPublished = o.NoLocal, o.RetainAsPublished
 			f.RetainHandling = byte(handling(rt))
 		}
 		p.Filters = append(p.Filters, f)
@@ -190,14 +191,7 @@ func (in *inbox) sendSubscribe(r *request, s, retainTo *Subscription, handling f
 		r.call.pending++
 	}
 	for _, rt := range r.routes {
-		sent := &subscribe{
-			identifier: p.SubscriptionIdentifier,
-			qos:        rt.qos,
-			retained:   handling(rt) != SkipRetained,
-			retainTo:   retainTo,
-		}
-		rt.subscribes = remember(rt.subscribes, sent, rememberedSubscribes)
-		r.sent = append(r.sent, sent)
+		r.sent = append(r.sent, in.router.Sent(rt, p.SubscriptionIdentifier, handling(rt) != SkipRetained, retainTo))
 	}
 	return nil
 }
@@ -209,15 +203,15 @@ func (in *inbox) identifierFor(s *Subscription) uint32 {
 	case s.options.identifier != nil:
 		return uint32(*s.options.identifier)
 	case in.connAck.SubscriptionIdentifiers:
-		return in.router.nextIdentifier()
+		return in.router.NextIdentifier()
 	}
 	return 0
 }
 
 // retainHandling is as asked, but a SUBSCRIBE that only raises the QoS brings nobody retained messages.
 // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11] [MQTT-3.8.4-4] [MQTT311-3.3.1-6]
-func (s *Subscription) retainHandling(rt *route) RetainHandling {
-	if rt.confirmed && s.options.retain != SendRetained {
+func (s *Subscription) retainHandling(rt *route.Route) RetainHandling {
+	if rt.Confirmed() && s.options.retain != SendRetained {
 		return SkipRetained
 	}
 	return s.options.retain
@@ -228,22 +222,22 @@ const mostAgain = 10
 
 // granted tells those whom a SUBSCRIBE was for what the server granted.
 // The caller holds mu.
-func (q *request) granted(rt *route, granted QoS, said *words) {
+func (q *request) granted(rt *route.Route, granted QoS, said *words) {
 	if q.call != nil {
 		q.call.sub.grant(rt, granted, said)
 		return
 	}
-	for _, h := range rt.holders {
-		h.sub.grant(rt, granted, said)
+	for _, h := range rt.Holders() {
+		h.Owner.(*Subscription).grant(rt, granted, said)
 	}
 }
 
 // grant notes what the server granted.
 // The caller holds mu.
 // [MQTT-3.8.4-8] [MQTT311-3.8.4-6]
-func (s *Subscription) grant(rt *route, granted QoS, said *words) {
+func (s *Subscription) grant(rt *route.Route, granted QoS, said *words) {
 	s.words = said
-	if i := slices.Index(s.routes, rt); i >= 0 {
+	if i := slices.Index(s.holder.Routes(), rt); i >= 0 {
 		s.filters[i].Granted = min(s.filters[i].QoS, granted)
 	}
 	if s.sink != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/route"
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
@@ -162,9 +163,9 @@ func (Overflow) subscribeV311()         {}
 func (buffer) subscribeV311()           {}
 func (endIfStalled) subscribeV311()     {}
 
-// serverFlags are the flags that the server gets to see, and that all subscriptions to a filter have in common.
-func (o *subscribeOptions) serverFlags() SubscribeFlag {
-	return o.flags & (NoLocal | RetainAsPublished)
+// server returns the options that the server gets to see, and that all subscriptions to a filter have in common.
+func (o *subscribeOptions) server() route.Options {
+	return route.Options{NoLocal: o.flags&NoLocal != 0, RetainAsPublished: o.flags&RetainAsPublished != 0}
 }
 
 // parseSubscribe reads and checks the options of a subscription to filter and returns its filters.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/petrel-mqtt/mqtt/internal/fifo"
+	"github.com/petrel-mqtt/mqtt/internal/route"
 )
 
 // Subscription delivers the messages of its filters, in the order in which they came. Its methods may be called
@@ -36,8 +37,8 @@ type Subscription struct {
 	born    uint64 // order of the Subscribes
 	call    *call  // its Subscribe; done once the server has granted all filters
 	leaving *call  // set by the first Unsubscribe
-	routes  []*route
-	filters []Filter // as routes
+	holder  route.Holder
+	filters []Filter // as the holder's routes
 	origin  *origin  // of messages that have nothing but the one identifier that came last
 	ended   bool
 	err     error
@@ -86,6 +87,7 @@ func NewSubscription(filter string, messages <-chan Message) *Subscription {
 func newSubscription(in *inbox, o subscribeOptions) *Subscription {
 	ch := make(chan Message, min(o.buffer, channelCapacity))
 	s := &Subscription{inbox: in, options: o, messages: ch, channel: ch, done: make(chan struct{})}
+	s.holder = route.Holder{Owner: s, Options: o.server()}
 	if o.overflow == Block {
 		s.left = make(chan struct{})
 	}
@@ -208,21 +210,6 @@ func (s *Subscription) end(err error) {
 	if s.sink != nil {
 		s.sink.ended(err)
 	}
-}
-
-// leave gives up the subscription's filters here, and returns those that the server has although nobody wants them any
-// more, to be unsubscribed.
-// The caller holds mu.
-func (s *Subscription) leave() (unwanted []string) {
-	for _, rt := range s.routes {
-		s.inbox.router.leave(s, rt)
-		if (rt.confirmed || rt.uncertain) && !rt.wanted() {
-			rt.unsubscribed()
-			unwanted = append(unwanted, rt.filter)
-		}
-	}
-	s.routes = nil
-	return unwanted
 }
 
 // originOf returns an origin with these identifiers. Most messages come with the same few, and share it. s may be nil.

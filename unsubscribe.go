@@ -41,13 +41,7 @@ func (s *Subscription) startUnsubscribe() *call {
 	if s.left != nil {
 		close(s.left)
 	}
-	var unwanted []string
-	for _, rt := range s.routes {
-		if !rt.wanted() {
-			rt.unsubscribed()
-			unwanted = append(unwanted, rt.filter)
-		}
-	}
+	unwanted := in.router.StartLeaving(&s.holder)
 	in.unpark(unwanted)
 	in.unsubscribeFor(s, k, unwanted)
 	if k.pending == 0 {
@@ -61,13 +55,14 @@ func (s *Subscription) startUnsubscribe() *call {
 func (s *Subscription) drain(ctx context.Context) bool {
 	s.lock()
 	defer s.unlock()
-	s.inbox.unsubscribeFor(s, nil, s.leave())
+	in := s.inbox
+	in.unsubscribeFor(s, nil, in.router.Leave(&s.holder))
 	for s.line.sending && !s.ended && ctx.Err() == nil {
 		s.awaitStop(ctx.Done())
 	}
 	empty := !s.line.sending || s.ended
 	s.end(nil)
-	s.inbox.discardLine(s)
+	in.discardLine(s)
 	if s.line.sending {
 		s.awaitStop(nil)
 	}
@@ -96,7 +91,7 @@ func (in *inbox) unsubscribeAgain() {
 		if q.call != nil {
 			q.call.pending--
 		}
-		q.filters = slices.DeleteFunc(slices.Clone(q.filters), in.router.hasAgain)
+		q.filters = slices.DeleteFunc(slices.Clone(q.filters), in.router.Has)
 		switch {
 		case in.connAck.SessionPresent && len(q.filters) > 0:
 			in.sendUnsubscribe(q)
@@ -141,7 +136,7 @@ func (in *inbox) startUnsubscribe(filters []string) (*call, error) {
 		return nil, in.notConnected()
 	}
 	for _, f := range filters {
-		if in.router.routes[f] != nil {
+		if in.router.Holds(f) {
 			return nil, &notSent{fmt.Errorf("mqtt: filter %q belongs to a subscription: use its own Unsubscribe", f)}
 		}
 	}
