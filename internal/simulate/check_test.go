@@ -30,6 +30,9 @@ func (s *simulation) check() {
 				}
 			}
 			l.checkEnd()
+			if s.witness.client(c.id).astray {
+				continue
+			}
 			l.checkAcknowledged()
 			l.checkTopics()
 			if l.survived() {
@@ -39,6 +42,12 @@ func (s *simulation) check() {
 		}
 		c.checkMortal()
 		c.checkStanding()
+	}
+	for _, filter := range []string{sharedFilter, otherSharedFilter} {
+		s.checkSharedOnce(filter)
+		for _, server := range s.network.servers {
+			s.checkShare(server.number, filter)
+		}
 	}
 }
 
@@ -128,7 +137,16 @@ func (w *witness) copies(m *published) int {
 func (w *witness) sessions(clientID string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.account(clientID).sessions
+	return w.sessionsOf(clientID)
+}
+
+func (w *witness) sessionsOf(clientID string) (all int) {
+	for key, a := range w.accounts {
+		if key.clientID == clientID {
+			all += a.sessions
+		}
+	}
+	return all
 }
 
 // survived reports whether the subscription lived until the end.
@@ -143,7 +161,7 @@ func (l *listener) checkEnd() {
 	switch {
 	case err == nil && !l.left.IsZero():
 	case err != nil && errors.Is(err, l.instance.Err()) && l.instance.Err() != nil:
-	case errors.Is(err, mqtt.ErrSlowConsumer) && l.stalled > 0:
+	case errors.Is(err, mqtt.ErrSlowConsumer) && l.mayBeSlow():
 	case errors.As(err, &refused) && l.client.refused.Load():
 	default:
 		l.problem("ends with %v", err)
@@ -157,7 +175,7 @@ func (l *listener) problem(format string, args ...any) {
 
 // matches reports whether the subscription is for a topic.
 func (l *listener) matches(name string) bool {
-	return slices.ContainsFunc(l.filters, func(f string) bool { return topic.Match(f, name) })
+	return slices.ContainsFunc(l.filters, func(f string) bool { return topic.Match(topic.Inner(f, nil), name) })
 }
 
 // has reports whether the subscription got a message.
@@ -213,22 +231,32 @@ func (l *listener) checkComplete(all []*listener, since time.Time) {
 	}
 }
 
-// wanted reports whether the broker has taken a message for the subscription after since.
+// wanted reports whether the server that the client uses in the end has taken a message for the subscription after since. Of
+// a shared subscription it is only one of several that get the message: see checkShares.
 func (l *listener) wanted(m *published, since time.Time) bool {
-	if l.client.largest > 0 && m.size+len(m.topic)+50 > l.client.largest {
+	if l.client.mayNotTake(m) {
 		return false
 	}
-	standing := l.client.s.witness.account(l.client.id).standing
+	account, server := l.client.s.witness.at(l.client.id)
 	for _, f := range l.filters {
-		st := standing[f]
-		if st == nil || !topic.Match(f, m.topic) {
-			continue
-		}
-		if slices.ContainsFunc(m.accepted, func(a span) bool { return a.from.After(st.since) && a.from.After(since) }) {
+		st := account.standing[f]
+		if st != nil && !topic.Shared(f) && topic.Match(f, m.topic) && m.wasAccepted(server, st.since, since) {
 			return true
 		}
 	}
 	return false
+}
+
+// mayNotTake reports whether a message may be too large for the client.
+func (c *simulated) mayNotTake(m *published) bool {
+	return c.largest > 0 && m.size+len(m.topic)+50 > c.largest
+}
+
+// wasAccepted reports whether a server has taken a message after two moments.
+func (m *published) wasAccepted(server int, after, since time.Time) bool {
+	return slices.ContainsFunc(m.accepted, func(a span) bool {
+		return a.server == server && a.from.After(after) && a.from.After(since)
+	})
 }
 
 // checkMortal checks that the subscriptions of all clients of a mortal together lost nothing.
@@ -241,7 +269,7 @@ func (c *simulated) checkMortal() {
 		if l.sub == nil {
 			continue
 		}
-		if refused := new(mqtt.SubscribeError); errors.As(l.sub.Err(), &refused) {
+		if l.failed() {
 			return // in the middle of its client's life: what came then was nobody's
 		}
 		all = append(all, l)
@@ -249,6 +277,12 @@ func (c *simulated) checkMortal() {
 	if last := all[len(all)-1]; last.survived() {
 		last.checkComplete(all, c.s.began)
 	}
+}
+
+// failed reports whether the subscription has ended although nobody wanted that.
+func (l *listener) failed() bool {
+	refused := new(mqtt.SubscribeError)
+	return errors.As(l.sub.Err(), &refused) || errors.Is(l.sub.Err(), mqtt.ErrSlowConsumer)
 }
 
 // checkStanding checks that the broker has those filters that somebody has subscribed to, at no less than the QoS, and no
@@ -263,15 +297,16 @@ func (c *simulated) checkStanding() {
 			wanted[f] = max(wanted[f], l.qos)
 		}
 	}
-	standing := c.s.witness.account(c.id).standing
+	account, _ := c.s.witness.at(c.id)
+	standing := account.standing
 	for f, qos := range wanted {
 		if st := standing[f]; st == nil || mqtt.QoS(st.qos) < qos {
-			c.s.problem("%s has subscribed to %q at %v, but the broker has %+v", c.id, f, qos, st)
+			c.s.problem("%s has subscribed to %q at %v, and the server has %+v", c.id, f, qos, st)
 		}
 	}
 	for f := range standing {
-		if _, ok := wanted[f]; !ok && !c.mortal && !unobserved(f) {
-			c.s.problem("%s has left %q, but the broker has it still", c.id, f)
+		if _, ok := wanted[f]; !ok && !c.mortal && !unobserved(f) && !c.s.witness.client(c.id).astray {
+			c.s.problem("%s has left %q, and the server has it still", c.id, f)
 		}
 	}
 }
@@ -282,12 +317,14 @@ func (l *listener) checkKept() {
 	if l.qos == 0 {
 		return
 	}
-	for name, order := range l.client.s.witness.order {
-		if !strings.HasPrefix(name, "kept/") || !l.matches(name) {
+	w := l.client.s.witness
+	_, server := w.at(l.client.id)
+	for name := range w.order {
+		last, any := w.lastAt(server, name)
+		if !any || !strings.HasPrefix(name, "kept/") || !l.matches(name) {
 			continue
 		}
-		all := l.client.s.witness.topics[name]
-		last := order[len(order)-1]
+		all := w.topics[name]
 		unsure := len(all[last].accepted) == 0 || all[last].publisher.client.denied.Load()
 		// Without identifiers nobody can tell for whom of several subscriptions to a filter a retained message comes.
 		if unsure || !l.client.told() && !l.wanted(all[last], l.since) {
@@ -304,6 +341,16 @@ func (l *listener) checkKept() {
 			l.problem("the last of %s is %d, got %v", name, last, l.got[name])
 		}
 	}
+}
+
+// lastAt returns the number of the last message on a topic that a server took, if there is any.
+func (w *witness) lastAt(server int, name string) (number int, any bool) {
+	for _, t := range slices.Backward(w.order[name]) {
+		if t.server == server {
+			return t.number, true
+		}
+	}
+	return 0, false
 }
 
 // checkTopics checks order and number of the messages of each topic.
@@ -359,7 +406,7 @@ func (l *listener) checkOrder(name string, got []receipt) {
 		if w.topics[name][r.number].passage(l.client).loose {
 			continue
 		}
-		next := slices.Index(order, r.number)
+		next := slices.IndexFunc(order, func(t taken) bool { return t.number == r.number })
 		if next < 0 {
 			l.problem("%s comes out of order at %d: %v of %v", name, i, got, w.order[name])
 			return

@@ -24,6 +24,7 @@ type simulated struct {
 	exact   bool // each subscription gets one copy of a message, though filters overlap
 	overlap bool // filters may overlap
 	largest int  // packet that it takes, in bytes; 0: any
+	inbound int  // bytes of messages that may wait; 0: many
 	common  mqtt.Options
 	v5      []mqtt.OptionV5
 
@@ -52,7 +53,7 @@ func (s *simulation) addClient(i int) *simulated {
 	if oneIn(r, 3) {
 		c.version = codec.V311
 	}
-	c.exact = s.merging || !c.overlap || s.identifiers && c.version == codec.V5
+	c.exact = s.merging || !c.overlap || c.told()
 	c.common = c.options(r)
 	if c.version == codec.V5 {
 		c.v5 = c.optionsV5(r)
@@ -65,6 +66,7 @@ func (c *simulated) options(r *rand.Rand) mqtt.Options {
 	opts := mqtt.Options{
 		mqtt.WithClientID(c.id),
 		mqtt.WithDialer(c.s.weather.dialer(c.number)),
+		mqtt.WithServers(c.s.network.hostsFor(c)[1:]...),
 		mqtt.WithKeepAlive(time.Duration(10+r.IntN(50)) * time.Second),
 		mqtt.WithConnectTimeout(time.Duration(1+r.IntN(20)) * time.Second),
 		mqtt.WithMaxInFlight(1 + r.IntN(30)),
@@ -78,6 +80,10 @@ func (c *simulated) options(r *rand.Rand) mqtt.Options {
 	}
 	if oneIn(r, 3) {
 		opts = append(opts, mqtt.WithQueue(r.IntN(20), 1000))
+	}
+	if !c.mortal && oneIn(r, 5) {
+		c.inbound = 500 + r.IntN(20_000)
+		opts = append(opts, mqtt.WithInboundLimit(c.inbound))
 	}
 	switch {
 	case c.mortal:
@@ -124,8 +130,8 @@ func (c *simulated) begin() {
 	if err := c.connect(mqtt.Options{mqtt.WithConnectRetry()}); err != nil {
 		c.s.t.Fatal(err)
 	}
-	if c.s.server == nil && c.version == codec.V5 && c.largest == 0 {
-		c.s.server = c
+	if c.s.responder == nil && c.version == codec.V5 && c.largest == 0 && c.inbound == 0 {
+		c.s.responder = c
 		c.serve(c.current())
 	}
 	c.s.work.Go(func() { c.churn(c.s.random(forSubscriber, c.number)) })
@@ -135,13 +141,14 @@ func (c *simulated) begin() {
 func (c *simulated) connect(extra mqtt.Options) error {
 	var client mqtt.Client
 	var v5 mqtt.ClientV5
+	first := c.s.network.hostsFor(c)[0]
 	err := c.s.lasting(time.Hour, 0, c.id+" NewClient", func(ctx context.Context) (err error) {
 		opts := append(append(mqtt.Options{}, c.common...), extra...)
 		if c.version == codec.V311 {
-			client, err = mqtt.NewClientV311(ctx, "mqtt://test", opts)
+			client, err = mqtt.NewClientV311(ctx, first, opts)
 			return err
 		}
-		if v5, err = mqtt.NewClient(ctx, "mqtt://test", append([]mqtt.OptionV5{opts}, c.v5...)...); err == nil {
+		if v5, err = mqtt.NewClient(ctx, first, append([]mqtt.OptionV5{opts}, c.v5...)...); err == nil {
 			client = mqtt.Common(v5)
 		}
 		return err
@@ -165,7 +172,7 @@ func (c *simulated) current() *instance {
 
 // live is the life of a mortal one: clients that come and go, until it is calm.
 func (c *simulated) live(r *rand.Rand) {
-	plan := plan{filters: []string{[]string{"#", "+/+/q1", "+/+/q2"}[r.IntN(3)]}, qos: mqtt.QoS(1 + r.IntN(2)), base: true}
+	plan := plan{filters: []string{[]string{"#", "+/+/q1", "+/+/q2", sharedFilter}[r.IntN(4)]}, qos: mqtt.QoS(1 + r.IntN(2)), base: true}
 	for {
 		c.revive(r)
 		now := c.current()
@@ -185,7 +192,7 @@ func (c *simulated) live(r *rand.Rand) {
 			c.leave(now, r)
 		}
 		c.s.pause(below(r, 20*time.Second))
-		c.s.broker.Restarted(c.id)
+		c.s.network.each(func(s *server) { s.Restarted(c.id) })
 	}
 }
 

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
 // plan says what a subscription is to be like.
@@ -108,10 +110,22 @@ func (c *simulated) disturb(r *rand.Rand) {
 	c.s.note(c.id, "%s: %v", call.name, err)
 }
 
+// The filters of shared subscriptions.
+const (
+	sharedFilter      = "$share/workers/+/+/q1"
+	otherSharedFilter = "$share/others/+/+/q2"
+)
+
 // filters are the topic filters that a client may use. Those that do not overlap are for clients that would get copies.
 func (c *simulated) filters() []string {
-	if c.overlap {
-		return []string{"#", "+/+/+", "+/+/q1", "+/+/q2", "c0/#", "c1/+/q0", "kept/#", "+/p0/#"}
+	overlapping := []string{"#", "+/+/+", "+/+/q1", "+/+/q2", "c0/#", "c1/+/q0", "kept/#", "+/p0/#"}
+	switch {
+	case c.overlap && c.s.merging && !c.told(): // the copy of a shared subscription would come beside the merged one
+		return overlapping
+	case c.overlap:
+		return append(overlapping, sharedFilter, otherSharedFilter)
+	case c.number%2 == 0:
+		return []string{"+/+/q0", sharedFilter, otherSharedFilter, "kept/+/+", "echo/#"}
 	}
 	return []string{"+/+/q0", "+/+/q1", "+/+/q2", "kept/+/+", "echo/#"}
 }
@@ -121,6 +135,9 @@ func (c *simulated) plan(r *rand.Rand) plan {
 	p := plan{qos: mqtt.QoS(r.IntN(3)), manual: oneIn(r, 3), buffer: 1 + r.IntN(100)}
 	for _, i := range r.Perm(len(all))[:1+r.IntN(6)/5] {
 		p.filters = append(p.filters, all[i])
+	}
+	if slices.ContainsFunc(p.filters, topic.Shared) {
+		p.qos = max(p.qos, mqtt.AtLeastOnce) // what a member misses at QoS 0 nobody gets
 	}
 	if oneIn(r, 2) {
 		p.pace = below(r, 50*time.Millisecond)
@@ -161,7 +178,7 @@ func (c *simulated) subscribe(live []*listener, r *rand.Rand) []*listener {
 		return append(live, l)
 	case errors.As(err, &refused) && c.refused.Load():
 	case errors.Is(err, context.DeadlineExceeded) && timeout < time.Hour:
-	case errors.Is(err, mqtt.ErrSlowConsumer) && l.stalled > 0: // what came before SUBACK waited for too long
+	case errors.Is(err, mqtt.ErrSlowConsumer) && l.mayBeSlow(): // what came before SUBACK waited for too long
 	default:
 		c.s.problem("%s: Subscribe: %v", l.name, err)
 	}
@@ -209,6 +226,9 @@ func (c *simulated) listen(now *instance, p plan, timeout time.Duration) (*liste
 	})
 	return l, nil
 }
+
+// mayBeSlow reports whether the subscription may be ended because of what waits for it.
+func (l *listener) mayBeSlow() bool { return l.stalled > 0 || l.client.inbound > 0 }
 
 func (l *listener) unsubscribe(r *rand.Rand) {
 	timeout := time.Hour

@@ -54,7 +54,7 @@ func TestWitness(t *testing.T) {
 					p.add(&published{publisher: p, topic: "c0/p0/q1", qos: mqtt.AtLeastOnce})
 				}
 				for _, step := range c.steps {
-					s.witness.see("c0", step.outbound, step.packet)
+					s.witness.see(0, "c0", step.outbound, step.packet)
 				}
 				switch all := strings.Join(found.found, "\n"); {
 				case c.want == "" && all != "":

@@ -56,7 +56,7 @@ func (c *simulated) request(now *instance, r *rand.Rand, timeout time.Duration) 
 func (s *simulation) checkRequests() {
 	for _, c := range s.clients {
 		now := c.current()
-		if now.v5 == nil || c.largest > 0 || s.server == nil || s.server.refused.Load() || c.refused.Load() {
+		if now.v5 == nil || c.largest > 0 || !s.answers(c) {
 			continue
 		}
 		if err := c.request(now, s.random(forRequests, c.number), time.Minute); err != nil {
@@ -66,6 +66,16 @@ func (s *simulation) checkRequests() {
 			s.problem("%s: Reauthenticate in the end: %v", c.id, err)
 		}
 	}
+}
+
+// answers reports whether a request of a client is answered for certain.
+func (s *simulation) answers(c *simulated) bool {
+	if s.responder == nil || s.responder.refused.Load() || c.refused.Load() {
+		return false
+	}
+	s.witness.mu.Lock()
+	defer s.witness.mu.Unlock()
+	return s.witness.client(c.id).at == s.witness.client(s.responder.id).at
 }
 
 // reauthenticate does nothing where there is no Authenticator.

@@ -68,16 +68,17 @@ type simulation struct {
 	t       testing.TB
 	seed    uint64
 	began   time.Time
-	broker  *mqtttest.Broker
+	network *network
 	witness *witness
 	weather *weather
 	clients []*simulated
-	server  *simulated // answers requests; nil: nobody does
+	// responder answers requests; nil: nobody does.
+	responder *simulated
 
 	messages    []*published // all, in the end
-	identifiers bool         // the broker knows subscription identifiers
-	merging     bool         // it sends a message that matches several filters of a client once
-	largest     uint32       // packet that it takes, in bytes; 0: any
+	identifiers bool         // servers know subscription identifiers
+	merging     bool         // they send a message that matches several filters of a client once
+	largest     uint32       // packet that they take, in bytes; 0: any
 
 	work      sync.WaitGroup // those who publish, subscribe and break things
 	consumers sync.WaitGroup
@@ -102,6 +103,7 @@ const (
 	forBackoff
 	forLife
 	forRequests
+	forNetwork
 )
 
 // random returns the source of randomness of one actor.
@@ -125,8 +127,7 @@ func below(r *rand.Rand, d time.Duration) time.Duration {
 func newSimulation(t testing.TB, seed uint64) *simulation {
 	s := &simulation{t: t, seed: seed, began: time.Now(), calm: make(chan struct{})}
 	s.witness = newWitness(s)
-	s.broker = mqtttest.NewBroker(t, s.brokerOptions(s.random(forBroker))...)
-	s.broker.Intercept(s.witness.see)
+	s.network = newNetwork(s)
 	s.weather = newWeather(s)
 	return s
 }
@@ -170,7 +171,7 @@ func (s *simulation) run() {
 	s.end()
 	s.check()
 	if s.t.Failed() {
-		s.t.Logf("broker %+v", s.description())
+		s.t.Log(s.description())
 		s.t.Logf("what happened:\n%s", strings.Join(s.log, "\n"))
 	}
 }
@@ -290,7 +291,8 @@ func (s *simulation) lasting(d, slack time.Duration, what string, f func(context
 }
 
 func (s *simulation) description() string {
-	return fmt.Sprintf("identifiers %v merging %v largest %d", s.identifiers, s.merging, s.largest)
+	return fmt.Sprintf("%d hosts of %d servers, identifiers %v merging %v largest %d",
+		len(s.network.hosts), len(s.network.servers), s.identifiers, s.merging, s.largest)
 }
 
 // instance returns the client that uses a client identifier now, or nil.

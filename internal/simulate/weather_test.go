@@ -43,64 +43,93 @@ func (w *weather) end() {
 	for _, remove := range w.removes {
 		remove()
 	}
-	w.s.broker.Refuse(0, 0)
-	w.s.broker.Throttle(0)
-	w.s.broker.Online()
+	w.s.network.each(func(s *server) {
+		s.Refuse(0, 0)
+		s.Throttle(0)
+	})
 	close(w.s.calm)
 	w.s.note("all", "calm")
-	w.s.broker.Cut() // an answer that was lost comes again only on another connection
+	w.s.network.each(func(s *server) { s.Cut() }) // an answer that was lost comes again only on another connection
 }
 
 func (w *weather) harm(r *rand.Rand) {
-	b := w.s.broker
+	n := w.s.network
+	b := n.servers[r.IntN(len(n.servers))]
 	c := w.s.clients[r.IntN(len(w.s.clients))]
-	switch r.IntN(16) {
+	switch r.IntN(18) {
 	case 0:
 		w.s.note(c.id, "cut")
-		b.Cut(c.id)
+		n.each(func(s *server) { s.Cut(c.id) })
 	case 1:
-		w.s.note("all", "cut")
+		w.s.note("all", "cut from server %d", b.number)
 		b.Cut()
 	case 2:
 		w.s.note(c.id, "half-open")
-		b.HalfOpen(c.id)
+		n.each(func(s *server) { s.HalfOpen(c.id) })
 	case 3:
 		w.kick(r, c)
 	case 4:
 		code := []mqtt.ReasonCode{mqtt.ServerUnavailable, mqtt.ServerBusy, mqtt.QuotaExceeded}[r.IntN(3)]
 		times := 1 + r.IntN(3)
-		w.s.note("all", "refuse %d connects: %v", times, code)
+		w.s.note("all", "server %d refuses %d connects: %v", b.number, times, code)
 		b.Refuse(times, byte(code))
 		b.Cut(c.id)
 	case 5:
-		d := below(r, 100*time.Second)
-		w.s.note("all", "offline for %v", d)
-		b.Offline()
-		time.Sleep(d)
-		b.Online()
+		w.breakDown(r)
 	case 6, 7:
-		w.s.note(c.id, "session forgotten")
-		w.s.witness.forgotten(c.id)
+		w.s.note(c.id, "session forgotten by server %d", b.number)
+		w.s.witness.forgotten(b.number, c.id)
 		b.Forget(c.id)
 	case 8:
-		w.s.note("all", "other limits")
+		w.s.note("all", "other limits of server %d", b.number)
 		b.Reconfigure(w.limits(r)...)
 		b.Cut(c.id)
 	case 9:
 		times := 1 + r.IntN(3)
-		w.s.note("all", "hang up on %d connects", times)
+		w.s.note("all", "server %d hangs up on %d connects", b.number, times)
 		b.HangUp(times)
 		b.Cut(c.id)
 	case 10:
 		rate := 20 + r.IntN(2000)
 		w.s.note(c.id, "%d bytes per second", rate)
 		c.slow.Store(true)
-		b.Throttle(rate, c.id)
+		n.each(func(s *server) { s.Throttle(rate, c.id) })
+	case 11, 12:
+		w.redirect(r, b, c)
 	default:
 		f := w.fault(r, c)
-		w.s.note(c.id, "%s", describe(f))
+		w.s.note(c.id, "server %d: %s", b.number, describe(f))
 		w.add(r, b.Fault(f))
 	}
+}
+
+// breakDown makes a host, or all, unreachable for a while.
+func (w *weather) breakDown(r *rand.Rand) {
+	hosts, d := w.s.network.hosts, below(r, 100*time.Second)
+	if len(hosts) > 1 && !oneIn(r, 4) {
+		at := r.IntN(len(hosts))
+		hosts = hosts[at : at+1]
+	}
+	w.s.note("all", "%v unreachable for %v", hosts, d)
+	w.s.network.setDown(true, hosts...)
+	time.Sleep(d)
+	w.s.network.setDown(false, hosts...)
+}
+
+// redirect sends clients to a host, which may be the one that they come from.
+func (w *weather) redirect(r *rand.Rand, b *server, c *simulated) {
+	host := w.s.network.hosts[r.IntN(len(w.s.network.hosts))]
+	code := []mqtt.ReasonCode{mqtt.UseAnotherServer, mqtt.ServerMoved}[r.IntN(2)]
+	w.add(r, w.s.network.refer(host))
+	if oneIn(r, 2) {
+		w.s.note(c.id, "server %d: go to %s: %v", b.number, host, code)
+		b.Kick(c.id, byte(code))
+		return
+	}
+	times := 1 + r.IntN(8)
+	w.s.note("all", "server %d sends %d to %s: %v", b.number, times, host, code)
+	b.Refuse(times, byte(code))
+	b.Cut(c.id)
 }
 
 // add keeps in mind how to end a fault, and may end an older one: what it held is let go.
@@ -121,7 +150,7 @@ func (w *weather) kick(r *rand.Rand, c *simulated) {
 	}
 	code := codes[r.IntN(len(codes))]
 	w.s.note(c.id, "kick: %v", code)
-	w.s.broker.Kick(c.id, byte(code))
+	w.s.network.each(func(s *server) { s.Kick(c.id, byte(code)) })
 }
 
 // limits are what the broker announces from the next connections on.
@@ -263,7 +292,7 @@ func (w *weather) dialer(client int) func(ctx context.Context, network, address 
 	n := 0 // only one attempt is made at a time
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		n++
-		conn, err := w.s.broker.DialContext(ctx, network, address)
+		conn, err := w.s.network.dial(ctx, network, address)
 		if err != nil || w.s.isCalm() {
 			return conn, err
 		}

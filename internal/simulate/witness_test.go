@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -35,18 +36,21 @@ type published struct {
 
 	// What the witness has seen; its mutex guards it.
 	seen     int                 // PUBLISHes that came
-	then     int                 // the session at the broker when it was published
+	then     int                 // how many sessions its client had had when it was published
 	known    int                 // QoS 2: the session, as its client knew, in which it came first
-	session  int                 // QoS 2: the one at the broker in which it came latest
+	session  int                 // QoS 2: the one at a server in which it came latest
 	sessions int                 // QoS 2: how many those are
-	mistaken bool                // QoS 2: the broker took it for another one
+	mistaken bool                // QoS 2: the server took it for another one
 	came     time.Time           // the first PUBLISH
-	accepted []span              // in which the broker took it
+	accepted []span              // in which a server took it
 	to       map[string]*passage // by client
 }
 
-// span is a time within which something happened.
-type span struct{ from, to time.Time }
+// span is a time within which something happened at a server.
+type span struct {
+	from, to time.Time
+	server   int
+}
 
 // passage is what happened to a message on its way to one client.
 type passage struct {
@@ -81,25 +85,48 @@ func (m *published) payload() []byte {
 // length is that of the payload.
 func (m *published) length() int { return max(m.size, len(strconv.Itoa(m.number))+1) }
 
-// witness sees every packet at the broker: those of clients before the broker acts on them, its own before faults.
+// witness sees every packet at the servers: those of clients before the server acts on them, its own before faults.
 type witness struct {
 	s  *simulation
 	mu sync.Mutex // guards what is below
 
 	topics   map[string][]*published // by topic and number
-	order    map[string][]int        // by topic: numbers as the broker got them
-	accounts map[string]*account     // by client identifier
+	order    map[string][]taken      // by topic: as servers got them
+	clients  map[string]*acquaintance
+	accounts map[accountKey]*account
+	numbers  int // how many sessions and beliefs have been numbered
 }
 
-// account is what the witness knows of a client.
+// taken is a message, by its number, that a server took.
+type taken struct{ number, server int }
+
+// acquaintance is what the witness knows of a client, whichever server it uses.
+type acquaintance struct {
+	at     int // the server that has welcomed it last
+	belief int // the number of the session that it believes to have
+
+	// astray: a server had a session for it that was not the one that it believed to go on with. That session had begun when
+	// a CONNACK was lost. No client can tell that from a cluster, whose servers share one session. From then on the client may
+	// meet again what it has left behind at a server long ago, so of what it receives little is sure.
+	astray bool
+}
+
+type accountKey struct {
+	server   int
+	clientID string
+}
+
+// account is what the witness knows of a client at a server.
 type account struct {
-	sessions int  // that the broker has begun
-	known    int  // those of which the client knows
-	news     bool // it has yet to show that it knows of the latest one
+	session  int      // its number
+	sessions int      // how many there have been
+	known    int      // the session that the client believes to have here
+	welcome  greeting // what the latest CONNACK has said, if the client has yet to show that it knows
 	heard    time.Time
 	expiry   time.Duration // of the session
 
-	standing    map[string]*standing // what the broker has subscribed, by filter
+	standing    map[string]*standing // what the server has subscribed, by filter
+	left        map[string]time.Time // when the server last lost a subscription, by filter
 	identifiers map[uint32]string    // filters by subscription identifier
 
 	// On this connection, by packet identifier.
@@ -109,7 +136,18 @@ type account struct {
 	halves    map[uint16]half     // in this session: PUBLISHes at QoS 2 whose PUBREL has not come
 
 	calls map[*publisher]int // the latest call whose message came for the first time in this session
+
+	before *account // what was there before a CONNECT with Clean Start that may still be refused; or nil
 }
+
+// greeting is what a CONNACK says of the session.
+type greeting int
+
+const (
+	noGreeting greeting = iota
+	sessionResumed
+	sessionBegun
+)
 
 // standing is a subscription that the broker has.
 type standing struct {
@@ -145,7 +183,8 @@ type passing struct {
 
 func newWitness(s *simulation) *witness {
 	return &witness{
-		s: s, topics: make(map[string][]*published), order: make(map[string][]int), accounts: make(map[string]*account),
+		s: s, topics: make(map[string][]*published), order: make(map[string][]taken),
+		clients: make(map[string]*acquaintance), accounts: make(map[accountKey]*account),
 	}
 }
 
@@ -168,7 +207,7 @@ func (w *witness) add(m *published) {
 	defer w.mu.Unlock()
 	m.number, m.session = len(w.topics[m.topic]), -1
 	m.to = make(map[string]*passage)
-	m.then = w.account(m.publisher.client.id).sessions
+	m.then = w.sessionsOf(m.publisher.client.id)
 	w.topics[m.topic] = append(w.topics[m.topic], m)
 }
 
@@ -183,36 +222,63 @@ func (w *witness) find(topic string, payload []byte) *published {
 	return list[n]
 }
 
-func (w *witness) account(clientID string) *account {
-	a := w.accounts[clientID]
+func (w *witness) account(server int, clientID string) *account {
+	key := accountKey{server, clientID}
+	a := w.accounts[key]
 	if a == nil {
-		a = &account{identifiers: make(map[uint32]string), calls: make(map[*publisher]int)}
-		a.renew()
-		w.accounts[clientID] = a
+		a = &account{identifiers: make(map[uint32]string), calls: make(map[*publisher]int), left: make(map[string]time.Time)}
+		w.renew(a)
+		w.accounts[key] = a
 	}
 	return a
 }
 
-// renew forgets what belongs to a session.
-func (a *account) renew() {
+// client returns what is known of a client.
+func (w *witness) client(clientID string) *acquaintance {
+	c := w.clients[clientID]
+	if c == nil {
+		c = &acquaintance{belief: w.number()}
+		w.clients[clientID] = c
+	}
+	return c
+}
+
+// at returns the account of a client at the server that has welcomed it last, and that server.
+func (w *witness) at(clientID string) (*account, int) {
+	server := w.client(clientID).at
+	return w.account(server, clientID), server
+}
+
+// number returns a number that nothing else has.
+func (w *witness) number() int {
+	w.numbers++
+	return w.numbers
+}
+
+// renew forgets what belongs to a session, and gives the next one a number.
+func (w *witness) renew(a *account) {
+	for f := range a.standing {
+		a.left[f] = time.Now()
+	}
+	a.session = w.number()
 	a.standing = make(map[string]*standing)
 	a.flights = make(map[uint16]*passing)
 	a.halves = make(map[uint16]half)
 }
 
-// lost notes that the broker has lost the session, if there was one: one may have begun without a CONNACK.
-func (a *account) lost() {
+// lose notes that a server has lost the session, if there was one: one may have begun without a CONNACK.
+func (w *witness) lose(a *account) {
 	if !a.heard.IsZero() {
 		a.sessions++
 	}
-	a.renew()
+	w.renew(a)
 }
 
-// forgotten notes that the session of a client is about to be lost.
-func (w *witness) forgotten(clientID string) {
+// forgotten notes that a server is about to lose the session of a client.
+func (w *witness) forgotten(server int, clientID string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.account(clientID).lost()
+	w.lose(w.account(server, clientID))
 }
 
 // sessionExpiry is how long the session that a CONNECT asks for lives without a connection.
@@ -226,41 +292,33 @@ func sessionExpiry(p *codec.Connect) time.Duration {
 	return time.Duration(*p.Properties.SessionExpiry) * time.Second
 }
 
-// see is the broker's intercept. It loses nothing.
-func (w *witness) see(clientID string, outbound bool, packet codec.Packet) bool {
+// see is the intercept of a server. It loses nothing.
+func (w *witness) see(server int, clientID string, outbound bool, packet codec.Packet) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	a := w.account(clientID)
+	a := w.account(server, clientID)
 	if *simulateSeeds == 1 {
-		w.s.note(clientID, "%s %s", map[bool]string{false: "sends", true: "   is sent"}[outbound], brief(packet))
+		w.s.note(clientID, "%s %d %s", map[bool]string{false: "to server", true: "   from server"}[outbound], server, brief(packet))
 	}
 	if outbound {
-		w.sent(clientID, a, packet)
+		w.sent(server, clientID, a, packet)
 	} else {
-		w.came(clientID, a, packet)
+		w.came(server, clientID, a, packet)
 	}
 	a.heard = time.Now()
 	return true
 }
 
 // came notes a packet of a client.
-func (w *witness) came(clientID string, a *account, packet codec.Packet) {
-	if a.news {
-		a.calls = make(map[*publisher]int) // in the new session, the client publishes again what was unfinished, from the start
-	}
-	if packet.Type() != codec.CONNECT && a.news {
-		a.known++ // otherwise it would not send anything
-	}
-	a.news = false // who has not been told of the session by the next CONNECT never will be
+func (w *witness) came(server int, clientID string, a *account, packet codec.Packet) {
+	w.heardOf(clientID, a, packet.Type() != codec.CONNECT)
 	switch p := packet.(type) {
 	case *codec.Connect:
-		if p.CleanStart || time.Since(a.heard) >= a.expiry {
-			a.lost() // whether or not its CONNACK will tell
-		}
+		w.connecting(a, p)
 		a.expiry = sessionExpiry(p)
 		a.requests, a.publishes = make(map[uint16]*openSubscribe), make(map[uint16]*arrival)
 	case *codec.Publish:
-		w.publishCame(clientID, a, p)
+		w.publishCame(server, clientID, a, p)
 	case *codec.Pubrel:
 		delete(a.halves, p.PacketID)
 	case *codec.Puback:
@@ -275,6 +333,7 @@ func (w *witness) came(clientID string, a *account, packet codec.Packet) {
 	case *codec.Unsubscribe:
 		for _, f := range p.Filters {
 			delete(a.standing, f)
+			a.left[f] = time.Now()
 			for _, q := range a.requests {
 				q.undone[f] = true
 			}
@@ -282,31 +341,89 @@ func (w *witness) came(clientID string, a *account, packet codec.Packet) {
 	}
 }
 
-// sent notes a packet of the broker.
-func (w *witness) sent(clientID string, a *account, packet codec.Packet) {
+// connecting notes that a CONNECT may end the session, whether or not its CONNACK will come to tell.
+func (w *witness) connecting(a *account, p *codec.Connect) {
+	a.before = nil
+	switch {
+	case time.Since(a.heard) >= a.expiry:
+		w.lose(a)
+	case p.CleanStart:
+		before := *a
+		before.left = maps.Clone(a.left)
+		w.lose(a)
+		a.before = &before
+	}
+}
+
+// refused notes that a CONNECT has changed nothing.
+func (a *account) refused() {
+	if b := a.before; b != nil {
+		a.session, a.sessions, a.expiry = b.session, b.sessions, b.expiry
+		a.standing, a.left, a.flights, a.halves = b.standing, b.left, b.flights, b.halves
+	}
+}
+
+// heardOf notes what a client knows of its session, as soon as its next packet comes. It has received the CONNACK if that
+// packet comes on the same connection, and it may have received it otherwise.
+func (w *witness) heardOf(clientID string, a *account, surely bool) {
+	if a.welcome == sessionBegun {
+		a.calls = make(map[*publisher]int) // in the new session, the client publishes again what was unfinished, from the start
+	}
+	if surely && a.welcome != noGreeting {
+		c := w.client(clientID)
+		if a.welcome == sessionBegun {
+			c.belief = w.number()
+		}
+		a.known = c.belief
+	}
+	a.welcome = noGreeting
+}
+
+// sent notes a packet of a server.
+func (w *witness) sent(server int, clientID string, a *account, packet codec.Packet) {
 	switch p := packet.(type) {
 	case *codec.Connack:
-		if p.Code == codec.Success && !p.SessionPresent {
-			a.sessions++
-			a.news = true
-			a.renew()
+		if p.Code == codec.Success {
+			w.welcomed(server, clientID, a, p.SessionPresent)
+		} else {
+			a.refused()
 		}
 	case *codec.Publish:
 		w.publishGoes(clientID, a, p)
 	case *codec.Puback:
-		a.answered(p.PacketID, p.Code)
+		a.answered(server, p.PacketID, p.Code)
 	case *codec.Pubrec:
 		if p.Code.Failed() {
 			delete(a.halves, p.PacketID)
 		}
-		a.answered(p.PacketID, p.Code)
+		a.answered(server, p.PacketID, p.Code)
 	case *codec.Suback:
 		a.granted(p)
 	}
 }
 
+// welcomed notes that a server has accepted a client.
+func (w *witness) welcomed(server int, clientID string, a *account, present bool) {
+	for key, other := range w.accounts {
+		if key.clientID == clientID {
+			other.welcome = noGreeting // what still comes from an earlier connection to another server says nothing new
+		}
+	}
+	w.client(clientID).at = server
+	a.welcome = sessionResumed
+	if c := w.client(clientID); present && a.known != c.belief && w.s.network.apart() {
+		c.astray = true
+		w.s.network.servers[server].Restarted(clientID) // do not blame it for what it does not know
+	}
+	if !present {
+		a.welcome = sessionBegun
+		a.sessions++
+		w.renew(a)
+	}
+}
+
 // publishCame notes a PUBLISH of a client.
-func (w *witness) publishCame(clientID string, a *account, p *codec.Publish) {
+func (w *witness) publishCame(server int, clientID string, a *account, p *codec.Publish) {
 	if unobserved(p.Topic) {
 		delete(a.publishes, p.PacketID)
 		w.mistaken(clientID, a, p, nil)
@@ -327,21 +444,21 @@ func (w *witness) publishCame(clientID string, a *account, p *codec.Publish) {
 	if !p.Dup && m.qos > 0 {
 		a.calls[m.publisher] = m.call
 	}
-	w.checkExpiry(a, m, p)
+	w.checkExpiry(m, p)
 	now := time.Now()
 	m.mistaken = w.mistaken(clientID, a, p, m)
-	fresh := !m.mistaken && (m.qos < 2 || m.session != a.sessions) // not one that the broker has already
+	fresh := !m.mistaken && (m.qos < 2 || m.session != a.session) // not one that the server has already
 	if m.seen++; m.seen == 1 {
 		m.came = now
 	}
 	if fresh {
-		w.order[m.topic] = append(w.order[m.topic], m.number)
+		w.order[m.topic] = append(w.order[m.topic], taken{m.number, server})
 	}
 	if m.qos == 2 && (fresh || m.mistaken) {
 		m.known = a.known
 	}
 	if m.qos == 2 && fresh {
-		m.session = a.sessions
+		m.session = a.session
 		m.sessions++
 	}
 	switch {
@@ -368,7 +485,7 @@ func (w *witness) mistaken(clientID string, a *account, p *codec.Publish, m *pub
 	if h.message == m {
 		return false
 	}
-	if h.by == w.s.instance(clientID) {
+	if h.by == w.s.instance(clientID) && !w.client(clientID).astray {
 		w.s.problem("%s publishes %v under packet identifier %d, which it uses for %v [PROTOCOL 21]", clientID, m, p.PacketID, h.message)
 	}
 	return true
@@ -376,7 +493,7 @@ func (w *witness) mistaken(clientID string, a *account, p *codec.Publish, m *pub
 
 // checkExpiry checks the seconds that a message says it has left, and that it is not sent for the first time after it has
 // expired [PROTOCOL 6].
-func (w *witness) checkExpiry(a *account, m *published, p *codec.Publish) {
+func (w *witness) checkExpiry(m *published, p *codec.Publish) {
 	left := p.Properties.MessageExpiry
 	waited := time.Since(m.began)
 	most := (m.expiry + time.Second - 1).Truncate(time.Second)
@@ -385,24 +502,24 @@ func (w *witness) checkExpiry(a *account, m *published, p *codec.Publish) {
 	case m.expiry == 0 && left == 0:
 	case left > most || left < least:
 		w.s.problem("%v says that it expires in %v, of %v, %v later", m, left, m.expiry, waited)
-	case !p.Dup && m.then == a.sessions && !m.publisher.client.slow.Load() && waited > m.expiry+maxLatency:
+	case !p.Dup && m.then == w.sessionsOf(m.publisher.client.id) && !m.publisher.client.slow.Load() && waited > m.expiry+maxLatency:
 		w.s.problem("%v is sent %v after it was published, and expires after %v", m, waited, m.expiry)
 	}
 }
 
-// answered notes the broker's PUBACK or PUBREC.
-func (a *account) answered(id uint16, code codec.ReasonCode) {
+// answered notes a server's PUBACK or PUBREC.
+func (a *account) answered(server int, id uint16, code codec.ReasonCode) {
 	in := a.publishes[id]
 	if in == nil {
 		return
 	}
 	delete(a.publishes, id)
 	if !code.Failed() {
-		in.message.accepted = append(in.message.accepted, span{in.since, time.Now()})
+		in.message.accepted = append(in.message.accepted, span{in.since, time.Now(), server})
 	}
 }
 
-// granted notes the broker's SUBACK. A filter that stood before stands on.
+// granted notes a server's SUBACK. A filter that stood before stands on.
 func (a *account) granted(p *codec.Suback) {
 	q := a.requests[p.PacketID]
 	if q == nil {
