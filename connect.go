@@ -226,15 +226,15 @@ func (c *client) beginSession(l *link.Link) (toWake []*Delivery) {
 			c.session.StartAt(uint16(rand.Uint32()))
 			c.inbox.router.StartAt(rand.Uint32N(maxIdentifier)) // so as not to mistake its subscriptions for ours
 		}
-		if c.attempts.unanswered {
+		if c.attempts.doubtful {
 			c.inbox.router.Doubt()
 		}
-		c.attempts.unanswered = false
+		c.attempts.doubtful = false
 		l.Commit(c.session.Resumed(l.Buffer(), receiveMaximum))
 		return nil
 	}
 	c.attempts.sessions++
-	c.attempts.unanswered = false
+	c.attempts.doubtful = false
 	for _, m := range c.session.Renewed(receiveMaximum) {
 		if d, ok := m.Owner.(*Delivery); ok {
 			toWake = d.resolve(toWake, Success, ErrSessionLost)

@@ -215,7 +215,7 @@ type attempts struct {
 	// Guarded by mu.
 	up           chan struct{}     // closed while connected, and when the client has ended
 	sessions     int               // how many have begun
-	unanswered   bool              // a CONNECT since the session began got no CONNACK: the server may have begun one that we know nothing of
+	doubtful     bool              // the session that a server has may be another one than ours; see doubt
 	returnCode   codec.ReasonCode  // of the latest CONNACK
 	reconnecting *reconnecting     // Reconnects that wait for an attempt; nil: none
 	farewell     *codec.Disconnect // what the last DISCONNECT says; nil: nothing in particular
@@ -251,6 +251,15 @@ func (at *attempts) reconnectWanted() bool {
 	return at.reconnecting != nil
 }
 
+// doubt notes that the session which the next server has may be another one than ours, although Session Present says that it
+// has one. A CONNECT without an answer may have begun a session there. A server that is not the latest one may share the
+// session with it, and may as well have one of its own, from an earlier visit.
+func (at *attempts) doubt() {
+	at.mu.Lock()
+	defer at.mu.Unlock()
+	at.doubtful = true
+}
+
 // attemptFailed notes what an attempt may have left at the server, and tells everybody who waits in Reconnect.
 func (at *attempts) attemptFailed(a *connectAttempt, err error) {
 	var refused *ConnectError
@@ -260,7 +269,7 @@ func (at *attempts) attemptFailed(a *connectAttempt, err error) {
 	case errors.As(err, &refused) && refused.Code.Failed():
 		at.returnCode = codec.ReasonCode(refused.Code)
 	case a.sent:
-		at.unanswered = true
+		at.doubtful = true
 	}
 	at.tellReconnects(err)
 }

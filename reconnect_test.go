@@ -452,6 +452,27 @@ func TestServersInTurn(t *testing.T) {
 	})
 }
 
+// A server that is not the latest one may have a session from an earlier visit, which lacks newer subscriptions, also where the
+// client believes that it has the current one: the CONNACK was lost that said otherwise.
+func TestSubscriptionsOfOtherServer(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		one, two := mqtttest.NewBroker(t), mqtttest.NewBroker(t)
+		c := reconnectingAs(t, v, network{"test": one, "two": two}.dial, keptSession(v), mqtt.WithClientID("c"), mqtt.WithServers("two"))
+		_, err := c.Subscribe(t.Context(), "a")
+		noErr(t, err)
+		two.Fault(mqtttest.Fault{Packet: "CONNACK", Outbound: true, Times: 1, Drop: true, Cut: true})
+		one.Offline()
+		noErr(t, two.AwaitSubscription(t.Context(), "a"))
+		_, err = c.Subscribe(t.Context(), "b")
+		noErr(t, err)
+		one.Online()
+		two.Offline()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		noErr(t, one.AwaitSubscription(ctx, "b"))
+	})
+}
+
 // PROTOCOL 23 holds for servers that a function or a redirect leads to as well.
 func TestServersOfAttemptFunc(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -24,6 +24,7 @@ type supervisor struct {
 	redirect  *url.URL  // to try instead, once
 	tried     *url.URL  // by the latest attempt
 	served    []visit   // the latest to each address
+	latest    string    // address of the latest connection; "": there has been none
 	redirects int       // followed since the last stable connection
 	attempts  int       // to connect, since the last stable connection
 	failures  int       // of attempts and connections, since the last stable connection
@@ -116,7 +117,12 @@ func (s *supervisor) connect() error {
 		return err
 	}
 	c.auth.scheduleRenewal() // before anybody can re-authenticate: calls of the Authenticator do not overlap
-	s.note(visit{address(a.URL), c.attach(l, ack)})
+	at := address(a.URL)
+	if s.latest != "" && s.latest != at {
+		c.attempts.doubt()
+	}
+	s.note(visit{at, c.attach(l, ack)})
+	s.latest = at
 	return nil
 }
 
