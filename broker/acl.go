@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/petrel-mqtt/mqtt/internal/topic"
@@ -38,6 +39,10 @@ func readACL(path string) (*acl, error) {
 }
 
 func parseACL(content []byte) (*acl, error) {
+	content, err := unmarked(content)
+	if err != nil {
+		return nil, err
+	}
 	a := &acl{users: map[string][]rule{}}
 	user, n := "", 0
 	for line := range bytes.Lines(content) {
@@ -157,9 +162,8 @@ func (r rule) covers(c Client, access Access, name string) bool {
 	}
 	filter := r.filter
 	if r.substitution {
-		// A name with a wildcard in it must not widen the pattern, nor one with a / move its levels.
-		if strings.Contains(filter, "%u") && (c.Username == "" || strings.ContainsAny(c.Username, "+#/")) ||
-			strings.Contains(filter, "%c") && strings.ContainsAny(c.ID, "+#/") {
+		if strings.Contains(filter, "%u") && (c.Username == "" || !substitutable(c.Username)) ||
+			strings.Contains(filter, "%c") && !substitutable(c.ID) {
 			return r.deny
 		}
 		filter = strings.NewReplacer("%u", c.Username, "%c", c.ID).Replace(filter)
@@ -171,6 +175,25 @@ func (r rule) covers(c Client, access Access, name string) bool {
 		return overlap(filter, name)
 	}
 	return topic.Match(filter, name)
+}
+
+// substitutable reports whether a name may stand in a pattern: one with a wildcard in it would widen it, and one with a /
+// would move its levels, so that user a/b would have what is below b of user a.
+func substitutable(name string) bool { return !strings.ContainsAny(name, "+#/") }
+
+// namesUsers reports whether there is a rule that depends on a user name.
+func (a *acl) namesUsers() bool {
+	for user := range a.users {
+		if user != "" {
+			return true
+		}
+	}
+	return a.hasPattern("%u")
+}
+
+// hasPattern reports whether some pattern has this in it.
+func (a *acl) hasPattern(what string) bool {
+	return slices.ContainsFunc(a.patterns, func(r rule) bool { return strings.Contains(r.filter, what) })
 }
 
 // overlap reports whether some topic name matches both filters.

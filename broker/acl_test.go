@@ -3,8 +3,7 @@ package broker
 import "testing"
 
 func TestACL(t *testing.T) {
-	const file = `
-# Clients without a user name.
+	const file = "\ufeff" + `# Clients without a user name.
 topic read public/#
 topic $SYS/broker/uptime
 

@@ -3,9 +3,7 @@ package broker
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"slices"
@@ -53,7 +51,8 @@ func New(c Config, plugins ...Plugin) (*Broker, error) {
 	}
 	plugins = c.active(plugins)
 	authenticates := slices.ContainsFunc(plugins, func(p Plugin) bool { return p.Authenticate != nil })
-	if !c.Auth.AllowAnonymous && c.Auth.PasswordFile == "" && !authenticates {
+	identifies := slices.ContainsFunc(c.Listeners, func(l Listener) bool { return l.UseIdentityAsUsername })
+	if !c.Auth.AllowAnonymous && c.Auth.PasswordFile == "" && !authenticates && !identifies {
 		return nil, errors.New("auth: nobody could connect; give a password-file, or set allow-anonymous: true")
 	}
 	b := &Broker{config: c, plugins: plugins, log: c.Logger, patience: connectTimeout, finished: make(chan struct{})}
@@ -77,9 +76,7 @@ func (b *Broker) Start(ctx context.Context) error {
 	case b.ctx.Err() != nil:
 		return errors.New("broker: was shut down")
 	}
-	for _, w := range b.config.Warnings {
-		b.log.Warn(w)
-	}
+	b.warn(b.config.Warnings)
 	b.server = mochi.New(b.options())
 	err := b.start(ctx)
 	if err != nil {
@@ -165,11 +162,12 @@ func (b *Broker) abandon() {
 	for _, l := range b.listeners {
 		l.shut()
 	}
+	b.listeners = nil
 	b.server.Close()
 	b.stop.Do(func() { close(b.finished) })
 }
 
-// Addr returns the address of a listener, or nil if there is none of this name or the broker has not been started.
+// Addr returns the address of a listener, or nil if there is none of this name or the broker has not started.
 func (b *Broker) Addr(listener string) net.Addr {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -181,7 +179,8 @@ func (b *Broker) Addr(listener string) net.Addr {
 	return nil
 }
 
-// URLs returns where clients connect, for each listener in its order, as mqtt.NewClient takes it.
+// URLs returns where clients connect, for each listener in its order, as mqtt.NewClient takes it; none if the broker has
+// not started.
 func (b *Broker) URLs() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -216,68 +215,6 @@ func (b *Broker) Reload() error {
 // isOutdated reports whether a client came in by a password that is in force no more.
 func (b *Broker) isOutdated(c *conn) bool {
 	return c.user != "" && b.passwords.Load().hashOf(c.user) != c.hash
-}
-
-// Check reads the files that the configuration names, and returns the first mistake in them, a *FileError. It listens
-// nowhere, and leaves the persistence file alone.
-func (b *Broker) Check() error {
-	_, err := b.read()
-	return err
-}
-
-// FileError says that a file which the configuration names is missing or wrong. To start again will not help.
-type FileError struct{ Err error }
-
-func (e *FileError) Error() string { return e.Err.Error() }
-func (e *FileError) Unwrap() error { return e.Err }
-
-// files is what is read from those that the configuration names.
-type files struct {
-	passwords *Passwords
-	acl       *acl
-	tls       []*tls.Config // by listener
-}
-
-// load reads the files, and puts them into force if all are right.
-func (b *Broker) load() error {
-	f, err := b.read()
-	if err != nil {
-		return err
-	}
-	for i, l := range b.listeners {
-		l.tls.Store(f.tls[i])
-	}
-	b.passwords.Store(f.passwords)
-	b.door.forget()
-	b.acl.Store(f.acl)
-	return nil
-}
-
-func (b *Broker) read() (f files, err error) {
-	auth := b.config.Auth
-	if auth.PasswordFile != "" {
-		if f.passwords, err = ReadPasswords(auth.PasswordFile); err != nil {
-			return f, &FileError{fmt.Errorf("password-file: %w", err)}
-		}
-	}
-	switch {
-	case auth.Topics != nil:
-		f.acl = newACL(auth.Topics)
-	case auth.ACLFile != "":
-		if f.acl, err = readACL(auth.ACLFile); err != nil {
-			return f, &FileError{fmt.Errorf("acl-file: %w", err)}
-		}
-	}
-	for _, l := range b.config.Listeners {
-		var config *tls.Config
-		if l.SSL {
-			if config, err = serverTLS(l, b.log); err != nil {
-				return f, &FileError{err}
-			}
-		}
-		f.tls = append(f.tls, config)
-	}
-	return f, nil
 }
 
 // authorized asks the plugins, then the ACL.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,10 +47,11 @@ type Config struct {
 	Warnings []string
 }
 
-// Listener is an address at which clients connect.
+// Listener is an address at which clients connect. An empty host in Bind means all interfaces, by IPv4 and IPv6; 0.0.0.0 means
+// all of IPv4, and [::] all of IPv6.
 type Listener struct {
 	Name string
-	Bind string // host:port; port 0 takes a free one, and an empty host means all interfaces
+	Bind string // host:port; port 0 takes a free one. See below
 	Type string // "tcp", or "ws" for WebSocket
 
 	MaxConnections int // connections at a time; 0 means no limit
@@ -61,6 +64,19 @@ type Listener struct {
 	// against. A client need not have one, unless RequireCertificate is set.
 	CAFile, CAPath, CAData string
 	RequireCertificate     bool
+
+	// UseIdentityAsUsername makes the common name of the client's certificate the user name, instead of the one in CONNECT.
+	// No password is looked at. It needs RequireCertificate.
+	UseIdentityAsUsername bool
+
+	// RequireUsernameAsClientID refuses clients whose client identifier is not their user name. A client that leaves it to
+	// the broker to choose one gets the user name. So nobody takes over the session of another user, or what %c stands for
+	// in an ACL file.
+	RequireUsernameAsClientID bool
+
+	// Origins are the web sites whose pages may connect, such as "https://example.com"; nil means all. It is for WebSocket.
+	// Programs other than browsers name no origin, and may connect.
+	Origins []string
 
 	where string // where the configuration file has it
 }
@@ -137,7 +153,6 @@ func (c *Config) checkListeners() error {
 		return errors.New("listeners: there is none with a bind address; add one, or leave the section out for the default")
 	}
 	names := map[string]bool{}
-	binds := map[string]string{}
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
 		if err := l.check(); err != nil {
@@ -147,12 +162,30 @@ func (c *Config) checkListeners() error {
 			return l.errorf("there is another listener of this name; rename one")
 		}
 		names[l.Name] = true
-		if other, ok := binds[l.Bind]; ok && !strings.HasSuffix(l.Bind, ":0") {
-			return l.errorf("bind: %s is the address of listener %s; use another", l.Bind, other)
+		for _, other := range c.Listeners[:i] {
+			if l.excludes(&other) {
+				return l.errorf("bind: %s excludes %s of listener %s; use another port", l.Bind, other.Bind, other.Name)
+			}
 		}
-		binds[l.Bind] = l.Name
 	}
 	return nil
+}
+
+// excludes reports whether two listeners cannot both have their addresses, as far as addresses alone tell.
+func (l *Listener) excludes(other *Listener) bool {
+	a, port, _ := net.SplitHostPort(l.Bind)
+	b, otherPort, _ := net.SplitHostPort(other.Bind)
+	return port == otherPort && port != "0" && (a == b || holds(a, b) || holds(b, a))
+}
+
+// holds reports whether listening on all interfaces, as host says, includes listening on another address.
+func holds(host, other string) bool {
+	if host == "" {
+		return true
+	}
+	all, err := netip.ParseAddr(host)
+	one, otherErr := netip.ParseAddr(other)
+	return err == nil && otherErr == nil && all.IsUnspecified() && all.Is4() == one.Unmap().Is4()
 }
 
 // checkPlugins compares the names in the configuration with the plugins there are.
@@ -207,8 +240,17 @@ func (l *Listener) check() error {
 		return l.errorf("keyfile: ssl needs one beside the certfile")
 	case l.RequireCertificate && !l.SSL:
 		return l.errorf("require-certificate: needs ssl: on")
+	case l.UseIdentityAsUsername && !l.RequireCertificate:
+		return l.errorf("use-identity-as-username: needs require-certificate: on")
+	case l.Origins != nil && l.Type != "ws":
+		return l.errorf("origins: only browsers have one, and these need type: ws")
 	case l.RequireCertificate && l.CAFile == "" && l.CAPath == "" && l.CAData == "":
 		return l.errorf("require-certificate: needs a cafile, capath or cadata to check certificates against")
+	}
+	for _, origin := range l.Origins {
+		if u, err := url.Parse(origin); err != nil || u.Scheme == "" || u.Host == "" || u.Scheme+"://"+u.Host != origin {
+			return l.errorf("origins: %q is not of the form https://host or https://host:port", origin)
+		}
 	}
 	return l.checkBind()
 }
@@ -244,6 +286,19 @@ func (l *Listener) defaultPort() string {
 	default:
 		return "1883"
 	}
+}
+
+// network returns the network to listen in: each family has its own addresses.
+func (l *Listener) network() string {
+	host, _, _ := net.SplitHostPort(l.Bind)
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case err != nil || !ip.IsUnspecified():
+		return "tcp"
+	case ip.Is4():
+		return "tcp4"
+	}
+	return "tcp6"
 }
 
 // scheme returns the scheme of the URL that clients use.

@@ -97,8 +97,9 @@ func TestEveryKey(t *testing.T) {
 				Name: "encrypted", Bind: "localhost:8883", Type: "tcp", MaxConnections: 50000, SSL: true,
 				CAFile: "ca.pem", CAPath: "authorities", CAData: "-----BEGIN CERTIFICATE-----\n",
 				CertFile: "cert.pem", KeyFile: "key.pem", RequireCertificate: true,
+				UseIdentityAsUsername: true, RequireUsernameAsClientID: true,
 			},
-			{Name: "web", Bind: "[::1]:8080", Type: "ws", MaxConnections: 3},
+			{Name: "web", Bind: "[::1]:8080", Type: "ws", MaxConnections: 3, Origins: []string{"https://example.com", "http://localhost:8000"}},
 		},
 		Auth:                   Auth{PasswordFile: "passwd", ACLFile: "acl", Plugins: []string{"auth.file", "auth_anonymous"}, MaxFailedAttempts: 10},
 		TimeoutDisconnectDelay: 1500 * time.Millisecond,
@@ -165,6 +166,11 @@ func TestConfigDefaults(t *testing.T) {
 		{"anchors", "listeners: {a: &a {bind: 'h:1'}, b: {bind: 'h:2'}}\nauth: {plugins: &p [auth_file]}\nplugins: *p", func(c Config) bool {
 			return len(c.Plugins) == 1
 		}},
+		{"both families", "listeners: {a: {bind: '0.0.0.0:1'}, b: {bind: '[::]:1'}, c: {bind: '0.0.0.0:2'}, d: {bind: '[::1]:2'}}", func(c Config) bool {
+			return len(c.Listeners) == 4
+		}},
+		{"free ports", "listeners: {a: {bind: ':0'}, b: {bind: ':0'}}", func(c Config) bool { return len(c.Listeners) == 2 }},
+		{"byte order mark", "\ufefflisteners: {a: {bind: 'h:1'}}", func(c Config) bool { return c.Listeners[0].Name == "a" }},
 		{"certificate without ssl", "listeners: {a: {bind: 'h:1', certfile: c}}", func(c Config) bool {
 			return cmp.Equal(c.Warnings, []string{"line 1: listeners.a: has a certfile but no ssl: on, so it is not encrypted"})
 		}},
@@ -238,7 +244,7 @@ func TestBadConfigs(t *testing.T) {
 		{"listeners:\n  default: {type: tcp}", "listeners: there is none with a bind address; add one, or leave the section out for the default"},
 		{"listeners:\n  one: {type: tcp}", "line 2: listeners.one: bind: missing; give an address such as 127.0.0.1:1883"},
 		{"listeners:\n  default: {bind: 'h:1'}\n  one: {type: ws}", "line 3: listeners.one: bind: missing; give an address such as 127.0.0.1:1883"},
-		{"listeners: {a: {bind: 'h:1'}, b: {bind: 'h:1'}}", "line 1: listeners.b: bind: h:1 is the address of listener a; use another"},
+		{"listeners: {a: {bind: 'h:1'}, b: {bind: 'h:1'}}", "line 1: listeners.b: bind: h:1 excludes h:1 of listener a; use another port"},
 		{"listeners: {a: {bind: 'h:1:2'}}", `line 1: listeners.a: bind: "h:1:2" is not an address; write host:port, or [host]:port for IPv6`},
 		{"listeners: {a: {bind: 'h:mqtt'}}", `line 1: listeners.a: bind: "mqtt" is not a port; use a number from 0 to 65535`},
 		{"listeners: {a: {bind: 'h:65536'}}", `line 1: listeners.a: bind: "65536" is not a port; use a number from 0 to 65535`},
@@ -253,6 +259,13 @@ func TestBadConfigs(t *testing.T) {
 		{"timeout-disconnect-delay: -1", "timeout-disconnect-delay: must not be negative"},
 		{"max-packet-size: 0", "max-packet-size: must be from 1 to 268435455 bytes"},
 		{"max-queued-messages: 40000", "max-queued-messages: must be from 1 to 32767"},
+		{"listeners: {a: {bind: '0.0.0.0:1'}, b: {bind: ':1'}}", "line 1: listeners.b: bind: :1 excludes 0.0.0.0:1 of listener a; use another port"},
+		{"listeners: {a: {bind: '[::1]:1'}, b: {bind: '[::]:1'}}", "line 1: listeners.b: bind: [::]:1 excludes [::1]:1 of listener a; use another port"},
+		{listener("use-identity-as-username: on"), "line 2: listeners.one: use-identity-as-username: needs require-certificate: on"},
+		{listener("use-username-as-clientid: on"), "line 4: listeners.one.use-username-as-clientid: unknown key; the nearest is require-username-as-clientid"},
+		{listener("origins: ['https://example.com']"), "line 2: listeners.one: origins: only browsers have one, and these need type: ws"},
+		{"listeners: {one: {bind: 'h:1', type: ws, origins: [example.com]}}", `line 1: listeners.one: origins: "example.com" is not of the form https://host or https://host:port`},
+		{"listeners: {one: {bind: 'h:1', type: ws, origins: ['https://example.com/']}}", `line 1: listeners.one: origins: "https://example.com/" is not of the form https://host or https://host:port`},
 		{"auth: {max-failed-attempts: -1}", "auth.max-failed-attempts: must be from 0, which means no limit, to 1000000"},
 		{"auth: {allow-anonymous: false}", "auth: nobody could connect; give a password-file, or set allow-anonymous: true"},
 		{"auth: {acl-file: a}\ntopic-check: {enabled: true}", "auth: acl-file and topic-check exclude each other; keep one"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -86,17 +87,18 @@ func TestDoorHasPlaces(t *testing.T) {
 		}
 		answers := make([]answer, 5*most)
 		began := time.Now()
+		var all sync.WaitGroup
 		for i := range answers {
-			go func() {
+			all.Go(func() {
 				code := d.check(t.Context(), p, "alice", fmt.Append(nil, i), nil)
 				answers[i] = answer{code, time.Since(began)}
-			}()
+			})
 			synctest.Wait()
 			if got, want := int(hashed.Load()), min(i+1, most); got != want {
 				t.Errorf("%d hash, want %d", got, want)
 			}
 		}
-		time.Sleep(time.Minute)
+		all.Wait()
 		for i, got := range answers {
 			want := answer{codec.BadUserNameOrPassword, time.Duration(i/most+1) * 3 * time.Second}
 			if i/most == 4 {

@@ -2,8 +2,20 @@ package broker
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/gorilla/websocket"
+
+	"github.com/petrel-mqtt/mqtt"
 	"github.com/petrel-mqtt/mqtt/codec"
 )
 
@@ -20,6 +32,13 @@ func withPasswords(t *testing.T, users ...string) Config {
 	c := onLoopback()
 	c.Auth = Auth{PasswordFile: writeFile(t, t.TempDir()+"/passwd", p.String())}
 	return c
+}
+
+// user is the CONNECT of somebody whose password is the name.
+func user(id, name string) *codec.Connect {
+	return &codec.Connect{
+		ClientID: id, CleanStart: true, Username: name, HasUsername: name != "", Password: []byte(name), HasPassword: name != "",
+	}
 }
 
 // After too many wrong passwords from an address not even the right one is looked at.
@@ -39,14 +58,314 @@ func TestMaxFailedAttempts(t *testing.T) {
 			password string
 			want     codec.ReasonCode
 		}{{"x", c.wrong}, {"alice", codec.Success}, {"x", c.wrong}, {"alice", c.limited}} {
-			p, ack := join(t, b, c.version, &codec.Connect{
-				ClientID: "x", CleanStart: true, Username: "alice", HasUsername: true, Password: []byte(try.password), HasPassword: true,
-			})
+			connect := user("x", "alice")
+			connect.Password = []byte(try.password)
+			p, ack := join(t, b, c.version, connect)
 			if ack.Code != try.want {
 				t.Errorf("%v, attempt %d: %v, want %v", c.version, i, ack.Code, try.want)
 			}
 			p.conn.Close()
 		}
 		check(t, b.Shutdown(context.Background()))
+	}
+}
+
+// warningsOf calls f with a broker whose log it returns, without times.
+func warningsOf(t *testing.T, c Config, f func(*Broker) error, plugins ...Plugin) ([]string, error) {
+	t.Helper()
+	var log lockedBuffer
+	c.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key != slog.MessageKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+	b, err := New(c, plugins...)
+	check(t, err)
+	err = f(b)
+	check(t, b.Shutdown(t.Context()))
+	var lines []string
+	for line := range strings.Lines(log.String()) {
+		lines = append(lines, strings.Trim(strings.TrimPrefix(strings.TrimSpace(line), "msg="), `"`))
+	}
+	return lines, err
+}
+
+// Check says what a start does, and a start what Check says.
+func TestCheckSaysWhatStartDoes(t *testing.T) {
+	certs := makeCertificates(t, t.TempDir())
+	acl := func(text string) string { return writeFile(t, filepath.Join(t.TempDir(), "acl"), text) }
+	slashed := withPasswords(t, "site/7", "alice", "site/8").Auth.PasswordFile
+	const (
+		unchecked = "auth: there are rules for user names, which nobody checks without a password-file: every client can take any of them"
+		slash     = `auth: no pattern with %u allows user \"site/7\" anything, because of the +, # or / in the name; give this user topic lines`
+	)
+	for _, c := range []struct {
+		name    string
+		change  func(*Config)
+		plugins []Plugin
+		want    []string
+	}{
+		{"nothing", func(*Config) {}, nil, nil},
+		{"the file's own", func(c *Config) { c.Warnings = []string{"hm"} }, nil, []string{"hm"}},
+		{"rules for users", func(c *Config) { c.Auth.ACLFile = acl("user alice\ntopic a") }, nil, []string{unchecked}},
+		{"rules by users", func(c *Config) { c.Auth.ACLFile = acl("pattern %u") }, nil, []string{unchecked}},
+		{"topic-check", func(c *Config) { c.Auth.Topics = &TopicCheck{Publish: map[string][]string{"alice": {"a"}}} }, nil, []string{unchecked}},
+		{"rules for anonymous", func(c *Config) { c.Auth.ACLFile = acl("topic a\npattern b/%c") }, nil, nil},
+		{"a plugin", func(c *Config) { c.Auth.ACLFile = acl("user alice\ntopic a") }, []Plugin{{
+			Name: "p", Authenticate: func(context.Context, Client, []byte) Decision { return Deny },
+		}}, nil},
+		{"certificates", func(c *Config) {
+			c.Auth.ACLFile = acl("user alice\ntopic a")
+			l := &c.Listeners[0]
+			l.SSL, l.CertFile, l.KeyFile, l.CAFile, l.RequireCertificate, l.UseIdentityAsUsername = true, certs.cert, certs.key, certs.ca, true, true
+		}, nil, nil},
+		{"passwords", func(c *Config) { c.Auth = Auth{PasswordFile: slashed, ACLFile: acl("user alice\ntopic a\npattern %c")} }, nil, nil},
+		{"a slash", func(c *Config) { c.Auth = Auth{PasswordFile: slashed, ACLFile: acl("pattern %u/#")} }, nil, []string{slash}},
+		{"no folder of authorities", func(c *Config) {
+			l := &c.Listeners[0]
+			l.SSL, l.CertFile, l.KeyFile, l.CAPath = true, certs.cert, certs.key, "none"
+		}, nil, []string{"capath is left out"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := onLoopback()
+			c.change(&config)
+			for name, f := range map[string]func(*Broker) error{
+				"check": (*Broker).Check,
+				"start": func(b *Broker) error { return b.Start(t.Context()) },
+			} {
+				got, err := warningsOf(t, config, f, c.plugins...)
+				if err != nil || !slices.Equal(got, c.want) {
+					t.Errorf("%s: got %q, %v, want %q", name, got, err, c.want)
+				}
+			}
+		})
+	}
+}
+
+// What keeps a start from success is found by Check, unless it is that the same broker runs.
+func TestCheckFindsWhatStartDoes(t *testing.T) {
+	dir := t.TempDir()
+	file := writeFile(t, dir+"/file", "")
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	defer busy.Close()
+	for _, c := range []struct {
+		change  func(*Config)
+		want    string // "" if all is well
+		warning string
+	}{
+		{func(c *Config) { c.Listeners[0].Bind = busy.Addr().String() }, "", "the address is taken, which is right if this broker runs"},
+		{func(c *Config) { c.Listeners[0].Bind = "192.0.2.1:1883" }, "bind: cannot listen on 192.0.2.1:1883: is it an address of this machine?", ""},
+		{func(c *Config) { c.PersistenceFile = dir + "/none/db" }, "persistence-file: stat " + dir + "/none: no such file", ""},
+		{func(c *Config) { c.PersistenceFile = file + "/db" }, "persistence-file: ", ""},
+		{func(c *Config) { c.PersistenceFile = dir + "/db" }, "", ""},
+		{func(c *Config) { c.Auth.PasswordFile = dir + "/none" }, "password-file: open ", ""},
+	} {
+		config := onLoopback()
+		c.change(&config)
+		warnings, err := warningsOf(t, config, (*Broker).Check)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) || strings.Join(warnings, "\n") != c.warning {
+			t.Errorf("got %v and %q, want %q and %q", err, warnings, c.want, c.warning)
+		}
+	}
+	if left, err := filepath.Glob(dir + "/db*"); err != nil || left != nil {
+		t.Errorf("Check leaves %q", left)
+	}
+}
+
+// A broker that has not started is nowhere.
+func TestStartThatFailedHasNoAddress(t *testing.T) {
+	c := onLoopback()
+	c.Auth.PasswordFile = t.TempDir() + "/none"
+	b, err := New(c)
+	check(t, err)
+	if b.Start(t.Context()) == nil {
+		t.Fatal("starts without its password file")
+	}
+	if urls, addr := b.URLs(), b.Addr("default"); urls != nil || addr != nil {
+		t.Errorf("URLs %q, address %v", urls, addr)
+	}
+}
+
+// Each family has its own addresses, so that both can be had on one port.
+func TestBothFamilies(t *testing.T) {
+	switch s, err := net.Listen("tcp", "[::1]:0"); {
+	case err == nil:
+		s.Close()
+	case os.Getenv("CI") == "":
+		t.Skipf("there is no IPv6 here: %v", err)
+	default:
+		t.Fatalf("there is no IPv6 here: %v", err)
+	}
+	four, six := "127.0.0.1", "::1"
+	for _, c := range []struct {
+		hosts  []string
+		reach  []string
+		refuse []string
+	}{
+		{[]string{"0.0.0.0"}, []string{four}, []string{six}},
+		{[]string{"::"}, []string{six}, []string{four}},
+		{[]string{""}, []string{four, six}, nil},
+		{[]string{"0.0.0.0", "::"}, []string{four, six}, nil},
+	} {
+		config := onLoopback()
+		config.Listeners = nil
+		port := "0"
+		for try := 0; ; try++ { // another program may have the port of the other family
+			config.Listeners = nil
+			for i, host := range c.hosts {
+				config.Listeners = append(config.Listeners, Listener{Name: fmt.Sprint(i), Type: "tcp", Bind: net.JoinHostPort(host, port)})
+			}
+			b, err := New(config)
+			check(t, err)
+			if err := b.Start(t.Context()); err != nil {
+				if port = "0"; try == 10 {
+					t.Fatal(err)
+				}
+				continue
+			}
+			_, taken, _ := net.SplitHostPort(b.Addr("0").String())
+			if len(c.hosts) == 2 && port == "0" { // both shall have the same one
+				check(t, b.Shutdown(t.Context()))
+				port = taken
+				continue
+			}
+			port = taken
+			defer b.Shutdown(context.Background())
+			break
+		}
+		dialable := func(host string) bool {
+			conn, err := net.Dial("tcp", net.JoinHostPort(host, port))
+			if err == nil {
+				conn.Close()
+			}
+			return err == nil
+		}
+		for _, host := range c.reach {
+			if !dialable(host) {
+				t.Errorf("%q does not listen on %s", c.hosts, host)
+			}
+		}
+		for _, host := range c.refuse {
+			if dialable(host) {
+				t.Errorf("%q listens on %s", c.hosts, host)
+			}
+		}
+	}
+}
+
+// The client identifier is the user name where the listener wants it.
+func TestRequireUsernameAsClientID(t *testing.T) {
+	t.Parallel()
+	config := withPasswords(t, "alice", "bob")
+	config.Auth.AllowAnonymous = true
+	config.Listeners[0].RequireUsernameAsClientID = true
+	b := start(t, config)
+	for _, c := range []struct {
+		id, user string
+		want     codec.ReasonCode
+		assigned string
+	}{
+		{"alice", "alice", codec.Success, ""},
+		{"", "alice", codec.Success, "alice"},
+		{"bob", "alice", codec.ClientIdentifierNotValid, ""},
+		{"alice", "", codec.ClientIdentifierNotValid, ""},
+		{"", "", codec.ClientIdentifierNotValid, ""},
+	} {
+		for _, v := range []codec.Version{codec.V5, codec.V311} {
+			p, ack := join(t, b, v, user(c.id, c.user))
+			want, assigned := c.want, c.assigned
+			if v == codec.V311 {
+				want, assigned = codec.FromReturnCode(want.ReturnCode()), ""
+			}
+			if ack.Code != want || ack.Properties.AssignedClientID != assigned {
+				t.Errorf("%v, id %q, user %q: %v, %q", v, c.id, c.user, ack.Code, ack.Properties.AssignedClientID)
+			}
+			p.conn.Close()
+		}
+	}
+}
+
+// Who has a certificate is who it says, and needs no password.
+func TestUseIdentityAsUsername(t *testing.T) {
+	t.Parallel()
+	certs := makeCertificates(t, t.TempDir())
+	config := withPasswords(t, "alice")
+	l := &config.Listeners[0]
+	l.SSL, l.CertFile, l.KeyFile, l.CAFile, l.RequireCertificate, l.UseIdentityAsUsername = true, certs.cert, certs.key, certs.ca, true, true
+	config.Auth.ACLFile = writeFile(t, t.TempDir()+"/acl", "pattern readwrite of/%u/#\n")
+	connected := make(chan Client, 1)
+	b := start(t, config, Plugin{Name: "see", Connected: func(c Client) { connected <- c }})
+	ctx := within(t, 10*time.Second)
+	c, err := mqtt.NewClient(ctx, b.URLs()[0], mqtt.WithTLS(certs.client(t, true)), mqtt.WithCredentials("alice", "wrong"))
+	check(t, err)
+	defer c.Close()
+	who := <-connected
+	if want := who.TLS.PeerCertificates[0].Subject.CommonName; who.Username != want || want == "" {
+		t.Errorf("user %q, want %q", who.Username, want)
+	}
+	check(t, c.Publish(ctx, "of/"+who.Username+"/x", nil, mqtt.AtLeastOnce))
+	if err := c.Publish(ctx, "of/alice/x", nil, mqtt.AtLeastOnce); err == nil {
+		t.Error("the user name of CONNECT counts")
+	}
+}
+
+// A web page connects if its site may. Programs, which name none, may.
+func TestOrigins(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		origins []string
+		from    string
+		want    bool
+	}{
+		{nil, "https://evil.example", true},
+		{nil, "", true},
+		{[]string{"https://example.com"}, "", true},
+		{[]string{"https://other.example", "https://example.com"}, "https://example.com", true},
+		{[]string{"https://example.com"}, "https://EXAMPLE.com", true},
+		{[]string{"https://example.com"}, "http://example.com", false},
+		{[]string{"https://example.com"}, "https://example.com:8443", false},
+		{[]string{"https://example.com"}, "https://evil.example", false},
+		{[]string{"https://example.com"}, "null", false},
+		{[]string{}, "https://example.com", false},
+	} {
+		config := onLoopback()
+		config.Listeners[0].Type, config.Listeners[0].Origins = "ws", c.origins
+		b := start(t, config)
+		header := http.Header{}
+		if c.from != "" {
+			header.Set("Origin", c.from)
+		}
+		ws, resp, err := (&websocket.Dialer{Subprotocols: []string{"mqtt"}}).Dial(b.URLs()[0], header)
+		switch {
+		case (err == nil) != c.want:
+			t.Errorf("%q from %s: %v", c.origins, c.from, err)
+		case err == nil:
+			ws.Close()
+		case resp.StatusCode != http.StatusForbidden:
+			t.Errorf("status %d", resp.StatusCode)
+		}
+	}
+}
+
+// The sub-protocol is one that the client knows. [MQTT-6.0.0-4]
+func TestSubprotocols(t *testing.T) {
+	t.Parallel()
+	config := onLoopback()
+	config.Listeners[0].Type = "ws"
+	b := start(t, config)
+	for _, c := range []struct {
+		offers []string
+		want   string
+	}{
+		{[]string{"mqtt"}, "mqtt"}, {[]string{"mqttv3.1"}, "mqttv3.1"}, {[]string{"mqttv3.1", "mqtt"}, "mqtt"}, {[]string{"foo", "mqtt"}, "mqtt"}, {nil, ""},
+	} {
+		ws, _, err := (&websocket.Dialer{Subprotocols: c.offers}).Dial(b.URLs()[0], nil)
+		check(t, err)
+		if got := ws.Subprotocol(); got != c.want {
+			t.Errorf("%q: %q", c.offers, got)
+		}
+		ws.Close()
 	}
 }

@@ -51,7 +51,7 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 		Remote:   c.RemoteAddr(),
 		TLS:      c.tlsState(),
 	}
-	if code := h.admit(c, pk); code != packets.CodeSuccess {
+	if code := h.admit(cl, c, pk); code != packets.CodeSuccess {
 		h.b.log.Info("client refused", "client", c.client, "reason", code.Reason)
 		cl.WritePacket(packets.Packet{
 			FixedHeader: packets.FixedHeader{Type: packets.Connack},
@@ -65,7 +65,7 @@ func (h *hook) OnConnect(cl *mochi.Client, pk packets.Packet) error {
 }
 
 // admit returns why the client may not connect, or CodeSuccess.
-func (h *hook) admit(c *conn, pk packets.Packet) packets.Code {
+func (h *hook) admit(cl *mochi.Client, c *conn, pk packets.Packet) packets.Code {
 	will := pk.Connect.WillTopic
 	switch {
 	case c.socket.surplus:
@@ -74,6 +74,13 @@ func (h *hook) admit(c *conn, pk packets.Packet) packets.Code {
 		return packets.ErrBadAuthenticationMethod // [MQTT-4.12.0-1]
 	case pk.Connect.WillFlag && topic.CheckName(will) != nil:
 		return packets.ErrTopicNameInvalid
+	}
+	if code := c.listener.config.identify(&c.client, pk.Connect.ClientIdentifier == ""); code != codec.Success {
+		return packets.Code{Code: byte(code), Reason: code.String()}
+	}
+	cl.ID = c.client.ID
+	if pk.Connect.ClientIdentifier == "" {
+		cl.Properties.Props.AssignedClientID = cl.ID
 	}
 	if code := h.authenticate(c, pk.Connect); code != packets.CodeSuccess {
 		return code
@@ -103,6 +110,8 @@ func (h *hook) authenticate(c *conn, connect packets.ConnectParams) packets.Code
 		return packets.CodeSuccess
 	case decision == Deny:
 		return packets.ErrBadUsernameOrPassword
+	case c.listener.config.UseIdentityAsUsername:
+		return packets.CodeSuccess // by the certificate
 	case c.client.Username == "" && h.b.config.Auth.AllowAnonymous:
 		return packets.CodeSuccess
 	case c.client.Username == "":

@@ -52,7 +52,7 @@ func listen(ctx context.Context, config Listener, log *slog.Logger, patience tim
 	l := &listener{
 		config: config, log: log, patience: patience, sockets: map[*socket]struct{}{}, stop: make(chan struct{}),
 	}
-	s, err := new(net.ListenConfig).Listen(ctx, "tcp", config.Bind)
+	s, err := new(net.ListenConfig).Listen(ctx, config.network(), config.Bind)
 	if err != nil {
 		return nil, listenError(config, err)
 	}
@@ -156,8 +156,8 @@ func (l *listener) serveConn(establish listeners.EstablishFn, s *socket, c net.C
 // serveWebSocket accepts connections and upgrades them.
 func (l *listener) serveWebSocket(establish listeners.EstablishFn) {
 	upgrader := websocket.Upgrader{
-		Subprotocols: []string{"mqtt"},                         // [MQTT-6.0.0-4]
-		CheckOrigin:  func(*http.Request) bool { return true }, // MQTT has credentials of its own, no cookies
+		Subprotocols: []string{"mqtt", "mqttv3.1"}, // [MQTT-6.0.0-4]; old clients offer the second one alone
+		CheckOrigin:  l.config.admitsOrigin,
 	}
 	server := &http.Server{
 		ReadHeaderTimeout: l.patience,

@@ -235,6 +235,10 @@ func (p *parser) listener(l *Listener, name string, v value) error {
 		"certfile":            text(&l.CertFile),
 		"keyfile":             text(&l.KeyFile),
 		"require-certificate": boolean(&l.RequireCertificate),
+		"origins":             list(&l.Origins),
+
+		"use-identity-as-username":     boolean(&l.UseIdentityAsUsername),
+		"require-username-as-clientid": boolean(&l.RequireUsernameAsClientID),
 	})
 	if l.CertFile != inherited && !l.SSL && name != "default" {
 		p.warn(v, "has a certfile but no ssl: on, so it is not encrypted")

@@ -54,7 +54,7 @@ as when another program has the address.`,
 	g := newGroup("Broker")
 	g.StringVarP(&s.configFile, "config", "c", "", "read this YAML `FILE`")
 	g.StringArrayVar(&s.bind, "bind", nil, "listen at this `ADDRESS`, as in 0.0.0.0:1883 (repeat); not with -c")
-	g.BoolVar(&s.check, "check", false, "only check the configuration")
+	g.BoolVar(&s.check, "check", false, "only check the configuration, its files and addresses")
 	g.addTo(cmd)
 	s.log.group().addTo(cmd)
 	return cmd

@@ -174,6 +174,10 @@ func TestBrokerFlags(t *testing.T) {
 		{"broker -c " + file("auth: {acl-file: broker_test.go}"), exitUsage, "", "acl-file: broker_test.go: line 1: "},
 		{"broker -c " + file("persistence-file: testdata/none/file"), exitUsage, "", "persistence-file: open testdata/none/file: no such"},
 		{"broker -c " + file("listeners: {a: {bind: '127.0.0.1:0', ssl: on, certfile: testdata/none, keyfile: k}}"), exitUsage, "", ".yaml: line 1: listeners.a: certfile and keyfile: open testdata/none"},
+		{"broker --check --bind 192.0.2.1:1883", exitFailed, "", "is it an address of this machine?"},
+		{"broker --check --bind " + busy.Addr().String(), exitOK, "", "the address is taken, which is right if this broker runs"},
+		{"broker --check -c " + file("auth: {acl-file: testdata/acl}"), exitOK, "", "there are rules for user names, which nobody checks without a password-file"},
+		{"broker --check -c " + file("listeners: {default: {bind: '127.0.0.1:0', x: {bind: '1.2.3.4'}}}"), exitOK, "", "a listener inside of another is ignored"},
 		{"broker --bind " + busy.Addr().String(), exitFailed, "", "another program listens there; stop it, or bind another port"},
 	} {
 		r := run(t.Context(), nil, "", strings.Fields(c.args)...)
