@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"strings"
@@ -279,7 +281,7 @@ func (h *hook) OnPacketRead(cl *mochi.Client, pk packets.Packet) (packets.Packet
 	if !ok || c.isClosed() {
 		return pk, packets.ErrRejectPacket
 	}
-	h.trace("packet in", cl, pk, pk.FixedHeader.Remaining)
+	h.trace("packet in", cl, pk)
 	c.in(cl, &pk)
 	return pk, nil
 }
@@ -296,17 +298,18 @@ func (h *hook) OnPacketEncode(cl *mochi.Client, pk packets.Packet) packets.Packe
 	return pk
 }
 
-// OnPacketSent runs where OnPacketEncode does.
-func (h *hook) OnPacketSent(cl *mochi.Client, pk packets.Packet, b []byte) {
-	h.trace("packet out", cl, pk, len(b))
+// OnPacketSent runs where OnPacketEncode does. Nothing is left of the bytes.
+func (h *hook) OnPacketSent(cl *mochi.Client, pk packets.Packet, _ []byte) {
+	h.trace("packet out", cl, pk)
 }
 
 // trace logs a packet.
-func (h *hook) trace(what string, cl *mochi.Client, pk packets.Packet, size int) {
+func (h *hook) trace(what string, cl *mochi.Client, pk packets.Packet) {
 	if !h.b.log.Enabled(context.Background(), slog.LevelDebug) {
 		return
 	}
-	attrs := []any{"type", packets.PacketNames[pk.FixedHeader.Type], "client", cl.ID, "size", size}
+	attrs := []any{"type", packets.PacketNames[pk.FixedHeader.Type], "client", cmp.Or(cl.ID, pk.Connect.ClientIdentifier),
+		"size", packetSize(pk.FixedHeader.Remaining)}
 	if pk.PacketID != 0 {
 		attrs = append(attrs, "id", pk.PacketID)
 	}
@@ -317,10 +320,48 @@ func (h *hook) trace(what string, cl *mochi.Client, pk packets.Packet, size int)
 	for _, s := range pk.Filters {
 		attrs = append(attrs, "filter", s.Filter, "qos", s.Qos)
 	}
-	if pk.ReasonCode != 0 {
-		attrs = append(attrs, "reason", pk.ReasonCode)
+	if codes := reasons(&pk); codes != "" {
+		attrs = append(attrs, "reason", codes)
 	}
 	h.b.log.Debug(what, attrs...)
+}
+
+// packetSize is the size of a packet whose remaining length is n.
+func packetSize(n int) int {
+	size := 2 + n
+	for ; n > 127; n >>= 7 {
+		size++
+	}
+	return size
+}
+
+// reasons are the reason codes that a packet has on the wire, unless it has one that says success.
+func reasons(pk *packets.Packet) string {
+	codes := []byte{pk.ReasonCode}
+	switch pk.FixedHeader.Type {
+	case packets.Connack:
+	case packets.Suback:
+		codes = pk.ReasonCodes
+	case packets.Unsuback:
+		codes = pk.ReasonCodes
+		if pk.ProtocolVersion < 5 {
+			return ""
+		}
+	case packets.Puback, packets.Pubrec, packets.Pubrel, packets.Pubcomp:
+		if pk.FixedHeader.Remaining <= 2 { // the packet identifier alone
+			return ""
+		}
+	case packets.Disconnect, packets.Auth:
+		if pk.FixedHeader.Remaining == 0 {
+			return ""
+		}
+	default:
+		return ""
+	}
+	if len(codes) == 1 && codes[0] == 0 {
+		return ""
+	}
+	return fmt.Sprintf("% X", codes)
 }
 
 // isSys reports whether a topic belongs to the server.

@@ -43,7 +43,7 @@ var bad = []string{
 	"pub -t a -m x --host h --url mqtt://h", "pub -t a -m x --host mqtt://h", "pub -t a -m x --host h --port 0x",
 	"pub -t a -m x --port 70000", "pub -t a -m x -k -1", "pub -t a -m x -k 70000", "pub -t a -m x -k 1.5",
 	"pub -t a -m x --connect-timeout 0", "pub -t a -m x --ping-delay -1", "pub -t a -m x --receive-maximum 70000",
-	"pub -t a -m x --maximum-packet-size 300MB", "pub -t a -m x --reconnect-delay 0", "pub -t a -m x --reconnect-retries many",
+	"pub -t a -m x --maximum-packet-size 300MB", "pub -t a -m x --reconnect-delay 0", "pub -t a -m x --retry-refused --reconnect-retries 0", "pub -t a -m x --reconnect-retries many",
 	"pub -m x -t a --url mqtt://s3cret/t@h", "pub -h -t a -m x", "pub -t a -m x -h h --unix /s", "pub -t a -m x --unix /s --bind 127.0.0.1",
 	"pub -t a -m x --protocol http", "pub -t a -m x --url mqtt://h --protocol ws", "pub -t a -m x -l wss",
 	// other tools' habits

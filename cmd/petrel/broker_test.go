@@ -191,3 +191,20 @@ func TestBrokerFlags(t *testing.T) {
 	}
 	b.await(`"packet in","type":"Publish"`)
 }
+
+// -d tells sizes and reason codes as they are on the wire.
+func TestBrokerDebug(t *testing.T) {
+	b := startBroker(t, "--bind", "127.0.0.1:0", "-d")
+	for _, line := range []string{"pub -t nobody -m x -q 1 -i five", "sub -t a/# -q 1 -U b -E -i five", "sub -t a -t b -q 1 -q 2 -E -V 3.1.1 -i four"} {
+		if r := run(t.Context(), nil, "", append(words(line), "--url", b.url)...); r.code != exitOK {
+			t.Fatalf("%s: %+v", line, r)
+		}
+	}
+	for _, want := range []string{
+		`in type=Connect client=five size=\d\d`, `out type=Connack client=five size=\d\d?$`, `in type=Publish client=five size=17 id=1`,
+		`out type=Puback client=five size=\d id=1$`, `in type=Unsubscribe`, `out type=Unsuback client=five size=6 id=\d reason=11$`,
+		`out type=Suback client=five size=6 id=\d reason=01$`, `out type=Connack client=four size=4$`, `out type=Suback client=four size=6 id=\d+ reason="01 02"$`,
+	} {
+		b.await(want)
+	}
+}

@@ -222,7 +222,7 @@ func (i *identityFlags) group() *group {
 	g.StringVarP(&i.idPrefix, "id-prefix", "I", "", "`PREFIX` of a client identifier that ends with process id and host")
 	g.StringVarP(&i.username, "username", "u", "", "user `NAME`")
 	g.StringVarP(&i.password, "password", "P", "", "`PASSWORD`; others can see it here, so better use PETREL_PASSWORD or the next flag")
-	g.StringVar(&i.passwordFile, "password-file", "", "`FILE` whose first line is the password")
+	g.StringVar(&i.passwordFile, "password-file", "", "`FILE` whose first line is the password; read at every attempt to connect")
 	g.Var(&i.auth, "auth", "authenticate with this method, which does not send the password")
 	g.only5("auth")
 	return g
@@ -245,37 +245,65 @@ func (i *identityFlags) id(given bool, command string) string {
 }
 
 func (i *identityFlags) options(o *options, given func(string) bool, server string) error {
-	password, hasPassword := i.password, given("password")
-	if i.passwordFile != "" {
-		text, err := os.ReadFile(i.passwordFile)
-		if err != nil {
-			return usagef("--password-file: %w", err)
-		}
-		line, _, _ := strings.Cut(string(text), "\n")
-		password, hasPassword = strings.TrimSuffix(line, "\r"), true
-	}
-	username := i.username
-	if u, err := url.Parse(server); err == nil && u.User != nil {
-		if !given("username") {
-			username = u.User.Username()
-		}
-		if inURL, found := u.User.Password(); found && !hasPassword && !given("username") {
+	username, password, hasPassword := i.username, i.password, given("password")
+	if u, err := url.Parse(server); err == nil && u.User != nil && !given("username") {
+		username = u.User.Username()
+		if inURL, found := u.User.Password(); found && !hasPassword {
 			password, hasPassword = inURL, true
 		}
 	}
+	if i.passwordFile != "" {
+		if _, err := firstLine(i.passwordFile); err != nil {
+			return usagef("--password-file: %w", err)
+		}
+	}
 	switch {
-	case i.auth.word != "" && (username == "" || !hasPassword):
+	case i.auth.word != "" && (username == "" || !hasPassword && i.passwordFile == ""):
 		return usagef("--auth needs a user name (-u) and a password (-P, PETREL_PASSWORD or --password-file)")
-	case i.auth.word == "scram-sha-256":
-		o.add5(mqtt.WithAuthenticator(scram.SHA256(username, password)))
-	case i.auth.word == "scram-sha-512":
-		o.add5(mqtt.WithAuthenticator(scram.SHA512(username, password)))
+	case i.auth.word != "":
+		o.add5(mqtt.WithAuthenticator(&authenticator{flags: i, username: username, password: password}))
+	case i.passwordFile != "":
+		o.add(mqtt.WithCredentialsFunc(func(context.Context) (string, string, error) {
+			password, err := firstLine(i.passwordFile)
+			return username, password, err
+		}))
 	case hasPassword:
 		o.add(mqtt.WithCredentials(username, password))
 	case given("username"):
 		o.add(mqtt.WithUsername(username))
 	}
 	return nil
+}
+
+// firstLine reads the first line of a file.
+func firstLine(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	line, _, _ := strings.Cut(string(text), "\n")
+	return strings.TrimSuffix(line, "\r"), err
+}
+
+// authenticator is that of --auth, with the password that the file has at each attempt.
+type authenticator struct {
+	mqtt.Authenticator // of the latest exchange
+	flags              *identityFlags
+	username, password string
+}
+
+func (a *authenticator) Method() string { return strings.ToUpper(a.flags.auth.word) }
+
+func (a *authenticator) Start(ctx context.Context) ([]byte, error) {
+	if a.flags.passwordFile != "" {
+		var err error
+		if a.password, err = firstLine(a.flags.passwordFile); err != nil {
+			return nil, err
+		}
+	}
+	method := scram.SHA256
+	if a.flags.auth.word == "scram-sha-512" {
+		method = scram.SHA512
+	}
+	a.Authenticator = method(a.username, a.password)
+	return a.Authenticator.Start(ctx)
 }
 
 // sessionFlags say how long the server keeps the client's session.
@@ -363,6 +391,7 @@ type reconnectFlags struct {
 	retries      int
 	delay, most  seconds
 	connectRetry bool
+	stubborn     bool
 }
 
 func (r *reconnectFlags) group() *group {
@@ -373,6 +402,7 @@ func (r *reconnectFlags) group() *group {
 	g.Var(&r.delay, "reconnect-delay", "the longest first wait between attempts, which doubles")
 	g.Var(&r.most, "reconnect-max-interval", "the longest wait between attempts")
 	g.BoolVar(&r.connectRetry, "connect-retry", false, "wait for a server that is not there at the start")
+	g.BoolVar(&r.stubborn, "retry-refused", false, "go on trying after a refusal that would come again, such as \"not authorized\"")
 	return g
 }
 
@@ -384,14 +414,21 @@ func (r *reconnectFlags) options(o *options) error {
 		o.add(mqtt.WithConnectRetry())
 	}
 	if !r.on || r.retries == 0 {
+		if r.stubborn {
+			return usagef("--retry-refused needs --reconnect, and --reconnect-retries other than 0")
+		}
 		o.add(mqtt.WithoutReconnect())
 		return nil
 	}
-	o.add(mqtt.WithReconnect(mqtt.ReconnectPolicy{
+	policy := mqtt.ReconnectPolicy{
 		InitialDelay: time.Duration(min(r.delay, r.most)),
 		MaxDelay:     time.Duration(r.most),
 		MaxAttempts:  max(0, r.retries),
-	}))
+	}
+	if r.stubborn {
+		policy.Decide = func(_ context.Context, f mqtt.Failure) (time.Duration, error) { return f.Delay, nil }
+	}
+	o.add(mqtt.WithReconnect(policy))
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,7 +27,8 @@ type execFlags struct {
 }
 
 const execHelp = `A command of --exec is run by the shell for each message, with the payload on its standard input, and MQTT_TOPIC,
-MQTT_QOS, MQTT_RETAIN, MQTT_CONTENT_TYPE, MQTT_RESPONSE_TOPIC and MQTT_CORRELATION_DATA (in hexadecimal) in its environment.
+MQTT_QOS, MQTT_RETAIN, MQTT_CONTENT_TYPE, MQTT_RESPONSE_TOPIC and MQTT_CORRELATION_DATA (in hexadecimal) in its environment,
+from which PETREL_PASSWORD, PETREL_URL, PETREL_PROXY, PETREL_HEADER and PETREL_EXTRA_HEADERS are taken out.
 Ctrl-C waits until commands that run have ended; another one kills them.`
 
 func (e *execFlags) add(g *group) {
@@ -58,7 +60,7 @@ func (e *execFlags) run(ctx context.Context, m mqtt.Message) ([]byte, error) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(m.Payload), &stdout, &stderr
 	cmd.WaitDelay = time.Second // for what the command leaves running with its output open
 	setApart(cmd)
-	cmd.Env = append(os.Environ(),
+	cmd.Env = append(withoutSecrets(os.Environ()),
 		"MQTT_TOPIC="+m.Topic,
 		"MQTT_QOS="+strconv.Itoa(int(m.QoS)),
 		"MQTT_RETAIN="+strconv.FormatBool(m.Retain),
@@ -78,6 +80,16 @@ func (e *execFlags) run(ctx context.Context, m mqtt.Message) ([]byte, error) {
 		err = fmt.Errorf("%w: %s", err, said[strings.LastIndexByte(said, '\n')+1:])
 	}
 	return stdout.Bytes(), err
+}
+
+// secret are the variables that may tell a password or a token.
+var secret = []string{"PETREL_PASSWORD", "PETREL_URL", "PETREL_PROXY", "PETREL_HEADER", "PETREL_EXTRA_HEADERS"}
+
+func withoutSecrets(environment []string) []string {
+	return slices.DeleteFunc(environment, func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return slices.Contains(secret, name)
+	})
 }
 
 // underWay are the commands that run, which do not hear of Ctrl-C by themselves.

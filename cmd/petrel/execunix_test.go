@@ -26,6 +26,18 @@ func TestExecApart(t *testing.T) {
 	}
 }
 
+// Commands do not get what may have a password or a token in it.
+func TestExecEnvironment(t *testing.T) {
+	for _, name := range secret {
+		t.Setenv(name, "s3cret")
+	}
+	t.Setenv("PETREL_KEEP_ALIVE", "7")
+	e := execFlags{command: "env | grep PETREL_"}
+	if out, err := e.run(t.Context(), mqtt.Message{}); err != nil || string(out) != "PETREL_KEEP_ALIVE=7\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
 // A command that leaves something running behind has ended well all the same.
 func TestExecLeavesChild(t *testing.T) {
 	e := execFlags{command: "sleep 5 & echo started"}

@@ -72,7 +72,11 @@ func (l *logFlags) options(o *options, logger *slog.Logger, version protocol) {
 			}
 		},
 		Retrying: func(f mqtt.Failure, delay time.Duration) {
-			logger.Info("trying again", "after", delay.Round(time.Millisecond), "because", plain(f.Err))
+			level := slog.LevelInfo
+			if refused(f.Err) {
+				level = slog.LevelWarn // somebody has to do something about it
+			}
+			logger.Log(context.Background(), level, "trying again", "after", delay.Round(time.Millisecond), "because", plain(f.Err))
 		},
 		Stalled: func(_ *mqtt.Subscription, since time.Time) {
 			logger.Warn("messages are not taken fast enough, and hold up the server", "since", since.Format(time.TimeOnly))
@@ -82,6 +86,11 @@ func (l *logFlags) options(o *options, logger *slog.Logger, version protocol) {
 		t.Packet = func(p mqtt.PacketTrace) { logPacket(logger, p, version) }
 	}
 	o.add(mqtt.WithTrace(t))
+}
+
+// refused reports whether the server does not let the client in as who it is.
+func refused(err error) bool {
+	return errors.Is(err, mqtt.NotAuthorized) || errors.Is(err, mqtt.BadUserNameOrPassword)
 }
 
 func isTerminal(stream any) bool {

@@ -136,7 +136,9 @@ func (d *publishDefaults) options(topics []string) []mqtt.Option {
 		if retain != nil {
 			o = append(o, mqtt.RetainFlag(*retain))
 		}
-		opts = append(opts, mqtt.WithTopicDefaults(t, o...))
+		if o != nil {
+			opts = append(opts, mqtt.WithTopicDefaults(t, o...))
+		}
 	}
 	return opts
 }
