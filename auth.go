@@ -344,7 +344,7 @@ func (a *authentication) sendAuth(r *reauthentication, p codec.Auth) error {
 func (a *authentication) rejectServer(l *link.Link, err error) {
 	packet, _ := (&codec.Disconnect{Code: codec.UnspecifiedError}).Append(nil, a.version) // nothing in it can be wrong
 	l.Finish(&DisconnectError{Refusal: Refusal{Code: UnspecifiedError}, Err: err}, packet)
-	a.session.Leave()
+	a.session.EndIncoming()
 }
 
 // loseAuth ends the exchange on a connection that has ended.

@@ -114,7 +114,7 @@ func (in *inbox) sendRequest(r *request, encode func(b []byte, id uint16) ([]byt
 	if l == nil {
 		return in.notConnected()
 	}
-	id, err := in.session.Request(r)
+	id, err := in.session.TakeID(r)
 	if err != nil {
 		return &notSent{err}
 	}
@@ -122,10 +122,10 @@ func (in *inbox) sendRequest(r *request, encode func(b []byte, id uint16) ([]byt
 	packet, err := encode(b, id)
 	switch {
 	case err != nil:
-		in.session.Answer(id)
+		in.session.ReturnID(id)
 		return &notSent{fmt.Errorf("mqtt: %w", err)}
 	case in.tooLarge(len(packet) - len(b)):
-		in.session.Answer(id)
+		in.session.ReturnID(id)
 		return &notSent{fmt.Errorf("mqtt: filters %q: %w", r.filters, PacketTooLarge)}
 	}
 	l.Commit(packet)

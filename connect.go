@@ -10,6 +10,7 @@ import (
 
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/link"
+	"github.com/petrel-mqtt/mqtt/internal/session"
 	"github.com/petrel-mqtt/mqtt/transport"
 )
 
@@ -38,7 +39,7 @@ func (c *client) sendDisconnect(l *link.Link, final bool) {
 		packet, err := d.Append(nil, c.version)
 		if err == nil && !c.tooLarge(len(packet)) {
 			l.Finish(cause, packet)
-			c.session.Leave()
+			c.session.EndIncoming()
 			return
 		}
 	}
@@ -218,8 +219,14 @@ func (c *client) attach(l *link.Link, ack *codec.Connack) int {
 // The caller holds mu.
 // [MQTT-3.2.2-3] [MQTT-3.2.2-4] [MQTT311-3.2.2-2] [MQTT311-3.2.2.2]
 func (c *client) beginSession(l *link.Link) (toWake []*Delivery) {
-	receiveMaximum := int(c.connAck.ReceiveMaximum)
-	c.session.Serve(c.largest(), int(c.connAck.TopicAliasMaximum))
+	c.session.Serve(session.Connection{
+		Version:            c.version,
+		PeerReceiveMaximum: int(c.connAck.ReceiveMaximum),
+		PeerPacketSize:     c.largest(),
+		PeerTopicAliases:   int(c.connAck.TopicAliasMaximum),
+		PeerMayForget:      true,
+		ReceiveMaximum:     c.config.receiveBound,
+	})
 	if c.connAck.SessionPresent {
 		if c.attempts.sessions == 0 { // an earlier client's: the application vouches for having its state
 			c.attempts.sessions = 1
@@ -230,12 +237,12 @@ func (c *client) beginSession(l *link.Link) (toWake []*Delivery) {
 			c.inbox.router.Doubt()
 		}
 		c.attempts.doubtful = false
-		l.Commit(c.session.Resumed(l.Buffer(), receiveMaximum))
+		l.Commit(c.session.Resumed(l.Buffer()))
 		return nil
 	}
 	c.attempts.sessions++
 	c.attempts.doubtful = false
-	for _, m := range c.session.Renewed(receiveMaximum) {
+	for _, m := range c.session.Renewed() {
 		if d, ok := m.Owner.(*Delivery); ok {
 			toWake = d.resolve(toWake, Success, ErrSessionLost)
 		}

@@ -43,7 +43,7 @@ func (c *core) init(cfg *config) {
 	c.began = time.Now()
 	c.done = make(chan struct{})
 	c.attention = make(chan struct{}, 1)
-	c.session = session.New(cfg.version, cfg.limits)
+	c.session = session.New(cfg.limits)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 }
 

@@ -272,7 +272,7 @@ func (o *origin) identifiers() []uint32 {
 	return o.ids
 }
 
-func (m Message) settle(refusal *session.Refusal) error {
+func (m Message) settle(reason *session.Reason) error {
 	o := m.origin
 	if o == nil || o.receipt == nil {
 		return nil
@@ -289,7 +289,7 @@ func (m Message) settle(refusal *session.Refusal) error {
 		return ErrSessionLost
 	}
 	o.settled = true
-	in.settle(o.receipt, o.sub, refusal)
+	in.settle(o.receipt, o.sub, reason)
 	return nil
 }
 

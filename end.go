@@ -27,7 +27,7 @@ func (in *inbox) endSlow(s *Subscription) {
 	for w, ok := s.next(); ok; w, ok = s.next() {
 		s.drop(w.message)
 	}
-	in.settleAll(s, &session.Refusal{Code: codec.QuotaExceeded})
+	in.settleAll(s, &session.Reason{Code: codec.QuotaExceeded})
 }
 
 // abandon ends a subscription that did not come about. Filters that were granted and that nobody else holds are

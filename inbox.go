@@ -43,23 +43,23 @@ func (in *inbox) watchStalls() {
 
 // settle is a holder's word on a message, if that needs one: it sends the acknowledgements that may go out now.
 // The caller holds mu.
-func (in *inbox) settle(r *session.Receipt, holder any, refusal *session.Refusal) {
+func (in *inbox) settle(r *session.Receipt, holder any, reason *session.Reason) {
 	if r == nil {
 		return // QoS 0
 	}
 	if l := in.live(); l != nil {
-		l.Commit(in.session.Settle(l.Buffer(), r, holder, refusal))
+		l.Commit(in.session.Settle(l.Buffer(), r, holder, reason))
 	} else {
-		in.session.Settle(nil, r, holder, refusal)
+		in.session.Settle(nil, r, holder, reason)
 	}
 }
 
-// settleAll is a subscription's word on everything that it holds: accepted if refusal is nil.
+// settleAll is a subscription's word on everything that it holds: accepted if reason is nil.
 // The caller holds mu.
-func (in *inbox) settleAll(s *Subscription, refusal *session.Refusal) {
+func (in *inbox) settleAll(s *Subscription, reason *session.Reason) {
 	if l := in.live(); l != nil {
-		l.Commit(in.session.SettleAll(l.Buffer(), s, refusal))
+		l.Commit(in.session.SettleAll(l.Buffer(), s, reason))
 	} else {
-		in.session.SettleAll(nil, s, refusal)
+		in.session.SettleAll(nil, s, reason)
 	}
 }

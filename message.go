@@ -49,7 +49,7 @@ func (m Message) Reject(code ReasonCode, reason string, user ...UserProperty) er
 	if _, err := probe.Append(nil, codec.V5); err != nil {
 		return fmt.Errorf("mqtt: Reject: %w", err)
 	}
-	return m.settle(&session.Refusal{Code: codec.ReasonCode(code), Reason: reason, UserProperties: slices.Clone(user)})
+	return m.settle(&session.Reason{Code: codec.ReasonCode(code), String: reason, UserProperties: slices.Clone(user)})
 }
 
 // SubscriptionIdentifiers returns those that the server sent with the message (section 3.3.2.3.8), of all subscriptions

@@ -108,7 +108,8 @@ type config struct {
 
 	sessionExpiry     time.Duration
 	keepsSession      bool // the application asked for this expiry, so it survives Disconnect and Close
-	receiveMaximum    int
+	receiveMaximum    int  // that is announced
+	receiveBound      int  // that the server must not exceed; 0: none
 	maximumPacketSize int
 	topicAliasMaximum int
 	limits            session.Limits
@@ -571,7 +572,7 @@ func WithUserProperties(u ...UserProperty) OptionV5 {
 // consumer has acknowledged its first message (seen), and to disconnect it then would help nobody.
 func WithReceiveMaximum(n int) OptionV5 {
 	return optionV5(func(c *config) error {
-		c.receiveMaximum, c.limits.ReceiveMaximum = n, n
+		c.receiveMaximum, c.receiveBound = n, n
 		return between("WithReceiveMaximum", n, 1, math.MaxUint16)
 	})
 }

@@ -222,7 +222,7 @@ func (out *outbox) publishQoS0(ctx context.Context, m *session.Message) error {
 		if l == nil || out.draining {
 			return out.notConnected()
 		}
-		if !l.Full() && out.session.Offline() == nil && (woken || out.room.empty()) {
+		if !l.Full() && out.session.FrontQoS0() == nil && (woken || out.room.empty()) {
 			return out.writeQoS0(l, m)
 		}
 		if out.room.wait(ctx, &out.mu, woken) != nil {
@@ -293,7 +293,7 @@ func (out *outbox) sendOrQueue(d *Delivery, m *session.Message) (placed bool, er
 	}
 	switch l := out.live(); {
 	case l == nil || l.Full():
-	case m.QoS == 0 && out.session.Offline() == nil: // a connection has come since there was none
+	case m.QoS == 0 && out.session.FrontQoS0() == nil: // a connection has come since there was none
 		if err := out.writeQoS0(l, m); err != nil {
 			return false, err
 		}
@@ -319,12 +319,12 @@ func (out *outbox) sendOrQueue(d *Delivery, m *session.Message) (placed bool, er
 // The caller holds mu.
 func (out *outbox) sendOffline(toWake []*Delivery) []*Delivery {
 	l := out.live()
-	if l == nil || out.session.Offline() == nil {
+	if l == nil || out.session.FrontQoS0() == nil {
 		return toWake
 	}
-	for m := out.session.Offline(); m != nil && !l.Full(); m = out.session.Offline() {
+	for m := out.session.FrontQoS0(); m != nil && !l.Full(); m = out.session.FrontQoS0() {
 		err := out.writeQoS0(l, m)
-		toWake = resolveOwner(toWake, out.session.DropOffline(), err)
+		toWake = resolveOwner(toWake, out.session.DropQoS0(), err)
 	}
 	out.room.wake()
 	return toWake

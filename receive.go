@@ -37,7 +37,7 @@ func (r *receiver) Room() {
 
 // Refused notes that acknowledgements go out no more on this connection: what is not acknowledged will come again.
 // The caller holds mu.
-func (r *receiver) Refused() { r.client.session.Leave() }
+func (r *receiver) Refused() { r.client.session.EndIncoming() }
 
 // Idle gives back memory.
 // The caller holds mu.
@@ -351,7 +351,7 @@ func (r *receiver) deliver(p *codec.PublishView, name string, targets []route.Ta
 	case receipt != nil:
 		r.link.Commit(c.session.Release(r.link.Buffer(), receipt, accepted))
 	default: // accepted, or nobody holds it at QoS 1 or 2
-		r.link.Commit(c.session.Accept(r.link.Buffer(), p))
+		r.link.Commit(c.session.Accept(r.link.Buffer(), p, nil))
 	}
 	c.inbox.boundInbound()
 }
@@ -375,7 +375,7 @@ func (r *receiver) Oversized(h codec.Header, start []byte) error {
 	}
 	b, verdict := c.session.Arrive(r.link.Buffer(), p)
 	if verdict == session.Deliver {
-		b = c.session.Accept(b, p)
+		b = c.session.Accept(b, p, nil)
 	}
 	r.link.Commit(b)
 	return nil
@@ -495,7 +495,7 @@ func (r *receiver) answer(h codec.Header, id uint16, codes int, v5, v311 string)
 	if r.client.session.Misplaced(h.Type, id) {
 		return nil, r.misplaced(h)
 	}
-	owner, ok := r.client.session.Answer(id)
+	owner, ok := r.client.session.ReturnID(id)
 	if !ok {
 		r.client.stats.LateAcks++
 		return nil, nil

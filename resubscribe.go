@@ -49,7 +49,7 @@ const atOnce = 1000
 // subscribeMore sends, after a connect, as many SUBSCRIBEs as may be without an answer.
 // The caller holds mu.
 func (in *inbox) subscribeMore() {
-	for in.live() != nil && in.subscribing.Len() > 0 && in.session.Requests() < atOnce {
+	for in.live() != nil && in.subscribing.Len() > 0 && in.session.TakenIDs() < atOnce {
 		next := *in.subscribing.At(0)
 		if next.sub.call.waiting() {
 			in.sendSubscribes(next.sub)

@@ -41,7 +41,7 @@ func wantPublished(t *testing.T, s *Session, topic string, payload int, want str
 // least recently gives up its own.
 func TestAliases(t *testing.T) {
 	s := connected(codec.V5, 10)
-	s.Serve(0, 2)
+	serve(s, 0, 2)
 	for _, c := range []struct{ topic, want string }{
 		{"first", "first 1"},
 		{"first", " 1"},
@@ -71,14 +71,14 @@ func TestNoAliases(t *testing.T) {
 // [MQTT-3.3.2-7].
 func TestAliasesOfAnotherConnection(t *testing.T) {
 	s := connected(codec.V5, 10)
-	s.Serve(0, 5)
+	serve(s, 0, 5)
 	m := Message{Topic: "topic", QoS: 1}
 	s.Send(nil, &m, 0)
 	b, _, _ := s.Send(nil, &m, 0)
 	wantBytes(t, "with an alias", b, "32 08 00 00 00 02 03 23 00 01")
 	s.Lost()
-	s.Serve(0, 5)
-	s.Resumed(nil, 10)
+	serve(s, 0, 5)
+	resume(s, nil, 10)
 	for _, want := range []string{
 		"3A 0D 00 05 746F706963 00 01 03 23 00 01",
 		"3A 08 00 00 00 02 03 23 00 01",
@@ -90,8 +90,8 @@ func TestAliasesOfAnotherConnection(t *testing.T) {
 		wantBytes(t, "sent again", b, want)
 	}
 	s.Lost()
-	s.Serve(0, 0)
-	s.Resumed(nil, 10)
+	serve(s, 0, 0)
+	resume(s, nil, 10)
 	b, _ = s.Resend(nil, 0)
 	wantBytes(t, "without aliases", b, "3A 0A 00 05 746F706963 00 01 00")
 }
@@ -101,7 +101,7 @@ func TestAliasesOfAnotherConnection(t *testing.T) {
 func TestAliasInFullPacket(t *testing.T) {
 	s := connected(codec.V5, 10)
 	const largest = 60
-	s.Serve(largest, 1)
+	serve(s, largest, 1)
 	wantPublished(t, s, "first", 1, "first 1")
 	full := largest - 2 - 2 - len("second") - 1
 	for range 2 {
@@ -115,7 +115,7 @@ func TestAliasInFullPacket(t *testing.T) {
 // What a packet that could not be made would have said is not known to the server.
 func TestAliasOfPacketThatFailed(t *testing.T) {
 	s := connected(codec.V5, 10)
-	s.Serve(0, 2)
+	serve(s, 0, 2)
 	bad := Message{Topic: "topic", Properties: &codec.PublishProperties{ContentType: "\x00"}}
 	var e *codec.Error
 	for range 3 {
@@ -132,7 +132,7 @@ func TestAliasOfPacketThatFailed(t *testing.T) {
 func TestAliasesModel(t *testing.T) {
 	const maximum = 7
 	s := connected(codec.V5, 10)
-	s.Serve(0, maximum)
+	serve(s, 0, maximum)
 	var recent []string // the latest last
 	x := uint32(1)
 	for range 5000 {
@@ -153,7 +153,7 @@ func TestAliasesModel(t *testing.T) {
 		if sent := published(t, s, topic, 1)[0] != ' '; sent == known {
 			t.Fatalf("%q: known %v, sent %v", topic, known, sent)
 		}
-		if n := s.aliases.find(topic); n < 1 || n > maximum {
+		if n := s.out.aliases.find(topic); n < 1 || n > maximum {
 			t.Fatalf("%q has the alias %d", topic, n)
 		}
 	}

@@ -11,8 +11,8 @@ const benchmarkWindow = 1000
 
 // pipeline returns a step that sends a message at QoS 1 and takes the PUBACK of the one sent window messages before.
 func pipeline(tb testing.TB, window int) (step func()) {
-	s := New(codec.V5, Limits{InFlight: window + 1})
-	s.Renewed(65_535)
+	s := serving(codec.V5, Limits{InFlight: window + 1}, 0)
+	renew(s, 65_535)
 	m := Message{Topic: "sensors/7/temperature", Payload: make([]byte, 64), QoS: 1, Owner: s}
 	ids := make([]uint16, 0, window)
 	buffer := make([]byte, 0, 1<<10)
@@ -40,7 +40,7 @@ func pipeline(tb testing.TB, window int) (step func()) {
 
 // arrivals returns a step that takes a message and acknowledges it, at QoS 2 with the whole handshake.
 func arrivals(tb testing.TB, qos byte) (step func()) {
-	s := New(codec.V5, Limits{ReceiveMaximum: benchmarkWindow})
+	s := serving(codec.V5, Limits{}, benchmarkWindow)
 	buffer := make([]byte, 0, 1<<10)
 	id := uint16(0)
 	return func() {
@@ -51,7 +51,7 @@ func arrivals(tb testing.TB, qos byte) (step func()) {
 		if verdict != Deliver {
 			tb.Fatalf("message %d: verdict %v", id, verdict)
 		}
-		b = s.Accept(b, view(id, qos, false))
+		b = s.Accept(b, view(id, qos, false), nil)
 		if qos == 2 {
 			b = s.Pubrel(b, id)
 		}

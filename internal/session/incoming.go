@@ -8,43 +8,92 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/fifo"
 )
 
-// Receipt is a QoS 1 or 2 message from the server that could not be acknowledged when it came: a subscription has no
-// room for it, the application acknowledges it itself, or the acknowledgement of an earlier message is still to come
-// [MQTT-4.6.0-2] [MQTT-4.6.0-3].
+// incoming is the half of a session that receives.
+type incoming struct {
+	received  ring[completing]
+	pending   *pending             // nil: nothing waits for its acknowledgement
+	away      map[awayKey]*Receipt // unacknowledged messages of earlier connections
+	maximum   int                  // Connection.ReceiveMaximum
+	unsettled int                  // QoS 1 and 2 messages that occupy our Receive Maximum
+	excess    int                  // by how much the peer's resends have exceeded it on this connection
+}
+
+// pending is what waits for its acknowledgement on this connection.
+type pending struct {
+	pubacks order
+	pubrecs order
+	held    ring[*Receipt] // those of pubrecs
+}
+
+func (p *pending) order(qos byte) *order {
+	if qos == 2 {
+		return &p.pubrecs
+	}
+	return &p.pubacks
+}
+
+// waits reports whether messages at this QoS wait for their acknowledgement.
+func (in *incoming) waits(qos byte) bool {
+	return in.pending != nil && !in.pending.order(qos).empty()
+}
+
+// held returns the message at QoS 2 under id that waits for its PUBREC, or nil.
+func (in *incoming) held(id uint16) *Receipt {
+	if in.pending == nil {
+		return nil
+	}
+	if r := in.pending.held.get(id); r != nil {
+		return *r
+	}
+	return nil
+}
+
+// trim lets memory go that nothing is in.
+func (in *incoming) trim() {
+	in.received.trim()
+	if !in.waits(1) && !in.waits(2) {
+		in.pending = nil
+	}
+}
+
+// Receipt is a QoS 1 or 2 message from the peer that could not be acknowledged when it came: a subscription has no
+// room for it, the application acknowledges it itself, it is not on disk yet, or the acknowledgement of an earlier message
+// is still to come [MQTT-4.6.0-2] [MQTT-4.6.0-3].
 // [MQTT311-4.6.0-2] [MQTT311-4.6.0-3]
 type Receipt struct {
 	id       uint16
 	qos      byte
-	place    place
+	state    receiptState
 	arriving bool  // Release is still to come
-	holders  []any // subscriptions that have neither accepted nor refused it
+	holders  []any // subscriptions that have neither accepted nor rejected it
 	accepted bool
-	repeated bool     // its PUBREC was sent on an earlier connection, and is owed again
-	refusal  *Refusal // the latest, which counts if nobody accepts
-	content  uint64   // hash of topic and payload, by which a resend is recognised
+	repeated bool    // its PUBREC was sent on an earlier connection, and has to be sent again
+	reason   *Reason // the latest, which counts if nobody accepts
+	content  uint64  // of topic and payload, by which a resend is recognised
 }
 
-// Refusal is a holder's word that it does not accept a message. Code is one that PUBACK and PUBREC have, of 0x80 or more;
-// the rest are strings that a packet can hold.
-type Refusal struct {
+// Reason is what an acknowledgement says other than success. Code is one that PUBACK and PUBREC have; the rest are
+// strings that a packet can hold. On MQTT 3.1.1 it is left out.
+type Reason struct {
 	Code           codec.ReasonCode
-	Reason         string
+	String         string
 	UserProperties codec.UserProperties
 }
 
-// place is where a receipt is.
-type place uint8
+func (r *Reason) failed() bool { return r != nil && r.Code.Failed() }
+
+type receiptState uint8
 
 const (
-	inOrder   place = iota // waits for its acknowledgement to go out, on this connection
-	away                   // came on an earlier connection; the server has not sent it again yet
-	forgotten              // the session it belongs to is gone, or the server has given its identifier to another message
+	inOrder   receiptState = iota // waits for its acknowledgement to be sent, on this connection
+	away                          // came on an earlier connection; the peer has not sent it again yet
+	forgotten                     // its session is gone, or the peer has given its identifier to another message
 )
 
-// pending reports whether somebody has still to accept or refuse it.
-func (r *Receipt) pending() bool { return r.arriving || len(r.holders) > 0 }
+// undecided reports whether somebody has still to accept or reject it.
+func (r *Receipt) undecided() bool { return r.arriving || len(r.holders) > 0 }
 
-// Holders returns the subscriptions that have neither accepted nor refused it. They belong to the session.
+// Holders returns the subscriptions that have neither accepted nor rejected it. They belong to the session.
 func (r *Receipt) Holders() []any { return r.holders }
 
 // OnlyFor reports whether a holder is the only one, and nobody has accepted the message.
@@ -56,19 +105,22 @@ func (r *Receipt) OnlyFor(holder any) bool {
 func (r *Receipt) QoS() byte { return r.qos }
 
 // Forgotten reports whether nobody waits for the acknowledgement any more.
-func (r *Receipt) Forgotten() bool { return r.place == forgotten }
+func (r *Receipt) Forgotten() bool { return r.state == forgotten }
+
+// SetReason says what the acknowledgement tells the peer if nobody accepts the message.
+func (r *Receipt) SetReason(reason *Reason) { r.reason = reason }
 
 // order is the acknowledgements of one kind that wait, in the order in which their messages came.
-type order struct{ waiting fifo.Queue[*Receipt] }
+type order struct{ receipts fifo.Queue[*Receipt] }
 
-func (o *order) empty() bool { return o.waiting.Len() == 0 }
+func (o *order) empty() bool { return o.receipts.Len() == 0 }
 
-// ready removes and returns the first receipt if nobody holds it any more.
+// ready removes and returns the first receipt if everybody has decided.
 func (o *order) ready() *Receipt {
-	if o.empty() || (*o.waiting.At(0)).pending() {
+	if o.empty() || (*o.receipts.At(0)).undecided() {
 		return nil
 	}
-	return o.waiting.Pop()
+	return o.receipts.Pop()
 }
 
 // awayKey identifies a message of an earlier connection.
@@ -79,8 +131,9 @@ type awayKey struct {
 
 // completing is a QoS 2 message with PUBREC sent and PUBREL to come.
 type completing struct {
-	counted bool   // towards our Receive Maximum: it came on this connection
-	content uint64 // as Receipt's
+	counted  bool   // towards our Receive Maximum: it came on this connection
+	restored bool   // content is not known
+	content  uint64 // as Receipt's
 }
 
 // Verdict is what is to be done with an arriving PUBLISH at QoS 1 or 2.
@@ -89,85 +142,104 @@ type Verdict uint8
 const (
 	Deliver  Verdict = iota // a new message
 	Repeated                // delivered before; what had to be answered is appended
-	Exceeded                // the server broke our Receive Maximum [MQTT-3.3.4-9]
+	Exceeded                // the peer broke our Receive Maximum [MQTT-3.3.4-9]
 )
 
-// Arrive takes a PUBLISH at QoS 1 or 2. A message to Deliver is followed by Accept or by Hold.
+// Arrive takes a PUBLISH at QoS 1 or 2. A message to Deliver is followed by Accept or by Hold. An owner that lets go of its
+// mutex in between, to route the message, calls Hold first at QoS 2: that claims the packet identifier.
 // [MQTT-4.3.2-5] [MQTT311-4.3.3-2]
 func (s *Session) Arrive(dst []byte, p *codec.PublishView) ([]byte, Verdict) {
 	if p.QoS == 2 {
-		if s.held.get(p.PacketID) != nil {
+		if s.in.held(p.PacketID) != nil {
 			return dst, Repeated // its PUBREC is still to come
 		}
-		switch c := s.received.get(p.PacketID); {
-		case c != nil && c.counted: // a server that sends it again on the same connection
+		switch c := s.in.received.get(p.PacketID); {
+		case c == nil:
+		case c.counted: // the peer sends it again on the same connection
 			return s.appendAck(dst, p.PacketID, 2, nil), Repeated // [MQTT-4.3.3-10]
-		case c != nil && c.content == s.content(p):
+		case !s.mayForget || c.restored || c.content == s.content(p):
 			s.enter(&Receipt{id: p.PacketID, qos: 2, repeated: true})
 			return s.flush(dst, 2), Repeated // [MQTT-4.3.3-10] [MQTT-4.6.0-3]
-		case c != nil:
-			s.received.delete(p.PacketID) // the server has forgotten the old one: its session is another
+		default:
+			s.in.received.delete(p.PacketID) // the peer has forgotten the old one: its session is another
 		}
 	}
-	if len(s.away) > 0 {
+	if len(s.in.away) > 0 {
 		if r := s.rejoin(p); r != nil {
 			return s.flush(dst, r.qos), Repeated
 		}
 	}
-	if s.exceeds(p.Dup) {
+	if s.in.exceeds(p.Dup) {
 		return dst, Exceeded
 	}
-	s.unsettled++
+	s.in.unsettled++
 	return dst, Deliver
 }
 
-// rejoin finds the message of an earlier connection that the server sends again, and puts it in order. A new message
-// under the same identifier means that the server has forgotten the old one.
+// rejoin finds the message of an earlier connection that the peer sends again, and puts it in order. A new message
+// under the same identifier means that the peer has forgotten the old one.
 func (s *Session) rejoin(p *codec.PublishView) *Receipt {
 	key := awayKey{p.PacketID, p.QoS}
-	r := s.away[key]
+	r := s.in.away[key]
 	if r == nil {
 		return nil
 	}
-	delete(s.away, key)
-	if !p.Dup || r.content != s.content(p) {
-		r.place = forgotten
+	delete(s.in.away, key)
+	if !s.resends(p, r) {
+		r.state = forgotten
 		return nil
 	}
-	s.unsettled++
+	s.in.unsettled++
 	s.enter(r)
 	return r
 }
 
-// exceeds reports whether one more message breaks our Receive Maximum. Resends do not count: a server may resume with
+// resends reports whether p is r again.
+func (s *Session) resends(p *codec.PublishView, r *Receipt) bool {
+	if s.mayForget {
+		return p.Dup && r.content == s.content(p)
+	}
+	return p.Dup || p.QoS == 2 // [MQTT-4.3.3-10]
+}
+
+// exceeds reports whether one more message breaks our Receive Maximum. Resends do not count: a peer may resume with
 // the window of an earlier connection, and then fills places in that window with new messages.
-func (s *Session) exceeds(dup bool) bool {
+func (in *incoming) exceeds(dup bool) bool {
 	switch {
-	case s.unsettled < s.limits.ReceiveMaximum+s.excess:
+	case in.unsettled < in.maximum+in.excess:
 		return false
-	case !dup || s.unsettled >= maxID:
+	case !dup || in.unsettled >= maxID:
 		return true
 	}
-	s.excess++
+	in.excess++
 	return false
 }
 
-// content hashes what tells one message from another.
+// seed makes contents hard to forge.
+var seed = maphash.MakeSeed()
+
+// content hashes what tells one message from another, where that matters.
 func (s *Session) content(p *codec.PublishView) uint64 {
-	return maphash.Bytes(s.seed, p.Topic) ^ 31*maphash.Bytes(s.seed, p.Payload)
+	if !s.mayForget {
+		return 0
+	}
+	return maphash.Bytes(seed, p.Topic) ^ 31*maphash.Bytes(seed, p.Payload)
 }
 
-// Accept acknowledges a message that arrived just now: at once, or in its turn if earlier ones wait.
+// Accept acknowledges a message that arrived just now: at once, or in its turn if earlier ones wait. reason is nil, or what
+// the acknowledgement says. Of p it uses the identifier and the QoS, and the content if the peer may forget.
 // [MQTT-3.3.4-1] [MQTT-4.3.3-13] [MQTT311-3.3.4-1]
-func (s *Session) Accept(dst []byte, p *codec.PublishView) []byte {
-	if s.order(p.QoS).empty() {
-		r := Receipt{id: p.PacketID, qos: p.QoS}
-		if p.QoS == 2 {
-			r.content = s.content(p)
-		}
+func (s *Session) Accept(dst []byte, p *codec.PublishView, reason *Reason) []byte {
+	r := Receipt{id: p.PacketID, qos: p.QoS, reason: reason}
+	if p.QoS == 2 {
+		r.content = s.content(p)
+	}
+	if !s.in.waits(p.QoS) {
 		return s.acknowledge(dst, &r)
 	}
-	return s.Release(dst, s.Hold(p), true)
+	waits := r
+	s.enter(&waits)
+	return dst
 }
 
 // Hold keeps a message that arrived just now unacknowledged until Release and until each holder that was added has
@@ -180,10 +252,13 @@ func (s *Session) Hold(p *codec.PublishView) *Receipt {
 
 // enter puts r at the end of the order of acknowledgements.
 func (s *Session) enter(r *Receipt) {
-	r.place = inOrder
-	s.order(r.qos).waiting.Push(r)
+	if s.in.pending == nil {
+		s.in.pending = new(pending)
+	}
+	r.state = inOrder
+	s.in.pending.order(r.qos).receipts.Push(r)
 	if r.qos == 2 {
-		*s.held.put(r.id) = r
+		*s.in.pending.held.put(r.id) = r
 	}
 }
 
@@ -197,50 +272,53 @@ func (r *Receipt) Pass(from, to any) {
 	}
 }
 
-// Release ends the arrival of a message for which Hold was called: no holder will be added. accepted says that a
-// subscription accepted it without ever holding it.
+// Release ends the arrival of a message for which Hold was called: no holder will be added. accepted says that the owner,
+// or a subscription that never held it, accepted the message. If the connection has ended, the acknowledgement is sent
+// when the peer sends the message again.
 func (s *Session) Release(dst []byte, r *Receipt, accepted bool) []byte {
 	r.arriving = false
 	r.accepted = r.accepted || accepted
-	return s.settled(dst, r)
+	return s.decided(dst, r)
 }
 
-// Settle is one holder's word on a message: accepted, when refusal is nil, or refused. After the last holder's the acknowledgement goes out,
-// unless an earlier one waits; a refusal only if nobody accepted. For a message of an earlier connection it goes out
-// when the server sends the message again. A holder's second word does not count.
-func (s *Session) Settle(dst []byte, r *Receipt, holder any, refusal *Refusal) []byte {
+// Settle records that holder accepted the message, when reason is nil, or rejected it. When the last holder has settled,
+// the acknowledgement is sent in its turn; it is a refusal only if nobody accepted. For a message of an earlier connection it
+// is sent when the peer sends the message again. A holder settles a message once: later calls have no effect.
+func (s *Session) Settle(dst []byte, r *Receipt, holder any, reason *Reason) []byte {
 	i := slices.Index(r.holders, holder)
 	if i < 0 {
 		return dst
 	}
 	r.holders = slices.Delete(r.holders, i, i+1)
-	if refusal != nil {
-		r.refusal = refusal
+	if reason != nil {
+		r.reason = reason
 	} else {
 		r.accepted = true
 	}
-	return s.settled(dst, r)
+	return s.decided(dst, r)
 }
 
-// SettleAll settles everything that a holder holds.
-func (s *Session) SettleAll(dst []byte, holder any, refusal *Refusal) []byte {
+// SettleAll settles everything that a holder holds, messages of earlier connections included.
+func (s *Session) SettleAll(dst []byte, holder any, reason *Reason) []byte {
 	var held []*Receipt
-	for _, o := range []*order{&s.pubacks, &s.pubrecs} {
-		for i := range o.waiting.Len() {
-			held = append(held, *o.waiting.At(i))
+	for qos := byte(1); qos <= 2 && s.in.pending != nil; qos++ {
+		receipts := &s.in.pending.order(qos).receipts
+		for i := range receipts.Len() {
+			held = append(held, *receipts.At(i))
 		}
 	}
-	for _, r := range s.away {
+	for _, r := range s.in.away {
 		held = append(held, r)
 	}
 	for _, r := range held {
-		dst = s.Settle(dst, r, holder, refusal)
+		dst = s.Settle(dst, r, holder, reason)
 	}
 	return dst
 }
 
-func (s *Session) settled(dst []byte, r *Receipt) []byte {
-	if r.pending() || r.place != inOrder {
+// decided sends the acknowledgement of r and those behind it, if all who have a say have said it.
+func (s *Session) decided(dst []byte, r *Receipt) []byte {
+	if r.undecided() || r.state != inOrder {
 		return dst
 	}
 	return s.flush(dst, r.qos)
@@ -249,65 +327,52 @@ func (s *Session) settled(dst []byte, r *Receipt) []byte {
 // Oldest returns the message at this QoS that has waited longest for its acknowledgement, and holds up those of all
 // that came after it; nil if none waits.
 func (s *Session) Oldest(qos byte) *Receipt {
-	o := s.order(qos)
-	if o.empty() {
+	if !s.in.waits(qos) {
 		return nil
 	}
-	return *o.waiting.At(0)
+	return *s.in.pending.order(qos).receipts.At(0)
 }
 
 // flush appends the acknowledgements whose turn it is.
 func (s *Session) flush(dst []byte, qos byte) []byte {
-	o := s.order(qos)
+	o := s.in.pending.order(qos)
 	for r := o.ready(); r != nil; r = o.ready() {
-		switch {
-		case r.repeated:
-			s.held.delete(r.id)
+		if qos == 2 {
+			s.in.pending.held.delete(r.id)
+		}
+		if r.repeated {
 			dst = s.appendAck(dst, r.id, 2, nil)
 			continue
-		case r.accepted:
-			r.refusal = nil
+		}
+		if r.accepted {
+			r.reason = nil
 		}
 		dst = s.acknowledge(dst, r)
 	}
 	return dst
 }
 
-func (s *Session) order(qos byte) *order {
-	if qos == 2 {
-		return &s.pubrecs
-	}
-	return &s.pubacks
-}
-
 // acknowledge appends PUBACK or PUBREC. A QoS 2 message that was accepted occupies our window until PUBCOMP.
 // [MQTT-4.3.2-4] [MQTT-4.3.3-8] [MQTT311-4.3.2-2] [MQTT311-4.3.3-2]
 func (s *Session) acknowledge(dst []byte, r *Receipt) []byte {
-	refusal := r.refusal
+	reason := r.reason
 	if s.version < codec.V5 {
-		refusal = nil // 3.1.1 cannot refuse
+		reason = nil // 3.1.1 knows success only
 	}
-	if r.qos == 1 {
-		s.unsettled--
-		return s.appendAck(dst, r.id, 1, refusal)
-	}
-	if s.held.get(r.id) != nil {
-		s.held.delete(r.id)
-	}
-	if refusal != nil {
-		s.unsettled-- // [MQTT-4.3.3-9]
+	if r.qos == 1 || reason.failed() {
+		s.in.unsettled-- // [MQTT-4.3.3-9]
 	} else {
-		*s.received.put(r.id) = completing{counted: true, content: r.content}
+		*s.in.received.put(r.id) = completing{counted: true, content: r.content}
 	}
-	return s.appendAck(dst, r.id, 2, refusal)
+	return s.appendAck(dst, r.id, r.qos, reason)
 }
 
-// appendAck leaves out what is for people where it would make the packet too large for the server [MQTT-3.4.2-2]
+// appendAck leaves out what is for people where it would make the packet too large for the peer [MQTT-3.4.2-2]
 // [MQTT-3.4.2-3] [MQTT-3.5.2-2] [MQTT-3.5.2-3].
-func (s *Session) appendAck(dst []byte, id uint16, qos byte, refusal *Refusal) []byte {
+func (s *Session) appendAck(dst []byte, id uint16, qos byte, reason *Reason) []byte {
 	p := codec.Puback{PacketID: id}
-	if refusal != nil {
-		p.Code, p.ReasonString, p.UserProperties = refusal.Code, refusal.Reason, refusal.UserProperties
+	if reason != nil {
+		p.Code, p.ReasonString, p.UserProperties = reason.Code, reason.String, reason.UserProperties
 	}
 	encode := func() []byte {
 		if qos == 2 {
@@ -316,7 +381,7 @@ func (s *Session) appendAck(dst []byte, id uint16, qos byte, refusal *Refusal) [
 		return must(p.Append(dst, s.version))
 	}
 	b := encode()
-	if refusal != nil && s.largest > 0 && len(b)-len(dst) > s.largest {
+	if reason != nil && s.largest > 0 && len(b)-len(dst) > s.largest {
 		p.ReasonString, p.UserProperties = "", nil
 		b = encode()
 	}
@@ -326,43 +391,48 @@ func (s *Session) appendAck(dst []byte, id uint16, qos byte, refusal *Refusal) [
 // Pubrel takes a PUBREL and appends the PUBCOMP, for an unknown identifier too [MQTT-4.3.3-11].
 func (s *Session) Pubrel(dst []byte, id uint16) []byte {
 	code := codec.Success
-	if r := s.received.get(id); r != nil {
+	if r := s.in.received.get(id); r != nil {
 		if r.counted {
-			s.unsettled--
+			s.in.unsettled--
 		}
-		s.received.delete(id) // [MQTT-4.3.3-12]
+		s.in.received.delete(id) // [MQTT-4.3.3-12]
 	} else if s.version >= codec.V5 {
 		code = codec.PacketIdentifierNotFound
 	}
 	return must((&codec.Pubcomp{PacketID: id, Code: code}).Append(dst, s.version))
 }
 
-// Leave ends the connection for what the server sent, because nothing that is appended goes out any more: its
-// unacknowledged messages will come again. Lost does the same.
-func (s *Session) Leave() {
-	for _, o := range []*order{&s.pubacks, &s.pubrecs} {
-		for !o.empty() {
-			r := o.waiting.Pop()
-			if r.repeated {
-				continue // received says enough
+// EndIncoming marks all unacknowledged messages of the peer as those of an earlier connection: nothing that is appended
+// will be written any more, so the peer will send them again. Lost does the same.
+func (s *Session) EndIncoming() {
+	if s.in.pending != nil {
+		for qos := byte(1); qos <= 2; qos++ {
+			for o := s.in.pending.order(qos); !o.empty(); {
+				s.in.sendAway(o.receipts.Pop())
 			}
-			r.place = away
-			if s.away == nil {
-				s.away = make(map[awayKey]*Receipt)
-			}
-			s.away[awayKey{r.id, r.qos}] = r
 		}
+		s.in.pending = nil
 	}
-	s.held = ring[*Receipt]{}
-	s.received.all(func(_ uint16, c *completing) { c.counted = false })
-	s.unsettled, s.excess = 0, 0
+	s.in.received.all(func(_ uint16, c *completing) { c.counted = false })
+	s.in.unsettled, s.in.excess = 0, 0
 }
 
-// forgetIncoming drops what only a session that the server has too is good for.
-func (s *Session) forgetIncoming() {
-	for _, r := range s.away {
-		r.place = forgotten
+func (in *incoming) sendAway(r *Receipt) {
+	if r.repeated {
+		return // received says enough
 	}
-	s.away = nil
-	s.received = ring[completing]{}
+	r.state = away
+	if in.away == nil {
+		in.away = make(map[awayKey]*Receipt)
+	}
+	in.away[awayKey{r.id, r.qos}] = r
+}
+
+// forgetIncoming drops state that is useless once the peer has lost the session.
+func (s *Session) forgetIncoming() {
+	for _, r := range s.in.away {
+		r.state = forgotten
+	}
+	s.in.away = nil
+	s.in.received = ring[completing]{}
 }

@@ -38,11 +38,11 @@ func accept(qos byte, id uint16) string {
 
 func TestAcceptAcknowledgesAtOnce(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
-		s := New(v, Limits{})
+		s := serving(v, Limits{}, 0)
 		arrive(t, s, 1, 1)
-		wantBytes(t, "[MQTT-4.3.2-4]", s.Accept([]byte{0xEE}, view(1, 1, false)), "EE 4002 0001")
+		wantBytes(t, "[MQTT-4.3.2-4]", s.Accept([]byte{0xEE}, view(1, 1, false), nil), "EE 4002 0001")
 		arrive(t, s, 2, 2)
-		wantBytes(t, "[MQTT-4.3.3-8]", s.Accept([]byte{0xEE}, view(2, 2, false)), "EE 5002 0002")
+		wantBytes(t, "[MQTT-4.3.3-8]", s.Accept([]byte{0xEE}, view(2, 2, false), nil), "EE 5002 0002")
 		wantBytes(t, "[MQTT-4.3.3-11]", s.Pubrel([]byte{0xEE}, 2), "EE 7002 0002")
 		if s.Unacknowledged() != 0 {
 			t.Errorf("%d messages are unacknowledged", s.Unacknowledged())
@@ -52,11 +52,11 @@ func TestAcceptAcknowledgesAtOnce(t *testing.T) {
 
 func TestUnknownPubrel(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
-		s := New(v, Limits{})
+		s := serving(v, Limits{}, 0)
 		want := perVersion(v, "7003 0009 92", "7002 0009")
 		wantBytes(t, "PROTOCOL 8 and [MQTT-4.3.3-11]", s.Pubrel(nil, 9), want)
 		arrive(t, s, 9, 2)
-		s.Accept(nil, view(9, 2, false))
+		s.Accept(nil, view(9, 2, false), nil)
 		wantBytes(t, "the first PUBREL", s.Pubrel(nil, 9), "7002 0009")
 		wantBytes(t, "[MQTT-4.3.3-12] the second PUBREL", s.Pubrel(nil, 9), want)
 		arrive(t, s, 9, 2)
@@ -93,14 +93,14 @@ func TestAcknowledgementsKeepTheirOrder(t *testing.T) {
 	for qos := byte(1); qos <= 2; qos++ {
 		t.Run(fmt.Sprintf("QoS %d", qos), func(t *testing.T) {
 			permutations(messages, func(order []int) {
-				s := New(codec.V5, Limits{})
+				s := serving(codec.V5, Limits{}, 0)
 				var receipts []*Receipt
 				for i := range messages {
 					receipts = append(receipts, hold(t, s, uint16(9-i), qos, 1))
 				}
 				other := 3 - qos // is in no way held up
 				arrive(t, s, 3, other)
-				wantBytes(t, "the other QoS", s.Accept(nil, view(3, other, false)), accept(other, 3))
+				wantBytes(t, "the other QoS", s.Accept(nil, view(3, other, false), nil), accept(other, 3))
 
 				settled, acknowledged := map[int]bool{}, 0
 				for _, i := range order {
@@ -118,10 +118,10 @@ func TestAcknowledgementsKeepTheirOrder(t *testing.T) {
 
 func TestAcceptWaitsItsTurn(t *testing.T) {
 	for qos := byte(1); qos <= 2; qos++ {
-		s := New(codec.V5, Limits{})
+		s := serving(codec.V5, Limits{}, 0)
 		r := hold(t, s, 1, qos, 1)
 		arrive(t, s, 2, qos)
-		wantBytes(t, "accepted behind a message that waits", s.Accept(nil, view(2, qos, false)), "")
+		wantBytes(t, "accepted behind a message that waits", s.Accept(nil, view(2, qos, false), nil), "")
 		wantBytes(t, "after the first", settle(s, nil, r, codec.Success, ""), accept(qos, 1)+accept(qos, 2))
 	}
 }
@@ -147,7 +147,7 @@ func TestHolders(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			inBothVersions(t, func(t *testing.T, v codec.Version) {
 				for qos := byte(1); qos <= 2; qos++ {
-					s := New(v, Limits{})
+					s := serving(v, Limits{}, 0)
 					arrive(t, s, 1, qos)
 					r := s.Hold(view(1, qos, false))
 					for range c.verdicts {
@@ -183,13 +183,13 @@ func checkOccupied(t *testing.T, s *Session, qos byte, refused bool) {
 	}
 	if qos == 2 && refused { // [MQTT-4.3.3-9]
 		arrive(t, s, 1, 2)
-		wantBytes(t, "after the refusal the identifier is new", s.Accept(nil, view(1, 2, false)), "5002 0001")
+		wantBytes(t, "after the refusal the identifier is new", s.Accept(nil, view(1, 2, false), nil), "5002 0001")
 	}
 }
 
 // A holder may settle while the arrival is not over: the mutex is free in between.
 func TestSettleBeforeRelease(t *testing.T) {
-	s := New(codec.V5, Limits{})
+	s := serving(codec.V5, Limits{}, 0)
 	arrive(t, s, 1, 1)
 	r := s.Hold(view(1, 1, false))
 	r.AddHolder(new(int))
@@ -201,7 +201,7 @@ func TestSettleBeforeRelease(t *testing.T) {
 
 func TestRepeatedMessages(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
-		s := New(v, Limits{})
+		s := serving(v, Limits{}, 0)
 		wantVerdict := func(what string, qos byte, want Verdict, answer string) {
 			t.Helper()
 			b, verdict := s.Arrive([]byte{0xEE}, view(1, qos, true))
@@ -220,28 +220,28 @@ func TestRepeatedMessages(t *testing.T) {
 		wantVerdict("[MQTT-4.3.3-10] repeated after PUBREC", 2, Repeated, "5002 0001")
 		wantVerdict("and again", 2, Repeated, "5002 0001")
 		wantVerdict("QoS 1 with an identifier of QoS 2", 1, Deliver, "")
-		wantBytes(t, "its PUBACK", s.Accept(nil, view(1, 1, false)), "4002 0001")
+		wantBytes(t, "its PUBACK", s.Accept(nil, view(1, 1, false), nil), "4002 0001")
 		wantBytes(t, "PUBREL", s.Pubrel(nil, 1), "7002 0001")
 		wantVerdict("[MQTT-4.3.3-12] new after PUBCOMP", 2, Deliver, "")
-		s.Accept(nil, view(1, 2, false))
+		s.Accept(nil, view(1, 2, false), nil)
 		wantVerdict("QoS 1", 1, Deliver, "")
-		s.Accept(nil, view(1, 1, false))
+		s.Accept(nil, view(1, 1, false), nil)
 		wantVerdict("[MQTT-4.3.2-5] new after PUBACK, whatever DUP says", 1, Deliver, "")
 	})
 }
 
 func TestReceiveMaximum(t *testing.T) {
-	s := New(codec.V5, Limits{ReceiveMaximum: 2})
+	s := serving(codec.V5, Limits{}, 2)
 	want := func(what string, full bool) {
 		t.Helper()
-		if s.exceeds(false) != full {
+		if s.in.exceeds(false) != full {
 			t.Errorf("%s: %d messages occupy our window, full should be %v", what, s.Unacknowledged(), full)
 		}
 	}
 	one := hold(t, s, 1, 1, 1)
 	want("one waits", false)
 	arrive(t, s, 2, 2)
-	s.Accept(nil, view(2, 2, false))
+	s.Accept(nil, view(2, 2, false), nil)
 	want("PROTOCOL 9: PUBREC empties no place", true)
 	for qos := byte(1); qos <= 2; qos++ {
 		if b, verdict := s.Arrive([]byte{0xEE}, view(9, qos, false)); verdict != Exceeded || len(b) != 1 { // [MQTT-3.3.4-9]
@@ -271,7 +271,7 @@ func TestReceiveMaximum(t *testing.T) {
 // PROTOCOL 9: resends do not count. A server that resumes with an older, larger window keeps to that window: what it
 // sends after an acknowledgement is new.
 func TestReceiveMaximumAndResends(t *testing.T) {
-	s := New(codec.V5, Limits{ReceiveMaximum: 2})
+	s := serving(codec.V5, Limits{}, 2)
 	var receipts []*Receipt
 	for id := range uint16(5) {
 		if _, verdict := s.Arrive(nil, view(id+1, 1, true)); verdict != Deliver {
@@ -289,12 +289,12 @@ func TestReceiveMaximumAndResends(t *testing.T) {
 	if _, verdict := s.Arrive(nil, view(6, 1, false)); verdict != Deliver {
 		t.Errorf("a new message in the place of a resend: verdict %v", verdict)
 	}
-	s.Accept(nil, view(6, 1, false))
+	s.Accept(nil, view(6, 1, false), nil)
 	for _, r := range receipts[1:] {
 		settle(s, nil, r, codec.Success, "")
 	}
 	s.Lost()
-	s.Renewed(65_535)
+	renew(s, 65_535)
 	hold(t, s, 1, 1, 1)
 	hold(t, s, 2, 1, 1)
 	if _, verdict := s.Arrive(nil, view(3, 1, false)); verdict != Exceeded {
@@ -305,7 +305,7 @@ func TestReceiveMaximumAndResends(t *testing.T) {
 // Without a Receive Maximum, and with DUP on everything, there are still no more than 65,535 packet identifiers.
 func TestIdentifiersBoundWhatWaits(t *testing.T) {
 	for _, dup := range []bool{false, true} {
-		s := New(codec.V311, Limits{})
+		s := serving(codec.V311, Limits{}, 0)
 		for range 65_535 {
 			if _, verdict := s.Arrive(nil, view(1, 1, dup)); verdict != Deliver {
 				t.Fatalf("DUP %v: verdict %v with %d waiting", dup, verdict, s.Unacknowledged())
@@ -318,10 +318,10 @@ func TestIdentifiersBoundWhatWaits(t *testing.T) {
 }
 
 func TestDiscardForgetsWhatCame(t *testing.T) {
-	s := New(codec.V5, Limits{ReceiveMaximum: 3})
+	s := serving(codec.V5, Limits{}, 3)
 	old := hold(t, s, 1, 2, 1)
 	arrive(t, s, 2, 2)
-	s.Accept(nil, view(2, 2, false))
+	s.Accept(nil, view(2, 2, false), nil)
 	hold(t, s, 3, 1, 1)
 	s.Discard()
 	if s.Unacknowledged() != 0 {
@@ -330,7 +330,7 @@ func TestDiscardForgetsWhatCame(t *testing.T) {
 	wantBytes(t, "PROTOCOL 12: PUBREL of the old session", s.Pubrel(nil, 2), "7003 0002 92")
 	r := hold(t, s, 1, 2, 1)
 	arrive(t, s, 4, 1)
-	wantBytes(t, "PUBACK, which nothing precedes now", s.Accept(nil, view(4, 1, false)), "4002 0004")
+	wantBytes(t, "PUBACK, which nothing precedes now", s.Accept(nil, view(4, 1, false), nil), "4002 0004")
 	wantBytes(t, "settling an old message", settle(s, nil, old, codec.Success, ""), "")
 	wantBytes(t, "settling a new one", settle(s, nil, r, codec.Success, ""), "5002 0001")
 	if s.Unacknowledged() != 1 {

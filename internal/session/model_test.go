@@ -57,9 +57,9 @@ func newSender(t *testing.T, rng *rand.Rand) *sender {
 		tickets: map[int]uint64{}, kept: map[int]bool{}, done: map[int]int{}, gone: map[int]bool{},
 	}
 	v := []codec.Version{codec.V5, codec.V311}[rng.IntN(2)]
-	d.s = New(v, Limits{InFlight: 1 + rng.IntN(60), QueueMessages: 30, QueueBytes: 1 << 20})
-	d.s.lastID = uint16(rng.IntN(1 << 16))
-	d.s.Renewed(d.maximum)
+	d.s = serving(v, Limits{InFlight: 1 + rng.IntN(60), QueueMessages: 30, QueueBytes: 1 << 20}, 0)
+	d.s.out.lastID = uint16(rng.IntN(1 << 16))
+	renew(d.s, d.maximum)
 	return d
 }
 
@@ -192,7 +192,7 @@ func (d *sender) stray() {
 	before := d.s.InFlight()
 	_, puback := d.s.Puback(id)
 	_, pubcomp := d.s.Pubcomp(id)
-	_, suback := d.s.Answer(id)
+	_, suback := d.s.ReturnID(id)
 	_, _, done, pubrec := d.s.Pubrec(nil, id, codec.Success)
 	if puback || pubcomp || suback || pubrec || done || d.s.InFlight() != before {
 		d.t.Fatalf("an acknowledgement of %d, which is not in use, has an effect", id)
@@ -220,7 +220,7 @@ func (d *sender) keep() {
 }
 
 func (d *sender) request() {
-	id, err := d.s.Request(d)
+	id, err := d.s.TakeID(d)
 	if err != nil || d.inUse(id) || id == 0 {
 		d.t.Fatalf("SUBSCRIBE gets identifier %d, error %v", id, err)
 	}
@@ -233,7 +233,7 @@ func (d *sender) answer() {
 	}
 	id, i := pick(d.rng, d.requests)
 	d.requests = slices.Delete(d.requests, i, i+1)
-	if owner, ok := d.s.Answer(id); !ok || owner != d {
+	if owner, ok := d.s.ReturnID(id); !ok || owner != d {
 		d.t.Fatalf("SUBACK %d: owner %v, known %v", id, owner, ok)
 	}
 }
@@ -302,7 +302,7 @@ func (d *taker) arrive() {
 		d.repeat(d.open[i])
 		return
 	}
-	full := len(d.open) >= d.s.limits.ReceiveMaximum
+	full := len(d.open) >= d.s.in.maximum
 	b, verdict := d.s.Arrive(nil, view(id, qos, false))
 	if full != (verdict == Exceeded) || len(b) > 0 {
 		d.t.Fatalf("MQTT-3.3.4-9: %d messages occupy the window, verdict %v", len(d.open), verdict)
@@ -314,7 +314,7 @@ func (d *taker) arrive() {
 	d.open = append(d.open, a)
 	if a.holders == 0 && d.rng.IntN(2) == 0 {
 		a.accepts = true
-		d.wantAcks(d.s.Accept(nil, view(id, qos, false)))
+		d.wantAcks(d.s.Accept(nil, view(id, qos, false), nil))
 		return
 	}
 	a.receipt = d.s.Hold(view(id, qos, false))
@@ -410,7 +410,7 @@ func (d *taker) pubrel() {
 func TestReceiverModel(t *testing.T) {
 	forSeeds(t, func(t *testing.T, rng *rand.Rand) {
 		v := []codec.Version{codec.V5, codec.V311}[rng.IntN(2)]
-		d := &taker{t: t, rng: rng, s: New(v, Limits{ReceiveMaximum: 1 + rng.IntN(60)})}
+		d := &taker{t: t, rng: rng, s: serving(v, Limits{}, 1+rng.IntN(60))}
 		steps := []func(){d.arrive, d.arrive, d.settle, d.settle, d.settle, d.pubrel, d.pubrel}
 		for range 3000 {
 			step, _ := pick(rng, steps)
@@ -422,7 +422,7 @@ func TestReceiverModel(t *testing.T) {
 		for len(d.open) > 0 {
 			d.pubrel()
 		}
-		if s := d.s; !s.pubacks.empty() || !s.pubrecs.empty() || s.held.used+s.received.used+s.unsettled != 0 {
+		if s := d.s; s.in.waits(1) || s.in.waits(2) || s.in.pending.held.used+s.in.received.used+s.in.unsettled != 0 {
 			t.Errorf("the session is not empty: %+v", s)
 		}
 	})

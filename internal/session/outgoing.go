@@ -1,71 +1,73 @@
 package session
 
 import (
-	"errors"
 	"slices"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 )
 
+// outgoing is the half of a session that sends. Everything that has a packet identifier of ours is in sent.
+type outgoing struct {
+	sent     ring[flight]
+	seq      uint64 // of the latest entry in sent
+	ticket   uint64 // of the latest message that was queued
+	lastID   uint16
+	window   int       // how many PUBLISHes this connection allows in flight
+	inFlight int       // PUBLISHes that count against window
+	messages int       // in sent: PUBLISH or PUBREL
+	taken    int       // in sent: SUBSCRIBE or UNSUBSCRIBE
+	resends  []uint16  // PUBLISHes that go out by Resend on this connection, in this order
+	queues   *queues   // nil: nothing waits
+	aliases  *aliases  // nil: the peer takes none
+	recovery *recovery // nil: nothing was sent again
+}
+
 // stage is how far an outgoing packet has come.
 type stage uint8
 
 const (
-	stagePublish  stage = iota + 1 // PUBLISH sent; PUBACK or PUBREC to come
-	stageRelease                   // PUBREL sent; PUBCOMP to come
-	stageRequest                   // SUBSCRIBE or UNSUBSCRIBE sent; SUBACK or UNSUBACK to come
-	stageReserved                  // given up; the server may still know the identifier
+	stagePublish   stage = iota + 1 // PUBLISH sent; PUBACK or PUBREC to come
+	stageRelease                    // PUBREL sent; PUBCOMP to come
+	stagePrepared                   // PUBLISH to be sent after Confirm
+	stageReserved                   // given up; the peer may still know the identifier
+	stageSubscribe                  // SUBSCRIBE or UNSUBSCRIBE sent; SUBACK or UNSUBACK to come
 )
 
-type outgoing struct {
-	message Message // of a request only Owner
+// flight is what has a packet identifier.
+type flight struct {
+	message Message // of SUBSCRIBE and UNSUBSCRIBE only Owner
 	seq     uint64  // order of the first send; identifiers wrap around
 	stage   stage
 	counted bool // against the window of this connection
+	unsent  bool // its PUBLISH was prepared and not sent yet
 }
 
-// ErrNoIdentifier means that all 65,535 packet identifiers are taken.
-var ErrNoIdentifier = errors.New("mqtt: no packet identifier is free")
-
-// nextID returns an identifier that is not in use [MQTT-2.2.1-3]. Identifiers are handed out cyclically, never lowest
-// first, so that a late acknowledgement finds no new packet under its number. One whose slot is crowded is passed
-// over, since a ring that holds two identifiers which differ only in a high bit has to be enormous; but a ring that is
-// half full doubles first.
-// [MQTT311-2.3.1-1] [MQTT311-2.3.1-2]
-func (s *Session) nextID() (uint16, error) {
-	if s.exhausted() {
-		return 0, ErrNoIdentifier
+// trim lets memory go that nothing is in.
+func (o *outgoing) trim() {
+	o.sent.trim()
+	if q := o.queues; q != nil && q.length() == 0 {
+		o.queues = nil
 	}
-	for {
-		s.lastID++
-		if s.lastID == 0 {
-			continue
-		}
-		if s.sent.crowded(s.lastID) {
-			s.sent.widen()
-		}
-		if !s.sent.crowded(s.lastID) {
-			return s.lastID, nil
-		}
+	if r := o.recovery; r != nil && r.again.Len() == 0 && r.suspect == (suspect{}) {
+		o.recovery = nil
 	}
 }
-
-// exhausted reports whether no identifier is free.
-func (s *Session) exhausted() bool { return s.sent.used >= maxID }
 
 // Ready reports whether a new message at QoS 1 or 2 may be sent at once: the window has room, an identifier is free, and
-// none waits.
+// no message waits.
 // [MQTT-3.3.4-7] [MQTT-4.9.0-1]
 func (s *Session) Ready() bool {
-	return s.inFlight < s.window && !s.exhausted() && len(s.resends) == 0 && s.again.Len() == 0 && s.queue.length == 0
+	o := &s.out
+	return o.inFlight < o.window && !o.exhausted() && len(o.resends) == 0 &&
+		(o.recovery == nil || o.recovery.again.Len() == 0) && (o.queues == nil || o.queues.acked.length == 0)
 }
 
 // Send appends m, at QoS 1 or 2, to dst and keeps it in flight. Ready must have said yes. On an error nothing has
 // changed.
 // [MQTT-4.3.2-1] [MQTT-4.3.2-2] [MQTT-4.3.3-1] [MQTT-4.3.3-2] [MQTT311-4.3.2-1] [MQTT311-4.3.3-1]
 func (s *Session) Send(dst []byte, m *Message, now time.Duration) ([]byte, uint16, error) {
-	id, err := s.nextID()
+	id, err := s.out.nextID()
 	if err != nil {
 		return dst, 0, err
 	}
@@ -73,46 +75,54 @@ func (s *Session) Send(dst []byte, m *Message, now time.Duration) ([]byte, uint1
 	if err != nil {
 		return dst, 0, err
 	}
-	o := s.put(id, stagePublish)
-	o.message = *m
-	o.counted = true
-	s.inFlight++
-	s.messages++
+	s.out.launch(id, stagePublish, m)
 	return dst, id, nil
 }
 
+// launch puts m in flight.
+func (o *outgoing) launch(id uint16, st stage, m *Message) *flight {
+	f := o.put(id, st)
+	f.message = *m
+	f.counted = true
+	o.inFlight++
+	o.messages++
+	return f
+}
+
 // put makes an entry whose message the caller fills in, in place: a message is copied once.
-func (s *Session) put(id uint16, st stage) *outgoing {
-	s.seq++
-	o := s.sent.put(id)
-	o.seq, o.stage = s.seq, st
-	return o
+func (o *outgoing) put(id uint16, st stage) *flight {
+	o.seq++
+	f := o.sent.put(id)
+	f.seq, f.stage = o.seq, st
+	return f
 }
 
 // AppendPublish appends m as a PUBLISH packet. Of a message that expires it says how long it still has, in seconds,
 // at least one: whoever sends it has decided that it goes out. On an error nothing has changed.
 // [MQTT-4.3.3-7]
 func (s *Session) AppendPublish(dst []byte, m *Message, id uint16, dup bool, now time.Duration) ([]byte, error) {
-	if m.Properties == nil && s.aliases == nil {
+	v5 := s.version >= codec.V5
+	if s.out.aliases == nil && (!v5 || m.Properties == nil && len(m.SubscriptionIdentifiers) == 0) {
 		return codec.AppendPlainPublish(dst, codec.PublishFlags(dup, m.QoS, m.Retain), m.Topic, id, m.Payload, s.version)
 	}
 	p := codec.Publish{Dup: dup, QoS: m.QoS, Retain: m.Retain, Topic: m.Topic, PacketID: id, Payload: m.Payload}
+	p.SubscriptionIdentifiers = m.SubscriptionIdentifiers
 	if m.Properties != nil {
 		p.Properties = *m.Properties
 		if m.Expires != 0 {
 			p.Properties.MessageExpiry = max(m.Expires-now, time.Second)
 		}
 	}
-	if s.aliases == nil {
+	if s.out.aliases == nil {
 		return p.Append(dst, s.version)
 	}
 	return s.appendAliased(dst, &p)
 }
 
 // appendAliased appends p with a topic alias: the first packet with one says what it stands for. Where that would make
-// the packet too large for the server it goes without.
+// the packet too large for the peer it goes without.
 func (s *Session) appendAliased(dst []byte, p *codec.Publish) ([]byte, error) {
-	a := s.aliases
+	a := s.out.aliases
 	n := a.find(p.Topic)
 	switch {
 	case n > 0:
@@ -129,83 +139,61 @@ func (s *Session) appendAliased(dst []byte, p *codec.Publish) ([]byte, error) {
 	return dst, err
 }
 
-// CanQueue reports whether the queue takes one more message of size bytes. A message larger than the whole queue is
-// taken when it is empty.
-func (s *Session) CanQueue(size int) bool {
-	length := s.queue.length + s.offline.length
-	if length == 0 {
-		return s.limits.QueueMessages > 0
-	}
-	return length < s.limits.QueueMessages && s.queue.bytes+s.offline.bytes+size <= s.limits.QueueBytes
-}
-
-// Queue lets m wait to be sent. CanQueue must have said yes. The ticket finds it again while it waits.
-func (s *Session) Queue(m Message) (ticket uint64) {
-	s.ticket++
-	if m.QoS == 0 {
-		s.offline.push(s.ticket, m)
-	} else {
-		s.queue.push(s.ticket, m)
-	}
-	return s.ticket
-}
-
-// Offline returns the message at QoS 0 to be sent next, or nil. It is good until the next call.
-func (s *Session) Offline() *Message { return s.offline.front() }
-
-// DropOffline lets go of the message that Offline returned.
-func (s *Session) DropOffline() Message { return s.offline.pop() }
-
 // Front returns the message to be sent next, or nil: none waits, the window is full, no identifier is free, or others must
 // be sent again first. It is good until the next call.
 func (s *Session) Front() *Message {
+	o := &s.out
 	switch {
-	case s.inFlight >= s.window || s.exhausted() || len(s.resends) > 0:
+	case o.inFlight >= o.window || o.exhausted() || len(o.resends) > 0:
 		return nil
-	case s.again.Len() > 0:
-		return &s.again.At(0).message
+	case o.recovery != nil && o.recovery.again.Len() > 0:
+		return &o.recovery.again.At(0).message
+	case o.queues == nil:
+		return nil
 	}
-	return s.queue.front()
+	return o.queues.acked.front()
 }
 
 // SendFront sends the message that Front returned. On an error it still waits.
 func (s *Session) SendFront(dst []byte, now time.Duration) ([]byte, uint16, error) {
 	dst, id, err := s.Send(dst, s.Front(), now)
-	if err != nil {
-		return dst, id, err
+	if err == nil {
+		s.fronted(id)
 	}
-	if s.again.Len() > 0 {
-		o := s.sent.get(id)
-		o.seq = s.again.At(0).seq
-		s.suspect.resent(o.seq)
+	return dst, id, err
+}
+
+// fronted moves the message that Front returned, which is in flight under id now, out of the queue.
+func (s *Session) fronted(id uint16) {
+	if r := s.out.recovery; r != nil && r.again.Len() > 0 {
+		f, first := s.out.sent.get(id), r.again.At(0)
+		if f.seq = first.seq; !first.unsent {
+			r.suspect.resent(f.seq)
+		}
 	}
 	s.DropFront()
-	return dst, id, nil
 }
 
-// DropFront lets go of the message that Front returned.
+// DropFront removes the message that Front returned.
 func (s *Session) DropFront() Message {
-	if s.again.Len() > 0 {
-		return s.again.Pop().message
+	if r := s.out.recovery; r != nil && r.again.Len() > 0 {
+		return r.again.Pop().message
 	}
-	return s.queue.pop()
-}
-
-// Withdraw takes a message out of the queue. It reports false if the message was sent or withdrawn already.
-func (s *Session) Withdraw(ticket uint64) bool {
-	return s.queue.remove(ticket) || s.offline.remove(ticket)
+	return s.out.queues.acked.pop()
 }
 
 // Keep makes a message that was sent, last under id, independent of its publisher, who stops waiting: it copies what
 // the publisher owns and forgets the owner.
 func (s *Session) Keep(id uint16, owner any) {
-	if o := s.sent.get(id); o != nil && o.message.Owner == owner {
-		o.message.keep()
+	if f := s.out.sent.get(id); f != nil && f.message.Owner == owner {
+		f.message.keep()
 		return
 	}
-	for i := range s.again.Len() {
-		if m := &s.again.At(i).message; m.Owner == owner {
-			m.keep()
+	if r := s.out.recovery; r != nil {
+		for i := range r.again.Len() {
+			if m := &r.again.At(i).message; m.Owner == owner {
+				m.keep()
+			}
 		}
 	}
 }
@@ -225,12 +213,11 @@ func (m *Message) keep() {
 // to be ignored.
 // [MQTT-4.3.2-3] [MQTT311-4.3.2-1]
 func (s *Session) Puback(id uint16) (m Message, ok bool) {
-	o := s.sent.get(id)
-	if o == nil || o.stage != stagePublish || o.message.QoS != 1 {
+	f := s.out.sent.get(id)
+	if f == nil || f.stage != stagePublish || f.message.QoS != 1 || f.unsent {
 		return Message{}, false
 	}
-	s.suspect.acknowledged = true
-	return s.complete(id, o), true
+	return s.out.complete(id, f), true
 }
 
 // Pubrec takes a PUBREC for m and appends the PUBREL that answers it. After a reason code of 0x80 or more the message is
@@ -238,23 +225,22 @@ func (s *Session) Puback(id uint16) (m Message, ok bool) {
 // is let go here. An unknown identifier is answered as well, and ok is false.
 // [MQTT-4.3.3-3] [MQTT311-4.3.3-1]
 func (s *Session) Pubrec(dst []byte, id uint16, code codec.ReasonCode) (_ []byte, m Message, done, ok bool) {
-	o := s.sent.get(id)
-	switch {
-	case o == nil || o.message.QoS != 2:
+	f := s.out.sent.get(id)
+	if f == nil || f.message.QoS != 2 || f.unsent {
 		if code.Failed() {
 			return dst, Message{}, false, false
 		}
 		return s.pubrel(dst, id, codec.PacketIdentifierNotFound), Message{}, false, false // [MQTT-4.3.3-4]
 	}
-	s.suspect.acknowledged = true
-	if code.Failed() && o.stage == stagePublish {
-		return dst, s.complete(id, o), true, true
+	if code.Failed() && f.stage == stagePublish {
+		return dst, s.out.complete(id, f), true, true
 	}
-	o.stage = stageRelease
-	s.seq++
-	o.seq = s.seq
-	o.message = Message{Topic: o.message.Topic, QoS: 2, Owner: o.message.Owner}
-	return s.pubrel(dst, id, codec.Success), o.message, false, true
+	s.out.acknowledged()
+	f.stage = stageRelease
+	s.out.seq++
+	f.seq = s.out.seq
+	f.message = Message{Topic: f.message.Topic, QoS: 2, Owner: f.message.Owner}
+	return s.pubrel(dst, id, codec.Success), f.message, false, true
 }
 
 func (s *Session) pubrel(dst []byte, id uint16, code codec.ReasonCode) []byte {
@@ -264,94 +250,97 @@ func (s *Session) pubrel(dst []byte, id uint16, code codec.ReasonCode) []byte {
 	return must((&codec.Pubrel{PacketID: id, Code: code}).Append(dst, s.version))
 }
 
-// Released reports whether the server took the message under id on an earlier connection: its PUBREL was sent again.
+// Released reports whether the peer took the message under id on an earlier connection: its PUBREL was sent again.
 func (s *Session) Released(id uint16) bool {
-	o := s.sent.get(id)
-	return o != nil && o.stage == stageRelease && !o.counted
+	f := s.out.sent.get(id)
+	return f != nil && f.stage == stageRelease && !f.counted
 }
 
 // Pubcomp takes a PUBCOMP. It returns the message that is complete now; ok is false for an unknown identifier.
 // [MQTT-4.3.3-5] [MQTT311-4.3.3-1]
 func (s *Session) Pubcomp(id uint16) (m Message, ok bool) {
-	o := s.sent.get(id)
-	if o == nil || o.stage != stageRelease {
+	f := s.out.sent.get(id)
+	if f == nil || f.stage != stageRelease {
 		return Message{}, false
 	}
-	s.suspect.acknowledged = true
-	return s.complete(id, o), true
+	return s.out.complete(id, f), true
 }
 
 // [MQTT-4.4.0-2] [MQTT-4.9.0-2]
-func (s *Session) complete(id uint16, o *outgoing) Message {
-	m := o.message
-	if o.counted {
-		s.inFlight--
+func (o *outgoing) complete(id uint16, f *flight) Message {
+	o.acknowledged()
+	return o.land(id, f)
+}
+
+// land takes what is in flight out.
+func (o *outgoing) land(id uint16, f *flight) Message {
+	m := f.message
+	if f.counted {
+		o.inFlight--
 	}
-	s.messages--
-	s.sent.delete(id)
+	o.messages--
+	o.sent.delete(id)
 	return m
+}
+
+// InFlightMessage returns the message in flight under id, or nil, and whether its PUBREC has been taken: then it is only
+// what Pubrec returned. It is good until the next call.
+func (s *Session) InFlightMessage(id uint16) (m *Message, released bool) {
+	f := s.out.sent.get(id)
+	if f == nil || f.stage == stageReserved || f.stage == stageSubscribe {
+		return nil, false
+	}
+	return &f.message, f.stage == stageRelease
 }
 
 // Misplaced reports whether a packet of type t, an acknowledgement, has an identifier that is in use for what such a
 // packet does not acknowledge, or not now.
 func (s *Session) Misplaced(t codec.Type, id uint16) bool {
-	o := s.sent.get(id)
-	if o == nil || o.stage == stageReserved {
-		return false // it is late, which is not the server's fault
+	f := s.out.sent.get(id)
+	if f == nil || f.stage == stageReserved || f.unsent {
+		return false // it is late, which is not the peer's fault
 	}
 	switch t {
 	case codec.PUBACK:
-		return o.stage != stagePublish || o.message.QoS != 1
+		return f.stage != stagePublish || f.message.QoS != 1
 	case codec.PUBREC:
-		return o.message.QoS != 2
+		return f.message.QoS != 2
 	case codec.PUBCOMP:
-		return o.stage != stageRelease
+		return f.stage != stageRelease
 	}
-	return o.stage != stageRequest
+	return f.stage != stageSubscribe
 }
 
-// Request reserves an identifier for a SUBSCRIBE or UNSUBSCRIBE of owner.
-// [MQTT-4.9.0-3]
-func (s *Session) Request(owner any) (uint16, error) {
-	id, err := s.nextID()
-	if err == nil {
-		s.put(id, stageRequest).message.Owner = owner
-		s.requests++
-	}
-	return id, err
-}
-
-// Answer takes the identifier of a SUBACK or UNSUBACK and returns the owner of the request; ok is false for one that
-// was not made.
-func (s *Session) Answer(id uint16) (owner any, ok bool) {
-	o := s.sent.get(id)
-	if o == nil || o.stage != stageRequest {
-		return nil, false
-	}
-	owner = o.message.Owner
-	s.sent.delete(id)
-	s.requests--
-	return owner, true
-}
-
-// Discard empties the session and returns what was in it: the requests' owners and the messages that were sent, then
-// those that were not, each in the order of the calls. What is said of earlier receipts has no effect any more.
+// Discard empties the session and returns what was in it: the messages that were sent and the owners of SUBSCRIBEs and
+// UNSUBSCRIBEs, then the messages that were not sent, each in the order of the calls. To settle earlier receipts has no
+// effect any more.
 func (s *Session) Discard() (sent, unsent []Message) {
-	for _, o := range s.oldestFirst() {
-		sent = append(sent, o.value.message)
+	for _, f := range s.out.oldestFirst() {
+		sent = append(sent, f.value.message)
 	}
-	for s.again.Len() > 0 {
-		sent = append(sent, s.again.Pop().message)
-	}
-	for _, q := range []*queue{&s.queue, &s.offline} {
-		for m := q.front(); m != nil; m = q.front() {
-			unsent = append(unsent, q.pop())
+	if r := s.out.recovery; r != nil {
+		for r.again.Len() > 0 {
+			sent = append(sent, r.again.Pop().message)
 		}
 	}
-	s.sent, s.inFlight, s.messages, s.requests, s.window = ring[outgoing]{}, 0, 0, 0, 0
-	s.Leave()
+	unsent = s.waiting()
+	s.out = outgoing{seq: s.out.seq, ticket: s.out.ticket, lastID: s.out.lastID}
+	s.EndIncoming()
 	s.forgetIncoming()
 	return sent, unsent
+}
+
+// waiting empties the queues and returns what was in them.
+func (s *Session) waiting() (messages []Message) {
+	if s.out.queues == nil {
+		return nil
+	}
+	for _, q := range []*queue{&s.out.queues.acked, &s.out.queues.qos0} {
+		for q.front() != nil {
+			messages = append(messages, q.pop())
+		}
+	}
+	return messages
 }
 
 // must is for packets whose content the session made itself or was promised to be right: encoding those cannot fail.

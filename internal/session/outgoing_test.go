@@ -3,6 +3,7 @@ package session
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,7 +39,7 @@ func TestNewPublish(t *testing.T) {
 type fate int
 
 const (
-	pending fate = iota
+	underWay fate = iota
 	done
 	unknown // there is no such message
 )
@@ -78,18 +79,18 @@ var handshakes = []struct {
 		{codec.PUBACK, 1, codec.Success, "", done},
 	}},
 	{"[MQTT-4.3.3-4] PUBREC is answered", 2, []ack{
-		{codec.PUBREC, 1, codec.Success, "62 02 0001", pending},
+		{codec.PUBREC, 1, codec.Success, "62 02 0001", underWay},
 		{codec.PUBCOMP, 1, codec.Success, "", done},
 		{codec.PUBCOMP, 1, codec.Success, "", unknown},
 	}},
 	{"[MQTT-4.3.3-4] PUBREC without subscribers is a success", 2, []ack{
-		{codec.PUBREC, 1, codec.NoMatchingSubscribers, "62 02 0001", pending},
+		{codec.PUBREC, 1, codec.NoMatchingSubscribers, "62 02 0001", underWay},
 		{codec.PUBCOMP, 1, codec.Success, "", done},
 	}},
 	{"[MQTT-4.3.3-6] repeated PUBREC", 2, []ack{
-		{codec.PUBREC, 1, codec.Success, "62 02 0001", pending},
-		{codec.PUBREC, 1, codec.Success, "62 02 0001", pending},
-		{codec.PUBREC, 1, codec.QuotaExceeded, "62 02 0001", pending}, // too late to refuse
+		{codec.PUBREC, 1, codec.Success, "62 02 0001", underWay},
+		{codec.PUBREC, 1, codec.Success, "62 02 0001", underWay},
+		{codec.PUBREC, 1, codec.QuotaExceeded, "62 02 0001", underWay}, // too late to refuse
 		{codec.PUBCOMP, 1, codec.Success, "", done},
 	}},
 	{"[MQTT-3.5.2-1] refused by PUBREC", 2, []ack{
@@ -97,7 +98,7 @@ var handshakes = []struct {
 		{codec.PUBREC, 1, codec.QuotaExceeded, "", unknown},
 	}},
 	{"[MQTT-3.7.2-1] PUBCOMP 0x92", 2, []ack{
-		{codec.PUBREC, 1, codec.Success, "62 02 0001", pending},
+		{codec.PUBREC, 1, codec.Success, "62 02 0001", underWay},
 		{codec.PUBCOMP, 1, codec.PacketIdentifierNotFound, "", done},
 	}},
 	{"PROTOCOL 8 QoS 2 and strange acknowledgements", 2, []ack{
@@ -105,7 +106,7 @@ var handshakes = []struct {
 		{codec.PUBCOMP, 1, codec.Success, "", unknown}, // before PUBREC
 		{codec.PUBREC, 7, codec.Success, unknownReleaseV5, unknown},
 		{codec.PUBREC, 7, codec.QuotaExceeded, "", unknown},
-		{codec.PUBREC, 1, codec.Success, "62 02 0001", pending},
+		{codec.PUBREC, 1, codec.Success, "62 02 0001", underWay},
 		{codec.PUBACK, 1, codec.Success, "", unknown},
 		{codec.PUBCOMP, 7, codec.Success, "", unknown},
 		{codec.PUBCOMP, 1, codec.Success, "", done},
@@ -224,11 +225,11 @@ func TestPubrecThatRefusesFreesAPlace(t *testing.T) {
 
 func TestWindowIsTheSmallerOfBothLimits(t *testing.T) {
 	for _, c := range []struct{ ours, servers, want int }{{5, 10, 5}, {10, 5, 5}, {100_000, 65_535, MaxInFlight}} {
-		s := New(codec.V5, Limits{InFlight: c.ours})
+		s := serving(codec.V5, Limits{InFlight: c.ours}, 0)
 		if s.Ready() {
 			t.Error("ready before a connection")
 		}
-		s.Renewed(c.servers)
+		renew(s, c.servers)
 		n := 0
 		for ; s.Ready(); n++ {
 			send(t, s, 1, "")
@@ -241,10 +242,10 @@ func TestWindowIsTheSmallerOfBothLimits(t *testing.T) {
 
 func TestSendThatFailsChangesNothing(t *testing.T) {
 	s := connected(codec.V311, 10)
-	bad := Message{Topic: "a", QoS: 1, Properties: &codec.PublishProperties{ContentType: "t"}, Owner: "bad"}
+	bad := Message{Topic: strings.Repeat("a", 1<<16), QoS: 1, Owner: "bad"}
 	b, id, err := s.Send([]byte{0xEE}, &bad, 0)
 	if err == nil || id != 0 || s.InFlight() != 0 {
-		t.Errorf("properties in 3.1.1: identifier %d, error %v, %d in flight", id, err, s.InFlight())
+		t.Errorf("a topic that is too long: identifier %d, error %v, %d in flight", id, err, s.InFlight())
 	}
 	wantBytes(t, "buffer", b, "EE")
 	s.Queue(bad)
@@ -272,7 +273,7 @@ func TestExpiryIsWhatRemains(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p := codec.PublishProperties{MessageExpiry: time.Minute}
 			m := Message{Topic: "a", QoS: 1, Properties: &p, Expires: c.expires}
-			b, err := New(codec.V5, Limits{}).AppendPublish(nil, &m, 1, true, c.now)
+			b, err := serving(codec.V5, Limits{}, 0).AppendPublish(nil, &m, 1, true, c.now)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -283,7 +284,7 @@ func TestExpiryIsWhatRemains(t *testing.T) {
 		})
 	}
 	m := Message{Topic: "a", Properties: &codec.PublishProperties{ContentType: "t"}}
-	b, err := New(codec.V5, Limits{}).AppendPublish(nil, &m, 0, false, time.Hour)
+	b, err := serving(codec.V5, Limits{}, 0).AppendPublish(nil, &m, 0, false, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +319,7 @@ func TestKeepCopiesWhatIsThePublishers(t *testing.T) {
 }
 
 func TestCanQueue(t *testing.T) {
-	s := New(codec.V5, Limits{QueueMessages: 3, QueueBytes: 10})
+	s := serving(codec.V5, Limits{QueueMessages: 3, QueueBytes: 10}, 0)
 	if !s.CanQueue(1000) {
 		t.Error("an empty queue does not take a large message")
 	}
@@ -339,7 +340,7 @@ func TestCanQueue(t *testing.T) {
 	if n, bytes := s.Queued(); n != 3 || bytes != 6 {
 		t.Errorf("%d messages of %d bytes are queued", n, bytes)
 	}
-	if New(codec.V5, Limits{QueueBytes: 10}).CanQueue(0) {
+	if serving(codec.V5, Limits{QueueBytes: 10}, 0).CanQueue(0) {
 		t.Error("a queue of no messages takes one")
 	}
 }
@@ -364,7 +365,7 @@ func TestWithdraw(t *testing.T) {
 
 func TestRequests(t *testing.T) {
 	s := connected(codec.V5, 10)
-	id, err := s.Request("subscribe")
+	id, err := s.TakeID("subscribe")
 	if err != nil || id != 1 {
 		t.Fatalf("identifier %d, error %v", id, err)
 	}
@@ -372,7 +373,7 @@ func TestRequests(t *testing.T) {
 		t.Error("a request takes a place in the window") // [MQTT-4.9.0-3]
 	}
 	publish, _ := send(t, s, 1, "x")
-	if _, ok := s.Answer(publish); ok {
+	if _, ok := s.ReturnID(publish); ok {
 		t.Error("SUBACK answers a PUBLISH")
 	}
 	if _, ok := s.Puback(id); ok {
@@ -386,11 +387,11 @@ func TestRequests(t *testing.T) {
 	if done || ok {
 		t.Error("PUBREC answers a SUBSCRIBE")
 	}
-	owner, ok := s.Answer(id) // [MQTT-2.2.1-6]
+	owner, ok := s.ReturnID(id) // [MQTT-2.2.1-6]
 	if !ok || owner != "subscribe" {
 		t.Errorf("SUBACK: owner %v, known %v", owner, ok)
 	}
-	if _, ok := s.Answer(id); ok {
+	if _, ok := s.ReturnID(id); ok {
 		t.Error("a second SUBACK is known")
 	}
 }
@@ -410,7 +411,7 @@ func TestMisplaced(t *testing.T) {
 	}
 	one, _ := send(t, s, 1, "x")
 	two, _ := send(t, s, 2, "x")
-	request, err := s.Request("owner")
+	request, err := s.TakeID("owner")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -421,7 +422,7 @@ func TestMisplaced(t *testing.T) {
 	s.Pubrec(nil, two, codec.Success)
 	check("QoS 2, released", two, codec.PUBREC, codec.PUBCOMP)
 	s.Lost()
-	s.Resumed(nil, 10)
+	resume(s, nil, 10)
 	s.Resending()
 	s.GiveUpResend()
 	check("QoS 1, given up", one, all...)
@@ -429,7 +430,7 @@ func TestMisplaced(t *testing.T) {
 
 func TestDiscardKeepsTheOrderOfTheCalls(t *testing.T) {
 	s := connected(codec.V5, 6)
-	s.lastID = maxID - 2 // identifiers wrap around between the messages
+	s.out.lastID = maxID - 2 // identifiers wrap around between the messages
 	var first uint16
 	for _, payload := range []string{"1", "2", "3"} {
 		id, _ := send(t, s, 1, payload)
@@ -438,7 +439,7 @@ func TestDiscardKeepsTheOrderOfTheCalls(t *testing.T) {
 		}
 	}
 	s.Puback(first)
-	if _, err := s.Request("4"); err != nil {
+	if _, err := s.TakeID("4"); err != nil {
 		t.Fatal(err)
 	}
 	send(t, s, 2, "5")
@@ -456,7 +457,7 @@ func TestDiscardKeepsTheOrderOfTheCalls(t *testing.T) {
 	if s.InFlight() != 0 || queued != 0 || bytes != 0 || s.Ready() {
 		t.Error("the session is not empty")
 	}
-	s.Renewed(10)
+	renew(s, 10)
 	if id, _ := send(t, s, 1, "9"); id != 4 {
 		t.Errorf("after Discard the next identifier is %d, want 4: a late acknowledgement could find it", id)
 	}
@@ -496,13 +497,13 @@ func TestIdentifiersRunOut(t *testing.T) {
 		t.Fatalf("%d messages are in flight", len(used))
 	}
 	for range 65_535 - 64_511 {
-		id, err := s.Request("subscribe")
+		id, err := s.TakeID("subscribe")
 		if used[id] || err != nil {
 			t.Fatalf("identifier %d for a SUBSCRIBE, error %v", id, err)
 		}
 		used[id] = true
 	}
-	if _, err := s.Request("one more"); !errors.Is(err, ErrNoIdentifier) {
+	if _, err := s.TakeID("one more"); !errors.Is(err, ErrNoIdentifier) {
 		t.Errorf("error %v without a free identifier", err)
 	}
 	b, id, err := s.Send([]byte{0xEE}, &Message{Topic: "a", QoS: 1}, 0)
@@ -510,7 +511,7 @@ func TestIdentifiersRunOut(t *testing.T) {
 		t.Errorf("sending without a free identifier: %v, %d in flight", err, s.InFlight())
 	}
 	s.Puback(30_000)
-	if id, err := s.Request("again"); id != 30_000 || err != nil {
+	if id, err := s.TakeID("again"); id != 30_000 || err != nil {
 		t.Errorf("identifier %d, error %v: want the only one that is free", id, err)
 	}
 }
@@ -520,7 +521,7 @@ func TestMessageWaitsForIdentifier(t *testing.T) {
 	s := connected(codec.V5, 65_535)
 	s.limits.QueueMessages, s.limits.QueueBytes = 1, 1
 	for range maxID {
-		if _, err := s.Request("subscribe"); err != nil {
+		if _, err := s.TakeID("subscribe"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -531,7 +532,7 @@ func TestMessageWaitsForIdentifier(t *testing.T) {
 	if s.Front() != nil {
 		t.Error("a message is next although no identifier is free")
 	}
-	s.Answer(7)
+	s.ReturnID(7)
 	if s.Front() == nil {
 		t.Error("an identifier is free, and no message next")
 	}
@@ -556,7 +557,7 @@ func TestOldIdentifierDoesNotBlowUpTheTable(t *testing.T) {
 			ids = ids[:0]
 		}
 	}
-	if n := len(s.sent.slots); n > 64 {
+	if n := len(s.out.sent.slots); n > 64 {
 		t.Errorf("at most 21 messages in flight take %d slots", n)
 	}
 }

@@ -2,20 +2,88 @@ package session
 
 import (
 	"sort"
+	"time"
 
 	"github.com/petrel-mqtt/mqtt/internal/fifo"
 )
 
-// queue holds the messages that wait to be sent for the first time, in the order in which they were published.
-// Each has a ticket by which it can be withdrawn. That leaves an empty place, without a topic, until the place comes to
-// the front or most places are empty.
+// queues holds the messages that wait to be sent for the first time. A session has them only while it uses them.
+type queues struct {
+	acked queue // messages at QoS 1 and 2
+	qos0  queue // messages at QoS 0, which take no place in the window
+}
+
+func (q *queues) length() int { return q.acked.length + q.qos0.length }
+func (q *queues) bytes() int  { return q.acked.bytes + q.qos0.bytes }
+
+// CanQueue reports whether the queue takes one more message of size bytes. A message larger than the whole queue is
+// taken when it is empty.
+func (s *Session) CanQueue(size int) bool {
+	q := s.out.queues
+	if q == nil || q.length() == 0 {
+		return s.limits.QueueMessages > 0
+	}
+	return q.length() < s.limits.QueueMessages && q.bytes()+size <= s.limits.QueueBytes
+}
+
+// Queue lets m wait to be sent. CanQueue must have said yes. The ticket finds it again while it waits; tickets grow.
+func (s *Session) Queue(m Message) (ticket uint64) {
+	if s.out.queues == nil {
+		s.out.queues = new(queues)
+	}
+	s.out.ticket++
+	if m.QoS == 0 {
+		s.out.queues.qos0.push(s.out.ticket, m)
+	} else {
+		s.out.queues.acked.push(s.out.ticket, m)
+	}
+	return s.out.ticket
+}
+
+// Withdraw takes a message out of the queue. It reports false if the message was sent or withdrawn already.
+func (s *Session) Withdraw(ticket uint64) bool {
+	q := s.out.queues
+	return q != nil && (q.acked.remove(ticket) || q.qos0.remove(ticket))
+}
+
+// FrontQoS0 returns the message at QoS 0 that has waited longest, or nil. It is good until the next call.
+func (s *Session) FrontQoS0() *Message {
+	if s.out.queues == nil {
+		return nil
+	}
+	return s.out.queues.qos0.front()
+}
+
+// DropQoS0 removes the message that FrontQoS0 returned.
+func (s *Session) DropQoS0() Message { return s.out.queues.qos0.pop() }
+
+// DropOldest removes the message at QoS 1 or 2 that has waited longest, whether or not it could be sent now. It does not
+// touch what was sent before. ok is false when none waits.
+func (s *Session) DropOldest() (m Message, ok bool) {
+	if s.out.queues == nil || s.out.queues.acked.front() == nil {
+		return Message{}, false
+	}
+	return s.out.queues.acked.pop(), true
+}
+
+// DropExpired removes the messages that have expired while they waited to be sent for the first time, and returns them.
+func (s *Session) DropExpired(now time.Duration) (expired []Message) {
+	q := s.out.queues
+	if q == nil {
+		return nil
+	}
+	return q.qos0.dropExpired(now, q.acked.dropExpired(now, nil))
+}
+
+// queue holds messages in the order in which they were published. Each has a ticket by which it can be withdrawn. That
+// leaves an empty place, without a topic, until the place comes to the front or most places are empty.
 type queue struct {
-	entries fifo.Queue[entry]
+	entries fifo.Queue[waiting]
 	length  int // entries that were not withdrawn
 	bytes   int // of their topics and payloads
 }
 
-type entry struct {
+type waiting struct {
 	ticket  uint64 // greater than those before it
 	message Message
 }
@@ -25,7 +93,7 @@ const spareEntries = 16
 
 // push adds a message; its ticket is greater than those before it.
 func (q *queue) push(ticket uint64, m Message) {
-	q.entries.Push(entry{ticket, m})
+	q.entries.Push(waiting{ticket, m})
 	q.length++
 	q.bytes += m.size()
 }
@@ -56,18 +124,35 @@ func (q *queue) remove(ticket uint64) bool {
 	if i == n || q.entries.At(i).ticket != ticket || q.entries.At(i).message.Topic == "" {
 		return false
 	}
-	m := &q.entries.At(i).message
-	q.length--
-	q.bytes -= m.size()
-	*m = Message{}
-	if n > 2*q.length+spareEntries {
-		q.compact()
-	}
+	q.empty(&q.entries.At(i).message)
+	q.compact()
 	return true
 }
 
-// compact removes the empty places.
+// dropExpired removes what has expired and appends it to expired.
+func (q *queue) dropExpired(now time.Duration, expired []Message) []Message {
+	for i := range q.entries.Len() {
+		if m := &q.entries.At(i).message; m.Topic != "" && m.Expires != 0 && m.Expires <= now {
+			expired = append(expired, *m)
+			q.empty(m)
+		}
+	}
+	q.compact()
+	return expired
+}
+
+// empty leaves an empty place where m is.
+func (q *queue) empty(m *Message) {
+	q.length--
+	q.bytes -= m.size()
+	*m = Message{}
+}
+
+// compact removes the empty places when most places are.
 func (q *queue) compact() {
+	if q.entries.Len() <= 2*q.length+spareEntries {
+		return
+	}
 	for range q.entries.Len() {
 		if e := q.entries.Pop(); e.message.Topic != "" {
 			q.entries.Push(e)

@@ -12,120 +12,145 @@ import (
 // Lost ends the connection. It returns the owners of the SUBSCRIBEs and UNSUBSCRIBEs that were not answered, oldest
 // first: those are no part of the session, and have to be made again.
 func (s *Session) Lost() (owners []any) {
-	for _, o := range s.oldestFirst() {
-		if o.value.stage == stageRequest {
-			owners = append(owners, o.value.message.Owner)
-			s.sent.delete(o.id)
-			s.requests--
+	o := &s.out
+	if o.taken > 0 {
+		for _, f := range o.oldestFirst() {
+			if f.value.stage == stageSubscribe {
+				owners = append(owners, f.value.message.Owner)
+				o.sent.delete(f.id)
+			}
 		}
 	}
-	s.window, s.inFlight = 0, 0
-	s.resends = nil
-	s.Leave()
+	o.taken, o.window, o.inFlight = 0, 0, 0
+	o.resends = nil
+	s.EndIncoming()
 	return owners
 }
 
 // oldestFirst returns what is in sent in the order in which it was sent; PUBRELs in the order of their PUBRECs
 // [MQTT-4.6.0-4].
 // [MQTT311-4.6.0-4]
-func (s *Session) oldestFirst() []*slot[outgoing] {
-	var all []*slot[outgoing]
-	for i := range s.sent.slots {
-		if s.sent.slots[i].id != 0 {
-			all = append(all, &s.sent.slots[i])
+func (o *outgoing) oldestFirst() []*slot[flight] {
+	var all []*slot[flight]
+	for i := range o.sent.slots {
+		if o.sent.slots[i].id != 0 {
+			all = append(all, &o.sent.slots[i])
 		}
 	}
-	slices.SortFunc(all, func(a, b *slot[outgoing]) int { return cmp.Compare(a.value.seq, b.value.seq) })
+	slices.SortFunc(all, func(a, b *slot[flight]) int { return cmp.Compare(a.value.seq, b.value.seq) })
 	return all
 }
 
-// Resumed begins a connection on the session as it is, because the server has it too: it appends the PUBRELs that were
+// Resumed continues the session on a new connection, because the peer has it too: it appends the PUBRELs that were
 // not answered, and prepares the PUBLISHes to be sent again [MQTT-4.4.0-1] [MQTT-4.6.0-1]. Those follow by Resend, no
 // more than the window lets go out, before anything new.
 // [MQTT-3.1.2-23] [MQTT311-2.3.1-3] [MQTT311-3.1.2-4] [MQTT311-4.4.0-1] [MQTT311-4.6.0-1]
-func (s *Session) Resumed(dst []byte, receiveMaximum int) []byte {
-	s.window = min(s.limits.InFlight, receiveMaximum)
-	s.suspect.begin()
-	for _, o := range s.oldestFirst() {
-		o.value.counted = false
-		switch o.value.stage {
+func (s *Session) Resumed(dst []byte) []byte {
+	s.out.resends = s.out.resends[:0]
+	s.out.recovery.begin()
+	for _, f := range s.out.oldestFirst() {
+		f.value.counted = false
+		switch f.value.stage {
 		case stageRelease:
-			dst = s.pubrel(dst, o.id, codec.Success) // takes no place in the window
+			dst = s.pubrel(dst, f.id, codec.Success) // takes no place in the window
 		case stagePublish:
-			s.resends = append(s.resends, o.id)
+			s.out.resends = append(s.out.resends, f.id)
 		}
 	}
 	return dst
 }
 
-// Renewed begins a connection on a new session, because the server has lost the old one. Messages at QoS 1 that were in
-// flight go to the front of the queue, to be published afresh [MQTT-3.2.2-5]. Of those at QoS 2 nobody can know whether
-// they arrived: they are returned.
+// Renewed begins a new session on a new connection, because the peer has lost the old one. Messages at QoS 1 that were in
+// flight, and those that were only prepared, go to the front of the queue, to be published afresh [MQTT-3.2.2-5]. Of those
+// at QoS 2 that were sent nobody can know whether they arrived: they are returned.
 // [MQTT-3.1.2-4] [MQTT311-3.1.2-6] [MQTT311-3.2.2-3]
-func (s *Session) Renewed(receiveMaximum int) (lost []Message) {
-	s.window = min(s.limits.InFlight, receiveMaximum)
-	s.suspect.begin()
-	newer := s.again // what an earlier loss left to be published afresh was sent after what is in flight now
-	s.again = fifo.Queue[outgoing]{}
-	for _, o := range s.oldestFirst() {
-		switch m := o.value.message; {
-		case o.value.stage == stageReserved:
-		case m.QoS == 1:
-			s.again.Push(o.value)
+func (s *Session) Renewed() (lost []Message) {
+	o := &s.out
+	o.recovery.begin()
+	var again fifo.Queue[flight]
+	for _, f := range o.oldestFirst() {
+		switch m := f.value.message; {
+		case f.value.stage == stageReserved:
+		case m.QoS == 1 || f.value.unsent:
+			again.Push(f.value)
 		default:
 			lost = append(lost, m)
 		}
 	}
-	for newer.Len() > 0 {
-		s.again.Push(newer.Pop())
-	}
-	s.sent = ring[outgoing]{}
-	s.messages = 0
+	o.publishAfresh(again)
+	o.sent = ring[flight]{}
+	o.messages, o.inFlight, o.taken, o.resends = 0, 0, 0, nil
 	s.forgetIncoming()
 	return lost
 }
 
-// Resending returns the message to be sent again next, or nil: there is none, or the window is full.
+// publishAfresh puts what was in flight before what an earlier loss has left: that was sent later.
+func (o *outgoing) publishAfresh(again fifo.Queue[flight]) {
+	if again.Len() == 0 {
+		return
+	}
+	r := o.needRecovery()
+	for r.again.Len() > 0 {
+		again.Push(r.again.Pop())
+	}
+	r.again = again
+}
+
+// Resending returns the message to be sent next by Resend, or nil: there is none, or the window is full.
 func (s *Session) Resending() *Message {
-	for len(s.resends) > 0 {
-		if o := s.sent.get(s.resends[0]); o != nil && o.stage == stagePublish && !o.counted {
-			if s.inFlight >= s.window {
+	o := &s.out
+	for len(o.resends) > 0 {
+		if f := o.sent.get(o.resends[0]); f != nil && f.stage == stagePublish && (f.unsent || !f.counted) {
+			if !f.counted && o.inFlight >= o.window {
 				return nil
 			}
-			return &o.message
+			return &f.message
 		}
-		s.resends = s.resends[1:] // a late acknowledgement has completed it
+		o.resends = o.resends[1:] // a late acknowledgement has completed it
 	}
-	s.resends = nil
+	o.resends = nil
 	return nil
 }
 
-// Resend appends the message that Resending returned, under its old identifier.
+// Resend appends the message that Resending returned: one of an earlier connection under its old identifier, with DUP, or
+// one that was confirmed, for the first time.
 // [MQTT-3.3.1-1] [MQTT311-2.3.1-3] [MQTT311-3.3.1-1]
 func (s *Session) Resend(dst []byte, now time.Duration) ([]byte, error) {
-	id := s.resends[0]
-	o := s.sent.get(id)
-	dst, err := s.AppendPublish(dst, &o.message, id, true, now)
-	if err == nil {
-		s.resends = s.resends[1:]
-		o.counted = true
-		s.inFlight++
-		s.suspect.resent(o.seq)
+	o := &s.out
+	id := o.resends[0]
+	f := o.sent.get(id)
+	dst, err := s.AppendPublish(dst, &f.message, id, !f.unsent, now)
+	if err != nil {
+		return dst, err
 	}
-	return dst, err
+	o.resends = o.resends[1:]
+	if !f.counted {
+		f.counted = true
+		o.inFlight++
+	}
+	if !f.unsent {
+		o.needRecovery().suspect.resent(f.seq)
+	}
+	f.unsent = false
+	return dst, nil
 }
 
-// GiveUpResend lets go of the message that Resending returned: it is not sent again. Its identifier stays reserved,
-// because the server may have the message.
+// GiveUpResend removes the message that Resending returned: it is not sent, or not again. If it was sent before, its
+// identifier stays reserved, because the peer may have the message.
 func (s *Session) GiveUpResend() Message {
-	o := s.sent.get(s.resends[0])
-	s.resends = s.resends[1:]
-	return s.giveUp(o)
+	o := &s.out
+	id := o.resends[0]
+	o.resends = o.resends[1:]
+	f := o.sent.get(id)
+	if f.unsent {
+		return o.land(id, f)
+	}
+	return o.giveUp(f)
 }
 
-func (s *Session) giveUp(o *outgoing) Message {
-	m := o.message
-	*o = outgoing{seq: o.seq, stage: stageReserved}
-	s.messages--
+func (o *outgoing) giveUp(f *flight) Message {
+	m := f.message
+	*f = flight{seq: f.seq, stage: stageReserved}
+	o.messages--
 	return m
 }

@@ -71,17 +71,17 @@ func TestResumed(t *testing.T) {
 		for i, topic := range []string{"a", "b", "c", "d", "e"} {
 			publish(t, s, topic, byte(1+i%2))
 		}
-		subscribe, _ := s.Request("subscribe")
+		subscribe, _ := s.TakeID("subscribe")
 		s.Pubrec(nil, 4, codec.Success) // d
 		s.Pubrec(nil, 2, codec.Success) // b
 		s.Puback(3)                     // c
 		if owners := s.Lost(); !slices.Equal(owners, []any{"subscribe"}) {
 			t.Errorf("requests %v", owners)
 		}
-		if _, ok := s.Answer(subscribe); ok {
+		if _, ok := s.ReturnID(subscribe); ok {
 			t.Error("a SUBSCRIBE outlives its connection")
 		}
-		wantPackets(t, s, s.Resumed(nil, 10), "PUBREL 4", "PUBREL 2") // [MQTT-4.6.0-4]
+		wantPackets(t, s, resume(s, nil, 10), "PUBREL 4", "PUBREL 2") // [MQTT-4.6.0-4]
 		if s.Ready() {
 			t.Error("new messages may overtake those sent again")
 		}
@@ -99,8 +99,8 @@ func TestResumed(t *testing.T) {
 				t.Errorf("PUBACK %d: %v", id, m)
 			}
 		}
-		if s.InFlight() != 0 || s.inFlight != 0 {
-			t.Errorf("%d in flight, %d count", s.InFlight(), s.inFlight)
+		if s.InFlight() != 0 || s.out.inFlight != 0 {
+			t.Errorf("%d in flight, %d count", s.InFlight(), s.out.inFlight)
 		}
 	})
 }
@@ -116,7 +116,7 @@ func TestResumedWithASmallerWindow(t *testing.T) {
 	s.Pubrec(nil, 5, codec.Success)
 	s.Queue(Message{Topic: "new", QoS: 1})
 	s.Lost()
-	wantPackets(t, s, s.Resumed(nil, 2), "PUBREL 5")
+	wantPackets(t, s, resume(s, nil, 2), "PUBREL 5")
 	wantPackets(t, s, resendAll(t, s), "PUBLISH 1 true a", "PUBLISH 2 true b")
 	s.Pubcomp(5)
 	wantPackets(t, s, resendAll(t, s))
@@ -138,7 +138,7 @@ func TestGiveUpResend(t *testing.T) {
 	publish(t, s, "a", 1)
 	publish(t, s, "b", 1)
 	s.Lost()
-	s.Resumed(nil, 10)
+	resume(s, nil, 10)
 	if m := s.Resending(); m.Topic != "a" {
 		t.Fatalf("first %v", m)
 	}
@@ -146,15 +146,15 @@ func TestGiveUpResend(t *testing.T) {
 		t.Errorf("gave up %v", m)
 	}
 	wantPackets(t, s, resendAll(t, s), "PUBLISH 2 true b")
-	if s.InFlight() != 1 || s.sent.get(1) == nil {
-		t.Errorf("%d in flight; identifier 1 is reserved: %v", s.InFlight(), s.sent.get(1) != nil)
+	if s.InFlight() != 1 || s.out.sent.get(1) == nil {
+		t.Errorf("%d in flight; identifier 1 is reserved: %v", s.InFlight(), s.out.sent.get(1) != nil)
 	}
 	if _, ok := s.Puback(1); ok {
 		t.Error("what was given up is completed")
 	}
 	s.Lost()
-	s.Renewed(10)
-	if s.sent.get(1) != nil {
+	renew(s, 10)
+	if s.out.sent.get(1) != nil {
 		t.Error("the identifier is reserved for ever")
 	}
 }
@@ -171,7 +171,7 @@ func TestRenewed(t *testing.T) {
 		s.Queue(Message{Topic: "queued", QoS: 1})
 		s.Lost()
 		var lost []any
-		for _, m := range s.Renewed(10) {
+		for _, m := range renew(s, 10) {
 			lost = append(lost, m.Owner)
 		}
 		if !slices.Equal(lost, []any{"lost", "released"}) && !slices.Equal(lost, []any{"released", "lost"}) {
@@ -208,7 +208,7 @@ func TestRejoin(t *testing.T) {
 		if b := settle(s, nil, settled, codec.Success, ""); len(b) > 0 {
 			t.Errorf("acknowledged %x before the server sends it again", b)
 		}
-		s.Resumed(nil, 10)
+		resume(s, nil, 10)
 		b, verdict := s.Arrive(nil, view(1, qos, true))
 		if verdict != Repeated || len(b) > 0 {
 			t.Errorf("QoS %d: verdict %v, sent %x", qos, verdict, b)
@@ -232,7 +232,7 @@ func TestNoRejoin(t *testing.T) {
 		s := connected(codec.V5, 10)
 		old := hold(t, s, 1, 1, 1)
 		s.Lost()
-		s.Resumed(nil, 10)
+		resume(s, nil, 10)
 		if _, verdict := s.Arrive(nil, p); verdict != Deliver {
 			t.Errorf("%s: verdict %v", name, verdict)
 		}
@@ -242,7 +242,7 @@ func TestNoRejoin(t *testing.T) {
 		if b := settle(s, nil, old, codec.Success, ""); len(b) > 0 {
 			t.Errorf("%s: acknowledged %x for the old message", name, b)
 		}
-		if b := s.Accept(nil, p); len(b) != 4 {
+		if b := s.Accept(nil, p, nil); len(b) != 4 {
 			t.Errorf("%s: acknowledged %x for the new one", name, b)
 		}
 	}
@@ -254,14 +254,14 @@ func TestReceivedOutlivesTheConnection(t *testing.T) {
 	if _, verdict := s.Arrive(nil, view(7, 2, false)); verdict != Deliver {
 		t.Fatal(verdict)
 	}
-	s.Accept(nil, view(7, 2, false))
+	s.Accept(nil, view(7, 2, false), nil)
 	s.Lost()
-	s.Resumed(nil, 10)
+	resume(s, nil, 10)
 	if b, verdict := s.Arrive(nil, view(7, 2, true)); verdict != Repeated || len(b) != 4 {
 		t.Errorf("verdict %v, sent %x", verdict, b)
 	}
 	s.Lost()
-	s.Renewed(10)
+	renew(s, 10)
 	if _, verdict := s.Arrive(nil, view(7, 2, false)); verdict != Deliver {
 		t.Errorf("on a new session: verdict %v", verdict)
 	}
@@ -275,7 +275,7 @@ func TestRenewedForgetsReceipts(t *testing.T) {
 	if r.Forgotten() {
 		t.Error("forgotten while the session may still be there")
 	}
-	s.Renewed(10)
+	renew(s, 10)
 	if !r.Forgotten() {
 		t.Error("not forgotten with the session")
 	}
@@ -288,14 +288,14 @@ func TestRenewedTwice(t *testing.T) {
 		publish(t, s, topic, 1)
 	}
 	s.Lost()
-	s.Renewed(2)
+	renew(s, 2)
 	for range 2 {
 		if _, _, err := s.SendFront(nil, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
 	s.Lost()
-	s.Renewed(10)
+	renew(s, 10)
 	var order []string
 	for m := s.Front(); m != nil; m = s.Front() {
 		order = append(order, m.Topic)
@@ -311,14 +311,14 @@ func TestRenewedTwice(t *testing.T) {
 // [MQTT-4.6.0-3]: a PUBREC that is owed again does not overtake that of a message which comes anew, because its refusal was
 // lost.
 func TestRepeatedPubrecKeepsItsOrder(t *testing.T) {
-	s := New(codec.V5, Limits{})
+	s := serving(codec.V5, Limits{}, 0)
 	first := hold(t, s, 1, 2, 1)
-	wantBytes(t, "a refusal", s.Settle(nil, first, first.Holders()[0], &Refusal{Code: codec.QuotaExceeded}), "5003 0001 97")
+	wantBytes(t, "a refusal", s.Settle(nil, first, first.Holders()[0], &Reason{Code: codec.QuotaExceeded}), "5003 0001 97")
 	arrive(t, s, 2, 2)
-	wantBytes(t, "PUBREC", s.Accept(nil, view(2, 2, false)), "5002 0002")
+	wantBytes(t, "PUBREC", s.Accept(nil, view(2, 2, false), nil), "5002 0002")
 	for range 2 { // what waits then is no different after another cut
 		s.Lost()
-		s.Resumed(nil, 10)
+		resume(s, nil, 10)
 		b, verdict := s.Arrive(nil, view(1, 2, true))
 		if verdict == Deliver {
 			first = s.Hold(view(1, 2, true))
@@ -348,11 +348,11 @@ func TestRepeatedPubrecKeepsItsOrder(t *testing.T) {
 func TestIdentifierOfAnotherSession(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		for _, dup := range []bool{false, true} {
-			s := New(v, Limits{})
+			s := serving(v, Limits{}, 0)
 			arrive(t, s, 1, 2)
-			wantBytes(t, "PUBREC", s.Accept(nil, view(1, 2, false)), "5002 0001")
+			wantBytes(t, "PUBREC", s.Accept(nil, view(1, 2, false), nil), "5002 0001")
 			s.Lost()
-			s.Resumed(nil, 10)
+			resume(s, nil, 10)
 			p := view(1, 2, dup)
 			if b, verdict := s.Arrive(nil, p); verdict != Repeated {
 				t.Fatalf("the same content: verdict %v, % X", verdict, b)
@@ -361,7 +361,7 @@ func TestIdentifierOfAnotherSession(t *testing.T) {
 			if b, verdict := s.Arrive(nil, p); verdict != Deliver || len(b) != 0 {
 				t.Fatalf("other content, dup %v: verdict %v, % X", dup, verdict, b)
 			}
-			wantBytes(t, "PUBREC of the new one", s.Accept(nil, p), "5002 0001")
+			wantBytes(t, "PUBREC of the new one", s.Accept(nil, p, nil), "5002 0001")
 			s.Pubrel(nil, 1)
 			if s.Unacknowledged() != 0 {
 				t.Errorf("%d messages are unacknowledged", s.Unacknowledged())

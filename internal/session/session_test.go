@@ -31,10 +31,52 @@ func perVersion(v codec.Version, v5, v311 string) string {
 	return v311
 }
 
+// serving returns a client's session that has a connection, on which nothing may be sent yet.
+func serving(v codec.Version, limits Limits, receiveMaximum int) *Session {
+	s := New(limits)
+	s.Serve(Connection{Version: v, PeerMayForget: true, ReceiveMaximum: receiveMaximum})
+	return s
+}
+
+// connection returns what holds on a session's connection.
+func connection(s *Session) Connection {
+	c := Connection{
+		Version: s.version, PeerReceiveMaximum: s.out.window, PeerPacketSize: s.largest,
+		PeerMayForget: s.mayForget, ReceiveMaximum: s.in.maximum,
+	}
+	if s.out.aliases != nil {
+		c.PeerTopicAliases = s.out.aliases.maximum
+	}
+	return c
+}
+
+// serve changes what the peer takes.
+func serve(s *Session, largest, aliases int) {
+	c := connection(s)
+	c.PeerPacketSize, c.PeerTopicAliases = largest, aliases
+	s.Serve(c)
+}
+
+// renew begins a new session with a window of that many messages in flight.
+func renew(s *Session, window int) (lost []Message) {
+	c := connection(s)
+	c.PeerReceiveMaximum = window
+	s.Serve(c)
+	return s.Renewed()
+}
+
+// resume continues the session with a window of that many messages in flight.
+func resume(s *Session, dst []byte, window int) []byte {
+	c := connection(s)
+	c.PeerReceiveMaximum = window
+	s.Serve(c)
+	return s.Resumed(dst)
+}
+
 // connected returns a session with a window of that many messages in flight.
 func connected(v codec.Version, window int) *Session {
-	s := New(v, Limits{InFlight: MaxInFlight, QueueMessages: 1000, QueueBytes: 1 << 20})
-	s.Renewed(window)
+	s := serving(v, Limits{InFlight: MaxInFlight, QueueMessages: 1000, QueueBytes: 1 << 20}, 0)
+	renew(s, window)
 	return s
 }
 
@@ -70,5 +112,5 @@ func settle(s *Session, dst []byte, r *Receipt, code codec.ReasonCode, reason st
 	if !code.Failed() {
 		return s.Settle(dst, r, r.Holders()[0], nil)
 	}
-	return s.Settle(dst, r, r.Holders()[0], &Refusal{Code: code, Reason: reason})
+	return s.Settle(dst, r, r.Holders()[0], &Reason{Code: code, String: reason})
 }

@@ -41,7 +41,7 @@ func TestSuspect(t *testing.T) {
 			}
 			s.Lost()
 			for connection := 1; connection <= 20; connection++ {
-				s.Resumed(nil, 100)
+				resume(s, nil, 100)
 				resendAll(t, s)
 				c.spoil(s, connection)
 				m, guilty := s.Blame(limit)
@@ -62,10 +62,10 @@ func TestSuspect(t *testing.T) {
 
 func checkGivenUp(t *testing.T, s *Session, m Message) {
 	t.Helper()
-	if m.Owner != "a" || s.sent.get(1) == nil {
-		t.Errorf("%q is given up; its identifier is reserved: %v", m.Topic, s.sent.get(1) != nil)
+	if m.Owner != "a" || s.out.sent.get(1) == nil {
+		t.Errorf("%q is given up; its identifier is reserved: %v", m.Topic, s.out.sent.get(1) != nil)
 	}
-	s.Resumed(nil, 100)
+	resume(s, nil, 100)
 	if m := s.Resending(); m == nil || m.Topic == "a" {
 		t.Errorf("then %v is sent again", m)
 	}
@@ -78,7 +78,7 @@ func TestSuspectOfAnotherMessage(t *testing.T) {
 	publish(t, s, "b", 1)
 	s.Lost()
 	lose := func(limit int) (Message, bool) {
-		s.Resumed(nil, 100)
+		resume(s, nil, 100)
 		resendAll(t, s)
 		m, guilty := s.Blame(limit)
 		s.Lost()
@@ -106,7 +106,7 @@ func TestSuspectAcquitted(t *testing.T) {
 	publish(t, s, "b", 1)
 	s.Lost()
 	for connection := range 4 {
-		s.Resumed(nil, 100)
+		resume(s, nil, 100)
 		resendAll(t, s)
 		if connection == 1 {
 			s.Puback(2) // and the client leaves by itself
@@ -119,7 +119,7 @@ func TestSuspectAcquitted(t *testing.T) {
 
 // Messages at QoS 0 that wait for a connection are queued apart, within the same bounds.
 func TestOffline(t *testing.T) {
-	s := New(codec.V5, Limits{InFlight: 10, QueueMessages: 3, QueueBytes: 100})
+	s := serving(codec.V5, Limits{InFlight: 10, QueueMessages: 3, QueueBytes: 100}, 0)
 	one := s.Queue(Message{Topic: "a", QoS: 1})
 	none := s.Queue(Message{Topic: "b"})
 	last := s.Queue(Message{Topic: "c", Payload: make([]byte, 10)})
@@ -129,17 +129,17 @@ func TestOffline(t *testing.T) {
 	if n, bytes := s.Queued(); n != 3 || bytes != 13 {
 		t.Errorf("%d messages, %d bytes", n, bytes)
 	}
-	if !s.Withdraw(none) || s.Withdraw(none) || s.Offline().Topic != "c" {
-		t.Errorf("after a withdrawal %v is next", s.Offline())
+	if !s.Withdraw(none) || s.Withdraw(none) || s.FrontQoS0().Topic != "c" {
+		t.Errorf("after a withdrawal %v is next", s.FrontQoS0())
 	}
 	if !s.CanQueue(88) || s.CanQueue(89) {
 		t.Error("the bytes of both queues do not count together")
 	}
-	s.Renewed(10)
+	renew(s, 10)
 	if m := s.Front(); m.Topic != "a" {
 		t.Errorf("the window is for %v", m)
 	}
-	if m := s.DropOffline(); m.Topic != "c" || s.Offline() != nil {
+	if m := s.DropQoS0(); m.Topic != "c" || s.FrontQoS0() != nil {
 		t.Errorf("dropped %v", m)
 	}
 	if s.Withdraw(last) || !s.Withdraw(one) {

@@ -1,6 +1,36 @@
 package session
 
-// suspect is the message that may be why connections are lost: the server fails over it whenever it is sent again.
+import "github.com/petrel-mqtt/mqtt/internal/fifo"
+
+// recovery is what a session needs only after a connection with messages in flight was lost.
+type recovery struct {
+	again   fifo.Queue[flight] // of a lost session, to be published afresh before the queue
+	suspect suspect
+}
+
+// needRecovery returns the recovery to work with.
+func (o *outgoing) needRecovery() *recovery {
+	if o.recovery == nil {
+		o.recovery = new(recovery)
+	}
+	return o.recovery
+}
+
+// begin begins a connection.
+func (r *recovery) begin() {
+	if r != nil {
+		r.suspect.begin()
+	}
+}
+
+// acknowledged notes that the peer has acknowledged something.
+func (o *outgoing) acknowledged() {
+	if o.recovery != nil {
+		o.recovery.suspect.acknowledged = true
+	}
+}
+
+// suspect is the message that may be why connections are lost: the peer fails over it whenever it is sent again.
 type suspect struct {
 	seq    uint64 // of the oldest message that was sent again; 0: none was
 	losses int    // connections in a row that ended after it, without any acknowledgement
@@ -39,16 +69,20 @@ func (p *suspect) blame() {
 
 // Blame looks for the reason of a connection's loss; Lost follows. When limit connections in a row have ended without
 // any acknowledgement after the same oldest message was sent again, it gives that message up and returns it. Its
-// identifier stays reserved, because the server may have the message. A limit of 0 is none.
+// identifier stays reserved, because the peer may have the message. A limit of 0 is none.
 func (s *Session) Blame(limit int) (m Message, guilty bool) {
-	s.suspect.blame()
-	if limit == 0 || s.suspect.losses < limit {
+	if s.out.recovery == nil {
 		return Message{}, false
 	}
-	for i := range s.sent.slots {
-		if o := &s.sent.slots[i].value; o.stage == stagePublish && o.seq == s.suspect.seq {
-			s.suspect = suspect{}
-			return s.giveUp(o), true
+	p := &s.out.recovery.suspect
+	p.blame()
+	if limit == 0 || p.losses < limit {
+		return Message{}, false
+	}
+	for i := range s.out.sent.slots {
+		if f := &s.out.sent.slots[i].value; f.stage == stagePublish && f.seq == p.seq {
+			*p = suspect{}
+			return s.out.giveUp(f), true
 		}
 	}
 	return Message{}, false
