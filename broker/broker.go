@@ -13,6 +13,8 @@ import (
 
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/petrel-mqtt/mqtt/broker/internal/stats"
 )
 
 // Broker is a broker. Its methods may be called concurrently.
@@ -38,6 +40,7 @@ type Broker struct {
 	// Written by Start, before it succeeds.
 	server    *mochi.Server
 	listeners []*listener
+	monitor   *monitor // nil without MetricsBind
 }
 
 // New checks a configuration and returns a broker that does not run yet. It reads no file.
@@ -91,6 +94,9 @@ func (b *Broker) Start(ctx context.Context) error {
 		}
 		log.Info("listening")
 	}
+	if b.monitor != nil {
+		b.log.Info("answers /metrics, /healthz and /readyz", "url", "http://"+b.monitor.socket.Addr().String())
+	}
 	return nil
 }
 
@@ -124,6 +130,34 @@ func (b *Broker) start(ctx context.Context) error {
 	}
 	if b.config.SysInterval == 0 {
 		b.forgetSys()
+	}
+	if bind := b.config.MetricsBind; bind != "" {
+		m, err := startMonitor(ctx, bind, b, b.log)
+		if err != nil {
+			return err
+		}
+		b.monitor = m
+	}
+	return nil
+}
+
+// snapshot returns what the broker has counted.
+func (b *Broker) snapshot() stats.Snapshot {
+	i := b.server.Info.Clone()
+	return stats.Snapshot{
+		Version: i.Version, Uptime: time.Duration(i.Uptime) * time.Second,
+		Connected: i.ClientsConnected, MaxConnected: i.ClientsMaximum, Disconnected: i.ClientsDisconnected,
+		Subscriptions: i.Subscriptions, Retained: i.Retained, InFlight: i.Inflight, Heap: heap(),
+		PacketsReceived: uint64(i.PacketsReceived), PacketsSent: uint64(i.PacketsSent),
+		BytesReceived: uint64(i.BytesReceived), BytesSent: uint64(i.BytesSent),
+		PublishReceived: uint64(i.MessagesReceived), PublishSent: uint64(i.MessagesSent), Dropped: uint64(i.MessagesDropped),
+	}
+}
+
+// ready says why clients cannot use the broker; nil if they can.
+func (b *Broker) ready() error {
+	if b.ctx.Err() != nil {
+		return errShuttingDown
 	}
 	return nil
 }
@@ -177,6 +211,16 @@ func (b *Broker) Addr(listener string) net.Addr {
 		}
 	}
 	return nil
+}
+
+// MetricsAddr returns the address of MetricsBind, or nil if there is none or the broker has not started.
+func (b *Broker) MetricsAddr() net.Addr {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.monitor == nil {
+		return nil
+	}
+	return b.monitor.socket.Addr()
 }
 
 // URLs returns where clients connect, for each listener in its order, as mqtt.NewClient takes it; none if the broker has
@@ -273,6 +317,7 @@ func (b *Broker) end() {
 		l.each((*socket).hurry)
 		l.running.Wait()
 	}
+	b.monitor.stop()
 	b.server.Close()
 	b.log.Info("broker has stopped")
 }

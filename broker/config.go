@@ -38,6 +38,10 @@ type Config struct {
 	// end with the broker.
 	PersistenceFile string
 
+	// MetricsBind is the address, host:port, of a listener for programs that watch the broker: /metrics for Prometheus,
+	// /healthz and /readyz. It asks nobody for a password, so it should be on loopback. Empty means that there is none.
+	MetricsBind string
+
 	// Plugins names those of the plugins given to New that are active. Nil, with Auth.Plugins nil too, means all.
 	Plugins []string
 
@@ -130,6 +134,9 @@ var builtin = []string{"auth_anonymous", "auth.anonymous", "auth_file", "auth.fi
 func (c *Config) check() error {
 	if err := c.checkListeners(); err != nil {
 		return err
+	}
+	if _, _, err := net.SplitHostPort(c.MetricsBind); c.MetricsBind != "" && err != nil {
+		return fmt.Errorf("metrics-bind: %q is not an address; write host:port, such as 127.0.0.1:9883", c.MetricsBind)
 	}
 	switch {
 	case c.TimeoutDisconnectDelay < 0:

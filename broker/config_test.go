@@ -106,6 +106,7 @@ func TestEveryKey(t *testing.T) {
 		MaxPacketSize:          1 << 20,
 		MaxQueuedMessages:      20000,
 		PersistenceFile:        "petrel.db",
+		MetricsBind:            "127.0.0.1:9883",
 		Plugins:                []string{"auth_file", "broker_sys"},
 	}
 	if diff := cmp.Diff(want, got, ignoreWhere); diff != "" {

@@ -101,7 +101,11 @@ func checkFolder(path string) error {
 
 // checkAddresses listens at all addresses together, because they may exclude each other.
 func (b *Broker) checkAddresses() error {
-	for _, l := range b.config.Listeners {
+	listeners := b.config.Listeners
+	if bind := b.config.MetricsBind; bind != "" {
+		listeners = append(slices.Clip(listeners), metricsListener(bind))
+	}
+	for _, l := range listeners {
 		s, err := new(net.ListenConfig).Listen(b.ctx, l.network(), l.Bind)
 		switch {
 		case err == nil:

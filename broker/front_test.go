@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -367,5 +368,73 @@ func TestSubprotocols(t *testing.T) {
 			t.Errorf("%q: %q", c.offers, got)
 		}
 		ws.Close()
+	}
+}
+
+// Who watches the broker gets its numbers, and hears whether it is ready.
+func TestMonitor(t *testing.T) {
+	t.Parallel()
+	config := onLoopback()
+	config.MetricsBind = "127.0.0.1:0"
+	asked, release := make(chan struct{}), make(chan struct{})
+	b := start(t, config, Plugin{Name: "slow", Disconnected: func(Client, error) {
+		close(asked)
+		<-release
+	}})
+	get := func(path string) (int, string) {
+		t.Helper()
+		resp, err := http.Get("http://" + b.MetricsAddr().String() + path)
+		check(t, err)
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		check(t, err)
+		return resp.StatusCode, string(body)
+	}
+	p, _ := join(t, b, codec.V5, user("x", ""))
+	p.quiet()
+	if status, body := get("/metrics"); status != 200 || !strings.Contains(body, "\npetrel_broker_clients_connected 1\n") {
+		t.Errorf("%d: %s", status, body)
+	}
+	for path, want := range map[string]int{"/healthz": 200, "/readyz": 200, "/": 404} {
+		if status, _ := get(path); status != want {
+			t.Errorf("%s: %d", path, status)
+		}
+	}
+	done := make(chan error)
+	go func() { done <- b.Shutdown(context.Background()) }()
+	<-asked
+	if status, body := get("/readyz"); status != 503 || body != "the broker is shutting down\n" {
+		t.Errorf("%d: %s", status, body)
+	}
+	if status, _ := get("/healthz"); status != 200 {
+		t.Errorf("while it shuts down: %d", status)
+	}
+	close(release)
+	check(t, <-done)
+	if c, err := net.Dial("tcp", b.MetricsAddr().String()); err == nil {
+		c.Close()
+		t.Error("it answers after Shutdown")
+	}
+}
+
+// An address for it that cannot be had is an error, and there is none without being asked for.
+func TestMonitorErrors(t *testing.T) {
+	config := onLoopback()
+	if b := start(t, config); b.MetricsAddr() != nil {
+		t.Error("somebody may watch who has not asked for it")
+	}
+	config.MetricsBind = "192.0.2.1:1"
+	const want = "metrics-bind: bind: cannot listen on 192.0.2.1:1: is it an address of this machine?"
+	b, err := New(config)
+	check(t, err)
+	if err := b.Check(); err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("Check: %v", err)
+	}
+	if err := b.Start(t.Context()); err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("Start: %v", err)
+	}
+	config.MetricsBind = "9883"
+	if _, err := New(config); err == nil || err.Error() != `metrics-bind: "9883" is not an address; write host:port, such as 127.0.0.1:9883` {
+		t.Error(err)
 	}
 }

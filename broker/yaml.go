@@ -113,6 +113,7 @@ func (p *parser) file(root value) error {
 		"max-packet-size":          integer(&c.MaxPacketSize),
 		"max-queued-messages":      integer(&c.MaxQueuedMessages),
 		"persistence-file":         text(&c.PersistenceFile),
+		"metrics-bind":             text(&c.MetricsBind),
 		"auth":                     p.auth,
 		"topic-check":              p.topicCheck,
 		"plugins":                  list(&c.Plugins),
