@@ -27,7 +27,7 @@ import (
 //
 // See PropertiesAuthenticator and RenewingAuthenticator for what it can do besides.
 type Authenticator interface {
-	// Method returns the Authentication Method's name. It is asked once.
+	// Method returns the name of the Authentication Method. It is called once.
 	Method() string
 	// Start returns the first data, which goes with CONNECT, or with the AUTH that begins a re-authentication.
 	Start(ctx context.Context) ([]byte, error)
@@ -37,14 +37,14 @@ type Authenticator interface {
 	Finish(ctx context.Context, data []byte) error
 }
 
-// PropertiesAuthenticator is an Authenticator that deals in the Reason String and the user properties of AUTH as well
-// (section 3.15.2.2). Its methods are called as the others are. What a server says when it refuses is in the error, see
-// Refusal.
+// PropertiesAuthenticator is an Authenticator that also sends and receives the Reason String and the user properties of
+// AUTH (section 3.15.2.2). The rules for calls of the other methods apply to its methods too. The reason of a server
+// that refuses is in the error, see Refusal.
 type PropertiesAuthenticator interface {
 	Authenticator
-	// Sending is asked after Start and Continue for what goes with their data. CONNECT has no Reason String; its user
-	// properties go after those of WithUserProperties. They are left out where the server's Maximum Packet Size leaves
-	// no room for them.
+	// Sending is called after Start and Continue, and returns what is sent with their data. CONNECT has no Reason
+	// String; its user properties go after those of WithUserProperties. They are left out if the packet would exceed
+	// the server's Maximum Packet Size.
 	Sending() AuthProperties
 	// Received is called before Continue and Finish with what came with their data.
 	Received(p AuthProperties)
@@ -56,13 +56,12 @@ type AuthProperties struct {
 	UserProperties UserProperties
 }
 
-// RenewingAuthenticator is an Authenticator that re-authenticates by itself, before what it has shown the server
-// expires.
+// RenewingAuthenticator is an Authenticator that asks for re-authentication before its credentials expire.
 type RenewingAuthenticator interface {
 	Authenticator
-	// RenewAfter returns how long the client is to wait before it re-authenticates; 0 or less: it does not. It is asked
-	// after each exchange that leaves a connection: after a success, and after a re-authentication whose Start failed.
-	// An exchange that ends the connection is followed by another connect, which has an exchange of its own.
+	// RenewAfter returns how long the client waits before it re-authenticates. With 0 or less it does not. It is called
+	// after each exchange that does not end the connection: after a success, and after a re-authentication whose Start
+	// failed. After any other failure the client connects again, with a new exchange.
 	RenewAfter() time.Duration
 }
 
@@ -86,7 +85,7 @@ func (e *AuthError) Error() string {
 func (e *AuthError) Unwrap() error { return e.Err }
 
 // WithAuthenticator authenticates with enhanced authentication (section 4.12), at every attempt to connect. Then a
-// server's refusal as not authorised does not end the client: the next exchange may bring something fresh.
+// refusal as not authorised does not end the client, because the next exchange may have new credentials.
 func WithAuthenticator(a Authenticator) OptionV5 {
 	return optionV5(func(c *config) error {
 		if a == nil {
@@ -111,7 +110,7 @@ func (c *config) startAuth(ctx context.Context) (codec.Auth, error) {
 	return c.authPacket(codec.ReAuthenticate, data), nil // [MQTT-4.12.1-1]
 }
 
-// continueAuth answers a step of the server.
+// continueAuth returns the answer to the server's AUTH.
 func (c *config) continueAuth(ctx context.Context, p codec.Auth) (codec.Auth, error) {
 	c.receivedAuth(p.ReasonString, p.UserProperties)
 	data, err := c.authenticator.Continue(ctx, p.Data)
@@ -159,7 +158,8 @@ func (c *config) authError(step string, err error) error {
 	return &AuthError{Method: c.authMethod, Step: step, Err: err}
 }
 
-// decodeAuth reads a server's AUTH: one that asks for more or, on a live connection, says success.
+// decodeAuth decodes and checks a server's AUTH. Only on a live connection it may mean success; before CONNACK it
+// always asks for more data.
 func (c *core) decodeAuth(h codec.Header, body []byte, live bool) (p codec.Auth, err error) {
 	if err = p.Decode(h, body, c.version); err != nil {
 		return p, err
@@ -178,8 +178,8 @@ func (c *core) decodeAuth(h codec.Header, body []byte, live bool) (p codec.Auth,
 	return p, c.checkProblem(h, p.ReasonString, p.UserProperties)
 }
 
-// encodeAuth encodes an AUTH in at most so many bytes. What is for people is left out rather than
-// not sending the packet [MQTT-3.15.2-2] [MQTT-3.15.2-3].
+// encodeAuth encodes an AUTH in at most so many bytes. If it is too large, the human-readable properties are dropped
+// [MQTT-3.15.2-2] [MQTT-3.15.2-3].
 func (c *config) encodeAuth(p codec.Auth, most int) ([]byte, error) {
 	full, err := p.Append(nil, c.version)
 	if err != nil {
@@ -198,7 +198,7 @@ func (c *config) encodeAuth(p codec.Auth, most int) ([]byte, error) {
 // authentication is the state of a client's re-authentications.
 type authentication struct {
 	*core
-	due *time.Timer // when the Authenticator wants to run again; nil: there is none
+	due *time.Timer // goes off when the next re-authentication is due; nil: there is no Authenticator
 
 	// Guarded by mu.
 	running *reauthentication // nil: none
@@ -211,23 +211,23 @@ func (a *authentication) init(c *core) {
 	}
 }
 
-// reauthentication is an exchange on a live connection. It has a goroutine of its own, because the Authenticator may
-// take its time.
+// reauthentication is an exchange on a live connection. It runs in a goroutine of its own, because the Authenticator
+// may be slow.
 type reauthentication struct {
 	link    *link.Link
 	ctx     context.Context // ends with the time for the exchange, the connection and the client
 	cancel  context.CancelFunc
 	answers chan codec.Auth // from the reader; capacity 1
-	sent    bool            // something of it was; the goroutine's own
+	sent    bool            // a step was sent; only the goroutine of the exchange uses this
 	done    chan struct{}   // closed once the outcome is known
-	err     error           // the outcome, written before done is closed
+	err     error           // the outcome; written before done is closed
 	gone    chan struct{}   // closed when the Authenticator has returned
 
 	// Guarded by mu.
-	asked bool // the server has still to answer
+	asked bool // the server's answer to the latest step has not come
 }
 
-// finish tells the outcome to those who wait; the first one counts.
+// finish wakes the calls that wait for the outcome. Only the first call of finish counts.
 // The caller holds mu.
 func (r *reauthentication) finish(err error) {
 	select {
@@ -252,7 +252,7 @@ func (c clientV5) Reauthenticate(ctx context.Context) error {
 	}
 }
 
-// reauthenticate begins an exchange on the live connection, or joins the one under way.
+// reauthenticate begins an exchange on the live connection, or returns the one that runs.
 func (a *authentication) reauthenticate() (*reauthentication, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -296,7 +296,7 @@ func (a *authentication) runReauthentication(r *reauthentication) {
 	}
 	r.finish(err)
 	switch l := a.live(); {
-	case l == nil || a.ctx.Err() != nil: // there is nothing to end, or somebody else does
+	case l == nil || a.ctx.Err() != nil: // there is no connection to end, or the client ends it
 	case stands:
 		a.due.Reset(again)
 	default:
@@ -326,7 +326,7 @@ func (a *authentication) exchange(r *reauthentication) error {
 	return err
 }
 
-// sendAuth sends a step, unless the connection has ended: then r's ctx ends soon.
+// sendAuth sends a step. If the connection has ended it does nothing: r's ctx ends soon.
 func (a *authentication) sendAuth(r *reauthentication, p codec.Auth) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -339,15 +339,15 @@ func (a *authentication) sendAuth(r *reauthentication, p codec.Auth) error {
 	return nil
 }
 
-// rejectServer ends a connection whose re-authentication has failed at our end [MQTT-4.12.1-2].
+// rejectServer ends a connection whose re-authentication failed in this client [MQTT-4.12.1-2].
 // The caller holds mu.
 func (a *authentication) rejectServer(l *link.Link, err error) {
-	packet, _ := (&codec.Disconnect{Code: codec.UnspecifiedError}).Append(nil, a.version) // nothing in it can be wrong
+	packet, _ := (&codec.Disconnect{Code: codec.UnspecifiedError}).Append(nil, a.version) // this packet has nothing that could fail to encode
 	l.Finish(&DisconnectError{Refusal: Refusal{Code: UnspecifiedError}, Err: err}, packet)
 	a.session.EndIncoming()
 }
 
-// loseAuth ends the exchange on a connection that has ended.
+// loseAuth ends the exchange of a connection that has ended.
 // The caller holds mu.
 func (a *authentication) loseAuth(err error) {
 	if r := a.running; r != nil {
@@ -359,7 +359,7 @@ func (a *authentication) loseAuth(err error) {
 	}
 }
 
-// awaitAuth waits until the Authenticator has returned from a connection that has ended.
+// awaitAuth waits until the Authenticator has returned, after its connection has ended.
 func (a *authentication) awaitAuth() {
 	a.mu.Lock()
 	r := a.running
@@ -369,14 +369,14 @@ func (a *authentication) awaitAuth() {
 	}
 }
 
-// scheduleRenewal asks, after the exchange of a connect, when the Authenticator wants to run again.
+// scheduleRenewal sets the timer for the first re-authentication of a new connection.
 func (a *authentication) scheduleRenewal() {
 	if a.due != nil {
 		a.due.Reset(a.config.renewAfter())
 	}
 }
 
-// renewalDue returns the channel that says so.
+// renewalDue returns a channel that gets a value when a re-authentication is due.
 func (a *authentication) renewalDue() <-chan time.Time {
 	if a.due == nil {
 		return nil
@@ -384,6 +384,6 @@ func (a *authentication) renewalDue() <-chan time.Time {
 	return a.due.C
 }
 
-// renew begins a re-authentication because the Authenticator wants it. Without a connection there will be another one,
-// with an exchange of its own.
+// renew begins a re-authentication that is due. Without a connection nothing needs to be done: the next connect has an
+// exchange of its own.
 func (a *authentication) renew() { _, _ = a.reauthenticate() }

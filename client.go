@@ -9,8 +9,8 @@ import (
 	"github.com/petrel-mqtt/mqtt/codec"
 )
 
-// Lifecycle is what every client has, whatever its version. Methods may be added to this interface and to those below:
-// embed them in fakes.
+// Lifecycle has the methods of every client, of either version. Later versions of the library may add methods to this
+// interface and to those below, so embed them in fakes.
 type Lifecycle interface {
 	// ClientID returns the client identifier in force: given, generated, or assigned by the server.
 	ClientID() string
@@ -22,59 +22,61 @@ type Lifecycle interface {
 	Stats() Stats
 	// WaitConnected returns nil once the client is connected, ctx's error, or the error the client ended with.
 	WaitConnected(ctx context.Context) error
-	// Reconnect drops the connection, if there is one, and connects without waiting for the backoff. It returns the
-	// outcome of that attempt; after a failure the client goes on trying as its policy says. Concurrent calls share an
-	// attempt. ctx ends only the waiting.
+	// Reconnect closes the connection, if there is one, and connects without waiting for the backoff. It returns the
+	// outcome of that attempt. After a failure the client keeps trying as its policy says. Concurrent calls share an
+	// attempt. The end of ctx ends only the waiting.
 	Reconnect(ctx context.Context) error
 	// Ping measures a round trip to the server. ctx bounds the wait; the answer to a Ping whose ctx has ended is
 	// ignored when it comes.
 	Ping(ctx context.Context) (time.Duration, error)
-	// Unsubscribe removes filters that an earlier client left in the session; it refuses those of subscriptions that
-	// live. It waits for UNSUBACK until ctx ends. The error is a *SubscribeError if the server refused.
+	// Unsubscribe removes filters that an earlier client left in the session. It refuses filters of this client's
+	// subscriptions. It waits for UNSUBACK until ctx ends. The error is a *SubscribeError if the server refused.
 	Unsubscribe(ctx context.Context, filters ...string) error
 	// Done is closed when the client has ended for good.
 	Done() <-chan struct{}
 	// Err returns nil while the client lives, then why it ended: ErrClosed after Disconnect and Close.
 	Err() error
-	// Close ends the client now: a last DISCONNECT, for which it takes a second at most, without waiting for what is
-	// in flight. The server does not publish the will. Close waits for the client's goroutines, and so for the functions
-	// and the logger that its options name: those must not call it. It returns nil, also when the client had ended
-	// before.
+	// Close ends the client now. It sends a last DISCONNECT, which takes a second at most, and does not wait for
+	// messages in flight. The server does not publish the will. Close waits for the client's goroutines, and so for the
+	// functions and the logger in its options, which therefore must not call it. It returns nil, also if the client had
+	// ended before.
 	Close() error
 }
 
-// Client is what both versions can do. A ClientV311 is one; Common makes one of a ClientV5.
+// Client has the methods that both versions share. A ClientV311 is a Client; Common makes a Client from a ClientV5.
 type Client interface {
 	Lifecycle
-	// Publish sends a message. At QoS 1 and 2 it waits for PUBACK or PUBCOMP, and nil says that the server took the
-	// message; at QoS 0, the default, it returns once the message is handed to the connection.
+	// Publish sends a message. At QoS 1 and 2 it waits for PUBACK or PUBCOMP, and nil says that the server accepted the
+	// message. At QoS 0, the default, it returns once the message is handed to the connection.
 	//
-	// If ctx ends before a message at QoS 1 or 2 was sent, it is withdrawn: SafeToRetry reports true. After that it
-	// stays in flight, and the error is an ErrOutcomeUnknown. A refusal is a *PublishError, a bad topic a *TopicError.
+	// If ctx ends before a message at QoS 1 or 2 was sent, the message is withdrawn and SafeToRetry reports true. A
+	// message that was sent stays in flight, and the error is an ErrOutcomeUnknown. A refusal is a *PublishError, a bad
+	// topic a *TopicError.
 	//
-	// The payload, at most 268,435,455 bytes with topic and properties, may be used again when Publish has returned.
-	// Messages of one goroutine leave in the order of its calls, those at QoS 0 among themselves and those at QoS 1
-	// and 2 among themselves.
+	// The payload may be used again when Publish has returned. With topic and properties it has at most 268,435,455
+	// bytes. Messages of one goroutine are sent in the order of its calls: those at QoS 0 among themselves, and those
+	// at QoS 1 and 2 among themselves.
 	Publish(ctx context.Context, topic string, payload []byte, opts ...PublishOption) error
 	// PublishAsync sends or queues a message and returns without waiting for an acknowledgement. It waits for room in
-	// the queue until ctx ends; ctx has no say after it has returned. The payload is the client's until the Delivery
-	// is done.
+	// the queue until ctx ends. After it has returned ctx has no effect. The payload belongs to the client until the
+	// Delivery is done.
 	PublishAsync(ctx context.Context, topic string, payload []byte, opts ...PublishOption) *Delivery
-	// Subscribe waits for SUBACK until ctx ends. The subscription lives until Unsubscribe or the client's end. If the
-	// server refuses one of the filters the error is a *SubscribeError, and no filter stays subscribed.
+	// Subscribe waits for SUBACK until ctx ends. The subscription lasts until Unsubscribe or the client's end. If the
+	// server refuses one of the filters, the error is a *SubscribeError and no filter stays subscribed.
 	Subscribe(ctx context.Context, filter string, opts ...SubscribeOption) (*Subscription, error)
-	// Disconnect refuses new publishes, also those that wait for room, waits until all messages queued and in flight are
-	// acknowledged, through reconnects if need be, and those at QoS 0 are written, or ctx ends, and then does what Close
-	// does. It returns nil if none was left to wait for, else ctx's error or why the client or its connection ended first;
-	// what became of each message is for its Publish or Delivery to say.
+	// Disconnect refuses new publishes, also those that wait for room. It waits until all messages in the queue and in
+	// flight are acknowledged, if necessary through reconnects, and messages at QoS 0 are written, or until ctx ends.
+	// Then it does what Close does. It returns nil if all messages were acknowledged and written. Otherwise it returns
+	// ctx's error, or why the client or its connection ended first. The outcome of each message is that of its Publish
+	// or Delivery.
 	Disconnect(ctx context.Context) error
 }
 
 // ClientV311 is an MQTT 3.1.1 client.
 type ClientV311 interface {
 	Client
-	// ReturnCode returns the return code of the latest CONNACK, also of one that refused (section 3.2.2.3); 0 before the
-	// first.
+	// ReturnCode returns the return code of the latest CONNACK, also of one that refused the connection (section
+	// 3.2.2.3). It is 0 before the first CONNACK.
 	ReturnCode() byte
 }
 
@@ -87,73 +89,77 @@ type ClientV5 interface {
 	PublishAsync(ctx context.Context, topic string, payload []byte, opts ...PublishOptionV5) *Delivery
 	// Subscribe, see Client.
 	Subscribe(ctx context.Context, filter string, opts ...SubscribeOptionV5) (*Subscription, error)
-	// Disconnect, see Client. Without options it says reason code 0x00, and a session expiry interval that was not
-	// asked for becomes 0.
+	// Disconnect, see Client. Without options it sends reason code 0x00, and sets the session expiry interval to 0
+	// unless WithSessionExpiry was given.
 	Disconnect(ctx context.Context, opts ...DisconnectOption) error
-	// Request publishes a request and waits for the reply, as long as ctx lets it; see ResponseError for failures that
-	// the responder reports. Replies are told apart by correlation data and may come in any order; one that no request
-	// waits for is dropped and counted in Stats.LateReplies. Like every message at QoS 1, a request may be delivered more
-	// than once.
+	// Request publishes a request and waits for the reply until ctx ends; see ResponseError for failures that the
+	// responder reports. A reply belongs to the request with the same correlation data, so replies may come in any
+	// order. A reply that no request waits for is dropped and counted in Stats.LateReplies. Like every message at QoS
+	// 1, a request may be delivered more than once.
 	//
-	// The QoS is 1 unless given. ctx's deadline becomes the message expiry, so that the server drops a request nobody
-	// waits for. Of *PublishProperties, MessageExpiry, ResponseTopic and CorrelationData win where they are set; of two
-	// requests that wait for replies on one response topic the correlation data must differ.
+	// The QoS is 1 unless given. ctx's deadline becomes the message expiry, so that the server drops a request that
+	// nobody waits for. MessageExpiry, ResponseTopic and CorrelationData of *PublishProperties are used where they are
+	// set. Two requests that wait for replies on the same response topic must have different correlation data.
 	//
-	// The client subscribes to the response topic, at QoS 1, before the first request goes out, and keeps that up:
-	// through reconnects, and between requests for the 64 topics used last. Its own topic is
-	// "petrel/reply/{client identifier}" or, where the server gives Response Information, "{that}/{client identifier}".
-	// The server's access control has to let the client subscribe to it, and responders publish to it. In the
-	// identifier, percent signs, slashes, pluses and number signs are replaced by %25, %2F, %2B and %23.
+	// The client subscribes to the response topic, at QoS 1, before the first request is sent. It keeps the
+	// subscription through reconnects, and between requests for the 64 topics that were used last. The default topic is
+	// "petrel/reply/{client identifier}" or, if the server gives Response Information, "{Response Information}/{client
+	// identifier}". The server's access control must allow the client to subscribe to it, and responders to publish to
+	// it. In the identifier, percent signs, slashes, pluses and number signs are replaced by %25, %2F, %2B and %23.
 	//
-	// The error is SafeToRetry if the request was not sent: the reply subscription was refused (a *SubscribeError), ctx
-	// ended first, or as with Publish. A *PublishError says that the server refused the request or, with
-	// NoMatchingSubscribers, that nobody was there to get it, as far as the server tells. After it was sent, the end of ctx,
-	// of the client and of the reply subscription, which a server may refuse when it has lost the session, is an
-	// ErrOutcomeUnknown with the cause: the request may have been carried out. A lost session alone does not end the
-	// waiting; a reply that came in between is lost, and ctx bounds the wait. Disconnect does not wait for replies.
+	// SafeToRetry reports true for the error if the request was not sent: the reply subscription was refused (a
+	// *SubscribeError), ctx ended first, or one of the reasons of Publish. A *PublishError says that the server refused
+	// the request or, with NoMatchingSubscribers, that it had no subscriber, if the server reports that. After the
+	// request was sent, the end of ctx, of the client or of the reply subscription (which a server may refuse after it
+	// has lost the session) is an ErrOutcomeUnknown with the cause: the request may have been carried out. A lost
+	// session alone does not end the waiting. A reply that came before the subscription was made again is lost, and ctx
+	// bounds the wait. Disconnect does not wait for replies.
 	//
 	// The payload may be used again when Request has returned.
 	Request(ctx context.Context, topic string, payload []byte, opts ...PublishOptionV5) (Message, error)
 	// Respond answers the requests that arrive on sub, with up to workers calls of handler at a time, until ctx, sub or
-	// the client ends. It returns when all calls have, with ctx's error, sub's Err or the client's. Several responders
-	// may share the work by a shared subscription, "$share/{group}/{filter}". sub may be another client's.
+	// the client ends. It returns when all calls have returned, with ctx's error, sub's Err or the client's. Several
+	// responders can share the work with a shared subscription, "$share/{group}/{filter}". sub may belong to another
+	// client.
 	//
-	// What handler returns is published to the request's response topic with its correlation data and what is left of its
-	// expiry, at QoS 1 unless replyOpts, which also may give further properties, say otherwise. An error is sent with the
-	// payload, if any, as ResponseError says: its text, 1,024 bytes at most, is for the requester to read. A request
-	// without response topic is handled too, and what handler returns is dropped. A reply that cannot be sent is logged.
+	// What handler returns is published to the request's response topic, with the request's correlation data and the
+	// rest of its expiry, at QoS 1 unless replyOpts say otherwise; replyOpts may also give further properties. An error
+	// is sent together with the payload as ResponseError says. The requester gets its text, at most 1,024 bytes. A
+	// request without response topic is handled too, and what handler returns is dropped. A reply that cannot be sent
+	// is logged.
 	//
-	// handler's ctx ends when the request has expired, counted from its arrival, or the client ends; a request that has
-	// expired gets no reply, is not handled if it has waited that long, and is counted in Stats.Expired. ctx ends only the
-	// intake: handlers that run finish, and their replies may then take 10 s to be acknowledged. A panic of handler is not
-	// recovered.
+	// handler's ctx ends when the request has expired, counted from its arrival, or when the client ends. A request
+	// that has expired gets no reply and is counted in Stats.Expired; if it expired before its turn, handler is not
+	// called. When ctx ends no more requests are taken, but handlers that run finish, and their replies may take 10 s
+	// more to be acknowledged. A panic of handler is not recovered.
 	//
-	// With AutoAck a request is acknowledged when it enters sub's channel, and those that are in it when Respond ends are
-	// lost with it. With ManualAck it is acknowledged when its reply is, so that one that was not answered comes again to
-	// the next client of the session, or to another of a shared subscription. Either way handler may run twice for a
-	// request, as at QoS 1 it may be delivered twice.
+	// With AutoAck a request is acknowledged when it enters sub's channel, and requests that are in the channel when
+	// Respond ends are lost. With ManualAck a request is acknowledged after its reply is. So an unanswered request is
+	// delivered again to the next client of the session, or to another client of a shared subscription. In both cases
+	// handler may run twice for a request, because at QoS 1 it may be delivered twice.
 	Respond(ctx context.Context, sub *Subscription, workers int, handler func(context.Context, Message) ([]byte, error), replyOpts ...PublishOptionV5) error
-	// Reauthenticate runs the Authenticator on the live connection (section 4.12.1) and waits for the outcome. Everything
-	// else goes on meanwhile. Concurrent calls share one exchange, also one that a RenewingAuthenticator has begun. ctx
-	// ends only the waiting: the exchange goes on, for as long as a connect may take.
+	// Reauthenticate runs the Authenticator on the live connection (section 4.12.1) and waits for the outcome. Other
+	// traffic continues during the exchange. Concurrent calls share one exchange, also one that a RenewingAuthenticator
+	// has begun. The end of ctx ends only the waiting: the exchange continues, within the connect timeout.
 	//
-	// The error is ErrNotConnected, or an *AuthError that wraps why: the Authenticator's error, a *DisconnectError if
-	// the server has refused, ErrConnectionLost, ErrClosed. After such an error the connection has ended, or is about to,
-	// and the client connects again as its policy says; but if Start failed nothing was sent, and all stays as it is.
+	// The error is ErrNotConnected, or an *AuthError that wraps the cause: the Authenticator's error, a
+	// *DisconnectError if the server refused, ErrConnectionLost or ErrClosed. After an *AuthError the connection has
+	// ended or is about to end, and the client connects again as its policy says. The exception is a failure of Start:
+	// nothing was sent then, and the connection stays.
 	Reauthenticate(ctx context.Context) error
-	// ConnAck returns what the server said at the latest connect, defaults filled in.
+	// ConnAck returns the server's CONNACK of the latest connect, with defaults filled in.
 	ConnAck() ConnAck
 }
 
-// State is what a client is doing.
+// State is the state of a client.
 type State uint8
 
 const (
-	StateConnecting    State = iota // dialling, or waiting for CONNACK
-	StateConnected                  // CONNACK has come
-	StateWaiting                    // before the next attempt
-	StateDisconnecting              // waiting for what is in flight, before it disconnects
-	StateClosed                     // ended; see Err
+	StateConnecting    State = iota // it dials or waits for CONNACK
+	StateConnected                  // it has received a CONNACK that accepts the connection
+	StateWaiting                    // it waits it waits before the next attempt to connect to connect
+	StateDisconnecting              // Disconnect waits for messages in flight
+	StateClosed                     // it has it has ended; see Err
 )
 
 func (s State) String() string {
@@ -170,24 +176,24 @@ func (s State) String() string {
 	return "closed"
 }
 
-// Stats are totals since the client was made, and gauges of the moment.
+// Stats are totals since the client was made, and current values.
 type Stats struct {
 	Connects, Losses  uint64 // connections made, connections lost
 	BytesIn, BytesOut uint64
-	Published         uint64 // messages acknowledged or, at QoS 0, handed to the connection
+	Published         uint64 // messages that were acknowledged or, at QoS 0, handed to the connection
 	Received          uint64 // messages that arrived
 	Dropped           uint64 // messages dropped by all subscriptions, see Subscription.Dropped
-	Unmatched         uint64 // messages at QoS 1 and 2 that no subscription wanted
-	Oversized         uint64 // messages thrown away for their size, see WithMaximumPacketSize
+	Unmatched         uint64 // messages at QoS 1 and 2 that matched no subscription
+	Oversized         uint64 // messages discarded because of their size, see WithMaximumPacketSize
 	LateAcks          uint64 // acknowledgements with a packet identifier that is not in use
 	LateReplies       uint64 // messages on response topics that no request waits for, see ClientV5.Request
 	Expired           uint64 // messages not sent, and requests not answered, because they had expired
 
-	InFlight, Queued, QueueBytes int // gauges, outgoing
-	Unacknowledged, Parked       int // gauges, incoming at QoS 1 and 2
+	InFlight, Queued, QueueBytes int // current, outgoing
+	Unacknowledged, Parked       int // current, incoming at QoS 1 and 2
 
-	// Who holds up all acknowledgements: the filters of the subscription that has the oldest unacknowledged message, and
-	// for how long that has been the oldest; nil and 0 if there is none.
+	// The subscription that holds up all acknowledgements, because it has the oldest unacknowledged message: its
+	// filters, and for how long that message has been the oldest. nil and 0 if there is none.
 	HeldBy  []Filter
 	HeldFor time.Duration
 }
@@ -207,7 +213,7 @@ type client struct {
 func newClient(ctx context.Context, cfg *config) (*client, error) {
 	c := new(client)
 	c.core.init(cfg)
-	c.connAck = cfg.connAck(&codec.Connack{}, cfg.clientID) // nothing is forbidden before a server forbids it
+	c.connAck = cfg.connAck(&codec.Connack{}, cfg.clientID) // the defaults, until a server says otherwise
 	c.notices.init(&c.core)
 	c.outbox.core = &c.core
 	c.inbox.init(&c.core, &c.notices)
@@ -283,7 +289,7 @@ func (c *client) Close() error {
 	return nil
 }
 
-// disconnect waits for what is in flight and closes.
+// disconnect waits for messages in flight and closes.
 func (c *client) disconnect(ctx context.Context, farewell *codec.Disconnect) error {
 	c.mu.Lock()
 	if c.notices.state == StateClosed {
@@ -298,7 +304,7 @@ func (c *client) disconnect(ctx context.Context, farewell *codec.Disconnect) err
 		c.outbox.drained = make(chan struct{})
 	}
 	drained := c.outbox.drained
-	c.outbox.room.wakeAll() // to be refused
+	c.outbox.room.wakeAll() // they return ErrClosed
 	c.outbox.queue.wakeAll()
 	c.requests.slots.wakeAll()
 	c.outbox.checkDrained()
@@ -327,7 +333,7 @@ func (c *client) disconnect(ctx context.Context, farewell *codec.Disconnect) err
 	return err
 }
 
-// flush waits until what was handed to the connection is written.
+// flush waits until everything that was handed to the connection is written.
 func (c *client) flush(ctx context.Context) error {
 	c.mu.Lock()
 	l := c.live()

@@ -17,8 +17,8 @@ import (
 // errReconnecting ends a connection because a Reconnect wants another one.
 var errReconnecting = errors.New("another connection was asked for")
 
-// sendDisconnect sends a DISCONNECT: the client's last, or before a Reconnect. The link lets go of the connection when it is
-// out, or after a second.
+// sendDisconnect sends a DISCONNECT: because the client ends, or before Reconnect makes another connection. The link
+// closes the connection when the packet is written, and after a second at the latest.
 // [MQTT-3.14.4-3] [MQTT311-3.14.4-3]
 func (c *client) sendDisconnect(l *link.Link, final bool) {
 	c.mu.Lock()
@@ -34,7 +34,7 @@ func (c *client) sendDisconnect(l *link.Link, final bool) {
 			d.SessionExpiry = new(uint32)
 		}
 	}
-	// What does not fit is left out, what is for people first [MQTT-3.14.2-3] [MQTT-3.14.2-4].
+	// If the packet is too large, drop the human-readable properties first [MQTT-3.14.2-3] [MQTT-3.14.2-4].
 	for _, d := range []codec.Disconnect{d, {Code: d.Code, SessionExpiry: d.SessionExpiry}, {Code: d.Code}} {
 		packet, err := d.Append(nil, c.version)
 		if err == nil && !c.tooLarge(len(packet)) {
@@ -46,12 +46,12 @@ func (c *client) sendDisconnect(l *link.Link, final bool) {
 	l.Close(cause)
 }
 
-// shutDown ends the client: it tells everybody who waits.
+// shutDown ends the client: every call that waits returns.
 func (c *client) shutDown(err error) {
 	c.mu.Lock()
 	c.err = err
 	c.notices.moveTo(StateClosed)
-	c.cancel() // after err is set, which lost relies on
+	c.cancel() // only after err is set: lost relies on that order
 	c.attempts.noteUp()
 	sent, unsent := c.session.Discard()
 	var toWake []*Delivery
@@ -80,7 +80,8 @@ func (c *client) shutDown(err error) {
 	close(c.done)
 }
 
-// detach ends the client's connection. What is in flight and queued stays; requests are noted, to be made again.
+// detach makes the client one without a connection. Messages in flight and in the queue stay. SUBSCRIBEs and
+// UNSUBSCRIBEs without an answer are noted, and sent again at the next connect.
 func (c *client) detach(err error) { wake(c.detachLink(err)) }
 
 func (c *client) detachLink(err error) (toWake []*Delivery) {
@@ -89,7 +90,7 @@ func (c *client) detachLink(err error) (toWake []*Delivery) {
 	in, out := c.link.Bytes()
 	c.stats.BytesIn += in
 	c.stats.BytesOut += out
-	if !errors.Is(err, ErrClosed) && !errors.Is(err, errReconnecting) { // else it was we who said goodbye
+	if !errors.Is(err, ErrClosed) && !errors.Is(err, errReconnecting) { // otherwise this client ended the connection
 		c.stats.Losses++
 		toWake = c.blame(err)
 	}
@@ -102,13 +103,13 @@ func (c *client) detachLink(err error) (toWake []*Delivery) {
 		c.inbox.noteCut(owner.(*request))
 	}
 	if !c.config.withoutReconnect {
-		c.outbox.room.wakeAll() // to be told that there is no connection; else they learn in a moment why the client has ended
+		c.outbox.room.wakeAll() // they return ErrNotConnected; without reconnecting the client ends in a moment, and they return why
 		c.outbox.queue.wakeAll()
 	}
 	return toWake
 }
 
-// blame gives up the message over which the server seems to fail again and again.
+// blame gives up a poison message: one after which the connection was lost each time that it was sent.
 // The caller holds mu.
 func (c *client) blame(err error) (toWake []*Delivery) {
 	m, guilty := c.session.Blame(c.config.poisonLimit)
@@ -121,7 +122,8 @@ func (c *client) blame(err error) (toWake []*Delivery) {
 	return resolveOwner(nil, m, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
 }
 
-// dial makes one attempt, which prepare completes, within the connect timeout. ctx may be of the caller of NewClient.
+// dial makes one connection, from the network to CONNACK, within the connect timeout. prepare fills in the attempt. ctx
+// may be that of the caller of NewClient.
 func (c *client) dial(ctx context.Context, a *connectAttempt, prepare func(context.Context, *connectAttempt) error) (*link.Link, *codec.Connack, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.connectTimeout)
 	defer cancel()
@@ -168,7 +170,7 @@ func within[T any](ctx context.Context, conn net.Conn, f func() (T, error)) (T, 
 	v, err := f()
 	if !stop() {
 		<-closed
-		if !errors.Is(err, ctx.Err()) { // else it says so already, and what it came of
+		if !errors.Is(err, ctx.Err()) { // otherwise err already names the timeout and its cause
 			err = fmt.Errorf("no CONNACK: %w", ctx.Err())
 		}
 	}
@@ -177,7 +179,7 @@ func within[T any](ctx context.Context, conn net.Conn, f func() (T, error)) (T, 
 
 // error makes the public error of a failed attempt.
 func (a *connectAttempt) error(err error) error {
-	var failed *AuthError // which may have anything in it
+	var failed *AuthError // checked first: the errors below may be inside it, and are not meant then
 	var refused *ConnectError
 	var broken *codec.Error
 	switch {
@@ -190,8 +192,8 @@ func (a *connectAttempt) error(err error) error {
 	return &ConnectError{Server: transport.Redact(a.URL), Err: err}
 }
 
-// attach makes l the client's connection: what is in flight is sent again, subscriptions are made again where that is
-// needed, and then what waited is sent. It returns the number of the session.
+// attach makes l the client's connection. It appends, in this order: PUBRELs of messages in flight, UNSUBSCRIBEs,
+// SUBSCRIBEs, PUBLISHes that are sent again, and messages from the queue. It returns the number of the session.
 func (c *client) attach(l *link.Link, ack *codec.Connack) int {
 	c.mu.Lock()
 	clientID := c.connAck.ClientID
@@ -215,7 +217,7 @@ func (c *client) attach(l *link.Link, ack *codec.Connack) int {
 	return number
 }
 
-// beginSession continues the session, or begins a new one.
+// beginSession continues the session if the server has it, and otherwise begins a new one.
 // The caller holds mu.
 // [MQTT-3.2.2-3] [MQTT-3.2.2-4] [MQTT311-3.2.2-2] [MQTT311-3.2.2.2]
 func (c *client) beginSession(l *link.Link) (toWake []*Delivery) {
@@ -228,10 +230,10 @@ func (c *client) beginSession(l *link.Link) (toWake []*Delivery) {
 		ReceiveMaximum:     c.config.receiveBound,
 	})
 	if c.connAck.SessionPresent {
-		if c.attempts.sessions == 0 { // an earlier client's: the application vouches for having its state
+		if c.attempts.sessions == 0 { // the session of an earlier client: the application says, by not asking for a clean start, that it has the state
 			c.attempts.sessions = 1
 			c.session.StartAt(uint16(rand.Uint32()))
-			c.inbox.router.StartAt(rand.Uint32N(maxIdentifier)) // so as not to mistake its subscriptions for ours
+			c.inbox.router.StartAt(rand.Uint32N(maxIdentifier)) // to not use the identifiers of its subscriptions
 		}
 		if c.attempts.doubtful {
 			c.inbox.router.Doubt()

@@ -12,17 +12,17 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
-// core is what every part of a client asks: its options, the connection and the session, and the mutex.
+// core is the state that every part of a client needs: options, mutex, session and connection.
 type core struct {
 	config  *config
 	version codec.Version
-	began   time.Time // what Expires of a message counts from
+	began   time.Time // when the client's clock started; Expires of a message counts from here
 
 	ctx        context.Context // ends when the client is to end
 	cancel     context.CancelFunc
-	goroutines sync.WaitGroup // the supervisor, and senders of subscriptions
-	done       chan struct{}  // closed with the client's end
-	attention  chan struct{}  // capacity 1: full when reconnecting or looking is new to the supervisor
+	goroutines sync.WaitGroup // all goroutines of the client except those of its link
+	done       chan struct{}  // closed when the client has ended
+	attention  chan struct{}  // capacity 1: full when the supervisor has to look at the client's state
 
 	// mu guards the session, the link's write buffer, and in all structs of this package the fields below the words
 	// "Guarded by mu". It is never held over I/O, over a send that can block, or over the application's code.
@@ -47,10 +47,11 @@ func (c *core) init(cfg *config) {
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 }
 
-// now is the time on the clock of the session.
+// now is the time on the client's clock.
 func (c *core) now() time.Duration { return time.Since(c.began) }
 
-// nowFor is now for a message that expires, and 0 for others: looking at the clock is a tenth of what publishing costs.
+// nowFor is now for a message that expires, and 0 for any other: reading the clock is a tenth of the cost of
+// publishing.
 func (c *core) nowFor(m *session.Message) time.Duration {
 	if m.Expires == 0 {
 		return 0
@@ -64,7 +65,7 @@ func (c *core) ClientID() string {
 	return c.connAck.ClientID
 }
 
-// currentLink returns the link; only the supervisor changes it.
+// currentLink returns the link. Only the supervisor changes it.
 func (c *core) currentLink() *link.Link {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -77,7 +78,7 @@ func (c *core) Err() error {
 	return c.err
 }
 
-// notConnected is the error of a call that finds no connection.
+// notConnected is the error of a call that needs a connection when there is none.
 // The caller holds mu.
 func (c *core) notConnected() error {
 	switch {
@@ -89,7 +90,7 @@ func (c *core) notConnected() error {
 	return &notSent{ErrNotConnected}
 }
 
-// lost is the error of a call whose connection ended under it.
+// lost is the error of a call whose connection ended while it waited.
 func (c *core) lost() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -102,7 +103,7 @@ func (c *core) lost() error {
 	return ErrConnectionLost
 }
 
-// connectionError makes the public error of what ended a connection.
+// connectionError makes the public error for the cause of a connection's end.
 func (c *core) connectionError(cause error) error {
 	var broken *codec.Error
 	var disconnect *DisconnectError
@@ -117,20 +118,20 @@ func (c *core) connectionError(cause error) error {
 	return fmt.Errorf("%w: %w", ErrConnectionLost, cause)
 }
 
-// largest is the length of the largest packet that the server takes.
+// largest is the length of the largest packet that the server accepts.
 // The caller holds mu.
 func (c *core) largest() int {
 	if most := c.connAck.MaximumPacketSize; most != 0 && most < maxPacketSize {
 		return int(most)
 	}
-	return maxPacketSize // also of what an int of 32 bits cannot hold
+	return maxPacketSize // also if the value does not fit into an int of 32 bits
 }
 
-// tooLarge reports whether the server takes no packet of that size.
+// tooLarge reports whether a packet of that size is larger than the server accepts.
 // The caller holds mu.
 func (c *core) tooLarge(size int) bool { return size > c.largest() }
 
-// live returns the link if packets that are appended to it go out, or nil.
+// live returns the link, or nil if there is none or it sends nothing more.
 // The caller holds mu.
 func (c *core) live() *link.Link {
 	if c.link == nil || c.link.Finishing() {
@@ -139,7 +140,8 @@ func (c *core) live() *link.Link {
 	return c.link
 }
 
-// protocolError makes the error for a packet that breaks a rule: v5, or v311 in that version.
+// protocolError makes the error for a packet that breaks a rule. v5 and v311 are the rule's numbers in the two
+// versions.
 func (c *core) protocolError(t codec.Type, v5, v311, detail string) error {
 	rule := v5
 	if c.version < codec.V5 {
@@ -148,7 +150,8 @@ func (c *core) protocolError(t codec.Type, v5, v311, detail string) error {
 	return &codec.Error{Packet: t, Code: codec.ProtocolError, Rule: rule, Detail: detail}
 }
 
-// checkProblem refuses what WithoutProblemInformation asked the server not to send [MQTT-3.1.2-29].
+// checkProblem returns an error for a Reason String or user properties that WithoutProblemInformation asked the server
+// not to send [MQTT-3.1.2-29].
 func (c *core) checkProblem(h codec.Header, reason string, u UserProperties) error {
 	if !c.config.noProblemInformation || reason == "" && len(u) == 0 {
 		return nil
@@ -156,11 +159,11 @@ func (c *core) checkProblem(h codec.Header, reason string, u UserProperties) err
 	return c.protocolError(h.Type, "MQTT-3.1.2-29", "", "a reason string or user properties, although this client asked for none")
 }
 
-// callSupervisor makes the supervisor look what is new.
+// callSupervisor makes the supervisor look at the client's state.
 func (c *core) callSupervisor() {
 	select {
 	case c.attention <- struct{}{}:
-	default: // an earlier call was not taken yet
+	default: // the supervisor has not reacted to an earlier call yet: it will see both
 	}
 }
 

@@ -11,22 +11,23 @@ import (
 type Delivery struct {
 	outbox *outbox // nil: made by NewDelivery, or refused at once
 
-	// Guarded by client.mu. PublishAsync leaves done nil until somebody asks for it; then it is closed. Publish uses its
-	// Delivery again and again: there done has a capacity of 1 and gets a value.
+	// Guarded by mu until resolved. A Delivery of PublishAsync has no channel until Done is called; it is closed when
+	// the Delivery is resolved. A Delivery of Publish is used again and again: its channel has a capacity of 1 and
+	// receives a value.
 	done   chan struct{}
-	ticket uint64 // while it waits in the session's queue
+	ticket uint64 // its number in the session's queue, while it waits there
 	id     uint16 // once it was sent
 	sent   bool
 	resent bool // it was sent more than once
-	reused bool // it is a Publish's
+	reused bool // it belongs to Publish
 
 	reason   ReasonCode
-	resolved atomic.Bool // then reason, err and words say how, and do not change
+	resolved atomic.Bool // the outcome is known: reason, err and words do not change any more
 	err      error
 	words    *words
 }
 
-// words are what an acknowledgement may say beside its reason code; nil is nothing.
+// words are the Reason String and the user properties of an acknowledgement; nil means that it has neither.
 type words struct {
 	reason string
 	user   UserProperties
@@ -53,7 +54,7 @@ func (w *words) userProperties() UserProperties {
 	return w.user
 }
 
-// closed is the done channel of everything that is done when it is asked for.
+// closed is a channel that is closed already.
 var closed = func() chan struct{} {
 	c := make(chan struct{})
 	close(c)
@@ -91,7 +92,7 @@ func (d *Delivery) Done() <-chan struct{} {
 func (d *Delivery) Wait(ctx context.Context) error {
 	done := d.Done()
 	if done == closed {
-		return d.err // without a select, for those who keep many Deliveries and come back late
+		return d.err // no select: this is the fast path for callers that keep many Deliveries
 	}
 	select {
 	case <-done:
@@ -138,7 +139,7 @@ func (d *Delivery) UserProperties() UserProperties {
 // errWithdrawn is the fate of a message that Withdraw took back.
 var errWithdrawn = errors.New("mqtt: message withdrawn")
 
-// resolve decides the message's fate, and adds d to those who are to be told when the mutex is free.
+// resolve records the outcome and adds d to those that wake is to be called with once the mutex is free.
 // The caller holds mu.
 func (d *Delivery) resolve(toWake []*Delivery, reason ReasonCode, err error) []*Delivery {
 	d.reason, d.err = reason, err
@@ -146,7 +147,8 @@ func (d *Delivery) resolve(toWake []*Delivery, reason ReasonCode, err error) []*
 	return append(toWake, d)
 }
 
-// wake tells those whose fate was decided. It does not block; the mutex, which they will want next, is better free.
+// wake wakes the callers that wait for these Deliveries. It does not block. Call it without the mutex, because they
+// need it next.
 func wake(toWake []*Delivery) {
 	for _, d := range toWake {
 		switch {
@@ -158,7 +160,7 @@ func wake(toWake []*Delivery) {
 	}
 }
 
-// Flush tells publishers what became of their messages. The mutex is free.
+// Flush wakes publishers whose messages were acknowledged. It is called without the mutex.
 func (r *receiver) Flush() {
 	wake(r.toWake)
 	clear(r.toWake)

@@ -16,8 +16,8 @@ type DisconnectOption interface {
 
 type keepSession time.Duration
 
-// KeepSession sets the Session Expiry Interval from the disconnect on (section 3.14.2.2.2), in whole seconds; 0 ends the
-// session. It cannot prolong one whose interval has been 0 since CONNECT.
+// KeepSession sets the Session Expiry Interval that counts after the disconnect (section 3.14.2.2.2), in whole seconds;
+// 0 ends the session. It has no effect on a session whose interval was 0 in CONNECT, which always ends.
 func KeepSession(d time.Duration) DisconnectOption { return keepSession(d) }
 
 func (k keepSession) disconnectV5(p *codec.Disconnect) error {
@@ -29,8 +29,8 @@ func (k keepSession) disconnectV5(p *codec.Disconnect) error {
 	return nil
 }
 
-// disconnectV5 takes the reason codes that a client may give: 0x00, 0x04, with which the server publishes the will, and
-// some that say that something failed.
+// disconnectV5 accepts the reason codes that a client may send: 0x00; 0x04, after which the server publishes the will;
+// and some failures.
 func (r ReasonCode) disconnectV5(p *codec.Disconnect) error {
 	switch r {
 	case NormalDisconnection, DisconnectWithWill, UnspecifiedError, MalformedPacket, ProtocolError,
@@ -49,7 +49,7 @@ func (d *DisconnectProperties) disconnectV5(p *codec.Disconnect) error {
 	return nil
 }
 
-// farewell is the DISCONNECT that options ask for.
+// farewell makes the DISCONNECT that the options ask for.
 func (c *config) farewell(opts []DisconnectOption) (*codec.Disconnect, error) {
 	var p codec.Disconnect
 	for _, opt := range opts {

@@ -9,24 +9,24 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
-// Errors that say what became of a call. They come wrapped, with the cause: compare with errors.Is.
+// Errors that say how a call ended. They are wrapped together with the cause: compare with errors.Is.
 var (
-	// ErrNotConnected is the answer to a call that needs a live connection when there is none.
+	// ErrNotConnected is the error of a call that needs a live connection when there is none.
 	ErrNotConnected = errors.New("mqtt: not connected")
-	// ErrConnectionLost is the end of a connection that neither side closed in an orderly way.
+	// ErrConnectionLost is the end of a connection that neither side ended with DISCONNECT.
 	ErrConnectionLost = errors.New("mqtt: connection lost")
-	// ErrClosed is the answer to calls after Close or Disconnect, and to those that were waiting.
+	// ErrClosed is the error of calls after Close or Disconnect, and of calls that waited then.
 	ErrClosed = errors.New("mqtt: client closed")
-	// ErrOutcomeUnknown says that a message was sent, and that it is not known whether the server took it.
+	// ErrOutcomeUnknown says that a message was sent, and that it is unknown whether the server accepted it.
 	ErrOutcomeUnknown = errors.New("mqtt: outcome unknown")
-	// ErrSessionLost is the fate of a message at QoS 2 that was in flight when the server lost the session; it is an
-	// ErrOutcomeUnknown. It is also the answer to an Ack for a message of a lost session.
+	// ErrSessionLost is the error of a message at QoS 2 that was in flight when the server lost the session; it is an
+	// ErrOutcomeUnknown. It is also the error of an Ack for a message of a lost session.
 	ErrSessionLost = error(sessionLost{})
-	// ErrQueueFull is the answer to a publish that found the queue full.
+	// ErrQueueFull is the error of a publish that finds the queue full.
 	ErrQueueFull = errors.New("mqtt: queue full")
-	// ErrSlowConsumer ends a subscription that has held up the others, see EndIfStalled and WithInboundLimit.
+	// ErrSlowConsumer ends a subscription that holds up the others, see EndIfStalled and WithInboundLimit.
 	ErrSlowConsumer = errors.New("mqtt: slow consumer")
-	// ErrExpired is the fate of a message whose Message Expiry Interval ended before it was sent.
+	// ErrExpired is the error of a message whose Message Expiry Interval ended before it was sent.
 	ErrExpired = errors.New("mqtt: message expired before it was sent")
 )
 
@@ -35,22 +35,22 @@ type sessionLost struct{}
 func (sessionLost) Error() string        { return "mqtt: the server has lost the session: outcome unknown" }
 func (sessionLost) Is(target error) bool { return target == ErrOutcomeUnknown }
 
-// SafeToRetry reports whether what err is about certainly never left this client, so that doing it again cannot make
-// a duplicate. It does not say that another try is likely to succeed. An ErrOutcomeUnknown never is, whatever its cause
-// says of itself.
+// SafeToRetry reports whether the message or packet that err is about was certainly not sent, so that another try
+// cannot make a duplicate. It does not say that another try is likely to succeed. It is always false for an
+// ErrOutcomeUnknown, whatever its cause.
 func SafeToRetry(err error) bool {
 	var n *notSent
 	return errors.As(err, &n) && !errors.Is(err, ErrOutcomeUnknown)
 }
 
-// notSent marks the error of something that was not sent.
+// notSent marks the error of a message or packet that was not sent.
 type notSent struct{ err error }
 
 func (e *notSent) Error() string { return e.err.Error() }
 func (e *notSent) Unwrap() error { return e.err }
 
-// ReasonCode is a reason code of MQTT 5 (section 2.4). It is an error, so that errors.Is finds it in what a call
-// returns, and an option of Disconnect. Return codes of MQTT 3.1.1 are translated to it.
+// ReasonCode is a reason code of MQTT 5 (section 2.4). It is an error, so that errors.Is finds it in the error of a
+// call, and it is an option of Disconnect. Return codes of MQTT 3.1.1 are translated to it.
 type ReasonCode uint8
 
 // The reason codes, with the names of the specification.
@@ -107,14 +107,14 @@ func (r ReasonCode) Error() string {
 	return fmt.Sprintf("%v (0x%02X)", codec.ReasonCode(r), uint8(r))
 }
 
-// Refusal is what a server said when it refused; it is part of the errors below.
+// Refusal is the server's reason for a refusal. It is part of the errors below.
 type Refusal struct {
-	Code           ReasonCode // 0: the server said nothing
+	Code           ReasonCode // 0: the server gave none
 	Reason         string     // the Reason String, for people
 	UserProperties UserProperties
 }
 
-// text returns the reason code and the server's words.
+// text returns the reason code and the Reason String.
 func (r *Refusal) text() string {
 	switch {
 	case r.Code == 0:
@@ -125,7 +125,7 @@ func (r *Refusal) text() string {
 	return r.Code.Error() + ": " + r.Reason
 }
 
-// unwrap returns the errors that e stands for. Success is left out: a failed dial is no success.
+// unwrap returns the reason code and err. Success is left out, because the zero Code means that there was none.
 func (r *Refusal) unwrap(err error) []error {
 	var errs []error
 	if r.Code != Success {
@@ -137,11 +137,11 @@ func (r *Refusal) unwrap(err error) []error {
 	return errs
 }
 
-// ConnectError is a failed attempt to connect. Code is set when the server refused, Err when it was not reached or
-// did not answer as it must.
+// ConnectError is a failed attempt to connect. Code is set if the server refused. Err is set if the server was not
+// reached or broke the protocol.
 type ConnectError struct {
 	Server          string // without password
-	ServerReference string // another server to use, where the server named one
+	ServerReference string // another server to use, if the server named one
 	Refusal
 	Err error
 }
@@ -153,12 +153,12 @@ func (e *ConnectError) Error() string {
 // Unwrap returns the reason code, if there is one, and Err.
 func (e *ConnectError) Unwrap() []error { return e.unwrap(e.Err) }
 
-// DisconnectError is the end of a connection by DISCONNECT, the server's or ours.
+// DisconnectError is the end of a connection by DISCONNECT, from the server or from this client.
 type DisconnectError struct {
 	ByServer        bool
-	ServerReference string // another server to use, where the server named one
+	ServerReference string // another server to use, if the server named one
 	Refusal
-	Err error // why we disconnected, often a *PacketError
+	Err error // why this client disconnected, often a *PacketError
 }
 
 func (e *DisconnectError) Error() string {
@@ -172,8 +172,8 @@ func (e *DisconnectError) Error() string {
 // Unwrap returns the reason code, if there is one, and Err.
 func (e *DisconnectError) Unwrap() []error { return e.unwrap(e.Err) }
 
-// PublishError is a message that was refused: by the server or, if Local, by a check against what the server had
-// announced.
+// PublishError is a message that was refused: by the server or, if Local is set, by this client, because the server had
+// announced in CONNACK that it does not accept such messages.
 type PublishError struct {
 	Topic string
 	Local bool // it was not sent
@@ -187,11 +187,11 @@ func (e *PublishError) Error() string {
 // Unwrap returns the reason code.
 func (e *PublishError) Unwrap() []error { return e.unwrap(nil) }
 
-// SubscribeError names the refused filters of a subscription, or those that could not be unsubscribed. The filters of
-// the same subscription that were accepted are given back.
+// SubscribeError names the refused filters of a Subscribe, or those that could not be unsubscribed. Filters of the same
+// Subscribe that were accepted are unsubscribed again.
 type SubscribeError struct {
 	Failures       []FilterError
-	UserProperties UserProperties // of the answers, the granting ones too
+	UserProperties UserProperties // of all SUBACKs or UNSUBACKs, also of those without a failure
 }
 
 // FilterError is one refused filter.
@@ -226,7 +226,7 @@ func (e *SubscribeError) Unwrap() (errs []error) {
 type TopicError struct {
 	Topic  string
 	Filter bool
-	Rule   string // the statement of the specification, and what it asks for
+	Rule   string // the statement of the specification and its number
 }
 
 func (e *TopicError) Error() string {
@@ -249,7 +249,7 @@ func topicError(name string, filter bool, err error) error {
 	return &notSent{&TopicError{Topic: name, Filter: filter, Rule: rule}}
 }
 
-// shorten keeps a very long topic from flooding a log.
+// shorten cuts a very long topic, which would fill a log.
 func shorten(s string) string {
 	const most = 200
 	if len(s) <= most {
@@ -261,7 +261,7 @@ func shorten(s string) string {
 // PacketError is a packet that breaks the specification.
 type PacketError struct {
 	Packet string     // "PUBLISH"
-	Code   ReasonCode // what it was answered with
+	Code   ReasonCode // of the DISCONNECT that it was answered with
 	Rule   string     // "MQTT-3.3.1-4", or a section
 	Err    error
 }
@@ -271,12 +271,12 @@ func (e *PacketError) Error() string { return "mqtt: bad packet from the server:
 // Unwrap returns the reason code and Err.
 func (e *PacketError) Unwrap() []error { return []error{e.Code, e.Err} }
 
-// packetError makes the public error of a packet that the codec, or a check of ours, refused.
+// packetError makes the public error of a packet that the codec or another check refused.
 func packetError(e *codec.Error) *PacketError {
 	return &PacketError{Packet: e.Packet.String(), Code: ReasonCode(e.Code), Rule: e.Rule, Err: e}
 }
 
-// join puts what is known after a subject.
+// join formats what follows the subject in an error's text.
 func join(text string, err error) string {
 	var b strings.Builder
 	if text != "" {

@@ -37,7 +37,7 @@ func (s *handshake) answerAuth(ctx context.Context, h codec.Header, body []byte)
 	return s.link.Write(packet)
 }
 
-// authenticated checks what a CONNACK that grants the connection says of authentication.
+// authenticated checks the authentication method and data of a successful CONNACK.
 func (s *handshake) authenticated(ctx context.Context, p *codec.ConnackProperties) error {
 	p.AuthenticationData = bytes.Clone(p.AuthenticationData)
 	switch {
@@ -51,7 +51,8 @@ func (s *handshake) authenticated(ctx context.Context, p *codec.ConnackPropertie
 	return s.config.finishAuth(ctx, bytes.Clone(p.AuthenticationData), p.ReasonString, p.UserProperties)
 }
 
-// run sends CONNECT and waits for CONNACK. In between goes nothing but AUTH, and DISCONNECT [MQTT-3.1.2-30].
+// run sends CONNECT and waits for CONNACK. Before CONNACK the client sends nothing except AUTH and DISCONNECT
+// [MQTT-3.1.2-30].
 // [MQTT-3.1.0-1] [MQTT-3.1.0-2] [MQTT-3.1.4] [MQTT311-3.1.0-1] [MQTT311-3.1.0-2] [MQTT311-3.1.4]
 func (s *handshake) run(ctx context.Context, connect []byte) (*codec.Connack, error) {
 	if err := s.link.Write(connect); err != nil {
@@ -67,8 +68,8 @@ func (s *handshake) run(ctx context.Context, connect []byte) (*codec.Connack, er
 	return ack, err
 }
 
-// explainWriteError adds to the error of writing CONNECT what the server has said before it closed: in TLS 1.3 it refuses a
-// client's certificate after the handshake.
+// explainWriteError adds the server's reason to the error of writing CONNECT, if the server gave one before it closed
+// the connection. In TLS 1.3 a server refuses a client's certificate only after the TLS handshake.
 func (s *handshake) explainWriteError(ctx context.Context, err error) error {
 	if errors.Is(err, link.ErrServerSilent) {
 		return err
@@ -84,13 +85,14 @@ func (s *handshake) explainWriteError(ctx context.Context, err error) error {
 	return err
 }
 
-// refusal returns what DISCONNECT is to say of an error of the handshake, Success if there is to be none.
+// refusal returns the reason code of the DISCONNECT that an error of the handshake is answered with, or Success if none
+// is sent.
 func refusal(err error) codec.ReasonCode {
 	var failed *AuthError
 	var broken *codec.Error
 	switch {
 	case errors.As(err, &failed):
-		return codec.UnspecifiedError // no other code is for clients to say and fits
+		return codec.UnspecifiedError // no other reason code that a client may send fits
 	case errors.As(err, &broken):
 		return broken.Code
 	}
@@ -130,12 +132,12 @@ func (s *handshake) readConnack(ctx context.Context) (*codec.Connack, error) {
 	return ack, s.authenticated(ctx, &ack.Properties)
 }
 
-// pingAfter is how long a connection may be silent before a PINGREQ is sent.
+// pingAfter is how long a connection may be idle before a PINGREQ is sent.
 func (c *config) pingAfter(keepAlive time.Duration) time.Duration {
 	return max(keepAlive-c.pingLead, keepAlive/2)
 }
 
-// connectPacket is what the options and the attempt ask for.
+// connectPacket makes the CONNECT that the options and the attempt ask for.
 // [MQTT-3.1.2.11.2]
 func (c *config) connectPacket(a *connectAttempt) *codec.Connect {
 	p := &codec.Connect{
@@ -163,14 +165,14 @@ func (c *config) connectPacket(a *connectAttempt) *codec.Connect {
 	p.Properties.AuthenticationMethod, p.Properties.AuthenticationData = c.authMethod, a.auth.Data
 	p.Properties.UserProperties = slices.Concat(c.userProperties, a.auth.UserProperties)
 	yes := true
-	p.Properties.RequestResponseInformation = &yes // requests come later, and asking costs two bytes
+	p.Properties.RequestResponseInformation = &yes // Request may be called later, and this costs only two bytes
 	if c.noProblemInformation {
 		p.Properties.RequestProblemInformation = new(bool)
 	}
 	return p
 }
 
-// connAck fills in what CONNACK leaves out.
+// connAck makes the public ConnAck, with defaults for what CONNACK leaves out.
 // [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-9] [MQTT-3.2.2-21] [MQTT-3.2.2.3.2]
 func (c *config) connAck(ack *codec.Connack, clientID string) ConnAck {
 	p := &ack.Properties
@@ -212,5 +214,5 @@ func (c *config) connAck(ack *codec.Connack, clientID string) ConnAck {
 	return a
 }
 
-// isTrue reads a feature flag of CONNACK, whose default is yes.
+// isTrue reads a feature flag of CONNACK. Without it the feature is available.
 func isTrue(b *bool) bool { return b == nil || *b }

@@ -12,12 +12,12 @@
 //		…
 //	}
 //
-// A slow consumer holds up nobody: publishing and waiting from inside that loop is fine.
+// A slow consumer does not hold up other consumers. It is fine to publish and to wait inside that loop.
 //
-// A context bounds the call it is given to, and nothing else. What needs MQTT 5 is an option of its own type, which a
-// client for 3.1.1 does not accept: the compiler says so.
+// A context bounds only the call that it is given to. An option that needs MQTT 5 has a type of its own, which the
+// methods of a client for 3.1.1 do not accept, so the compiler reports the mistake.
 //
-// An option that is nil is none, everywhere. All methods of this package may be called concurrently.
+// A nil option has no effect. All methods of this package may be called concurrently.
 package mqtt
 
 import (

@@ -48,8 +48,7 @@ func (o Options) clientV5(c *config) error {
 	return nil
 }
 
-// option and optionV5 are the client options of this package. An error they return has the option's name in front
-// already.
+// option and optionV5 are the client options of this package. Their errors begin with the option's name.
 type (
 	option   func(*config) error
 	optionV5 func(*config) error
@@ -76,17 +75,17 @@ const (
 	defaultMaxRequests    = 1000
 )
 
-// config is what the options say. It does not change once the client is made.
+// config is the result of all options. It does not change after the client was made.
 type config struct {
 	version codec.Version
 	servers []*url.URL
-	dialer  transport.Dialer // but for what an attempt decides
+	dialer  transport.Dialer // without what each attempt decides
 	logger  *slog.Logger
 
 	clientID       string
 	cleanStart     bool
 	keepAlive      time.Duration
-	pingLead       time.Duration // how much earlier than that PINGREQ is sent
+	pingLead       time.Duration // how much earlier than keepAlive PINGREQ is sent
 	pingTimeout    time.Duration
 	connectTimeout time.Duration
 
@@ -107,7 +106,7 @@ type config struct {
 	noProblemInformation bool
 
 	sessionExpiry     time.Duration
-	keepsSession      bool // the application asked for this expiry, so it survives Disconnect and Close
+	keepsSession      bool // the application set the session expiry, so it stays in force after Disconnect and Close
 	receiveMaximum    int  // that is announced
 	receiveBound      int  // that the server must not exceed; 0: none
 	maximumPacketSize int
@@ -132,7 +131,7 @@ type config struct {
 
 	maxRequests int
 
-	topicDefaults  []topicDefault // in the order given; a later one wins
+	topicDefaults  []topicDefault // in the order given; a later one overrides
 	filterPrefixes []string
 }
 
@@ -179,7 +178,7 @@ func newConfig(v codec.Version, host string) (*config, error) {
 	return c, nil
 }
 
-// finish checks what only all options together can tell.
+// finish checks what can be checked only after all options are known.
 func (c *config) finish() error {
 	switch {
 	case c.clientID == "" && !c.cleanStart && c.version < codec.V5:
@@ -206,7 +205,7 @@ func (c *config) finish() error {
 	if c.willProperties != nil {
 		c.will.Properties = codec.WillProperties(*c.willProperties)
 	}
-	// A CONNECT that cannot be encoded is a mistake in the options, and found before anything is dialled.
+	// Encode CONNECT once: a mistake in the options is found before anything is dialled.
 	a := &connectAttempt{Attempt: Attempt{Username: c.username, Password: c.password}, cleanStart: c.cleanStart, clientID: c.clientID}
 	_, err := c.connectPacket(a).Append(nil, c.version)
 	if err != nil {
@@ -215,8 +214,8 @@ func (c *config) finish() error {
 	return nil
 }
 
-// WithClientID sets the client identifier (section 3.1.3.1). Without it the client makes one up, at random, and keeps
-// it for its life. With "" the server assigns one.
+// WithClientID sets the client identifier (section 3.1.3.1). Without this option the client uses a random one, which
+// stays the same until the client ends. With "" the server assigns one.
 func WithClientID(id string) Option {
 	return option(func(c *config) error {
 		c.clientID = id
@@ -225,9 +224,10 @@ func WithClientID(id string) Option {
 }
 
 // WithCleanStart says whether the first connect begins a new session (section 3.1.2.4), which is the default. With
-// false it asks for the session of an earlier client with the same client identifier; the application vouches for
-// having its state. What it does not have are the packet identifiers of messages at QoS 2 that the earlier client left half
-// done: a message that gets one of those again is taken for the old one, and lost.
+// false the client asks for the session of an earlier client with the same client identifier, and the application is
+// responsible for the earlier client's messages. This client does not know the packet identifiers of messages at QoS 2
+// that the earlier client did not complete: if a new message gets such an identifier, the server takes it for the old
+// message, and it is lost.
 func WithCleanStart(clean bool) Option {
 	return option(func(c *config) error {
 		c.cleanStart = clean
@@ -236,8 +236,8 @@ func WithCleanStart(clean bool) Option {
 }
 
 // WithKeepAlive sets the Keep Alive interval (section 3.1.2.10), in whole seconds from 0 to 65,535; 0 switches it off.
-// The default is 60 s. A server may ask for another. A PINGREQ is sent when nothing was sent, or nothing received, for
-// that long.
+// The default is 60 s. The server may set another interval. PINGREQ is sent when nothing was sent, or nothing was
+// received, during the interval.
 func WithKeepAlive(d time.Duration) Option {
 	return option(func(c *config) error {
 		c.keepAlive = d
@@ -245,9 +245,9 @@ func WithKeepAlive(d time.Duration) Option {
 	})
 }
 
-// WithPingLead has PINGREQ sent d earlier than WithKeepAlive says, but not before half of the keep alive interval, for
-// servers that allow less than the one and a half intervals which the specification gives (section 3.1.2.10). The
-// default is 0.
+// WithPingLead makes the client send PINGREQ earlier by d than WithKeepAlive says, and at the earliest after half of
+// the keep alive interval. It is for servers that close a connection earlier than after one and a half intervals, which
+// the specification allows (section 3.1.2.10). The default is 0.
 func WithPingLead(d time.Duration) Option {
 	return option(func(c *config) error {
 		c.pingLead = d
@@ -258,8 +258,8 @@ func WithPingLead(d time.Duration) Option {
 	})
 }
 
-// WithPingTimeout sets how long the server may take to answer a PINGREQ, or to accept any byte of what is written to
-// it, before the connection counts as lost. The default is 10 s.
+// WithPingTimeout sets how long the client waits for PINGRESP, and for the server to accept a byte of what is written,
+// before the connection is lost. The default is 10 s.
 func WithPingTimeout(d time.Duration) Option {
 	return option(func(c *config) error {
 		c.pingTimeout = d
@@ -276,9 +276,9 @@ func WithConnectTimeout(d time.Duration) Option {
 	})
 }
 
-// WithCredentials sets user name and password (sections 3.1.3.5 and 3.1.3.6). The password is at most 65,535 bytes of
-// any content, as a Go string may be: string(token) does for bytes; "" is sent as an empty password. They replace those of
-// the URL. No error, log or String of this package shows them.
+// WithCredentials sets user name and password (sections 3.1.3.5 and 3.1.3.6). The password may contain any bytes, at
+// most 65,535; convert a []byte with string(token). "" is sent as an empty password. Both replace those of the URL. No
+// error, log or String method of this package shows them.
 func WithCredentials(username, password string) Option {
 	return option(func(c *config) error {
 		c.hasUsername, c.username = true, username
@@ -287,7 +287,8 @@ func WithCredentials(username, password string) Option {
 	})
 }
 
-// WithUsername sets a user name and no password: some servers take a token as user name. It replaces what the URL has.
+// WithUsername sets a user name and no password, for servers that take a token as user name. It replaces user name and
+// password of the URL.
 func WithUsername(username string) Option {
 	return option(func(c *config) error {
 		c.hasUsername, c.username = true, username
@@ -296,10 +297,11 @@ func WithUsername(username string) Option {
 	})
 }
 
-// WithCredentialsFunc asks f for user name and password at every attempt to connect. ctx bounds it: it ends with the
-// connect timeout. An error of f is a failed attempt, and another follows as the policy says, unless it is wrapped by
-// Permanent. With f, a server's refusal of the credentials does not end the client: the next attempt may bring fresh
-// ones. The client waits for f, which must not call Close, Disconnect or Reconnect.
+// WithCredentialsFunc makes the client call f for user name and password at every attempt to connect. ctx ends with the
+// connect timeout. If f returns an error, the attempt has failed, and the next one follows as the reconnect policy
+// says, except if the error is wrapped by Permanent. With this option the client does not end if the server refuses the
+// credentials, because the next attempt may have new ones. The client waits for f, so f must not call Close, Disconnect
+// or Reconnect.
 func WithCredentialsFunc(f func(ctx context.Context) (username, password string, err error)) Option {
 	return option(func(c *config) error {
 		c.credentialsFunc = f
@@ -307,9 +309,9 @@ func WithCredentialsFunc(f func(ctx context.Context) (username, password string,
 	})
 }
 
-// WithAttemptFunc lets f look at, and change, every attempt to connect before it is made, after a credentials function
-// was asked: URL, TLS configuration, header and credentials. Its ctx and errors, and what it must not call, are as with
-// WithCredentialsFunc.
+// WithAttemptFunc makes the client call f before every attempt to connect, and after a credentials function. f may
+// change the attempt's URL, TLS configuration, header and credentials. For its ctx, its errors and what it must not
+// call, see WithCredentialsFunc.
 func WithAttemptFunc(f func(ctx context.Context, a *Attempt) error) Option {
 	return option(func(c *config) error {
 		c.attemptFunc = f
@@ -317,8 +319,9 @@ func WithAttemptFunc(f func(ctx context.Context, a *Attempt) error) Option {
 	})
 }
 
-// WithServers adds servers, to be tried in turn with the one given to NewClient, each as NewClient takes it. They are
-// asked for the same session where they may have it; credentials in their URLs are not used.
+// WithServers adds servers in the form that NewClient takes. The client tries them in turn, after the one given to
+// NewClient. It asks a server for the current session if the server may have it. Credentials in these URLs are not
+// used.
 func WithServers(hosts ...string) Option {
 	return option(func(c *config) error {
 		for _, h := range hosts {
@@ -332,7 +335,7 @@ func WithServers(hosts ...string) Option {
 	})
 }
 
-// WithReconnect sets when the client connects again. Of this option and WithoutReconnect the last one counts.
+// WithReconnect sets when the client connects again. If WithoutReconnect is given as well, the later option counts.
 func WithReconnect(p ReconnectPolicy) Option {
 	return option(func(c *config) error {
 		c.reconnect, c.withoutReconnect = p, false
@@ -340,7 +343,7 @@ func WithReconnect(p ReconnectPolicy) Option {
 	})
 }
 
-// WithoutReconnect ends the client with its first connection. Before that Reconnect may still make another.
+// WithoutReconnect ends the client when its connection ends. Reconnect still replaces the connection by another one.
 func WithoutReconnect() Option {
 	return option(func(c *config) error {
 		c.withoutReconnect = true
@@ -357,8 +360,8 @@ func WithConnectRetry() Option {
 	})
 }
 
-// WithConnectInBackground makes NewClient return at once. Its ctx is of no use then; publishes at QoS 1 and 2 are queued
-// and Subscribe waits until the client is connected. See WaitConnected.
+// WithConnectInBackground makes NewClient return at once. Its ctx is not used then. Until the client is connected,
+// messages at QoS 1 and 2 are queued, and Subscribe waits. See WaitConnected.
 func WithConnectInBackground() Option {
 	return option(func(c *config) error {
 		c.inBackground = true
@@ -366,8 +369,8 @@ func WithConnectInBackground() Option {
 	})
 }
 
-// WithoutRedirect makes the client treat a server's word to use another one as an ordinary failure, instead of following
-// it.
+// WithoutRedirect makes the client treat a server's request to use another server as an ordinary failure, instead of
+// following it.
 func WithoutRedirect() Option {
 	return option(func(c *config) error {
 		c.noRedirect = true
@@ -384,8 +387,8 @@ func WithResubscribeOnResume() Option {
 	})
 }
 
-// WithDialer replaces net.Dialer.DialContext, whose arguments it gets: network is "tcp" or "unix". ctx bounds the dial
-// alone.
+// WithDialer replaces net.Dialer.DialContext, and is called with the same arguments: network is "tcp" or "unix". ctx
+// bounds only dialling.
 func WithDialer(dial func(ctx context.Context, network, address string) (net.Conn, error)) Option {
 	return option(func(c *config) error {
 		if dial == nil {
@@ -397,7 +400,7 @@ func WithDialer(dial func(ctx context.Context, network, address string) (net.Con
 }
 
 // WithWill sets the message that the server publishes when the connection ends without a DISCONNECT (section 3.1.2.5).
-// Of the options QoS and RetainFlag count; properties are set by WithWillProperties.
+// Only the options QoS and RetainFlag have an effect; for properties use WithWillProperties.
 func WithWill(topicName string, payload []byte, opts ...PublishOption) Option {
 	return option(func(c *config) error {
 		var o publishOptions
@@ -413,8 +416,8 @@ func WithWill(topicName string, payload []byte, opts ...PublishOption) Option {
 	})
 }
 
-// WithTopicDefaults sets options for all publishes to topics that match filter. Options of the publish itself win, also
-// an explicit QoS 0 and NoRetain; of several defaults that match, the one given last.
+// WithTopicDefaults sets options for all publishes to topics that match filter. Options of the publish itself override
+// them, also an explicit QoS 0 and NoRetain. If several filters match, the option given last counts.
 func WithTopicDefaults(filter string, opts ...PublishOption) Option {
 	return option(func(c *config) error {
 		d := topicDefault{filter: filter}
@@ -427,8 +430,8 @@ func WithTopicDefaults(filter string, opts ...PublishOption) Option {
 	})
 }
 
-// WithFilterPrefixes sets the prefixes of topic filters that the server strips before it matches, each ending in "/".
-// The default is "$queue/" and "$exclusive/"; the "$share/{name}/" of shared subscriptions is always known.
+// WithFilterPrefixes sets the prefixes that the server removes from topic filters before it matches them. Each ends in
+// "/". The default is "$queue/" and "$exclusive/". The prefix "$share/{name}/" of shared subscriptions is always known.
 func WithFilterPrefixes(prefixes ...string) Option {
 	return option(func(c *config) error {
 		for _, p := range prefixes {
@@ -443,7 +446,7 @@ func WithFilterPrefixes(prefixes ...string) Option {
 
 // WithQueue bounds the queue in which messages at QoS 1 and 2 wait to be sent, in messages and in bytes of their topics
 // and payloads. The default is 10,000 messages and 64 MiB. An empty queue takes a message of any size. With 0 messages
-// there is no queue: a publish waits itself.
+// there is no queue: Publish and PublishAsync wait instead.
 func WithQueue(messages, bytes int) Option {
 	return option(func(c *config) error {
 		c.limits.QueueMessages, c.limits.QueueBytes = messages, bytes
@@ -463,12 +466,12 @@ func WithMaxInFlight(n int) Option {
 	})
 }
 
-// WithMaximumPacketSize bounds the packets that the server may send, in bytes from 1 to 268,435,460. The default is no
-// bound: buffers grow with the bytes that come, never by what a length field says.
+// WithMaximumPacketSize bounds the packets that the server may send, in bytes from 1 to 268,435,460. By default there
+// is no bound. Buffers grow with the bytes that arrive, never only because a length field is large.
 //
-// On MQTT 5 the bound is announced (section 3.1.2.11.4). A server then silently discards larger messages, after it has
-// told their publishers that all is well; one that sends them all the same is disconnected with reason code 0x95. On
-// MQTT 3.1.1 nothing can be announced: a larger PUBLISH is thrown away as it comes, acknowledged, counted and logged.
+// On MQTT 5 the bound is announced (section 3.1.2.11.4). A server then silently discards larger messages, although
+// their publishers get a success. A server that sends one anyway is disconnected with reason code 0x95. On MQTT 3.1.1
+// the bound cannot be announced: a larger PUBLISH is discarded while it arrives, acknowledged, counted and logged.
 func WithMaximumPacketSize(bytes int) Option {
 	return option(func(c *config) error {
 		c.maximumPacketSize = bytes
@@ -476,9 +479,10 @@ func WithMaximumPacketSize(bytes int) Option {
 	})
 }
 
-// WithInboundLimit bounds the messages that wait in the lines of all subscriptions, in bytes of memory, properties
-// included, but not those that WithParking keeps. When they exceed it, the subscription that holds most ends as with
-// EndIfStalled. The default is 64 MiB. MQTT 3.1.1 has no other bound but 65,535 packet identifiers.
+// WithInboundLimit bounds the messages that wait in the lines of all subscriptions together, in bytes of memory with
+// properties, without those that WithParking keeps. If they exceed the bound, the subscription with the most bytes ends
+// as with EndIfStalled. The default is 64 MiB. On MQTT 3.1.1 the only other bound is the number of packet identifiers,
+// 65,535.
 func WithInboundLimit(bytes int) Option {
 	return option(func(c *config) error {
 		c.inboundLimit = bytes
@@ -486,10 +490,11 @@ func WithInboundLimit(bytes int) Option {
 	})
 }
 
-// WithParking bounds what is kept for subscriptions to come: when the server resumes the session of an earlier client at
-// the first connect, messages at QoS 1 and 2 that match no subscription wait, not acknowledged, up to n of them and for
-// d. A Subscribe that matches gets them. What nobody claims is acknowledged, as it is at any other time. The default is
-// 1,000 messages and 30 s; with 0 messages there is no parking.
+// WithParking bounds the messages that are kept for later subscriptions. If the server resumes the session of an
+// earlier client at the first connect, messages at QoS 1 and 2 that match no subscription are parked without
+// acknowledgement: at most n of them, for the time d. A later Subscribe with a filter that matches gets them. Messages
+// that no subscription claims are acknowledged when the time is over. At any other time a message that matches no
+// subscription is acknowledged at once. The default is 1,000 messages and 30 s; with 0 messages there is no parking.
 func WithParking(n int, d time.Duration) Option {
 	return option(func(c *config) error {
 		c.parkingPlaces, c.parkingTime = n, d
@@ -500,9 +505,10 @@ func WithParking(n int, d time.Duration) Option {
 	})
 }
 
-// WithPoisonLimit sets when a message is given up over which the server seems to fail: when n connections in a row have
-// ended without any acknowledgement after that message was the first to be sent again, or published afresh in a new
-// session. Its publisher gets an ErrOutcomeUnknown that wraps the last loss. The default is 5; with 0 no message is ever given up.
+// WithPoisonLimit sets when the client gives up a message that seems to make the server fail: after n connections in a
+// row on which that message was the first one sent again, or the first one published again in a new session, and which
+// ended without any acknowledgement. Its publisher gets an ErrOutcomeUnknown that wraps the last connection's error.
+// The default is 5; with 0 no message is given up.
 func WithPoisonLimit(n int) Option {
 	return option(func(c *config) error {
 		c.poisonLimit = n
@@ -510,9 +516,9 @@ func WithPoisonLimit(n int) Option {
 	})
 }
 
-// WithUnmatched gives messages at QoS 1 and 2 that no subscription wanted to f, one at a time, after they were
-// acknowledged. At most 1,000 wait for it; what comes then is passed over. f runs in a goroutine of the client, which
-// Close and Disconnect wait for: f must call neither.
+// WithUnmatched makes the client call f with each message at QoS 1 and 2 that matches no subscription, one at a time,
+// after it was acknowledged. At most 1,000 messages wait for f; further ones are left out. f runs in a goroutine of the
+// client. Close and Disconnect wait for it, so f must not call them.
 func WithUnmatched(f func(Message)) Option {
 	return option(func(c *config) error {
 		c.unmatched = f
@@ -520,7 +526,7 @@ func WithUnmatched(f func(Message)) Option {
 	})
 }
 
-// WithLogger sets where the client reports what no call can return. The default is nowhere.
+// WithLogger sets the logger for events that are not the error of any call. By default nothing is logged.
 func WithLogger(l *slog.Logger) Option {
 	return option(func(c *config) error {
 		if l == nil {
@@ -535,8 +541,8 @@ func WithLogger(l *slog.Logger) Option {
 const SessionNeverExpires = math.MaxUint32 * time.Second
 
 // WithSessionExpiry sets the Session Expiry Interval (section 3.1.2.11.2), in whole seconds; SessionNeverExpires is the
-// longest. It stays in force when the client disconnects. The default is 5 minutes while the client lives, and that
-// ends with it.
+// longest. It stays in force after Disconnect and Close. By default the interval is 5 minutes, and Disconnect and Close
+// end the session.
 func WithSessionExpiry(d time.Duration) OptionV5 {
 	return optionV5(func(c *config) error {
 		c.sessionExpiry, c.keepsSession = d, true
@@ -568,8 +574,8 @@ func WithUserProperties(u ...UserProperty) OptionV5 {
 // WithReceiveMaximum bounds the messages at QoS 1 and 2 that the server may send before they are acknowledged, 1 to
 // 65,535 (section 3.1.2.11.3). A server that sends more is disconnected with reason code 0x93.
 //
-// Without this option the client announces 1,024 and puts up with more: Mosquitto 2.0.11 stops counting once a slow
-// consumer has acknowledged its first message (seen), and to disconnect it then would help nobody.
+// Without this option the client announces 1,024 and accepts more, because Mosquitto 2.0.11 exceeds the announced value
+// once a slow consumer has acknowledged its first message (seen). Disconnecting would not help then.
 func WithReceiveMaximum(n int) OptionV5 {
 	return optionV5(func(c *config) error {
 		c.receiveMaximum, c.receiveBound = n, n
@@ -577,12 +583,12 @@ func WithReceiveMaximum(n int) OptionV5 {
 	})
 }
 
-// WithTopicAliasMaximum sets how many topic aliases the server may use (section 3.1.2.11.5), 0 to 65,535. One that uses
-// more is disconnected with reason code 0x94. The application gets messages with their topic names either way. In the other
-// direction the client uses aliases by itself, as many as the server takes.
+// WithTopicAliasMaximum sets how many topic aliases the server may use (section 3.1.2.11.5), 0 to 65,535. A server that
+// uses more is disconnected with reason code 0x94. Messages have their topic names in any case. For the messages that
+// it sends, the client uses as many aliases as the server allows.
 //
-// The default is 0, because not every server is up to it: mochi 2.7.9 sends a message that it has kept with an alias of an
-// earlier connection (seen), over which the connection has to end, again and again.
+// The default is 0, because not every server does it right: mochi 2.7.9 sends a kept message with an alias of an
+// earlier connection (seen). The client has to end the connection then, and this repeats.
 func WithTopicAliasMaximum(n int) OptionV5 {
 	return optionV5(func(c *config) error {
 		c.topicAliasMaximum = n
@@ -590,8 +596,8 @@ func WithTopicAliasMaximum(n int) OptionV5 {
 	})
 }
 
-// WithoutProblemInformation asks the server for no Reason String and no User Property (section 3.1.2.11.7) but in
-// PUBLISH, CONNACK and DISCONNECT. One that sends them all the same is disconnected with reason code 0x82.
+// WithoutProblemInformation asks the server to send no Reason String and no User Property (section 3.1.2.11.7), except
+// in PUBLISH, CONNACK and DISCONNECT. A server that sends one anyway is disconnected with reason code 0x82.
 func WithoutProblemInformation() OptionV5 {
 	return optionV5(func(c *config) error {
 		c.noProblemInformation = true

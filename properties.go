@@ -9,20 +9,20 @@ import (
 // UserProperty is a name-value pair.
 type UserProperty = codec.UserProperty
 
-// UserProperties keep order and repeats; Get returns the first of a name.
+// UserProperties keep their order, and a name may occur several times. Get returns the first value of a name.
 type UserProperties = codec.UserProperties
 
-// PublishProperties are the MQTT 5 properties of a message (section 3.3.2.3). A pointer to one is a publish option; nil
-// is none. The client may read the slices until Publish has returned, or the Delivery is done.
+// PublishProperties are the MQTT 5 properties of a message (section 3.3.2.3). A pointer to it is a publish option; nil
+// means no properties. The client may read the slices until Publish has returned, or the Delivery is done.
 //
-// Topic alias and subscription identifiers are not among them: the client handles those itself, so the properties of a
-// message received can be handed on with another.
+// Topic alias and subscription identifiers are not among them, because the client handles those itself. So the
+// properties of a received message can be used to publish another one.
 type PublishProperties struct {
 	// UTF8Payload says that the payload is UTF-8 text (Payload Format Indicator). It is not checked.
 	UTF8Payload bool
-	// MessageExpiry is how long the message is of use, from the publish on; it counts down while the message waits. 0
-	// is for ever. It is rounded up to whole seconds, at most 4,294,967,295; what is negative or below 1 ms has expired
-	// already.
+	// MessageExpiry is how long the message is valid, counted from the publish; time in a queue is subtracted. 0 means
+	// for ever. It is rounded up to whole seconds, at most 4,294,967,295. A message with a negative value or one below
+	// 1 ms has expired already.
 	MessageExpiry time.Duration
 	ContentType   string // "": none
 	ResponseTopic string // "": none
@@ -46,8 +46,8 @@ type WillProperties struct {
 // SubscribeProperties is a subscribe option of MQTT 5 (section 3.8.2.1).
 type SubscribeProperties struct{ UserProperties UserProperties }
 
-// UnsubscribeProperties is a subscribe option of MQTT 5: what the UNSUBSCRIBE says that ends the subscription (section
-// 3.10.2.1). It is left out where the packet would else be larger than the server takes.
+// UnsubscribeProperties is a subscribe option of MQTT 5: the properties of the UNSUBSCRIBE that ends the subscription
+// (section 3.10.2.1). They are left out if the packet would be larger than the server accepts.
 type UnsubscribeProperties struct{ UserProperties UserProperties }
 
 // DisconnectProperties is an option of Disconnect (section 3.14.2.2).
@@ -56,8 +56,7 @@ type DisconnectProperties struct {
 	UserProperties UserProperties
 }
 
-// ConnAck is what holds on a connection: the server's CONNACK (section 3.2) with the specification's defaults filled
-// in.
+// ConnAck is the server's CONNACK (section 3.2), with the specification's defaults for what it leaves out.
 type ConnAck struct {
 	SessionPresent          bool
 	ClientID                string        // given, or assigned by the server

@@ -13,12 +13,13 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
-// outbox is the outgoing half of a client: the publishes that wait.
+// outbox is the outgoing half of a client. The messages themselves are in the session; the outbox knows the calls that
+// wait to hand one over.
 type outbox struct {
 	*core
 
-	// waiters has the Deliveries that Publish waits with. It is not shared with other clients: a channel that was made
-	// in a testing/synctest bubble must not be used outside.
+	// waiters keeps the Deliveries of Publish calls, to be used again. Clients do not share it, because a channel that
+	// was made in a testing/synctest bubble must not be used outside that bubble.
 	waiters sync.Pool
 
 	// Guarded by mu.
@@ -27,12 +28,12 @@ type outbox struct {
 	drained chan struct{} // closed when nothing is queued or in flight; nil: nobody waits for that
 }
 
-// queues reports whether a message at QoS 0 that could not be handed over for this reason is to wait.
+// queues reports whether a message at QoS 0 waits in the queue after publishing it failed with err.
 func (o *publishOptions) queues(err error) bool {
 	return o.flags&QueueOffline != 0 && errors.Is(err, ErrNotConnected)
 }
 
-// publish sends a message and waits for its fate.
+// publish sends a message. At QoS 1 and 2 it waits for the acknowledgement.
 func (out *outbox) publish(ctx context.Context, topicName string, payload []byte, o *publishOptions) error {
 	var m session.Message
 	if err := out.compose(&m, topicName, payload, o); err != nil {
@@ -65,13 +66,13 @@ func (out *outbox) waiter() *Delivery {
 	return &Delivery{outbox: out, reused: true, done: make(chan struct{}, 1)}
 }
 
-// reuse gives a Delivery that nobody refers to any more back for another Publish.
+// reuse keeps a Delivery for a later Publish. Nothing refers to it any more.
 func (out *outbox) reuse(d *Delivery) {
 	*d = Delivery{outbox: out, reused: true, done: d.done}
 	out.waiters.Put(d)
 }
 
-// stopWaiting ends the waiting of a Publish whose ctx has ended.
+// stopWaiting returns the error of a Publish whose ctx has ended.
 func (out *outbox) stopWaiting(ctx context.Context, d *Delivery) error {
 	switch settled, sent := out.letGo(d); {
 	case settled:
@@ -82,8 +83,8 @@ func (out *outbox) stopWaiting(ctx context.Context, d *Delivery) error {
 	return fmt.Errorf("%w: waiting for an acknowledgement: %w", ErrOutcomeUnknown, ctx.Err())
 }
 
-// letGo ends the waiting for what becomes of a message: one that was sent stays in flight, without its publisher, one that
-// was not is withdrawn. Nobody refers to d any more. If it is settled already, d says how.
+// letGo separates a message from its publisher, who does not wait any longer. A message that was sent stays in flight;
+// one that was not sent is withdrawn. After that nothing refers to d. If d was resolved before, it has the outcome.
 func (out *outbox) letGo(d *Delivery) (resolved, sent bool) {
 	out.mu.Lock()
 	switch {
@@ -116,7 +117,7 @@ func (out *outbox) publishAsync(ctx context.Context, topicName string, payload [
 		}
 	}
 	if m.Properties != nil {
-		p := *m.Properties // the caller may fill the same struct for the next message
+		p := *m.Properties // the caller may change its struct for the next message
 		m.Properties = &p
 	}
 	d := &Delivery{outbox: out}
@@ -127,7 +128,7 @@ func (out *outbox) publishAsync(ctx context.Context, topicName string, payload [
 	return d
 }
 
-// compose makes and checks a message, as far as that is possible without a connection.
+// compose makes a message and checks everything that can be checked without a connection.
 // [MQTT-3.3.1-3] [MQTT-3.3.2.1] [MQTT311-3.3.1-3]
 func (out *outbox) compose(m *session.Message, topicName string, payload []byte, o *publishOptions) error {
 	if err := topic.CheckName(topicName); err != nil {
@@ -149,7 +150,7 @@ func (out *outbox) compose(m *session.Message, topicName string, payload []byte,
 	return nil
 }
 
-// scratches are buffers for packets that are not sent.
+// scratches are buffers for packets that are encoded only to check them.
 var scratches = sync.Pool{New: func() any {
 	b := make([]byte, 0, 512)
 	return &b
@@ -158,7 +159,7 @@ var scratches = sync.Pool{New: func() any {
 // checkContent checks properties and size of a message, and notes when it expires.
 func (out *outbox) checkContent(m *session.Message) error {
 	if p := m.Properties; p != nil {
-		// What the codec would refuse must be found before the message waits in a queue.
+		// An error of the codec must be found now, before the message waits in the queue.
 		probe := codec.Publish{Topic: m.Topic, Properties: *p}
 		scratch := scratches.Get().(*[]byte)
 		defer scratches.Put(scratch)
@@ -188,7 +189,7 @@ func packetSize(m *session.Message, v codec.Version) int {
 	return p.Size(v)
 }
 
-// forbidden checks m against what the server announced.
+// forbidden checks m against the limits that the server announced in CONNACK.
 // The caller holds mu.
 func (out *outbox) forbidden(m *session.Message) error {
 	a := &out.connAck
@@ -206,10 +207,10 @@ func (out *outbox) forbidden(m *session.Message) error {
 	return &notSent{&PublishError{Topic: m.Topic, Local: true, Refusal: Refusal{Code: code}}}
 }
 
-// maxPacketSize is the length of the largest packet there can be, fixed header included.
+// maxPacketSize is the length of the largest packet that MQTT allows, with its fixed header.
 const maxPacketSize = codec.MaxRemainingLength + 5
 
-// publishQoS0 hands a message to the connection; it waits for room in the write buffer.
+// publishQoS0 hands a message at QoS 0 to the connection. It waits for room in the write buffer.
 func (out *outbox) publishQoS0(ctx context.Context, m *session.Message) error {
 	if ctx.Err() != nil {
 		return notPublished(ctx)
@@ -251,13 +252,13 @@ func (out *outbox) writeQoS0(l *link.Link, m *session.Message) error {
 	return nil
 }
 
-// notPublished is the error of a publish whose ctx has ended before it was sent.
+// notPublished is the error of a publish whose ctx ended before the message was sent.
 func notPublished(ctx context.Context) error {
 	return &notSent{fmt.Errorf("mqtt: waiting to publish: %w", ctx.Err())}
 }
 
-// submit sends a message at QoS 1 or 2 or puts it in the queue. When there is no room in either it waits for some, as
-// long as the client is connected.
+// submit sends a message at QoS 1 or 2, or puts it in the queue. If neither has room it waits, as long as the client is
+// connected.
 func (out *outbox) submit(ctx context.Context, d *Delivery, m *session.Message) error {
 	if ctx.Err() != nil {
 		return notPublished(ctx)
@@ -285,7 +286,8 @@ func (out *outbox) submit(ctx context.Context, d *Delivery, m *session.Message) 
 	}
 }
 
-// sendOrQueue sends m if its turn is now, or queues it if there is room.
+// sendOrQueue sends m if nothing has to go out before it, and otherwise queues it. It reports false if the queue has no
+// room.
 // The caller holds mu.
 func (out *outbox) sendOrQueue(d *Delivery, m *session.Message) (placed bool, err error) {
 	if err := out.stale(m); err != nil {
@@ -293,7 +295,7 @@ func (out *outbox) sendOrQueue(d *Delivery, m *session.Message) (placed bool, er
 	}
 	switch l := out.live(); {
 	case l == nil || l.Full():
-	case m.QoS == 0 && out.session.FrontQoS0() == nil: // a connection has come since there was none
+	case m.QoS == 0 && out.session.FrontQoS0() == nil: // the client has connected since publishQoS0 found no connection
 		if err := out.writeQoS0(l, m); err != nil {
 			return false, err
 		}
@@ -315,7 +317,7 @@ func (out *outbox) sendOrQueue(d *Delivery, m *session.Message) (placed bool, er
 	return true, nil
 }
 
-// sendOffline sends the messages at QoS 0 that waited for a connection.
+// sendOffline sends the messages at QoS 0 that wait for a connection (QueueOffline).
 // The caller holds mu.
 func (out *outbox) sendOffline(toWake []*Delivery) []*Delivery {
 	l := out.live()
@@ -330,8 +332,8 @@ func (out *outbox) sendOffline(toWake []*Delivery) []*Delivery {
 	return toWake
 }
 
-// sendQueued sends what waits in the queue, as far as the window and the write buffer have room. Messages that cannot
-// be sent any more are settled and added to told.
+// sendQueued sends messages from the queue while the window and the write buffer have room: first those that are sent
+// again, then the new ones. It resolves messages that cannot be sent any more, and adds them to toWake.
 // The caller holds mu.
 func (out *outbox) sendQueued(toWake []*Delivery) []*Delivery {
 	l := out.live()
@@ -348,7 +350,7 @@ func (out *outbox) sendQueued(toWake []*Delivery) []*Delivery {
 		if m == nil {
 			break
 		}
-		d, waited := m.Owner.(*Delivery) // m is gone when it has been sent
+		d, waited := m.Owner.(*Delivery) // read now: m is no longer valid after it was sent
 		err := out.stale(m)
 		var id uint16
 		if err == nil {
@@ -367,7 +369,8 @@ func (out *outbox) sendQueued(toWake []*Delivery) []*Delivery {
 	return toWake
 }
 
-// resolveOwner tells the publisher of a message that will not be sent, or not again, or of one at QoS 0 that was.
+// resolveOwner resolves the Delivery of a message that leaves the queue: because it must not be sent, or not again, or
+// because it was sent at QoS 0.
 // The caller holds mu.
 func resolveOwner(toWake []*Delivery, m session.Message, err error) []*Delivery {
 	d, ok := m.Owner.(*Delivery)
@@ -375,13 +378,13 @@ func resolveOwner(toWake []*Delivery, m session.Message, err error) []*Delivery 
 		return toWake
 	}
 	if n, ok := err.(*notSent); ok && d.sent {
-		err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, n.err) // sent before, on a session that is lost or a window that is gone
+		err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, n.err) // it was sent earlier, so the server may have it
 	}
 	return d.resolve(toWake, Success, err)
 }
 
-// resend sends a message again, on the session that the server has kept. What the server does not take any more is not
-// sent; nobody can know whether it has it already.
+// resend sends a message again, in the session that the server has kept. A message that the server no longer accepts is
+// not sent again; whether the server has it already is unknown.
 // The caller holds mu.
 func (out *outbox) resend(l *link.Link, m *session.Message, toWake []*Delivery) []*Delivery {
 	err := out.forbidden(m)
@@ -399,14 +402,14 @@ func (out *outbox) resend(l *link.Link, m *session.Message, toWake []*Delivery) 
 	return toWake
 }
 
-// wasSent reports whether a message that waits was sent before, on a session that is lost.
+// wasSent reports whether a message in the queue was sent before, in a session that the server has lost.
 func wasSent(m *session.Message) bool {
 	d, ok := m.Owner.(*Delivery)
-	return m.QoS > 0 && (!ok || d.sent) // without an owner: its publisher has stopped waiting after it was sent
+	return m.QoS > 0 && (!ok || d.sent) // no owner: its publisher stopped waiting, which it does only after the message was sent
 }
 
-// stale says why a message, which may have waited, must not be sent or queued. One that was sent before, on a session
-// that is lost, does not expire any more.
+// stale returns an error if a message must not be sent or queued now: it has expired, or the server does not accept it.
+// A message that was sent before, in a session that is lost, no longer expires.
 // The caller holds mu.
 func (out *outbox) stale(m *session.Message) error {
 	if m.Expires != 0 && m.Expires <= out.now() && !wasSent(m) {
@@ -416,7 +419,7 @@ func (out *outbox) stale(m *session.Message) error {
 	return out.forbidden(m)
 }
 
-// queueChanged lets the next publish try that waits for room, and a waiting Disconnect.
+// queueChanged wakes the next publish that waits for room, and Disconnect if nothing is left.
 // The caller holds mu.
 func (out *outbox) queueChanged() {
 	if !out.queue.empty() && (out.session.Ready() || out.session.CanQueue(0)) {
@@ -425,7 +428,7 @@ func (out *outbox) queueChanged() {
 	out.checkDrained()
 }
 
-// checkDrained tells a waiting Disconnect when nothing is left to wait for.
+// checkDrained wakes Disconnect if nothing is queued or in flight.
 // The caller holds mu.
 func (out *outbox) checkDrained() {
 	if out.drained == nil || out.session.InFlight() > 0 {

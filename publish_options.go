@@ -25,7 +25,7 @@ type PublishOption interface {
 	publishV311()
 }
 
-// PublishOptions is a slice of options that is itself one option, so that shared code can hand options on to a client of
+// PublishOptions is a slice of options that is itself one option, so that shared code can pass options to a client of
 // either version.
 type PublishOptions []PublishOption
 
@@ -55,7 +55,7 @@ func (PublishOptions) publishV5()     {}
 func (PublishOptions) publishV311()   {}
 func (*PublishProperties) publishV5() {}
 
-// publishOptions is what the options of one publish say.
+// publishOptions is the result of the options of one publish.
 type publishOptions struct {
 	qos        QoS
 	retain     bool
@@ -65,7 +65,8 @@ type publishOptions struct {
 	properties *PublishProperties
 }
 
-// addOptions reads options into o. The type switch, instead of a method of each option, keeps o on the caller's stack.
+// addOptions applies options to o. It uses a type switch instead of a method of each option, because then o stays on
+// the caller's stack.
 func addOptions[O PublishOptionV5](o *publishOptions, opts []O) {
 	for _, opt := range opts {
 		switch v := any(opt).(type) {
@@ -83,7 +84,7 @@ func addOptions[O PublishOptionV5](o *publishOptions, opts []O) {
 	}
 }
 
-// defaults fills in what was not given, here or by defaults before.
+// defaults sets what neither the options of the publish nor earlier defaults have set.
 func (o *publishOptions) defaults(d *publishOptions) {
 	if !o.qosSet && d.qosSet {
 		o.qos, o.qosSet = d.qos, true

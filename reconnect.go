@@ -18,18 +18,20 @@ import (
 
 // ReconnectPolicy says when to connect again. Zero fields mean the defaults.
 type ReconnectPolicy struct {
-	// InitialDelay bounds the first wait, MaxDelay all of them; in between the bound grows by Factor with each failure.
-	// The wait itself is random, between 0 and the bound, so that many clients do not come back at once.
+	// InitialDelay is the upper bound of the first wait. With each failure the bound is multiplied by Factor, up to
+	// MaxDelay. The wait itself is random, between 0 and the bound, so that many clients do not come back at the same
+	// moment.
 	InitialDelay time.Duration // 1 s
 	MaxDelay     time.Duration // 60 s
 	Factor       float64       // 2
 	MaxAttempts  int           // in a row; 0: no limit
-	// StableAfter is how long a connection must last for its loss to count as the first failure again; by default
-	// MaxDelay or twice the keep alive interval, whichever is longer.
+	// StableAfter is how long a connection must last to be stable: its loss counts as the first failure again. The
+	// default is MaxDelay or twice the keep alive interval, whichever is longer.
 	StableAfter time.Duration
-	// Decide is asked after every failed attempt and every loss, by the client's supervisor, without locks held. It
-	// returns how long to wait, or an error that ends the client; the client waits for it, so it must not call Close,
-	// Disconnect or Reconnect. ctx ends with the client. nil returns f.Err if f.Permanent, else f.Delay.
+	// Decide is called after every failed attempt and every lost connection, by the client's supervisor, without locks
+	// held. It returns how long to wait, or an error that ends the client. The client waits for it, so it must not call
+	// Close, Disconnect or Reconnect. ctx ends with the client. If Decide is nil, the client ends with f.Err if
+	// f.Permanent is set, and otherwise waits for f.Delay.
 	Decide func(ctx context.Context, f Failure) (time.Duration, error)
 }
 
@@ -39,11 +41,12 @@ type Failure struct {
 	Server    string        // without password
 	Attempts  int           // since the last stable connection
 	Down      time.Duration // how long there has been no connection
-	Delay     time.Duration // the policy's, jitter included
+	Delay     time.Duration // as the policy says, with the random part
 	Permanent bool          // trying again cannot help
 }
 
-// Permanent wraps an error of a credentials function or an Authenticator, to say that trying again cannot help: the client ends with it.
+// Permanent wraps an error of a credentials function or an Authenticator, to say that trying again cannot help. Then
+// the client ends with this error.
 func Permanent(err error) error { return &permanent{err} }
 
 type permanent struct{ err error }
@@ -51,7 +54,7 @@ type permanent struct{ err error }
 func (e *permanent) Error() string { return e.err.Error() }
 func (e *permanent) Unwrap() error { return e.err }
 
-// fill replaces zero fields by the defaults.
+// fill replaces zero fields with the defaults.
 func (p *ReconnectPolicy) fill() {
 	if p.InitialDelay == 0 {
 		p.InitialDelay = time.Second
@@ -77,7 +80,8 @@ func (p *ReconnectPolicy) delay(n int) time.Duration {
 	return time.Duration(rand.Float64() * min(bound, float64(p.MaxDelay)))
 }
 
-// decide asks the application, if it wants to be asked.
+// decide returns how long to wait before the next attempt, or an error that ends the client. The application decides if
+// Decide is set.
 func (p *ReconnectPolicy) decide(ctx context.Context, f Failure) (time.Duration, error) {
 	switch {
 	case p.MaxAttempts > 0 && f.Attempts >= p.MaxAttempts:
@@ -93,24 +97,27 @@ func (p *ReconnectPolicy) decide(ctx context.Context, f Failure) (time.Duration,
 // Attempt is one connect about to be made. Its text shows none of its secrets.
 type Attempt struct {
 	Number  int   // since the last stable connection, from 1
-	LastErr error // of the attempt or connection before; nil at the first
-	// URL is the attempt's own. A user name and password in it are not used: they were taken from NewClient's.
+	LastErr error // why the previous attempt or connection failed; nil at the first attempt
+	// URL is a copy for this attempt. A user name and password in it are not used: those of NewClient's URL are in
+	// Username and Password.
 	URL *url.URL
-	// TLS is what the options say, as it is now in the files, for a URL with TLS. It is the attempt's own.
+	// TLS is the configuration that the options give, with certificates as the files have them now, for a URL with TLS.
+	// It is a copy for this attempt.
 	TLS *tls.Config
-	// Header goes into the request for a WebSocket, for a URL of scheme ws or wss. It is never nil, and the attempt's own.
+	// Header is sent with the HTTP request for a WebSocket, for a URL with the scheme ws or wss. It is never nil, and a
+	// copy for this attempt.
 	Header http.Header
-	// Username and Password go into CONNECT unless they are empty and no option gave any.
+	// Username and Password go into CONNECT, except that an empty one is left out if no option gave one.
 	Username, Password string
 }
 
-// connectAttempt is an Attempt with what the application has no say in.
+// connectAttempt is an Attempt with the values that the application cannot change.
 type connectAttempt struct {
 	Attempt
 	cleanStart bool
 	clientID   string
 	auth       codec.Auth // the first step of enhanced authentication; its data and user properties go with CONNECT
-	sent       bool       // CONNECT went out
+	sent       bool       // CONNECT was written
 }
 
 // completeAttempt lets the application's functions complete an attempt.
@@ -138,12 +145,12 @@ func (c *config) completeAttempt(ctx context.Context, a *connectAttempt) (err er
 	return err
 }
 
-// askAttempt lets the attempt function see to an attempt.
+// askAttempt lets the application's attempt function change an attempt.
 func (c *config) askAttempt(ctx context.Context, a *connectAttempt) error {
 	to := *a.URL
 	err := c.attemptFunc(ctx, &a.Attempt)
 	if a.URL == nil {
-		a.URL = &to // for the error to name
+		a.URL = &to // the error names it
 		err = errors.Join(err, errors.New("the attempt function leaves no URL"))
 	}
 	return err
@@ -160,10 +167,10 @@ func (c *config) permanent(err error) bool {
 	var refused *ConnectError
 	var disconnected *DisconnectError
 	switch {
-	case errors.As(err, &proxy): // not the server's word
+	case errors.As(err, &proxy): // the proxy refused, not the server
 	case errors.As(err, &upgrade):
 		unauthorised := upgrade.StatusCode == http.StatusUnauthorized || upgrade.StatusCode == http.StatusForbidden
-		return unauthorised && c.attemptFunc == nil // which may bring another token
+		return unauthorised && c.attemptFunc == nil // an attempt function may bring another token
 	case errors.As(err, &refused):
 		return c.permanentRefusal(refused.Code)
 	case errors.As(err, &disconnected) && disconnected.ByServer:
@@ -172,7 +179,7 @@ func (c *config) permanent(err error) bool {
 	return false
 }
 
-// permanentRefusal reports whether a CONNACK with this reason code would come again.
+// permanentRefusal reports whether another attempt would get the same reason code in CONNACK.
 func (c *config) permanentRefusal(code ReasonCode) bool {
 	switch code {
 	case BadUserNameOrPassword, NotAuthorized:
@@ -184,13 +191,13 @@ func (c *config) permanentRefusal(code ReasonCode) bool {
 	return false
 }
 
-// freshCredentials reports whether the next attempt may come with others.
+// freshCredentials reports whether the next attempt may have other credentials.
 func (c *config) freshCredentials() bool {
 	return c.credentialsFunc != nil || c.attemptFunc != nil || c.authenticator != nil
 }
 
-// redirected returns the URL that a Server Reference means (section 4.11): the first of its hosts, with the scheme of
-// the old URL. It is nil if there is none.
+// redirected returns the URL for a Server Reference (section 4.11): the first valid host in it, with the scheme of the
+// old URL. It returns nil if there is no valid host.
 func redirected(old *url.URL, reference string) *url.URL {
 	for host := range strings.FieldsSeq(reference) {
 		u, err := transport.ParseURL(old.Scheme + "://" + host)
@@ -202,28 +209,29 @@ func redirected(old *url.URL, reference string) *url.URL {
 	return nil
 }
 
-// reconnecting is a Reconnect that waits for the next attempt.
+// reconnecting is what calls of Reconnect wait for: the outcome of the next attempt.
 type reconnecting struct {
 	done chan struct{}
 	err  error
 }
 
-// attempts is what the parts of a client, and its callers, know of its connects.
+// attempts is the state of connecting that other parts of the client ask for. The supervisor's own state is in
+// supervisor.
 type attempts struct {
 	*core
 
 	// Guarded by mu.
-	up           chan struct{}     // closed while connected, and when the client has ended
-	sessions     int               // how many have begun
+	up           chan struct{}     // closed while connected, and after the client has ended
+	sessions     int               // number of sessions that have begun
 	doubtful     bool              // the session that a server has may be another one than ours; see doubt
 	returnCode   codec.ReasonCode  // of the latest CONNACK
-	reconnecting *reconnecting     // Reconnects that wait for an attempt; nil: none
-	farewell     *codec.Disconnect // what the last DISCONNECT says; nil: nothing in particular
+	reconnecting *reconnecting     // nil: no Reconnect waits
+	farewell     *codec.Disconnect // the options of Disconnect; nil: it was not called
 }
 
 func (at *attempts) init(c *core) { at.core, at.up = c, make(chan struct{}) }
 
-// reconnect drops the connection, if there is one, and connects at once.
+// reconnect closes the connection, if there is one, and connects at once.
 func (at *attempts) reconnect(ctx context.Context) error {
 	at.mu.Lock()
 	if at.err != nil || at.draining {
@@ -260,7 +268,7 @@ func (at *attempts) doubt() {
 	at.doubtful = true
 }
 
-// attemptFailed notes what an attempt may have left at the server, and tells everybody who waits in Reconnect.
+// attemptFailed notes what a failed attempt may have changed at the server, and wakes the calls of Reconnect.
 func (at *attempts) attemptFailed(a *connectAttempt, err error) {
 	var refused *ConnectError
 	at.mu.Lock()
@@ -274,7 +282,7 @@ func (at *attempts) attemptFailed(a *connectAttempt, err error) {
 	at.tellReconnects(err)
 }
 
-// tellReconnects tells everybody who waits in Reconnect the outcome of an attempt.
+// tellReconnects wakes the calls of Reconnect with the outcome of an attempt.
 // The caller holds mu.
 func (at *attempts) tellReconnects(err error) {
 	r := at.reconnecting
@@ -304,7 +312,7 @@ func (at *attempts) wait(ctx context.Context) error {
 	}
 }
 
-// noteUp lets go of those who wait for the connection, or for the client's end.
+// noteUp wakes the calls of WaitConnected.
 // The caller holds mu.
 func (at *attempts) noteUp() {
 	select {

@@ -7,7 +7,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/transport"
 )
 
-// String describes the attempt without its secrets: *** stands for them.
+// String describes the attempt. Its secrets are replaced by ***.
 func (a Attempt) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "attempt %d", a.Number)
@@ -23,7 +23,7 @@ func (a Attempt) String() string {
 	return b.String()
 }
 
-// Format writes String, whatever the verb: %#v would show everything else.
+// Format writes String for every verb: otherwise %#v would show the secrets.
 func (a Attempt) Format(f fmt.State, _ rune) { fmt.Fprint(f, a.String()) }
 
 // MarshalText returns String, for loggers and encoding/json.

@@ -13,25 +13,25 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
-// This file is about requests (section 4.10). Each response topic has one subscription, a Subscription whose messages go
-// to the requests that wait for them, under the mutex, instead of into a channel.
+// This file is about requests (section 4.10). Each response topic has one Subscription. Its messages do not go into a
+// channel, but under the mutex to the requests that wait for them.
 
-// requests is what a client knows of its requests.
+// requests is the state of a client's requests.
 type requests struct {
 	*core
 	outbox   *outbox
 	inbox    *inbox
 	attempts *attempts
 
-	pool sync.Pool // of exchanges; like outbox.waiters
+	pool sync.Pool // of exchanges; see outbox.waiters
 
 	// Guarded by mu.
 	topics  map[string]*replies
-	clock   uint64   // counts uses of topics
-	own     string   // the client's response topic, made of basis
-	basis   string   // Response Information of the server
-	pending int      // requests that have a place
-	slots   waitlist // those that wait for one
+	clock   uint64   // counts uses of response topics
+	own     string   // the client's own response topic, made from basis
+	basis   string   // the server's Response Information
+	pending int      // requests that have a slot
+	slots   waitlist // requests that wait for a slot
 }
 
 func (q *requests) init(c *client) {
@@ -52,30 +52,30 @@ type replies struct {
 	sub      *Subscription
 
 	// Guarded by mu.
-	exchanges map[string]*exchange // that wait for a reply, by correlation data
-	users     int                  // those, and requests that wait for the subscription
-	used      uint64               // when it was, by the clock of requests
+	exchanges map[string]*exchange // requests requests that wait for a reply, by correlation data
+	users     int                  // number of exchanges, and of requests that wait for the subscription
+	used      uint64               // the latest use, on requests.clock
 	granting  waitlist             // requests that wait for the subscription
 }
 
 // exchange is a request and the reply to it.
 type exchange struct {
 	properties  PublishProperties // of the request
-	correlation [16]byte          // made up
+	correlation [16]byte          // used if the application gives none
 	key         string            // the correlation data
-	done        chan struct{}     // capacity 1: gets a value when there is a reply or err
-	reply       Message           // written before done gets a value, as err is
+	done        chan struct{}     // capacity 1: receives a value when reply or err is known
+	reply       Message           // written before done receives a value, as err is
 	err         error             // why there will be no reply
 
 	// Guarded by mu.
-	replies *replies // where it waits; nil: it does not
+	replies *replies // where it waits; nil: it does not wait wait
 }
 
-// ResponseError is a failure that the responder sent back instead of an answer: Request returns it when the reply has a
-// user property with the name "petrel-error", whose value is Text. Any program may send that.
+// ResponseError is a failure that the responder sent instead of an answer. Request returns it if the reply has a user
+// property with the name "petrel-error"; Text is the value. Any program may send such a reply.
 //
-// A handler of Respond may return one to choose what is sent: of Reply the payload, the content type, UTF8Payload and the
-// user properties are, so that a failure can be handed on as it came. For any other error the text is sent.
+// A handler of Respond may return a ResponseError to choose what is sent: the payload, the content type, UTF8Payload
+// and the user properties of Reply. So a failure can be passed on unchanged. For any other error its text is sent.
 type ResponseError struct {
 	Text  string
 	Reply Message
@@ -83,8 +83,8 @@ type ResponseError struct {
 
 func (e *ResponseError) Error() string { return "mqtt: the responder failed: " + e.Text }
 
-// WithMaxRequests bounds the requests that wait for replies, from 1; the default is 1,000. Further calls of Request wait
-// for a place.
+// WithMaxRequests bounds the requests that wait for replies at the same time, from 1. The default is 1,000. Further
+// calls of Request wait for their turn.
 func WithMaxRequests(n int) OptionV5 {
 	return optionV5(func(c *config) error {
 		c.maxRequests = n
@@ -93,7 +93,7 @@ func WithMaxRequests(n int) OptionV5 {
 }
 
 func (c clientV5) Request(ctx context.Context, topic string, payload []byte, opts ...PublishOptionV5) (Message, error) {
-	o := publishOptions{qos: AtLeastOnce} // what is given, here or by topic defaults, wins
+	o := publishOptions{qos: AtLeastOnce} // an option, here or in topic defaults, overrides it
 	addOptions(&o, opts)
 	return c.requests.request(ctx, topic, payload, &o)
 }
@@ -140,14 +140,14 @@ func (q *requests) newExchange(p *PublishProperties) *exchange {
 		x.properties = *p
 	}
 	if x.properties.CorrelationData == nil {
-		rand.Read(x.correlation[:]) // unguessable, so that who may publish to the response topic cannot forge a reply
+		rand.Read(x.correlation[:]) // random, so that another client that may publish to the response topic cannot forge a reply
 		x.properties.CorrelationData = x.correlation[:]
 	}
 	x.key = string(x.properties.CorrelationData)
 	return x
 }
 
-// expireWith makes the request expire with ctx, unless it has an expiry.
+// expireWith makes the request expire when ctx ends, unless it has an expiry already.
 func (x *exchange) expireWith(ctx context.Context) {
 	deadline, ok := ctx.Deadline()
 	if ok && x.properties.MessageExpiry == 0 {
@@ -155,14 +155,14 @@ func (x *exchange) expireWith(ctx context.Context) {
 	}
 }
 
-// openExchange waits for a place among the requests, and for the subscription to the response topic. Then x waits for a
-// reply. On an error nothing was sent.
+// openExchange waits for a slot, and for the subscription to the response topic. After that x waits for its reply. If
+// it returns an error, nothing was sent.
 func (q *requests) openExchange(ctx context.Context, x *exchange) error {
 	if ctx.Err() != nil {
 		return notPublished(ctx)
 	}
 	if x.properties.ResponseTopic == "" && q.attempts.sessionNumber() == 0 {
-		if err := q.attempts.wait(ctx); err != nil { // the server has a say in the topic
+		if err := q.attempts.wait(ctx); err != nil { // CONNACK may determine the topic
 			return &notSent{err}
 		}
 	}
@@ -178,7 +178,7 @@ func (q *requests) openExchange(ctx context.Context, x *exchange) error {
 	return err
 }
 
-// takeSlot waits for a place among the requests.
+// takeSlot waits for a slot among the requests.
 // The caller holds mu. It is free meanwhile.
 func (q *requests) takeSlot(ctx context.Context) error {
 	woken := false
@@ -223,8 +223,8 @@ func (q *requests) joinReplies(ctx context.Context, x *exchange) error {
 	return nil
 }
 
-// awaitGrant waits until the server has the subscription in its current session. While there is no connection, what it
-// had counts: it is made again before anything is sent.
+// awaitGrant waits until the server has the subscription in its current session. Without a connection the state of the
+// latest connection counts, because the subscription is made again before anything is sent.
 // The caller holds mu. It is free meanwhile.
 func (r *replies) awaitGrant(ctx context.Context) error {
 	for {
@@ -239,7 +239,7 @@ func (r *replies) awaitGrant(ctx context.Context) error {
 	}
 }
 
-// repliesTo returns the subscription to a response topic, "" for the client's own, and makes it if there is none.
+// repliesTo returns the subscription to a response topic, and makes it if there is none. "" is the client's own topic.
 // The caller holds mu.
 func (q *requests) repliesTo(name string) (*replies, error) {
 	if name == "" {
@@ -257,8 +257,8 @@ func (q *requests) repliesTo(name string) (*replies, error) {
 	return r, nil
 }
 
-// responseTopic returns the client's own response topic: what the server suggests, or our prefix, and the client
-// identifier. No two clients of a server have the same one, and access control can name it.
+// responseTopic returns the client's own response topic: the server's Response Information or a fixed prefix, and then
+// the client identifier. So no two clients of a server have the same topic, and rules of access control can name it.
 // The caller holds mu.
 func (q *requests) responseTopic() string {
 	if info := q.connAck.ResponseInformation; q.own == "" || q.basis != info {
@@ -271,11 +271,11 @@ func (q *requests) responseTopic() string {
 	return q.own
 }
 
-// topicLevel makes one level of a topic name of a client identifier, a different one of each.
+// topicLevel makes one level of a topic name from a client identifier. Different identifiers give different levels.
 var topicLevel = strings.NewReplacer("%", "%25", "/", "%2F", "+", "%2B", "#", "%23")
 
-// subscribeReplies makes the subscription to a response topic. Nobody waits for its SUBACK in particular; if it is
-// refused, replies.end tells everybody.
+// subscribeReplies makes the subscription to a response topic. It does not wait for SUBACK. If the server refuses,
+// replies.ended wakes the requests that wait.
 // The caller holds mu.
 func (q *requests) subscribeReplies(name string) (*replies, error) {
 	if err := topic.CheckName(name); err != nil {
@@ -293,7 +293,7 @@ func (q *requests) subscribeReplies(name string) (*replies, error) {
 	if _, err := q.inbox.beginSubscribe(s, []filterRequest{{name, AtLeastOnce}}); err != nil {
 		return nil, err
 	}
-	if s.ended { // refused at once; awaitGrant says why
+	if s.ended { // refused at once; awaitGrant returns the error
 		return r, nil
 	}
 	if q.topics == nil {
@@ -303,7 +303,8 @@ func (q *requests) subscribeReplies(name string) (*replies, error) {
 	return r, nil
 }
 
-// dropIdleReplies unsubscribes the response topic that was not used for longest, if there are too many.
+// dropIdleReplies makes room for one more response topic: if there are too many, it unsubscribes the one that was not
+// used for the longest time.
 // The caller holds mu.
 func (q *requests) dropIdleReplies() error {
 	if len(q.topics) < maxResponseTopics {
@@ -322,7 +323,7 @@ func (q *requests) dropIdleReplies() error {
 	return nil
 }
 
-// take gives a message to the request that it is the reply to.
+// take gives a reply to the request that waits for it.
 // The caller holds mu.
 func (r *replies) take(m Message) {
 	x := r.exchanges[string(m.Properties.CorrelationData)]
@@ -333,15 +334,15 @@ func (r *replies) take(m Message) {
 	x.finish(m, nil)
 }
 
-// granted lets those go on who wait for the subscription.
+// granted wakes the requests that wait for the subscription.
 // The caller holds mu.
 func (r *replies) granted() { r.granting.wakeAll() }
 
-// refused ends the subscription, which no call of Subscribe does.
+// refused ends the subscription. For an ordinary one the call of Subscribe does that.
 // The caller holds mu.
 func (r *replies) refused(err error) { r.requests.inbox.abandon(r.sub, err) }
 
-// ended tells those who wait that there will be no replies.
+// ended wakes the requests that wait: there will be no replies.
 // The caller holds mu.
 func (r *replies) ended(err error) {
 	if r.requests.topics[r.topic] == r {
@@ -360,7 +361,7 @@ func (x *exchange) finish(reply Message, err error) {
 	x.done <- struct{}{}
 }
 
-// stopWaiting makes x wait no more.
+// stopWaiting removes x from the exchanges that wait.
 // The caller holds mu.
 func (x *exchange) stopWaiting() {
 	r := x.replies
@@ -373,7 +374,7 @@ func (x *exchange) stopWaiting() {
 	r.requests.freeSlot()
 }
 
-// recycleExchange makes a call's exchange ready for another one's.
+// recycleExchange keeps the exchange of a call that returns for another call.
 func (q *requests) recycleExchange(x *exchange) {
 	q.mu.Lock()
 	x.stopWaiting()
@@ -386,8 +387,8 @@ func (q *requests) recycleExchange(x *exchange) {
 	q.pool.Put(x)
 }
 
-// awaitReply waits for the reply to m, and for what becomes of m as long as that may mean that there will be none. d is nil
-// at QoS 0, and once m is acknowledged.
+// awaitReply waits for the reply to m. It also waits for the acknowledgement of m, because that may say that there will
+// be no reply. d is nil at QoS 0, and once m is acknowledged.
 func (q *requests) awaitReply(ctx context.Context, x *exchange, m *session.Message, d *Delivery) (Message, error) {
 	var acknowledged chan struct{}
 	if d != nil {
@@ -411,7 +412,7 @@ func (q *requests) awaitReply(ctx context.Context, x *exchange, m *session.Messa
 	}
 }
 
-// conclude returns the outcome of a request that is done, whatever becomes of its message.
+// conclude returns the outcome of a request that is done. It does not wait for the acknowledgement of the request.
 func (q *requests) conclude(x *exchange, d *Delivery) (Message, error) {
 	resolved, sent := true, true
 	if d != nil {
@@ -428,7 +429,7 @@ func (q *requests) conclude(x *exchange, d *Delivery) (Message, error) {
 	return Message{}, fmt.Errorf("%w: waiting for a reply: %w", ErrOutcomeUnknown, x.err)
 }
 
-// stopWaitingForReply ends the waiting of a request whose ctx has ended.
+// stopWaitingForReply returns the outcome of a request whose ctx has ended.
 func (q *requests) stopWaitingForReply(ctx context.Context, x *exchange, d *Delivery) (Message, error) {
 	select {
 	case <-x.done:
@@ -443,7 +444,7 @@ func (q *requests) stopWaitingForReply(ctx context.Context, x *exchange, d *Deli
 	return Message{}, fmt.Errorf("%w: waiting for a reply: %w", ErrOutcomeUnknown, ctx.Err())
 }
 
-// result reads the reply.
+// result returns the reply, or the failure in it.
 func (x *exchange) result() (Message, error) {
 	if text, failed := x.reply.Properties.UserProperties.Get(errorProperty); failed {
 		return Message{}, &ResponseError{Text: text, Reply: x.reply}

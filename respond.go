@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// replyGrace is how long the publishing of a reply may take once Respond is to end.
+// replyGrace bounds the publishing of a reply after Respond was told to end.
 const replyGrace = 10 * time.Second
 
-// errorText bounds the text of an error that is sent, in bytes.
+// errorText is the largest size of an error's text that is sent, in bytes.
 const errorText = 1024
 
 var (
 	errRequestExpired = errors.New("mqtt: the request has expired")
-	errGivenUp        = errors.New("mqtt: Respond or its client has ended") // before a reply was acknowledged
+	errGivenUp        = errors.New("mqtt: Respond or its client has ended") // before the reply was acknowledged
 )
 
 // responder is one call of Respond.
@@ -26,9 +26,9 @@ type responder struct {
 	sub     *Subscription
 	handler func(context.Context, Message) ([]byte, error)
 	options publishOptions  // of replies
-	intake  context.Context // ends when no more requests are to be taken
+	intake  context.Context // ends when no more requests should be taken
 	base    context.Context // ends with the client
-	sending context.Context // ends a grace after intake
+	sending context.Context // ends replyGrace after intake
 }
 
 func (c clientV5) Respond(ctx context.Context, sub *Subscription, workers int, handler func(context.Context, Message) ([]byte, error), replyOpts ...PublishOptionV5) error {
@@ -74,14 +74,14 @@ func (r *responder) serve(m Message) {
 	switch err := r.handle(ctx, m); {
 	case err == nil:
 	case r.client.ctx.Err() != nil, errors.Is(err, errGivenUp):
-		return // not acknowledged: the session's next client, or another of a shared subscription, will get it
+		return // not acknowledged, so that the session's next client, or another client of a shared subscription, gets it
 	case errors.Is(err, errRequestExpired):
 		r.client.countExpired()
 	default:
 		r.client.config.logger.Warn("mqtt: a request was not answered", "request", m.Topic,
 			"response topic", m.Properties.ResponseTopic, "error", err)
 	}
-	_ = m.Ack() // if it cannot go out any more, the Err of sub or of its client says why
+	_ = m.Ack() // an error is not lost: it is the Err of sub or of its client
 }
 
 // handle handles a request and publishes the reply. ctx ends when the request has expired.
@@ -99,7 +99,7 @@ func (r *responder) handle(ctx context.Context, m Message) error {
 	return r.reply(ctx, m, payload, err)
 }
 
-// deadline returns when a request expires, counted from its arrival.
+// deadline returns when a request expires. The time counts from its arrival.
 func (r *responder) deadline(m Message) (deadline time.Time, ok bool) {
 	switch {
 	case m.Properties.MessageExpiry <= 0:
@@ -107,10 +107,10 @@ func (r *responder) deadline(m Message) (deadline time.Time, ok bool) {
 	case r.sub.inbox != nil && m.expires != 0:
 		return r.sub.inbox.began.Add(m.expires), true
 	}
-	return time.Now().Add(m.Properties.MessageExpiry), true // of a fake
+	return time.Now().Add(m.Properties.MessageExpiry), true // a fake has no arrival
 }
 
-// reply publishes what a handler returned. It bears what is left of the request's expiry, which is when ctx ends.
+// reply publishes what a handler returned. Its expiry is the rest of the request's, until ctx ends.
 func (r *responder) reply(ctx context.Context, m Message, payload []byte, failure error) error {
 	o := r.options
 	p := PublishProperties{}
@@ -138,7 +138,7 @@ func (r *responder) reply(ctx context.Context, m Message, payload []byte, failur
 	return err
 }
 
-// fail makes the properties those of a reply that says that a request failed, and returns its payload.
+// fail changes the properties to those of a reply that reports a failure, and returns the payload of that reply.
 func (p *PublishProperties) fail(payload []byte, failure error) []byte {
 	text := failure.Error()
 	p.UserProperties = slices.Clone(p.UserProperties)
@@ -159,8 +159,8 @@ func (p *PublishProperties) fail(payload []byte, failure error) []byte {
 	return payload
 }
 
-// sendable makes any text one that a packet can hold, of at most errorText bytes.
+// sendable makes from any text one that a packet can hold, with at most errorText bytes.
 func sendable(text string) string {
 	text = strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
-	return strings.ToValidUTF8(text[:min(len(text), errorText)], "") // without half a character at the end
+	return strings.ToValidUTF8(text[:min(len(text), errorText)], "") // removes half a character at the end
 }

@@ -24,8 +24,8 @@ type SubscribeOption interface {
 	subscribeV311()
 }
 
-// SubscribeOptions is a slice of options that is itself one option, so that shared code can hand options on to a client
-// of either version.
+// SubscribeOptions is a slice of options that is itself one option, so that shared code can pass options to a client of
+// either version.
 type SubscribeOptions []SubscribeOption
 
 // AckMode is a subscribe option: when messages at QoS 1 and 2 are acknowledged.
@@ -40,24 +40,24 @@ const (
 type Overflow uint8
 
 const (
-	DropOldest Overflow = iota // the oldest that waits makes room
-	DropNewest                 // the new one is dropped
-	Block                      // the whole connection waits, acknowledgements and other subscriptions included; before SUBACK and from Unsubscribe on as DropOldest
+	DropOldest Overflow = iota // the oldest message is dropped
+	DropNewest                 // the new message is dropped
+	Block                      // the whole connection waits, with acknowledgements and all other subscriptions as DropOldest
 )
 
 // SubscribeFlag is a subscribe option of MQTT 5 (section 3.8.3.1), for all filters of the subscription.
 type SubscribeFlag uint8
 
 const (
-	NoLocal           SubscribeFlag = 1 << iota // leave out what this client publishes itself
+	NoLocal           SubscribeFlag = 1 << iota // do not deliver what this client publishes itself
 	RetainAsPublished                           // keep the RETAIN flag of messages
-	// NoRetainedOnResubscribe asks for no retained messages when the subscription is made again, after the server has
-	// lost the session. Without it they come as at the Subscribe.
+	// NoRetainedOnResubscribe asks for no retained messages when the subscription is made again after the server has
+	// lost the session. Without it they are sent again as at the Subscribe.
 	NoRetainedOnResubscribe
 )
 
 // RetainHandling is a subscribe option of MQTT 5, with the values of the specification (section 3.8.3.1): whether the
-// server sends retained messages at the subscribe.
+// server sends retained messages after SUBSCRIBE.
 type RetainHandling uint8
 
 const (
@@ -67,8 +67,9 @@ const (
 )
 
 // SubscriptionIdentifier is a subscribe option of MQTT 5: this identifier, 1 to 268,435,455, instead of those that the
-// client picks (section 3.8.2.1.2). The client counts from 1 upwards, so a large one is a good choice: where two filters
-// have the same, copies of a message that matches both cannot be told apart, and each reaches both subscriptions.
+// client chooses (section 3.8.2.1.2). The client counts from 1 upwards, so choose a large one: if two filters have the
+// same identifier, the client cannot tell for which of them the server sends a copy of a message, and each copy reaches
+// both subscriptions.
 type SubscriptionIdentifier uint32
 
 type (
@@ -77,13 +78,13 @@ type (
 	endIfStalled time.Duration
 )
 
-// filterRequest is one filter of a subscription, as asked for.
+// filterRequest is one filter that a Subscribe asks for.
 type filterRequest struct {
 	filter string
 	qos    QoS
 }
 
-// Also adds filters with a QoS of their own to a subscription.
+// Also adds filters, with a QoS of their own, to a subscription.
 func Also(qos QoS, filters ...string) SubscribeOption {
 	opts := make(SubscribeOptions, len(filters))
 	for i, f := range filters {
@@ -92,27 +93,27 @@ func Also(qos QoS, filters ...string) SubscribeOption {
 	return opts
 }
 
-// Buffer sets how many QoS 0 messages may wait in line for the consumer, 1 or more; the default is 1,000. In front of the
-// line is the subscription's channel, which has the same capacity, up to 64; the line exists while it is needed.
-// Messages at QoS 1 and 2 wait in the same line, not counted: those are bounded by the Receive Maximum.
+// Buffer sets how many messages at QoS 0 may wait in the subscription's line, 1 or more. The default is 1,000. Messages
+// wait in line when the subscription's channel is full, whose capacity is the same number, at most 64. Messages at QoS
+// 1 and 2 wait in the same line and are not counted, because the Receive Maximum bounds them.
 func Buffer(n int) SubscribeOption { return buffer(n) }
 
 // maxIdentifier is the largest subscription identifier.
 const maxIdentifier = 268_435_455
 
-// EndIfStalled ends the subscription with ErrSlowConsumer when one of its messages has been, for d, the one that has
-// waited longest for its acknowledgement: it then holds up the acknowledgements of all that came later, and in the end
-// the server's window. What waits in its line is refused (0x97, on 3.1.1 acknowledged) and counted as dropped. d is
-// positive; without this option a subscription may wait for ever. With ManualAck, a message that the application works
-// on counts as waiting.
+// EndIfStalled ends the subscription with ErrSlowConsumer when one of its messages has been the client's oldest
+// unacknowledged message for the time d. Such a message holds up the acknowledgements of all later messages, and
+// finally the server sends no more. Messages in the line are refused with reason code 0x97 (acknowledged on 3.1.1) and
+// counted as dropped. d is positive. Without this option a subscription may hold up the others for ever. With
+// ManualAck, a message that the application works on counts as well.
 func EndIfStalled(d time.Duration) SubscribeOption { return endIfStalled(d) }
 
 const (
 	defaultBuffer   = 1000
-	channelCapacity = 64 // a larger one makes nothing faster, and each place takes 160 bytes
+	channelCapacity = 64 // a larger channel is not faster, and each element takes 160 bytes
 )
 
-// subscribeOptions is what the options of one subscription say.
+// subscribeOptions is the result of the options of one subscription.
 type subscribeOptions struct {
 	qos         QoS
 	also        []filterRequest
@@ -122,7 +123,7 @@ type subscribeOptions struct {
 	stalled     *time.Duration // of EndIfStalled; nil: not given
 	flags       SubscribeFlag
 	retain      RetainHandling
-	identifier  *SubscriptionIdentifier // nil: the client picks
+	identifier  *SubscriptionIdentifier // nil: the client chooses
 	properties  SubscribeProperties
 	unsubscribe UnsubscribeProperties
 }

@@ -14,35 +14,35 @@ import (
 	"github.com/petrel-mqtt/mqtt/transport"
 )
 
-// supervisor makes a client's connections, one after another. All of it belongs to the supervisor's goroutine: one that
-// connects, and then another one that attends to the connection.
+// supervisor makes a client's connections, one after another. Only the supervisor's goroutine uses its fields. There is
+// one such goroutine at a time: one that connects, and then another one that attends to the connection.
 type supervisor struct {
 	client    *client
-	first     *firstConnect // nil once that is over, or when nobody waits for it
+	first     *firstConnect // nil when no NewClient waits
 	servers   []*url.URL
 	next      int       // index of the server to try
-	redirect  *url.URL  // to try instead, once
-	tried     *url.URL  // by the latest attempt
-	served    []visit   // the latest to each address
+	redirect  *url.URL  // a server to try once instead
+	tried     *url.URL  // in the latest attempt
+	served    []visit   // the latest visit to each address
 	latest    string    // address of the latest connection; "": there has been none
 	redirects int       // followed since the last stable connection
 	attempts  int       // to connect, since the last stable connection
 	failures  int       // of attempts and connections, since the last stable connection
-	down      time.Time // since when there has been no connection
+	down      time.Time // when the latest connection ended
 	lastErr   error     // of the latest attempt or connection
-	silent    int       // unstable connections in a row that ended without a word
+	silent    int       // unstable connections in a row that the server closed without DISCONNECT
 }
 
-// firstConnect is a NewClient that waits.
+// firstConnect is a NewClient call that waits for the first connection.
 type firstConnect struct {
-	ctx     context.Context // of its caller; bounds the connect
+	ctx     context.Context // of the caller; bounds connecting
 	outcome chan<- error    // capacity 1
 }
 
-// maxRedirects is how many redirects in a row are followed.
+// maxRedirects bounds the redirects that are followed in a row.
 const maxRedirects = 5
 
-// run is the supervisor while there is no connection: it connects, again and again, until there is one or the client
+// run is the supervisor while there is no connection. It tries to connect until there is a connection or the client
 // ends.
 func (s *supervisor) run() {
 	for {
@@ -58,7 +58,7 @@ func (s *supervisor) run() {
 		s.first.outcome <- nil
 		s.first = nil
 	}
-	// Dialling takes a large stack, which would never shrink as far as a new one is small.
+	// Dialling makes the stack of this goroutine large, and it would stay larger than a new one.
 	s.client.goroutines.Go(s.attend)
 }
 
@@ -69,8 +69,8 @@ func (s *supervisor) attend() {
 	}
 }
 
-// continueAfter decides, and waits if need be, after a failed attempt or a lost connection. It reports false when the client has
-// ended.
+// continueAfter handles a failed attempt or a lost connection, and waits before the next attempt. It reports false if
+// the client has ended.
 func (s *supervisor) continueAfter(err error) bool {
 	s.lastErr = err
 	end := s.handleFailure(err)
@@ -80,7 +80,7 @@ func (s *supervisor) continueAfter(err error) bool {
 	return end == nil
 }
 
-// endClient ends the client.
+// endClient ends the client with an error, and tells a NewClient that waits.
 func (s *supervisor) endClient(err error) {
 	if s.first == nil {
 		s.client.shutDown(err)
@@ -116,7 +116,7 @@ func (s *supervisor) connect() error {
 		c.attempts.attemptFailed(a, err)
 		return err
 	}
-	c.auth.scheduleRenewal() // before anybody can re-authenticate: calls of the Authenticator do not overlap
+	c.auth.scheduleRenewal() // before attach, after which re-authentication is possible: calls of the Authenticator must not overlap
 	at := address(a.URL)
 	if s.latest != "" && s.latest != at {
 		c.attempts.doubt()
@@ -126,7 +126,7 @@ func (s *supervisor) connect() error {
 	return nil
 }
 
-// prepare completes an attempt, once it is known where it goes.
+// prepare completes an attempt. It decides about Clean Start last, because the application may change the URL.
 func (s *supervisor) prepare(ctx context.Context, a *connectAttempt) error {
 	if err := s.client.config.completeAttempt(ctx, a); err != nil {
 		return err
@@ -135,7 +135,7 @@ func (s *supervisor) prepare(ctx context.Context, a *connectAttempt) error {
 	return nil
 }
 
-// address tells servers apart.
+// address identifies a server.
 func address(u *url.URL) string { return u.Host + u.Path }
 
 // newAttempt describes the next attempt.
@@ -154,8 +154,8 @@ func (s *supervisor) newAttempt(to *url.URL) *connectAttempt {
 	}
 }
 
-// cleanStart decides whether the server is to begin a new session: as the application said at the first connect, later
-// only if the session cannot be continued there, or must not be.
+// cleanStart decides whether CONNECT asks for a new session. At the first connect the application's option says so.
+// Later a new session is asked for only if the session cannot be continued at that server, or must not be.
 // [MQTT-3.1.2-4] [MQTT311-3.1.2-6]
 func (s *supervisor) cleanStart(to *url.URL) bool {
 	c := s.client
@@ -166,7 +166,8 @@ func (s *supervisor) cleanStart(to *url.URL) bool {
 	case c.version >= codec.V5 && c.config.sessionExpiry == 0:
 		return true
 	}
-	// A newer session began elsewhere: what this server has kept of an older one would swallow new messages.
+	// If a newer session began at another server, this one may have kept an older session, whose packet identifiers
+	// would make it discard new messages as repeated ones.
 	i := s.visited(address(to))
 	return i >= 0 && s.served[i].session != current
 }
@@ -177,7 +178,7 @@ type visit struct {
 	session int
 }
 
-// visited returns the place of the visit to an address, or -1.
+// visited returns the index of the visit to an address, or -1.
 func (s *supervisor) visited(address string) int {
 	return slices.IndexFunc(s.served, func(v visit) bool { return v.address == address })
 }
@@ -190,7 +191,7 @@ func (s *supervisor) note(v visit) {
 	}
 }
 
-// serve waits for the end of the connection, and returns why it ended.
+// serve attends to the connection until it has ended, and returns why it ended.
 func (s *supervisor) serve() error {
 	c := s.client
 	l := c.currentLink()
@@ -208,14 +209,14 @@ func (s *supervisor) serve() error {
 	return err
 }
 
-// watch returns when the connection is of no more use.
+// watch does what has to be done during a connection. It returns when the connection has ended or is about to.
 func (s *supervisor) watch(l *link.Link) {
 	c := s.client
 	closing, stop := c.inbox.parkingClosed()
 	defer stop()
 	var look alarm
 	defer look.stop()
-	look.set(c.inbox.checkStalls()) // what waits may be of an earlier connection
+	look.set(c.inbox.checkStalls()) // a message of an earlier connection may hold up the others
 	for {
 		select {
 		case <-l.Ended():
@@ -242,13 +243,13 @@ func (s *supervisor) watch(l *link.Link) {
 // never is a duration after which nothing happens.
 const never = time.Duration(math.MaxInt64)
 
-// alarm is a timer that exists from the first time it is set: most never are.
+// alarm is a timer that is made when it is first set, because most are never set.
 type alarm struct {
 	timer *time.Timer
 	due   <-chan time.Time
 }
 
-// set lets the alarm go off after d, never if that is 0.
+// set makes the alarm go off after d; 0 means never.
 func (a *alarm) set(d time.Duration) {
 	switch {
 	case d == 0:
@@ -267,7 +268,8 @@ func (a *alarm) stop() {
 	}
 }
 
-// noteDuration notes how long a connection lasted: only after a stable one does the backoff begin anew.
+// noteDuration notes how long a connection lasted. After a stable connection the backoff starts again from the
+// beginning.
 func (s *supervisor) noteDuration(lasted time.Duration, cause error) {
 	switch {
 	case lasted >= s.client.stableAfter():
@@ -287,12 +289,12 @@ func (c *client) stableAfter() time.Duration {
 	return max(c.config.reconnect.MaxDelay, 2*c.config.keepAlive)
 }
 
-// suspectTakeover is how many short connections in a row that end without a word look like a second client with our
-// identifier.
+// suspectTakeover is a number of short connections in a row, all closed by the server without DISCONNECT. After so
+// many, a second client probably uses the same client identifier.
 const suspectTakeover = 5
 
-// handleFailure decides what follows a failed attempt or a lost connection, and waits where it decides to wait. An error ends
-// the client.
+// handleFailure decides what follows a failed attempt or a lost connection, and waits if the decision is to wait. It
+// returns an error if the client must end.
 func (s *supervisor) handleFailure(err error) error {
 	c := s.client
 	switch {
@@ -357,8 +359,8 @@ func (s *supervisor) pause(delay time.Duration, err error) error {
 	return nil
 }
 
-// followRedirect takes a server's word that another one should be used (section 4.11). 0x9C holds for one attempt, 0x9D until
-// the client ends. Scheme and TLS stay as they are.
+// followRedirect reports whether the server asked to use another server (section 4.11), which is then the next to be
+// tried. Reason code 0x9C counts for one attempt, 0x9D until the client ends. Scheme and TLS options stay the same.
 // [MQTT-4.11]
 func (s *supervisor) followRedirect(err error) bool {
 	reference, code := redirection(err)
@@ -378,7 +380,7 @@ func (s *supervisor) followRedirect(err error) bool {
 	return true
 }
 
-// redirection returns the Server Reference of a refusal or a DISCONNECT that asks to go elsewhere.
+// redirection returns the Server Reference of a CONNACK or DISCONNECT that asks the client to use another server.
 func redirection(err error) (reference string, code ReasonCode) {
 	var refused *ConnectError
 	var disconnected *DisconnectError

@@ -9,29 +9,29 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/fifo"
 )
 
-// Trace is a set of hooks that observe a client; any may be nil. They decide nothing: that is for ReconnectPolicy.Decide
-// and the functions of WithAttemptFunc and WithCredentialsFunc.
+// Trace is a set of hooks that observe a client; any may be nil. Hooks only observe. Decisions are made by
+// ReconnectPolicy.Decide and the functions of WithAttemptFunc and WithCredentialsFunc.
 //
-// All hooks but Packet run one at a time, in the order of what they tell, in a goroutine that exists while there is
-// something to tell. A hook that blocks holds up the other hooks, and Close and Disconnect, which wait for them: it must call
-// neither.
+// All hooks except Packet run one at a time, in the order of the events, in a goroutine that exists while a hook waits
+// to run. A hook that blocks holds up the other hooks, and also Close and Disconnect, which wait for the hooks. So a
+// hook must not call Close or Disconnect.
 type Trace struct {
-	// ConnectStart and ConnectDone come before and after every attempt to connect, whose number counts from 1 since the
-	// last stable connection. server is without password. A nil err says that CONNACK has come.
+	// ConnectStart and ConnectDone are called before and after every attempt to connect. attempt is the number of the
+	// attempt since the last stable connection, from 1. server has no password. err is nil if the attempt succeeded.
 	ConnectStart func(server string, attempt int)
 	ConnectDone  func(server string, attempt int, err error)
-	// Disconnected comes when a connection has ended: err is an ErrClosed after Close and Disconnect.
+	// Disconnected is called when a connection has ended: err is an ErrClosed after Close and Disconnect.
 	Disconnected func(err error)
-	// Retrying comes before the wait for the next attempt.
+	// Retrying is called before the client waits for the next attempt.
 	Retrying     func(f Failure, delay time.Duration)
 	StateChanged func(from, to State)
-	// Dropped comes with every message that Subscription.Dropped counts, and Stalled when a subscription has held up all
-	// acknowledgements for 10 s. When 1,000 hooks wait to run, further calls of Dropped are left out.
+	// Dropped is called for every message that Subscription.Dropped counts. Stalled is called when a subscription has
+	// held up all acknowledgements for 10 s. While 1,000 hooks wait to run, further calls of Dropped are left out.
 	Dropped func(s *Subscription, m Message)
 	Stalled func(s *Subscription, since time.Time)
-	// Packet comes before a packet is written and when one has been read, but not with a message that is too large for
-	// WithMaximumPacketSize. The goroutines that read and write call it, so that two calls may be concurrent, one for each
-	// direction. The connection waits for it. It must not call the client.
+	// Packet is called before a packet is written and after one was read, except for a message that is too large for
+	// WithMaximumPacketSize. The reading and the writing goroutine of the connection call it, so two calls may run at
+	// the same time, one for each direction. The connection waits for it. It must not call the client.
 	Packet func(p PacketTrace)
 }
 
@@ -43,9 +43,9 @@ type PacketTrace struct {
 	Size   int        // of the whole packet, in bytes
 	Topic  string     // of a PUBLISH; empty where an alias stands for it
 	Reason ReasonCode // of a packet that has one
-	// Packet is the whole packet, for package codec to decode, with "***" for the password, for a user name without one,
-	// which is a token, and for authentication data; nil if it breaks the specification. It is good until the hook
-	// returns, and must not be changed.
+	// Packet is the whole packet, for package codec to decode, with "***" for the password, for a user name without
+	// one, which is a token, and for authentication data; nil if it breaks the specification. It is valid until the
+	// hook returns, and must not be changed.
 	Packet []byte
 }
 
@@ -64,7 +64,8 @@ func WithTrace(t *Trace) Option {
 // untraced is the Trace of clients that have none.
 var untraced Trace
 
-// callbacks are calls of the application's functions that wait to be made. A goroutine exists while there are some.
+// callbacks are calls of the application's functions that wait to be made, in order. While some wait, a goroutine makes
+// them.
 type callbacks struct {
 	*core
 
@@ -73,14 +74,14 @@ type callbacks struct {
 	running bool
 }
 
-// maxCallbacks is how many calls may wait that can be left out.
+// maxCallbacks bounds the calls that wait. Beyond it, calls that are not essential are left out.
 const maxCallbacks = 1000
 
-// full reports whether a call that can be left out should be.
+// full reports whether calls that are not essential should be left out.
 // The caller holds mu.
 func (e *callbacks) full() bool { return e.line.Len() >= maxCallbacks }
 
-// run has f called without the mutex, after what was to be run before. The client must not have ended.
+// run has f called without the mutex, after all earlier ones. The client must not have ended.
 // The caller holds mu.
 func (e *callbacks) run(f func()) {
 	e.line.Push(f)
@@ -107,18 +108,19 @@ func (e *callbacks) next() func() {
 	return e.line.Pop()
 }
 
-// notices are what the logger and the hooks of Trace are told, one after another, and the state that they are told of.
+// notices are the calls of the logger and of the hooks of Trace, one after another, and the client's state, whose
+// changes are reported to a hook.
 type notices struct {
 	callbacks
 
 	// Guarded by mu.
 	state    State // of the connection
-	reported State // that StateChanged was last told
+	reported State // passed to the latest StateChanged
 }
 
 func (n *notices) init(c *core) { n.core = c }
 
-// log reports what no call can return.
+// log reports an event that is not the error of any call.
 // The caller holds mu.
 func (n *notices) log(level slog.Level, text string, args ...any) {
 	if !n.full() {
@@ -126,7 +128,7 @@ func (n *notices) log(level slog.Level, text string, args ...any) {
 	}
 }
 
-// moveTo changes what the client is doing.
+// moveTo changes the state of the connection, and reports it if the application sees a change.
 // The caller holds mu.
 func (n *notices) moveTo(s State) {
 	n.state = s
@@ -137,7 +139,7 @@ func (n *notices) moveTo(s State) {
 	}
 }
 
-// visible is the state as the application sees it.
+// visible is the state that the application sees.
 // The caller holds mu.
 func (n *notices) visible() State {
 	if n.draining && n.state != StateClosed {
@@ -146,7 +148,7 @@ func (n *notices) visible() State {
 	return n.state
 }
 
-// traceDropped is told of a message that a subscription drops.
+// traceDropped reports a message that a subscription drops.
 // The caller holds mu.
 func (n *notices) traceDropped(s *Subscription, m Message) {
 	if f := n.config.trace.Dropped; f != nil && !n.full() {
@@ -154,7 +156,7 @@ func (n *notices) traceDropped(s *Subscription, m Message) {
 	}
 }
 
-// traceDisconnected is told of a connection's end.
+// traceDisconnected reports the end of a connection.
 // The caller holds mu.
 func (n *notices) traceDisconnected(err error) {
 	if f := n.config.trace.Disconnected; f != nil {
@@ -162,7 +164,7 @@ func (n *notices) traceDisconnected(err error) {
 	}
 }
 
-// notice is run for those who do not hold mu.
+// notice is like run, for callers that do not hold mu.
 func (n *notices) notice(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -187,7 +189,7 @@ func (n *notices) traceRetrying(failure Failure, delay time.Duration) {
 	}
 }
 
-// packetHook returns what a link calls with each packet; nil if nobody wants to see them.
+// packetHook returns the function that a link calls with each packet; nil if there is no hook.
 func (c *config) packetHook() func(sent bool, h codec.Header, packet []byte) {
 	f := c.trace.Packet
 	if f == nil {
@@ -196,7 +198,7 @@ func (c *config) packetHook() func(sent bool, h codec.Header, packet []byte) {
 	return func(sent bool, h codec.Header, packet []byte) { f(describe(sent, h, packet, c.version)) }
 }
 
-// describe says what a packet is. One that cannot be decoded has its type and size only.
+// describe makes the PacketTrace of a packet. If the packet cannot be decoded, only type and size are set.
 func describe(sent bool, h codec.Header, packet []byte, v codec.Version) PacketTrace {
 	t := PacketTrace{Sent: sent, Type: h.Type.String(), Size: len(packet)}
 	p, err := codec.Decode(h, packet[len(packet)-h.Length:], v)
@@ -229,7 +231,7 @@ func describe(sent bool, h codec.Header, packet []byte, v codec.Version) PacketT
 	return t
 }
 
-// acknowledgement returns what the four acknowledgements of a message have.
+// acknowledgement returns what PUBACK, PUBREC, PUBREL and PUBCOMP have in common.
 func acknowledgement(p codec.Packet) (id uint16, code ReasonCode) {
 	switch p := p.(type) {
 	case *codec.Puback:
@@ -244,7 +246,7 @@ func acknowledgement(p codec.Packet) (id uint16, code ReasonCode) {
 	return 0, 0
 }
 
-// hidden stands for a secret in everything that may be printed.
+// hidden replaces a secret in everything that may be printed.
 const hidden = "***"
 
 // withoutSecrets encodes a packet again, with the secrets replaced.
@@ -268,7 +270,7 @@ func withoutSecrets(p codec.Packet, v codec.Version) []byte {
 	case *codec.Auth:
 		hide(&p.Data)
 	}
-	b, _ := p.Append(nil, v) // of a packet that was decoded
+	b, _ := p.Append(nil, v) // cannot fail: the packet was decoded before
 	return b
 }
 

@@ -13,19 +13,19 @@ import (
 	"github.com/petrel-mqtt/mqtt/transport"
 )
 
-// The schemes of servers that an option is for.
+// The URL schemes to which an option applies.
 var (
 	secureSchemes    = []string{"mqtts", "wss"}
 	webSocketSchemes = []string{"ws", "wss"}
 )
 
-// WithTLS sets the TLS configuration for servers of the schemes mqtts and wss. It is cloned, never changed. TLS 1.2 is
-// the least that is spoken, whatever it says.
+// WithTLS sets the TLS configuration for servers of the schemes mqtts and wss. It is cloned, never changed. The lowest
+// version is TLS 1.2, whatever MinVersion says.
 //
-// What it leaves empty has sensible values: ServerName is the host of the URL, RootCAs are the system's, and NextProtos
-// (ALPN) is "mqtt" for mqtts on port 443. AWS IoT wants "x-amzn-mqtt-ca" there for client certificates. Without a
-// ClientSessionCache the client resumes TLS sessions, except where the server could take it for who it was before: not
-// with another client certificate, and not with GetClientCertificate.
+// Empty fields get defaults: ServerName is the host of the URL, RootCAs are the system's, and NextProtos (ALPN) is
+// "mqtt" for mqtts on port 443. AWS IoT needs "x-amzn-mqtt-ca" there for client certificates. Without a
+// ClientSessionCache the client resumes TLS sessions, except with another client certificate and with
+// GetClientCertificate, because the server assumes that whoever resumes a session is the client that started it.
 //
 // WithTLSFiles, WithCAData and WithCertificateData add to it, in any order. An attempt function sees the result.
 func WithTLS(t *tls.Config) Option {
@@ -38,10 +38,10 @@ func WithTLS(t *tls.Config) Option {
 	})
 }
 
-// WithTLSFiles names files in PEM form: the certificates that the server's must go back to, or a folder of such files,
-// in place of the system's; the client's certificate; and its key. "" leaves one out; a certificate without a key file
-// has the key in the same file. They are read at every attempt to connect, so that files which are replaced while the
-// client runs take effect; a file that is missing is an attempt that fails.
+// WithTLSFiles names files in PEM form: the certificate authorities that are trusted instead of the system's, or a
+// folder of such files; the client's certificate; and its key. "" leaves one out. If only the certificate is given, the
+// key is in the same file. The files are read at every attempt to connect, so that a replaced file is used from the
+// next attempt on. If a file is missing, the attempt fails.
 func WithTLSFiles(ca, certificate, key string) Option {
 	return option(func(c *config) error {
 		if key != "" && certificate == "" {
@@ -53,8 +53,8 @@ func WithTLSFiles(ca, certificate, key string) Option {
 	})
 }
 
-// WithCAData sets the certificates that the server's must go back to, in PEM form, in place of the system's. Those of
-// WithTLSFiles come on top.
+// WithCAData sets the certificate authorities that are trusted instead of the system's, in PEM form. Those of
+// WithTLSFiles are trusted in addition.
 func WithCAData(pem []byte) Option {
 	return option(func(c *config) error {
 		c.ownCertificates().CAData = slices.Clone(pem)
@@ -71,9 +71,9 @@ func WithCertificateData(certificate, key []byte) Option {
 	})
 }
 
-// WithHeader sets fields of the request for a WebSocket, of the schemes ws and wss: authorisation, cookies, or Host. h is
-// cloned. For a token that expires, set Attempt.Header in an attempt function. The fields of the WebSocket handshake
-// itself are not allowed.
+// WithHeader sets header fields of the HTTP request for a WebSocket, with the schemes ws and wss: authorisation,
+// cookies, or Host. h is cloned. For a token that expires, set Attempt.Header in an attempt function. The fields of the
+// WebSocket handshake itself are not allowed.
 func WithHeader(h http.Header) Option {
 	return option(func(c *config) error {
 		c.header = h.Clone()
@@ -81,12 +81,14 @@ func WithHeader(h http.Header) Option {
 	})
 }
 
-// WithProxy connects through a proxy: a URL of scheme http or https, which is asked with CONNECT, or socks5; its user name
-// and password are for the proxy. nil means none. The names of servers are for the proxy to look up. An https proxy must
-// be one that the TLS options trust, and gets no client certificate. It is dialled as WithDialer says.
+// WithProxy connects through a proxy: a URL with the scheme http or https, for an HTTP proxy that supports CONNECT, or
+// socks5. The user name and password of the URL are sent to the proxy. nil means no proxy. The proxy looks up the names
+// of servers. The certificate of an https proxy is checked as the TLS options say, and the proxy gets no client
+// certificate. The proxy is dialled with the function of WithDialer.
 //
-// Without this option the environment says, as for net/http: HTTPS_PROXY for mqtts and wss, HTTP_PROXY for mqtt and ws,
-// ALL_PROXY for what these leave open, and NO_PROXY. It does not with WithDialer, nor for unix and localhost.
+// Without this option the environment names the proxy, as for net/http: HTTPS_PROXY for mqtts and wss, HTTP_PROXY for
+// mqtt and ws, ALL_PROXY if the other one is not set, and NO_PROXY. The environment is not used with WithDialer, and
+// not for unix and localhost.
 func WithProxy(proxy *url.URL) Option {
 	return option(func(c *config) (err error) {
 		if c.dialer.Proxy, err = transport.ProxyURL(proxy); err != nil {
@@ -96,9 +98,10 @@ func WithProxy(proxy *url.URL) Option {
 	})
 }
 
-// WithTCPUserTimeout sets how long what was sent may stay unacknowledged by the other system before TCP gives the
-// connection up (TCP_USER_TIMEOUT), at least 1 ms. Without it Linux takes some 15 minutes, but the keep alive is faster.
-// It is for Linux: on other systems the constructor fails with errors.ErrUnsupported. It cannot go with WithDialer.
+// WithTCPUserTimeout sets how long TCP waits for the other system to acknowledge data before it ends the connection
+// (TCP_USER_TIMEOUT), at least 1 ms. Without it Linux waits about 15 minutes, and the keep alive ends the connection
+// earlier. The option works on Linux; on other systems the constructor returns errors.ErrUnsupported. It cannot be
+// combined with WithDialer.
 func WithTCPUserTimeout(d time.Duration) Option {
 	return option(func(c *config) error {
 		c.dialer.UserTimeout = d
@@ -112,7 +115,7 @@ func WithTCPUserTimeout(d time.Duration) Option {
 	})
 }
 
-// ownCertificates returns those that options have set, to be changed.
+// ownCertificates returns the certificates that options have set. The caller may change them.
 func (c *config) ownCertificates() *transport.Certificates {
 	if c.certificates == nil {
 		c.certificates = new(transport.Certificates)
@@ -120,7 +123,7 @@ func (c *config) ownCertificates() *transport.Certificates {
 	return c.certificates
 }
 
-// checkCertificates finds mistakes in data while the caller's stack still shows whose they are.
+// checkCertificates finds mistakes in PEM data at once, in the call of the option's user.
 func (c *config) checkCertificates(name string, data transport.Certificates) error {
 	if len(data.CAData)+len(data.CertData) == 0 {
 		return fmt.Errorf("mqtt: %s: empty", name)
@@ -131,7 +134,7 @@ func (c *config) checkCertificates(name string, data transport.Certificates) err
 	return c.forSchemes(name, secureSchemes)
 }
 
-// schemeOption is an option that is of no use unless a server's URL has one of some schemes.
+// schemeOption is an option that has no effect except with certain URL schemes.
 type schemeOption struct {
 	name    string
 	schemes []string
@@ -142,8 +145,8 @@ func (c *config) forSchemes(name string, schemes []string) error {
 	return nil
 }
 
-// checkTransport refuses options that would have no effect: a client that was given certificates and a URL of scheme
-// mqtt would talk in the clear. An attempt function may change the URL.
+// checkTransport refuses options that would have no effect: with certificates and a URL of the scheme mqtt a client
+// would connect without encryption. With an attempt function it checks nothing, because that may change the URL.
 func (c *config) checkTransport() error {
 	for _, o := range c.schemeOptions {
 		fits := func(u *url.URL) bool { return slices.Contains(o.schemes, u.Scheme) }

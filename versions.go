@@ -2,7 +2,7 @@ package mqtt
 
 import "context"
 
-// clientV5 and clientV311 give a client the methods in which the versions differ.
+// clientV5 and clientV311 are a client with the methods that differ between the versions.
 type (
 	clientV5   struct{ *client }
 	clientV311 struct{ *client }
@@ -76,8 +76,8 @@ func (c clientV311) ReturnCode() byte {
 	return c.attempts.returnCode.ReturnCode()
 }
 
-// Common makes a Client of an MQTT 5 client, for code that must serve either version. It works on fakes as well. Check
-// the error of NewClient first: c must not be nil.
+// Common makes a Client from an MQTT 5 client, for code that works with either version. c may be a fake. Check the
+// error of NewClient first: c must not be nil.
 func Common(c ClientV5) Client { return common{c, c} }
 
 type common struct {

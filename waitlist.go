@@ -6,15 +6,15 @@ import (
 	"sync"
 )
 
-// waitlist is a line of goroutines that wait for room. The owner's mutex guards it. Whoever is woken looks again and,
-// if there is still room when it has taken what it wanted, wakes the next.
-type waitlist struct{ line *list.List } // of channels; nil: nobody has waited yet
+// waitlist is a queue of goroutines that wait for room. The client's mutex guards it. A goroutine that is woken looks
+// again whether there is room. If there is still room after it has taken its part, it wakes the next.
+type waitlist struct{ line *list.List } // of channels; nil: no goroutine has waited yet
 
-// empty reports whether nobody waits. Newcomers go to the end of the line.
+// empty reports whether no goroutine waits. If some wait, a new one must wait behind them.
 func (w *waitlist) empty() bool { return w.line == nil || w.line.Len() == 0 }
 
-// wait waits to be woken, or for the end of ctx: at the end of the line or, for one who was woken and found too little
-// room, at its front.
+// wait waits until the goroutine is woken or ctx ends. It waits at the end of the queue, or with again at its front:
+// for a goroutine that was woken and found too little room.
 // The caller holds mu. It is free meanwhile.
 func (w *waitlist) wait(ctx context.Context, mu *sync.Mutex, again bool) error {
 	if w.line == nil {
@@ -36,14 +36,14 @@ func (w *waitlist) wait(ctx context.Context, mu *sync.Mutex, again bool) error {
 	mu.Lock()
 	select {
 	case <-woken:
-		w.wake() // it was our turn already: pass it on
+		w.wake() // this goroutine was woken, and does not need its turn: wake the next
 	default:
 		w.line.Remove(place)
 	}
 	return ctx.Err()
 }
 
-// wake wakes the first of the line.
+// wake wakes the first goroutine of the queue.
 func (w *waitlist) wake() {
 	if !w.empty() {
 		close(w.line.Remove(w.line.Front()).(chan struct{}))
