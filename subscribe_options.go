@@ -42,7 +42,9 @@ type Overflow uint8
 const (
 	DropOldest Overflow = iota // the oldest message is dropped
 	DropNewest                 // the new message is dropped
-	Block                      // the whole connection waits, with acknowledgements and all other subscriptions as DropOldest
+	// Block makes the whole connection wait, with acknowledgements and all other subscriptions. Before SUBACK, and after
+	// Unsubscribe was called, it works as DropOldest.
+	Block
 )
 
 // SubscribeFlag is a subscribe option of MQTT 5 (section 3.8.3.1), for all filters of the subscription.
