@@ -243,6 +243,7 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 		case session.Repeated:
 			c.stats.Received--
 			c.inbox.watchStalls() // it may have been joined to one that waits
+			c.inbox.router.Prove(t, r.ids)
 			return nil
 		case session.Exceeded:
 			return &codec.Error{

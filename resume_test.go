@@ -1292,3 +1292,110 @@ func TestAckAfterRefusal(t *testing.T) {
 		wantArrived(t, sub)
 	})
 }
+
+// A message that matches two filters of a subscription comes once, also when a CONNECT got no answer between its copies: a
+// message that the server sends again shows that it has kept the session, and with it both filters, even if their
+// SUBACKs never came.
+func TestResumeBetweenCopies(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		first, second  string // the filters of the copies of the message
+		answered, lost bool   // whether SUBACKs came before the cut, and a CONNECT got no answer
+	}{
+		{"for the first filter first", "a/+", "a/b", false, false},
+		{"for the second filter first", "a/b", "a/+", false, false},
+		{"for the first filter first, and a CONNECT", "a/+", "a/b", false, true},
+		{"for the second filter first, and a CONNECT", "a/b", "a/+", false, true},
+		{"granted, and a CONNECT", "a/+", "a/b", true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, codec.V5)
+				subscribing := start(func() (*mqtt.Subscription, error) {
+					return p.client.Subscribe(t.Context(), "a/+", mqtt.ExactlyOnce, mqtt.Also(mqtt.ExactlyOnce, "a/b"))
+				})
+				ids := map[string]uint32{}
+				for range 2 {
+					s := mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
+					ids[s.Filters[0].Filter] = s.SubscriptionIdentifier
+					if c.answered {
+						p.Send(granted(s))
+					}
+				}
+				message := func(dup bool, id uint16, payload, filter string) *codec.Publish {
+					return &codec.Publish{
+						Topic: "a/b", QoS: 2, Dup: dup, PacketID: id, Payload: []byte(payload),
+						SubscriptionIdentifiers: []uint32{ids[filter]},
+					}
+				}
+				p.Send(message(false, 1, "x", c.first), message(false, 2, "x", c.second), message(false, 3, "M", c.first))
+				synctest.Wait()
+				p.Cut()
+				if c.lost {
+					s := p.server.Accept()
+					mqtttest.ReceiveAs[*codec.Connect](s)
+					s.Close()
+				}
+				p.accept(&codec.Connack{SessionPresent: true})
+				p.Send(message(true, 1, "x", c.first), message(true, 2, "x", c.second), message(true, 3, "M", c.first))
+				p.Send(message(false, 4, "M", c.second))
+				for subscribed := 0; subscribed < 2; {
+					if s, ok := p.Receive().(*codec.Subscribe); ok {
+						p.Send(granted(s))
+						subscribed++
+					}
+				}
+				n := 0
+				for _, m := range arrived(subscribing.value(t)) {
+					if string(m.Payload) == "M" {
+						n++
+					}
+				}
+				if n != 1 {
+					t.Errorf("it comes %d times", n)
+				}
+			})
+		})
+	}
+}
+
+// A message that comes again ends the doubt, after a CONNECT without an answer, whether the server has the filters, although
+// it is for nobody: a new message that matches two of them comes once, also if its copies come before the SUBACKs.
+func TestResumeProvedByRepetition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, codec.V5)
+		subscribing := start(func() (*mqtt.Subscription, error) {
+			return p.client.Subscribe(t.Context(), "a/+", mqtt.ExactlyOnce, mqtt.Also(mqtt.ExactlyOnce, "a/b"))
+		})
+		identifiers := func(grant bool) (ids []uint32) {
+			for len(ids) < 2 {
+				if s, ok := p.Receive().(*codec.Subscribe); ok {
+					ids = append(ids, s.SubscriptionIdentifier)
+					if grant {
+						p.Send(granted(s))
+					}
+				}
+			}
+			return ids
+		}
+		message := func(dup bool, id uint16, payload string, identifier uint32) {
+			p.Send(&codec.Publish{
+				Topic: "a/b", QoS: 2, Dup: dup, PacketID: id, Payload: []byte(payload), SubscriptionIdentifiers: []uint32{identifier},
+			})
+		}
+		old := identifiers(true)
+		sub := subscribing.value(t)
+		message(false, 1, "old", old[0])
+		synctest.Wait()
+		p.Cut()
+		s := p.server.Accept()
+		mqtttest.ReceiveAs[*codec.Connect](s)
+		s.Close()
+		p.accept(&codec.Connack{SessionPresent: true})
+		message(true, 1, "old", old[0])
+		ids := identifiers(false)
+		message(false, 2, "new", ids[1])
+		message(false, 3, "new", ids[0])
+		wantArrived(t, sub, "a/b=old q2", "a/b=new q2")
+	})
+}

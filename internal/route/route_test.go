@@ -35,6 +35,16 @@ func TestRoutes(t *testing.T) {
 		{"believed by a copy of what is gone", `
 			join A f:1; send 1 f; grant 1 1; leaving A = f; join B f:1 g:1; send 2 f; grant 2 1; send 3 g; grant 3 1; doubt
 			is g = doubted; message f 1 = A:1 B:1; is g = confirmed; is f = confirmed`},
+		{"believed by what was never answered", `
+			join A +/b:2 a/b:2; send 1 +/b; send 2 a/b; message a/b 1 = A:2; message a/b 2 =; cut +/b; cut a/b; doubt
+			message a/b 2 =; is +/b = confirmed`},
+		{"believed by what came before", `
+			join A +/b:2 a/b:2; send 1 +/b; grant 1 2; send 2 a/b; grant 2 2; doubt; repeated a/b 1; is +/b = confirmed
+			send 3 +/b; send 4 a/b; message a/b 4 =; message a/b 3 = A:2`},
+		{"confirmed by what came before", "join A f:1; send 1 f; cut f; repeated f 1; is f = confirmed; repeated g 1; repeated f 7"},
+		{"left in doubt: the choice stays", `
+			join A +/b:2 a/b:2; send 1 +/b; grant 1 2; send 2 a/b; grant 2 2; doubt; leaving A = +/b a/b
+			message a/b 2 =; message a/b 1 = A:2`},
 		{"not believed for what was granted since", `
 			join A f:1 g:1; send 1 f; grant 1 1; send 2 g; grant 2 1; doubt
 			send 3 f; grant 3 1; message f 3 = A:1; is f = confirmed; is g = doubted`},

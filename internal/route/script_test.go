@@ -26,6 +26,7 @@ import (
 //	doubt                the session is resumed after a CONNECT without an answer
 //	message a/b 7,8 = A:1 B:0     a message comes with these identifiers, - for none; it is for A at QoS 1 and B at QoS 0
 //	retained a/b 7 = A:1          a retained one
+//	repeated a/b 7                a message comes that is known already
 //	is a/b = confirmed            the standing of a route
 //	complete a/b = true           whether it needs no SUBSCRIBE
 //	qos a/b = 1                   what the next SUBSCRIBE asks for
@@ -84,6 +85,8 @@ func (p *player) step(verb string, args []string) string {
 		p.r.Lose()
 	case "doubt":
 		p.r.Doubt()
+	case "repeated":
+		p.r.Prove(p.r.Lookup(args[0]), identifiers(args[1]))
 	case "message", "retained":
 		return p.message(args[0], args[1], verb == "retained")
 	default:
@@ -142,19 +145,22 @@ func (p *player) send(name, filter string, options []string) {
 }
 
 func (p *player) message(name, ids string, retain bool) string {
-	var list []uint32
-	for s := range strings.SplitSeq(ids, ",") {
-		if id, err := strconv.Atoi(s); err == nil {
-			list = append(list, uint32(id))
-		}
-	}
-	targets, _ := p.r.Targets(p.r.Lookup(name), list, retain)
+	targets, _ := p.r.Targets(p.r.Lookup(name), identifiers(ids), retain)
 	var to []string
 	for _, target := range targets {
 		to = append(to, fmt.Sprintf("%s:%d", p.name(target.Holder), target.QoS))
 	}
 	slices.Sort(to)
 	return strings.Join(to, " ")
+}
+
+func identifiers(text string) (ids []uint32) {
+	for s := range strings.SplitSeq(text, ",") {
+		if id, err := strconv.Atoi(s); err == nil {
+			ids = append(ids, uint32(id))
+		}
+	}
+	return ids
 }
 
 func (p *player) name(h *Holder) string {

@@ -8,7 +8,7 @@ const (
 	uncertain                 // a SUBSCRIBE was cut off before its SUBACK: the server may have granted it
 	confirmed                 // a SUBSCRIBE was granted, and no UNSUBSCRIBE was sent after it
 	doubted                   // it was confirmed before a CONNECT without an answer, which may have begun a new session
-	ending                    // it was confirmed until an UNSUBSCRIBE was sent
+	ending                    // it was confirmed or doubted until an UNSUBSCRIBE was sent
 	again                     // as ending, and a later SUBSCRIBE was cut off before its SUBACK
 )
 
@@ -32,14 +32,14 @@ const (
 //	absent      confirmed  uncertain  absent       absent  absent     absent     ending
 //	uncertain   confirmed  uncertain  absent       absent  uncertain  uncertain  again
 //	confirmed   confirmed  confirmed  ending       absent  doubted    confirmed  confirmed
-//	doubted     confirmed  doubted    absent       absent  doubted    confirmed  doubted
+//	doubted     confirmed  doubted    ending       absent  doubted    confirmed  doubted
 //	ending      confirmed  again      ending       absent  ending     ending     ending
 //	again       confirmed  again      ending       absent  again      again      again
 var transitions = [...][7]standing{
 	absent:    {confirmed, uncertain, absent, absent, absent, absent, ending},
 	uncertain: {confirmed, uncertain, absent, absent, uncertain, uncertain, again},
 	confirmed: {confirmed, confirmed, ending, absent, doubted, confirmed, confirmed},
-	doubted:   {confirmed, doubted, absent, absent, doubted, confirmed, doubted},
+	doubted:   {confirmed, doubted, ending, absent, doubted, confirmed, doubted},
 	ending:    {confirmed, again, ending, absent, ending, ending, ending},
 	again:     {confirmed, again, ending, absent, again, again, again},
 }
@@ -54,8 +54,8 @@ func (s standing) possible() bool {
 // Subscribe is one SUBSCRIBE for a route.
 //
 // Its life: it is sent; SUBACK grants it, or refuses it and it is forgotten. After an UNSUBSCRIBE it is undone: what it
-// still brings does not confirm the route. After a CONNECT without an answer it is old, and a message that it brings shows
-// that the server has kept the session. Both hold for all SUBSCRIBEs up to a number, Route.undone and Router.doubted.
+// still brings does not confirm the route. After a CONNECT without an answer it is old, granted or not, and a message that
+// it brings shows that the server has kept the session. Both hold for all SUBSCRIBEs up to a number, Route.undone and Router.doubted.
 type Subscribe struct {
 	number     uint64 // in the order of sending
 	identifier uint32 // 0: none
@@ -75,8 +75,8 @@ const (
 
 // remember appends v to a list that keeps only so many of its latest entries.
 func remember[T any](list []T, v T, most int) []T {
-	if len(list) == most {
-		copy(list, list[1:])
+	if n := len(list); n >= most {
+		copy(list, list[n-most+1:])
 		list = list[:most-1]
 	}
 	return append(list, v)
@@ -148,10 +148,19 @@ func (r *Router) believe() {
 	}
 }
 
+// Prove notes that a message with these identifiers has come which is for nobody, because it came before.
+func (r *Router) Prove(t *Topic, ids []uint32) {
+	for _, rt := range t.routes {
+		if s := rt.find(ids); s != nil {
+			r.prove(rt, s)
+		}
+	}
+}
+
 // prove notes that the server has what a SUBSCRIBE asked for: it has brought a message, perhaps before its SUBACK, or
-// although that was cut off.
+// although that was cut off. A session that was begun since a SUBSCRIBE was sent does not have it.
 func (r *Router) prove(rt *Route, s *Subscribe) {
-	if s.granted && s.number <= r.doubted {
+	if s.number <= r.doubted {
 		r.believe()
 	}
 	switch {

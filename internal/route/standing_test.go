@@ -71,7 +71,7 @@ func (p *player) quietly(script string) {
 
 // When the last who wants a route begins to leave, an UNSUBSCRIBE goes out.
 func TestUnsubscribeFromEachStanding(t *testing.T) {
-	next := [...]string{"absent", "absent", "ending", "absent", "ending", "ending"}
+	next := [...]string{"absent", "absent", "ending", "ending", "ending", "ending"}
 	for _, from := range standings {
 		t.Run(from.name, func(t *testing.T) {
 			p := play(t, from.script)
