@@ -409,10 +409,11 @@ func (w *witness) welcomed(server int, clientID string, a *account, present bool
 			other.welcome = noGreeting // what still comes from an earlier connection to another server says nothing new
 		}
 	}
-	w.client(clientID).at = server
 	a.welcome = sessionResumed
-	if c := w.client(clientID); present && a.known != c.belief && w.s.network.apart() {
-		c.astray = true
+	c := w.client(clientID)
+	c.at = server
+	c.astray = c.astray || present && a.known != c.belief && w.s.network.apart()
+	if c.astray {
 		w.s.network.servers[server].Restarted(clientID) // do not blame it for what it does not know
 	}
 	if !present {
