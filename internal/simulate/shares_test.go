@@ -18,6 +18,9 @@ func (s *simulation) checkShare(server int, filter string) {
 	var members []*listener
 	for _, c := range s.clients {
 		account := s.witness.account(server, c.id)
+		if len(c.sharing(filter)) > 0 { // a CONNECT without an answer leaves it open whether there was a subscription
+			since = later(since, account.renewed)
+		}
 		since = later(since, account.left[filter])
 		if st := account.standing[filter]; st != nil {
 			if _, now := s.witness.at(c.id); now != server || s.witness.client(c.id).astray {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -126,7 +125,8 @@ type account struct {
 	expiry   time.Duration // of the session
 
 	standing    map[string]*standing // what the server has subscribed, by filter
-	left        map[string]time.Time // when the server last lost a subscription, by filter
+	left        map[string]time.Time // when the latest UNSUBSCRIBE came, by filter
+	renewed     time.Time            // when the latest session began, and the one before was lost
 	identifiers map[uint32]string    // filters by subscription identifier
 
 	// On this connection, by packet identifier.
@@ -257,10 +257,7 @@ func (w *witness) number() int {
 
 // renew forgets what belongs to a session, and gives the next one a number.
 func (w *witness) renew(a *account) {
-	for f := range a.standing {
-		a.left[f] = time.Now()
-	}
-	a.session = w.number()
+	a.session, a.renewed = w.number(), time.Now()
 	a.standing = make(map[string]*standing)
 	a.flights = make(map[uint16]*passing)
 	a.halves = make(map[uint16]half)
@@ -349,7 +346,6 @@ func (w *witness) connecting(a *account, p *codec.Connect) {
 		w.lose(a)
 	case p.CleanStart:
 		before := *a
-		before.left = maps.Clone(a.left)
 		w.lose(a)
 		a.before = &before
 	}
@@ -358,8 +354,8 @@ func (w *witness) connecting(a *account, p *codec.Connect) {
 // refused notes that a CONNECT has changed nothing.
 func (a *account) refused() {
 	if b := a.before; b != nil {
-		a.session, a.sessions, a.expiry = b.session, b.sessions, b.expiry
-		a.standing, a.left, a.flights, a.halves = b.standing, b.left, b.flights, b.halves
+		a.session, a.sessions, a.expiry, a.renewed = b.session, b.sessions, b.expiry, b.renewed
+		a.standing, a.flights, a.halves = b.standing, b.flights, b.halves
 	}
 }
 
