@@ -36,7 +36,7 @@ func (c *conn) consult(p codec.Packet) {
 		if authorize := c.settings.authorize; authorize != nil {
 			verdict := authorize(p)
 			c.b.mu.Lock()
-			c.verdict = verdict
+			c.admission.verdict = verdict
 			c.b.mu.Unlock()
 		}
 		method := p.Properties.AuthenticationMethod
@@ -45,7 +45,7 @@ func (c *conn) consult(p codec.Packet) {
 		}
 	case *codec.Auth:
 		c.b.mu.Lock()
-		a, clientID := c.auth, c.clientID
+		a, clientID := c.admission.auth, c.clientID
 		c.b.mu.Unlock()
 		if a != nil {
 			c.consultStep(a, clientID, p.Data)
@@ -58,18 +58,18 @@ func (c *conn) consultStep(a *authentication, clientID string, data []byte) {
 	c.b.mu.Lock()
 	defer c.b.mu.Unlock()
 	a.answer, a.code = answer, code
-	c.auth = a
+	c.admission.auth = a
 }
 
 // authenticated begins the authentication that a CONNECT asks for, and reports whether that is all it takes.
 func (c *conn) authenticated(p *codec.Connect) bool {
 	switch {
-	case c.auth == nil:
+	case c.admission.auth == nil:
 		c.refuse(codec.BadAuthenticationMethod)
-	case c.auth.code.Failed():
-		c.refuse(c.auth.code)
-	case c.auth.code == codec.ContinueAuthentication:
-		c.auth.waiting = p
+	case c.admission.auth.code.Failed():
+		c.refuse(c.admission.auth.code)
+	case c.admission.auth.code == codec.ContinueAuthentication:
+		c.admission.auth.waiting = p
 		c.sendAuth()
 	default:
 		return true
@@ -77,27 +77,6 @@ func (c *conn) authenticated(p *codec.Connect) bool {
 	return false
 }
 
-// authenticate goes on with an AUTH of the client.
-func (c *conn) authenticate(*codec.Auth) {
-	connect := c.auth.waiting
-	if connect == nil {
-		c.reauthenticate()
-		return
-	}
-	if c.authenticated(connect) {
-		c.auth.waiting = nil
-		c.accept(connect)
-	}
-}
-
-func (c *conn) reauthenticate() {
-	if c.auth.code.Failed() {
-		c.end(c.auth.code)
-		return
-	}
-	c.sendAuth()
-}
-
 func (c *conn) sendAuth() {
-	c.send(&codec.Auth{Code: c.auth.code, Method: c.auth.method, Data: c.auth.answer})
+	c.send(&codec.Auth{Code: c.admission.auth.code, Method: c.admission.auth.method, Data: c.admission.auth.answer})
 }

@@ -1,13 +1,10 @@
 package mqtttest
 
 import (
-	"fmt"
 	"io"
 	"net"
 	"sync"
 	"testing"
-
-	"github.com/petrel-mqtt/mqtt/codec"
 )
 
 // Broker speaks MQTT 5.0 and 3.1.1 over an in-memory network, and over listeners and connections that it is given. It keeps
@@ -27,23 +24,33 @@ type Broker struct {
 	base      settings          // what New was given
 	wg        sync.WaitGroup    // every goroutine of the broker; Add only under mu, while not closed
 
-	mu                sync.Mutex // guards what is below, and sessions and connections where they do not say otherwise
-	closed            bool
-	offline           bool
-	settings          *settings // of connections to come
-	names             int       // how many names have been made up
-	accepted          int       // how many connections there have been
-	conns             map[*conn]bool
-	listeners         map[net.Listener]bool
-	sessions          map[string]*session // by client identifier
+	mu         sync.Mutex // guards what is below, and sessions and connections where they do not say otherwise
+	closed     bool
+	settings   *settings // of connections to come
+	names      int       // how many names have been made up
+	entrance   entrance
+	sessions   map[string]*session // by client identifier
+	content    content
+	hooks      hooks
+	violations []Violation
+}
+
+// entrance is where connections come in. The broker's lock guards it.
+type entrance struct {
+	offline   bool
+	refusal   refusal
+	accepted  int // how many connections there have been
+	conns     map[*conn]bool
+	listeners map[net.Listener]bool
+}
+
+// content is what the broker knows of messages, and who is to get them. The broker's lock guards it.
+type content struct {
+	numbered          uint64 // how many messages there have been
 	router            router
 	retained          map[string]*message // by topic name
-	messages          uint64              // how many messages there have been
-	refusal           refusal
 	record            record
 	subscriptionWaits []subscriptionWait
-	hooks             hooks
-	violations        []Violation
 }
 
 // New returns a broker that is ready to use, for programs that are not tests. Close ends it.
@@ -51,11 +58,9 @@ func New(opts ...Option) *Broker {
 	b := &Broker{
 		authority: sync.OnceValue(NewAuthority),
 		base:      defaults(),
-		conns:     make(map[*conn]bool),
-		listeners: make(map[net.Listener]bool),
+		entrance:  entrance{conns: make(map[*conn]bool), listeners: make(map[net.Listener]bool)},
 		sessions:  make(map[string]*session),
-		retained:  make(map[string]*message),
-		router:    newRouter(),
+		content:   content{retained: make(map[string]*message), router: newRouter()},
 	}
 	for _, opt := range opts {
 		opt(&b.base)
@@ -94,55 +99,8 @@ func (b *Broker) stop() []io.Closer {
 	for _, s := range b.sessions {
 		s.stopAlarms()
 	}
-	for l := range b.listeners {
+	for l := range b.entrance.listeners {
 		open = append(open, l)
 	}
 	return open
-}
-
-// leaveAll takes all connections out of their sessions and returns them. What they still had to send is thrown away.
-func (b *Broker) leaveAll() []*conn {
-	var conns []*conn
-	for c := range b.conns {
-		c.abandon()
-		conns = append(conns, c)
-	}
-	return conns
-}
-
-// Violation is something that a conformant client does not do.
-type Violation struct {
-	ClientID string // "" before CONNECT
-	Rule     string // the statement, "MQTT-3.1.0-2", or the section where none is numbered, "3.3.2.3.4"
-	Detail   string
-	code     codec.ReasonCode // to end the connection with
-}
-
-// String says it in a line.
-func (v Violation) String() string {
-	return fmt.Sprintf("client %q: %s [%s]", v.ClientID, v.Detail, v.Rule)
-}
-
-// Violations returns what clients have done that the specification forbids, in order.
-func (b *Broker) Violations() []Violation {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return append([]Violation(nil), b.violations...)
-}
-
-// report keeps a violation and fails the test.
-func (b *Broker) report(v Violation) {
-	b.mu.Lock()
-	b.violations = append(b.violations, v)
-	b.mu.Unlock()
-	if b.tb != nil {
-		b.tb.Errorf("mqtttest: %s", v)
-	}
-}
-
-// complain fails the test because of a mistake in it.
-func (b *Broker) complain(format string, args ...any) {
-	if b.tb != nil {
-		b.tb.Errorf("mqtttest: "+format, args...)
-	}
 }

@@ -31,17 +31,17 @@ func (r *refusal) next() bool {
 func (c *conn) greet(p *codec.Connect) {
 	c.b.mu.Lock()
 	defer c.b.mu.Unlock()
-	if c.greeted {
+	if c.admission.greeted {
 		return // a second CONNECT, for the referee
 	}
-	c.greeted = true
+	c.admission.greeted = true
 	c.version = p.Version
 	c.clientID = p.ClientID
 }
 
 // connect answers a CONNECT.
 func (c *conn) connect(p *codec.Connect) {
-	if r := &c.b.refusal; r.next() {
+	if r := &c.b.entrance.refusal; r.next() {
 		c.turnAway(r)
 		return
 	}
@@ -59,8 +59,8 @@ func (c *conn) connect(p *codec.Connect) {
 func (c *conn) judge(p *codec.Connect) codec.ReasonCode {
 	set := c.settings
 	switch {
-	case c.verdict.Failed():
-		return c.verdict
+	case c.admission.verdict.Failed():
+		return c.admission.verdict
 	case p.Will != nil && p.Will.QoS > set.maximumQoS && c.version == codec.V5: // [MQTT-3.2.2-12]
 		return codec.QoSNotSupported
 	case p.Will != nil && p.Will.Retain && set.noRetain && c.version == codec.V5: // [MQTT-3.2.2-13]
@@ -76,36 +76,6 @@ func (c *conn) turnAway(r *refusal) {
 		return
 	}
 	c.refuse(r.code)
-}
-
-// refuse answers CONNECT with a reason code and ends the connection. In MQTT 3.1.1, a reason that has no return code becomes
-// "server unavailable".
-func (c *conn) refuse(code codec.ReasonCode) {
-	if c.version != codec.V5 && code.ReturnCode() == 0xFF {
-		code = codec.ServerUnavailable
-	}
-	c.send(&codec.Connack{Code: code})
-	c.finish()
-}
-
-// refuseOrEnd ends the connection because of a violation.
-func (c *conn) refuseOrEnd(code codec.ReasonCode) {
-	switch {
-	case c.sess != nil && sayable(&codec.Disconnect{Code: code}, c.version):
-		c.end(code)
-	case c.sess != nil:
-		c.end(codec.ProtocolError)
-	case c.greeted && sayable(&codec.Connack{Code: code}, c.version):
-		c.refuse(code)
-	default:
-		c.finish()
-	}
-}
-
-// sayable reports whether a packet exists in version v.
-func sayable(p codec.Packet, v codec.Version) bool {
-	_, err := p.Append(nil, v)
-	return err == nil
 }
 
 // accept begins or resumes the session and sends CONNACK.
@@ -193,8 +163,8 @@ func (c *conn) connack(p *codec.Connect, present bool) *codec.Connack {
 	if asked := p.Properties.RequestResponseInformation; asked != nil && *asked {
 		ack.Properties.ResponseInformation = set.responseInfo
 	}
-	if c.auth != nil {
-		ack.Properties.AuthenticationMethod, ack.Properties.AuthenticationData = c.auth.method, c.auth.answer
+	if c.admission.auth != nil {
+		ack.Properties.AuthenticationMethod, ack.Properties.AuthenticationData = c.admission.auth.method, c.admission.auth.answer
 	}
 	return ack
 }
@@ -219,12 +189,62 @@ func (c *conn) startKeepAlive(seconds uint16) {
 
 // watch ends the connection once nothing has been heard for so long [MQTT-3.1.2-22].
 func (c *conn) watch(limit time.Duration) {
-	left := limit - time.Since(c.heard)
+	left := limit - time.Since(c.vigil.heard)
 	if left <= 0 {
 		e, ok := c.raw.(*endpoint)
-		c.overdue = ok && c.referee.acceptedFor(limit) && e.silent(limit)
+		c.vigil.overdue = ok && c.referee.acceptedFor(limit) && e.silent(limit)
 		c.end(codec.KeepAliveTimeout)
 		return
 	}
-	c.keepAlive.set(c.b, left, func() { c.watch(limit) })
+	c.vigil.alarm.set(c.b, left, func() { c.watch(limit) })
+}
+
+// enter puts a connection in the session of its client identifier, which is a new one if the client wants that or there is
+// none. The client's former connection ends.
+func (b *Broker) enter(c *conn, clean bool) (s *session, present bool) {
+	if s = b.sessions[c.clientID]; s != nil && s.conn != nil {
+		s.conn.end(codec.SessionTakenOver) // [MQTT-3.1.4-3]
+		s = b.sessions[c.clientID]
+	}
+	if s != nil && clean {
+		b.endSession(s)
+		s = nil
+	}
+	present = s != nil
+	if !present {
+		s = &session{
+			b:        b,
+			id:       c.clientID,
+			subs:     make(map[string]*subscription),
+			received: make(map[uint16]bool),
+			outgoing: newOutgoing(),
+			ledger:   newLedger(),
+		}
+		b.sessions[s.id] = s
+	}
+	s.stopAlarms()
+	s.will = nil // [MQTT-3.1.3-9]
+	s.conn, c.sess = c, s
+	return s, present
+}
+
+// authenticate goes on with an AUTH of the client.
+func (c *conn) authenticate(*codec.Auth) {
+	connect := c.admission.auth.waiting
+	if connect == nil {
+		c.reauthenticate()
+		return
+	}
+	if c.authenticated(connect) {
+		c.admission.auth.waiting = nil
+		c.accept(connect)
+	}
+}
+
+func (c *conn) reauthenticate() {
+	if c.admission.auth.code.Failed() {
+		c.end(c.admission.auth.code)
+		return
+	}
+	c.sendAuth()
 }

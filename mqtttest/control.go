@@ -97,7 +97,7 @@ func (b *Broker) Throttle(bytesPerSecond int, clientIDs ...string) {
 // endpoints returns our ends of the connections that clients, all if none are named, have made through memory.
 func (b *Broker) endpoints(clientIDs []string) []*endpoint {
 	var found []*endpoint
-	for c := range b.conns {
+	for c := range b.entrance.conns {
 		if e, ok := c.raw.(*endpoint); ok && (len(clientIDs) == 0 || slices.Contains(clientIDs, c.clientID)) {
 			found = append(found, e)
 		}
@@ -119,7 +119,7 @@ func (b *Broker) Kick(clientID string, reason byte) {
 func (b *Broker) Refuse(n int, reason byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.refusal = refusal{left: n, code: codec.ReasonCode(reason)}
+	b.entrance.refusal = refusal{left: n, code: codec.ReasonCode(reason)}
 }
 
 // HangUp ends the connections of the next n CONNECTs without an answer, as proxies do in front of a server that is down; negative
@@ -127,13 +127,13 @@ func (b *Broker) Refuse(n int, reason byte) {
 func (b *Broker) HangUp(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.refusal = refusal{left: n, silent: true}
+	b.entrance.refusal = refusal{left: n, silent: true}
 }
 
 // Offline cuts all connections and refuses new ones until Online. Sessions and retained messages stay, and time goes on for them.
 func (b *Broker) Offline() {
 	b.mu.Lock()
-	b.offline = true
+	b.entrance.offline = true
 	b.mu.Unlock()
 	b.Cut()
 }
@@ -142,7 +142,7 @@ func (b *Broker) Offline() {
 func (b *Broker) Online() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.offline = false
+	b.entrance.offline = false
 }
 
 // Forget ends the sessions of the clients, of all if none are named, and cuts those that are connected. Wills that wait are
@@ -168,8 +168,8 @@ func (b *Broker) Send(clientID string, packets ...codec.Packet) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var latest *conn
-	for c := range b.conns {
-		if c.greeted && !c.ended && c.clientID == clientID && (latest == nil || c.number > latest.number) {
+	for c := range b.entrance.conns {
+		if c.admission.greeted && !c.ended && c.clientID == clientID && (latest == nil || c.number > latest.number) {
 			latest = c
 		}
 	}
@@ -194,5 +194,56 @@ func (b *Broker) Reconfigure(opts ...Option) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.settings = &s
-	b.record.limit = s.record
+	b.content.record.limit = s.record
+}
+
+// Fault lets packets suffer f from now on, until remove is called. To hold acknowledgements, and to release them:
+//
+//	release := broker.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Hold: true})
+//	…
+//	release()
+func (b *Broker) Fault(f Fault) (remove func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	active := &activeFault{Fault: f}
+	b.hooks.faults = append(b.hooks.faults, active)
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.hooks.faults = slices.DeleteFunc(b.hooks.faults, func(other *activeFault) bool { return other == active })
+		held := active.held
+		active.held = nil
+		for _, h := range held {
+			h.conn.letGo(h.packet, h.outbound)
+		}
+	}
+}
+
+// Intercept shows every packet to f from now on, until remove is called: those of clients before the broker acts on them,
+// and those of the broker before they are sent, each before faults. A packet is lost unless f returns true. f may set the
+// packet's fields, but not write into its slices, which others share, and may keep the packet. It may answer a packet with
+// Send, and call the broker's other methods but Close. Calls for one connection and direction come in order; others are
+// concurrent.
+func (b *Broker) Intercept(f func(clientID string, outbound bool, p codec.Packet) (keep bool)) (remove func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	active := &intercept{keep: f}
+	b.hooks.intercepts = append(slices.Clone(b.hooks.intercepts), active)
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		others := slices.Clone(b.hooks.intercepts)
+		b.hooks.intercepts = slices.DeleteFunc(others, func(other *intercept) bool { return other == active })
+	}
+}
+
+// Restarted tells the broker that the program with this client identifier has ended, and begins again without its memory of
+// the session: the client that comes next is not blamed if it does not finish what the last one had begun. Call it between
+// the two.
+func (b *Broker) Restarted(clientID string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.sessions[clientID]; s != nil {
+		s.ledger = newLedger()
+	}
 }

@@ -13,14 +13,6 @@ import (
 // maxQueued is how many messages at QoS 1 and 2 wait for a client; those that come when it is reached are dropped.
 const maxQueued = 1_000_000
 
-// delivery is a message for one client.
-type delivery struct {
-	message *message
-	qos     byte
-	retain  bool
-	ids     []uint32 // subscription identifiers
-}
-
 // outgoing are the messages at QoS 1 and 2 for a client.
 type outgoing struct {
 	queue   []delivery // not sent yet
@@ -46,7 +38,7 @@ func newOutgoing() outgoing {
 // deliver sends a message to the client, or keeps it for later if its QoS is not 0.
 func (s *session) deliver(d delivery) {
 	if d.qos == 0 {
-		if c := s.conn; c != nil && c.outBytes < c.settings.waiting && !d.message.expired() {
+		if c := s.conn; c != nil && c.outbox.bytes < c.settings.waiting && !d.message.expired() {
 			c.sendMessage(d, 0, false)
 		}
 		return
@@ -118,7 +110,7 @@ func (c *conn) sendMessage(d delivery, id uint16, dup bool) bool {
 	if c.tooLarge(p) {
 		return false
 	}
-	c.outBytes += len(m.payload)
+	c.outbox.bytes += len(m.payload)
 	c.send(p)
 	return true
 }

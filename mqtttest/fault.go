@@ -1,7 +1,6 @@
 package mqtttest
 
 import (
-	"slices"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -90,28 +89,6 @@ func (h *hooks) match(clientID string, p codec.Packet, outbound bool) (effect ef
 	return effect
 }
 
-// Fault lets packets suffer f from now on, until remove is called. To hold acknowledgements, and to release them:
-//
-//	release := broker.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Hold: true})
-//	…
-//	release()
-func (b *Broker) Fault(f Fault) (remove func()) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	active := &activeFault{Fault: f}
-	b.hooks.faults = append(b.hooks.faults, active)
-	return func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.hooks.faults = slices.DeleteFunc(b.hooks.faults, func(other *activeFault) bool { return other == active })
-		held := active.held
-		active.held = nil
-		for _, h := range held {
-			h.conn.letGo(h.packet, h.outbound)
-		}
-	}
-}
-
 type intercept struct {
 	keep func(clientID string, outbound bool, p codec.Packet) bool
 }
@@ -126,24 +103,6 @@ func (list intercepts) keep(clientID string, outbound bool, p codec.Packet) bool
 		}
 	}
 	return true
-}
-
-// Intercept shows every packet to f from now on, until remove is called: those of clients before the broker acts on them,
-// and those of the broker before they are sent, each before faults. A packet is lost unless f returns true. f may set the
-// packet's fields, but not write into its slices, which others share, and may keep the packet. It may answer a packet with
-// Send, and call the broker's other methods but Close. Calls for one connection and direction come in order; others are
-// concurrent.
-func (b *Broker) Intercept(f func(clientID string, outbound bool, p codec.Packet) (keep bool)) (remove func()) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	active := &intercept{keep: f}
-	b.hooks.intercepts = append(slices.Clone(b.hooks.intercepts), active)
-	return func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		others := slices.Clone(b.hooks.intercepts)
-		b.hooks.intercepts = slices.DeleteFunc(others, func(other *intercept) bool { return other == active })
-	}
 }
 
 // intercepts returns the hooks in force and the connection's client identifier.
@@ -209,68 +168,4 @@ func answer(p codec.Packet) codec.Packet {
 		return &codec.Unsuback{PacketID: p.PacketID, Codes: make([]codec.ReasonCode, len(p.Filters))}
 	}
 	return nil
-}
-
-// late are the packets of a connection that faults hold back. The broker's lock guards it.
-type late struct {
-	packets []latePacket // the earliest due first
-	alarm   alarm
-}
-
-type latePacket struct {
-	due      time.Time
-	packet   codec.Packet
-	outbound bool
-}
-
-// delay holds a packet back.
-func (c *conn) delay(d time.Duration, p codec.Packet, outbound bool) {
-	due := time.Now().Add(d)
-	i := len(c.late.packets)
-	for i > 0 && c.late.packets[i-1].due.After(due) {
-		i--
-	}
-	c.late.packets = slices.Insert(c.late.packets, i, latePacket{due, p, outbound})
-	c.awaitLate()
-}
-
-func (c *conn) awaitLate() {
-	c.late.alarm.set(c.b, time.Until(c.late.packets[0].due), c.deliverLate)
-}
-
-// deliverLate lets go the packets that are due.
-func (c *conn) deliverLate() {
-	now := time.Now()
-	for len(c.late.packets) > 0 && !c.late.packets[0].due.After(now) {
-		p := c.late.packets[0]
-		c.late.packets = c.late.packets[1:]
-		c.letGo(p.packet, p.outbound)
-	}
-	if len(c.late.packets) > 0 && !c.ended {
-		c.awaitLate()
-	}
-}
-
-// keepBack delays or holds a packet, if a fault says so, and reports whether it does.
-func (c *conn) keepBack(e effect, p codec.Packet, outbound bool) bool {
-	switch {
-	case e.holder != nil:
-		e.holder.held = append(e.holder.held, heldPacket{c, p, outbound})
-	case e.Delay > 0:
-		c.delay(e.Delay, p, outbound)
-	default:
-		return false
-	}
-	return true
-}
-
-// letGo lets a packet that was kept back go on.
-func (c *conn) letGo(p codec.Packet, outbound bool) {
-	switch {
-	case c.ended:
-	case outbound:
-		c.sendSettled(p)
-	default:
-		c.handle(p)
-	}
 }

@@ -30,7 +30,7 @@ func TestBrokerHoldsBackWriters(t *testing.T) {
 			written++
 		}
 		b.mu.Lock()
-		waiting := len(b.sessions["c"].conn.out)
+		waiting := len(b.sessions["c"].conn.outbox.packets)
 		b.mu.Unlock()
 		if waiting != maxWaiting+1 {
 			t.Errorf("%d packets wait", waiting)

@@ -2,28 +2,11 @@ package mqtttest
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
 	"syscall"
 )
-
-// framing is what lies between MQTT and the connection of the network.
-type framing struct {
-	tls, webSocket bool
-}
-
-// over returns what speaks MQTT on a connection.
-func (f framing) over(nc net.Conn, s *settings) net.Conn {
-	if f.tls {
-		nc = tls.Server(nc, s.serverTLS())
-	}
-	if f.webSocket {
-		nc = &webSocket{Conn: nc, settings: s}
-	}
-	return nc
-}
 
 // Listen takes connections on a port of the loopback interface until Close, and returns its URL, "mqtt://127.0.0.1:41234",
 // for programs that cannot be given a dialer. Like ListenTLS, ListenWS and ListenWSS, it panics if there is no port. In a
@@ -93,7 +76,7 @@ func (b *Broker) dial(ctx context.Context, f framing) (net.Conn, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed || b.offline {
+	if b.closed || b.entrance.offline {
 		return nil, dialError(syscall.ECONNREFUSED)
 	}
 	b.names++
@@ -140,7 +123,7 @@ func (b *Broker) addListener(l net.Listener) bool {
 	if b.closed {
 		return false
 	}
-	b.listeners[l] = true
+	b.entrance.listeners[l] = true
 	b.wg.Add(1)
 	return true
 }
@@ -148,7 +131,7 @@ func (b *Broker) addListener(l net.Listener) bool {
 func (b *Broker) removeListener(l net.Listener) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.listeners, l)
+	delete(b.entrance.listeners, l)
 	b.wg.Done()
 }
 
@@ -169,7 +152,7 @@ func (b *Broker) ServeConn(nc net.Conn) {
 func (b *Broker) admit(nc net.Conn, f framing) *conn {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed || b.offline {
+	if b.closed || b.entrance.offline {
 		_ = nc.Close()
 		return nil
 	}

@@ -14,15 +14,7 @@ type Option func(*settings)
 
 // settings are what options set. They do not change once they are in use: Reconfigure makes new ones.
 type settings struct {
-	receiveMaximum    uint16 // 0: not announced, 65,535
-	maximumPacketSize uint32 // bytes; 0: no limit
-	maximumQoS        byte
-	topicAliasMaximum uint16
-	keepAlive         *uint16 // seconds, instead of the client's
-	sessionExpiry     *uint32 // seconds, the most that a client gets
-	responseInfo      string
-
-	noRetain, noWildcards, noShared, noIdentifiers bool
+	announced
 
 	merge       bool  // one copy of a message for each session
 	early       bool  // retained messages come before SUBACK
@@ -39,8 +31,21 @@ type settings struct {
 	auth        map[string]AuthStep
 }
 
+// announced is what CONNACK tells clients of MQTT 5.0.
+type announced struct {
+	receiveMaximum    uint16 // 0: not announced, 65,535
+	maximumPacketSize uint32 // bytes; 0: no limit
+	maximumQoS        byte
+	topicAliasMaximum uint16
+	keepAlive         *uint16 // seconds, instead of the client's
+	sessionExpiry     *uint32 // seconds, the most that a client gets
+	responseInfo      string
+
+	noRetain, noWildcards, noShared, noIdentifiers bool
+}
+
 func defaults() settings {
-	return settings{maximumQoS: 2, topicAliasMaximum: 10, record: 100_000, waiting: maxWaitingBytes}
+	return settings{announced: announced{maximumQoS: 2, topicAliasMaximum: 10}, record: 100_000, waiting: maxWaitingBytes}
 }
 
 // ReceiveMaximum announces how many messages at QoS 1 and 2 a client of MQTT 5.0 may have unacknowledged, 1 to 65,535. It is

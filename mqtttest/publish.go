@@ -9,35 +9,17 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
-// message is an application message. It does not change.
-type message struct {
-	number  uint64 // in the order of arrival
-	from    string // client identifier of the publisher, "" for the test's own
-	topic   string
-	payload []byte
-	qos     byte
-	retain  bool
-	dup     bool
-	props   codec.PublishProperties
-	expires time.Time // zero: never
-}
-
 // newMessage takes the contents of a PUBLISH. Its payload is shared.
 func (b *Broker) newMessage(from string, p *codec.Publish) *message {
-	b.messages++
+	b.content.numbered++
 	m := &message{
-		number: b.messages, from: from, topic: p.Topic, payload: p.Payload, qos: p.QoS,
+		number: b.content.numbered, from: from, topic: p.Topic, payload: p.Payload, qos: p.QoS,
 		retain: p.Retain, dup: p.Dup, props: p.Properties,
 	}
 	if p.Properties.MessageExpiry != 0 {
 		m.expires = time.Now().Add(p.Properties.MessageExpiry)
 	}
 	return m
-}
-
-// expired reports whether the message must not be delivered any more [MQTT-3.3.2-5].
-func (m *message) expired() bool {
-	return !m.expires.IsZero() && !time.Now().Before(m.expires)
 }
 
 // publish handles a PUBLISH.
@@ -80,7 +62,7 @@ func (c *conn) pubrel(id uint16) {
 
 // take accepts the message of a client or a will, and reports whether it matches a subscription.
 func (b *Broker) take(m *message) (matched bool) {
-	b.record.add(Message{
+	b.content.record.add(Message{
 		Topic: m.topic, ClientID: m.from, Payload: m.payload, QoS: m.qos, Retain: m.retain, Dup: m.dup, Properties: m.props,
 	})
 	return b.distribute(m)

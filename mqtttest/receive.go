@@ -24,8 +24,8 @@ func (c *conn) receive(p codec.Packet) (more bool) {
 	c.b.mu.Lock()
 	defer c.b.mu.Unlock()
 	hangUp := !c.ended && keep && c.act(p)
-	for len(c.out) > maxWaiting && !c.ended {
-		c.changed.Wait()
+	for len(c.outbox.packets) > maxWaiting && !c.ended {
+		c.outbox.changed.Wait()
 	}
 	if hangUp {
 		c.abandon()
@@ -73,14 +73,14 @@ func (c *conn) answer(p codec.Packet, code codec.ReasonCode) {
 	case p.Type() == codec.CONNECT:
 		c.refuse(code)
 	default:
-		c.heard = time.Now()
+		c.vigil.heard = time.Now()
 		c.send(a)
 	}
 }
 
 // handle does what a packet asks.
 func (c *conn) handle(p codec.Packet) {
-	c.heard = time.Now()
+	c.vigil.heard = time.Now()
 	if connect, ok := p.(*codec.Connect); ok {
 		c.connect(connect)
 		return

@@ -78,7 +78,7 @@ func (b *Broker) Received(filters ...string) []Message {
 	checkFilters(filters)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.record.matching(filters...)
+	return b.content.record.matching(filters...)
 }
 
 // Await waits until clients have published n messages that match filter, since the broker was made, and returns all that
@@ -95,20 +95,20 @@ func (b *Broker) Await(ctx context.Context, filter string, n int) []Message {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.record.waits = slices.DeleteFunc(b.record.waits, func(other *wait) bool { return other == w })
-	return b.record.matching(filter)
+	b.content.record.waits = slices.DeleteFunc(b.content.record.waits, func(other *wait) bool { return other == w })
+	return b.content.record.matching(filter)
 }
 
 // startWait returns either a wait or, if there is nothing to wait for, the messages.
 func (b *Broker) startWait(filter string, n int) (*wait, []Message) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	found := b.record.matching(filter)
+	found := b.content.record.matching(filter)
 	if len(found) >= n {
 		return nil, found
 	}
 	w := &wait{filter: filter, left: n - len(found), done: make(chan struct{})}
-	b.record.waits = append(b.record.waits, w)
+	b.content.record.waits = append(b.content.record.waits, w)
 	return w, nil
 }
 
@@ -124,7 +124,7 @@ func (b *Broker) AwaitSubscription(ctx context.Context, filter string) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.subscriptionWaits = slices.DeleteFunc(b.subscriptionWaits, func(w subscriptionWait) bool { return w.done == done })
+	b.content.subscriptionWaits = slices.DeleteFunc(b.content.subscriptionWaits, func(w subscriptionWait) bool { return w.done == done })
 	return ctx.Err()
 }
 
@@ -138,7 +138,7 @@ func (b *Broker) startSubscriptionWait(filter string) (done chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	w := subscriptionWait{filter: filter, done: make(chan struct{})}
-	b.subscriptionWaits = append(b.subscriptionWaits, w)
+	b.content.subscriptionWaits = append(b.content.subscriptionWaits, w)
 	for _, s := range b.sessions {
 		b.endSubscriptionWaits(s)
 	}
@@ -147,10 +147,10 @@ func (b *Broker) startSubscriptionWait(filter string) (done chan struct{}) {
 
 // endSubscriptionWaits ends the waits for the subscriptions of a session.
 func (b *Broker) endSubscriptionWaits(s *session) {
-	if s.conn == nil || len(b.subscriptionWaits) == 0 {
+	if s.conn == nil || len(b.content.subscriptionWaits) == 0 {
 		return
 	}
-	b.subscriptionWaits = slices.DeleteFunc(b.subscriptionWaits, func(w subscriptionWait) bool {
+	b.content.subscriptionWaits = slices.DeleteFunc(b.content.subscriptionWaits, func(w subscriptionWait) bool {
 		found := s.subs[w.filter] != nil
 		if found {
 			close(w.done)

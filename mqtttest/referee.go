@@ -31,29 +31,6 @@ type referee struct {
 	pubcomps   map[uint16]bool
 }
 
-// ledger are the messages of a client that are not finished. It lives as long as the session.
-type ledger struct {
-	entries map[uint16]*entry
-	numbers uint64
-}
-
-// entry is a message of the client at QoS 1 or 2 that it has no reason to think finished.
-type entry struct {
-	topic    string
-	payload  []byte
-	qos      byte
-	retain   bool
-	size     int    // of the packet, in bytes
-	number   uint64 // in the order in which the client has sent them first
-	on       *conn  // where it last came
-	recorded *conn  // where PUBREC was last sent
-	released *conn  // where PUBREL last came
-}
-
-func newLedger() ledger {
-	return ledger{entries: make(map[uint16]*entry)}
-}
-
 // begin is called when the connection enters its session.
 func (r *referee) begin(s *session, present bool) {
 	r.ledger, r.fresh = &s.ledger, !present
@@ -123,11 +100,6 @@ func (r *referee) pubrec(c *conn, p *codec.Pubrec) {
 		e.recorded = c
 		r.pubrels = append(r.pubrels, p.PacketID)
 	}
-}
-
-// foul is a violation: a rule for each version and the reason code to end the connection with.
-func (c *conn) foul(code codec.ReasonCode, v5, v311, detail string) *Violation {
-	return &Violation{Rule: c.rule(v5, v311), Detail: detail, code: code}
 }
 
 // received returns what is wrong with a packet of the client, or nil.

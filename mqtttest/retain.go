@@ -9,19 +9,19 @@ import (
 // keepRetained keeps the message for its topic; an empty one removes what was kept [MQTT-3.3.1-5] [MQTT-3.3.1-6].
 func (b *Broker) keepRetained(m *message) {
 	if len(m.payload) == 0 {
-		delete(b.retained, m.topic)
+		delete(b.content.retained, m.topic)
 		return
 	}
-	b.retained[m.topic] = m
+	b.content.retained[m.topic] = m
 }
 
 // sendRetained sends a new subscription the retained messages that match it, the oldest first.
 func (b *Broker) sendRetained(sub *subscription) {
 	var found []*message
-	for _, m := range b.retained {
+	for _, m := range b.content.retained {
 		switch {
 		case m.expired():
-			delete(b.retained, m.topic)
+			delete(b.content.retained, m.topic)
 		case topic.Match(sub.inner, m.topic):
 			found = append(found, m)
 		}

@@ -69,7 +69,7 @@ func (s *share) pick() *subscription {
 
 // route gives a message to the subscriptions that match, and reports whether there are any.
 func (b *Broker) route(m *message) (matched bool) {
-	r := &b.router
+	r := &b.content.router
 	r.matches = r.index.AppendMatches(r.matches[:0], m.topic)
 	r.merged = r.merged[:0]
 	for _, sub := range r.matches {

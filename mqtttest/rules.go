@@ -1,7 +1,6 @@
 package mqtttest
 
 import (
-	"bytes"
 	"errors"
 	"slices"
 	"strings"
@@ -151,11 +150,6 @@ func (r *referee) resent(c *conn, e *entry, p *codec.Publish) *Violation {
 	e.on = c
 	r.open++
 	return nil
-}
-
-// same reports whether p is the entry's message.
-func (e *entry) same(p *codec.Publish) bool {
-	return e.qos == p.QoS && e.retain == p.Retain && e.topic == p.Topic && bytes.Equal(e.payload, p.Payload)
 }
 
 func (r *referee) pubrel(c *conn, p *codec.Pubrel) *Violation {

@@ -2,8 +2,6 @@ package mqtttest
 
 import (
 	"time"
-
-	"github.com/petrel-mqtt/mqtt/codec"
 )
 
 // session is what the broker keeps of a client between connections. The broker's lock guards it.
@@ -22,38 +20,9 @@ type session struct {
 	ledger ledger
 }
 
-// enter puts a connection in the session of its client identifier, which is a new one if the client wants that or there is
-// none. The client's former connection ends.
-func (b *Broker) enter(c *conn, clean bool) (s *session, present bool) {
-	if s = b.sessions[c.clientID]; s != nil && s.conn != nil {
-		s.conn.end(codec.SessionTakenOver) // [MQTT-3.1.4-3]
-		s = b.sessions[c.clientID]
-	}
-	if s != nil && clean {
-		b.endSession(s)
-		s = nil
-	}
-	present = s != nil
-	if !present {
-		s = &session{
-			b:        b,
-			id:       c.clientID,
-			subs:     make(map[string]*subscription),
-			received: make(map[uint16]bool),
-			outgoing: newOutgoing(),
-			ledger:   newLedger(),
-		}
-		b.sessions[s.id] = s
-	}
-	s.stopAlarms()
-	s.will = nil // [MQTT-3.1.3-9]
-	s.conn, c.sess = c, s
-	return s, present
-}
-
 // leave takes a connection out of its session.
 func (c *conn) leave() {
-	c.keepAlive.stop()
+	c.vigil.alarm.stop()
 	c.late.alarm.stop()
 	s := c.sess
 	if s == nil {
@@ -79,7 +48,7 @@ func (s *session) stopAlarms() {
 func (b *Broker) endSession(s *session) {
 	s.stopAlarms()
 	for _, sub := range s.subs {
-		b.router.remove(sub)
+		b.content.router.remove(sub)
 	}
 	delete(b.sessions, s.id)
 	s.publishWill()

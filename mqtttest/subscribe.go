@@ -7,28 +7,6 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
-// subscription is one topic filter of a session.
-type subscription struct {
-	session *session
-	options codec.SubscribeFilter // QoS is the one granted
-	inner   string                // the filter without $share/{name}/
-	id      uint32                // subscription identifier; 0: none
-	shared  *share                // nil: not shared
-}
-
-// delivery returns what the subscription gets of a message.
-func (sub *subscription) delivery(m *message, retained bool) delivery {
-	d := delivery{
-		message: m,
-		qos:     min(m.qos, sub.options.QoS),
-		retain:  retained || m.retain && sub.options.RetainAsPublished, // [MQTT-3.3.1-12] [MQTT-3.3.1-13]
-	}
-	if sub.id != 0 {
-		d.ids = []uint32{sub.id}
-	}
-	return d
-}
-
 // subscribe handles a SUBSCRIBE.
 func (c *conn) subscribe(p *codec.Subscribe) {
 	ack := &codec.Suback{PacketID: p.PacketID}
@@ -85,7 +63,7 @@ func (s *session) subscribe(f codec.SubscribeFilter, id uint32) (sub *subscripti
 	}
 	sub = &subscription{session: s, options: f, inner: topic.Inner(f.Filter, nil), id: id}
 	s.subs[f.Filter] = sub
-	s.b.router.add(sub)
+	s.b.content.router.add(sub)
 	return sub, true
 }
 
@@ -97,7 +75,7 @@ func (c *conn) unsubscribe(p *codec.Unsubscribe) {
 		if sub := c.sess.subs[filter]; sub != nil {
 			code = codec.Success
 			delete(c.sess.subs, filter)
-			c.b.router.remove(sub)
+			c.b.content.router.remove(sub)
 		}
 		if c.version == codec.V5 {
 			ack.Codes = append(ack.Codes, code)

@@ -49,13 +49,13 @@ func (c *conn) isBroken() bool {
 func (c *conn) next(batch []parcel) ([]parcel, bool) {
 	c.b.mu.Lock()
 	defer c.b.mu.Unlock()
-	for len(c.out) == 0 && !c.ended {
-		c.changed.Wait()
+	for len(c.outbox.packets) == 0 && !c.ended {
+		c.outbox.changed.Wait()
 	}
 	clear(batch)
-	next := c.out
-	c.out, c.outBytes = batch[:0], 0
-	c.changed.Broadcast() // the reader may wait for room
+	next := c.outbox.packets
+	c.outbox.packets, c.outbox.bytes = batch[:0], 0
+	c.outbox.changed.Broadcast() // the reader may wait for room
 	return next, len(next) > 0
 }
 
@@ -140,22 +140,22 @@ func (c *conn) alias(p *codec.Publish) {
 	if !c.settings.aliases || c.client.topicAliasMaximum == 0 || p.TopicAlias != 0 {
 		return
 	}
-	if known := c.aliases[p.Topic]; known != 0 {
+	if known := c.outbox.aliases[p.Topic]; known != 0 {
 		p.TopicAlias, p.Topic = known, ""
 		return
 	}
-	if len(c.aliases) == int(c.client.topicAliasMaximum) {
+	if len(c.outbox.aliases) == int(c.client.topicAliasMaximum) {
 		return
 	}
-	p.TopicAlias = uint16(len(c.aliases) + 1)
+	p.TopicAlias = uint16(len(c.outbox.aliases) + 1)
 	if c.tooLarge(p) {
 		p.TopicAlias = 0
 		return
 	}
-	if c.aliases == nil {
-		c.aliases = make(map[string]uint16)
+	if c.outbox.aliases == nil {
+		c.outbox.aliases = make(map[string]uint16)
 	}
-	c.aliases[p.Topic] = p.TopicAlias
+	c.outbox.aliases[p.Topic] = p.TopicAlias
 }
 
 // writeBatch writes the packets and returns the buffer for the next time.
