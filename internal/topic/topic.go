@@ -1,5 +1,5 @@
-// Package topic checks topic names and topic filters, matches one against the other, and indexes subscriptions by
-// their filters.
+// Package topic checks topic names and topic filters, matches one against the other, and finds subscriptions by a topic
+// name (Index) and topic names by a filter (Names).
 //
 // Comparison is byte for byte: no normalisation, no case folding, and empty levels count [MQTT-4.7.3-4].
 package topic
