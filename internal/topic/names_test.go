@@ -174,7 +174,7 @@ func TestNamesGrowAndShrink(t *testing.T) {
 // Whatever comes and goes during a walk: what is there all the time is visited once, in order, and nothing that does not match.
 func TestWalkModel(t *testing.T) {
 	levels := []string{"", "a", "b", "a.", "a-", "$", "é", "aa"}
-	for seed := range uint64(50) {
+	for seed := range uint64(20) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		level := func() string { return levels[rng.IntN(len(levels))] }
 		name := func() string {
@@ -200,7 +200,7 @@ func TestWalkModel(t *testing.T) {
 			return strings.Join(parts, "/")
 		}
 		var x topic.Names[string]
-		model := map[string]string{}
+		model, gone := map[string]string{}, map[string]bool{}
 		change := func() {
 			if n := name(); rng.IntN(3) > 0 {
 				x.Set(n, n)
@@ -211,14 +211,16 @@ func TestWalkModel(t *testing.T) {
 					t.Fatalf("seed %d: deleting %q: %v", seed, n, ok)
 				}
 				delete(model, n)
+				gone[n] = true
 			}
 		}
 		for range 300 {
 			change()
 		}
-		for range 100 {
+		for range 50 {
 			f := filter()
-			stayed := maps.Clone(model)
+			there := maps.Clone(model)
+			clear(gone)
 			c, visited := topic.NewCursor(f), map[string]bool{}
 			for !x.Walk(&c, 1+rng.IntN(4), func(n, v string) bool {
 				if n != v || visited[n] || !topic.Match(f, n) {
@@ -231,10 +233,9 @@ func TestWalkModel(t *testing.T) {
 				return true
 			}) {
 				change()
-				maps.DeleteFunc(stayed, func(n, _ string) bool { _, ok := model[n]; return !ok })
 			}
-			for n := range stayed {
-				if topic.Match(f, n) && !visited[n] {
+			for n := range there {
+				if !gone[n] && topic.Match(f, n) && !visited[n] {
 					t.Fatalf("seed %d: %q does not visit %q", seed, f, n)
 				}
 			}
