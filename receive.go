@@ -83,10 +83,11 @@ func (r *receiver) unexpected(h codec.Header) error {
 // The caller holds mu.
 func (r *receiver) puback(h codec.Header, body []byte) error {
 	var p codec.Puback
-	r.forgive(body)
+	code := r.translate(body)
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
+	p.Code = max(p.Code, code)
 	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
@@ -101,10 +102,11 @@ func (r *receiver) puback(h codec.Header, body []byte) error {
 // The caller holds mu.
 func (r *receiver) pubrec(h codec.Header, body []byte) error {
 	var p codec.Pubrec
-	r.forgive(body)
+	code := r.translate(body)
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
+	p.Code = max(p.Code, code)
 	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
@@ -133,11 +135,10 @@ func (r *receiver) pubcomp(h codec.Header, body []byte) error {
 	if r.client.session.Misplaced(h.Type, p.PacketID) {
 		return r.misplaced(h)
 	}
-	if p.Code == codec.PacketIdentifierNotFound && r.client.session.Released(p.PacketID) {
-		p.Code = codec.Success // no error then (section 3.7.2.1): the server had completed the message before the cut
-	}
 	m, ok := r.client.session.Pubcomp(p.PacketID)
-	r.complete(m, ok, p.Code, p.ReasonString, p.UserProperties)
+	// Whatever the code is, PUBREC has said that the server took the message. PUBCOMP has one code besides Success, which
+	// only says that the server has forgotten the packet identifier since (section 3.7.2.1).
+	r.complete(m, ok, codec.Success, p.ReasonString, p.UserProperties)
 	return nil
 }
 
@@ -151,12 +152,20 @@ func (r *receiver) misplaced(h codec.Header) error {
 	return r.client.protocolError(h.Type, "MQTT-2.2.1-5", "MQTT-2.3.1-6", detail)
 }
 
-// forgive takes a reason code below 0x80 that PUBACK and PUBREC do not have for Success, which all those stand for
-// (section 2.4): mochi 2.7.9 answers a PUBLISH that has properties with 0x01 (seen).
-func (r *receiver) forgive(body []byte) {
-	if len(body) > 2 && !codec.ReasonCode(body[2]).Failed() && body[2] != byte(codec.NoMatchingSubscribers) {
+// translate replaces a reason code that PUBACK and PUBREC do not have by one that they have, for the decoder. Below 0x80
+// all codes stand for success, and from 0x80 on all for a refusal of the message (section 2.4): mochi 2.7.9 answers a PUBLISH that
+// has properties with 0x01, Mosquitto 2.0.11 one that is too large with 0x95 (seen). It returns the code of a refusal, as the
+// server sent it.
+func (r *receiver) translate(body []byte) (refusal codec.ReasonCode) {
+	switch {
+	case len(body) < 3:
+	case codec.ReasonCode(body[2]).Failed():
+		refusal = codec.ReasonCode(body[2])
+		body[2] = byte(codec.UnspecifiedError)
+	case body[2] != byte(codec.NoMatchingSubscribers):
 		body[2] = byte(codec.Success)
 	}
+	return refusal
 }
 
 // complete settles a message that has its last acknowledgement, and sends what waited for its place.

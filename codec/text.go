@@ -99,7 +99,7 @@ func (l *latch) failText(f flaw) {
 // failTopic is failText for the topic name of a PUBLISH, where wildcards have a rule of their own.
 func (l *latch) failTopic(f flaw) {
 	if f == hasWildcard {
-		l.fail(TopicNameInvalid, "MQTT-3.3.2-2", "MQTT-3.3.2-2", "wildcard in the topic name")
+		l.fail(MalformedPacket, "MQTT-3.3.2-2", "MQTT-3.3.2-2", "wildcard in the topic name") // 0x90 is for what is not malformed
 		return
 	}
 	l.failText(f)

@@ -250,12 +250,6 @@ func (s *Session) pubrel(dst []byte, id uint16, code codec.ReasonCode) []byte {
 	return must((&codec.Pubrel{PacketID: id, Code: code}).Append(dst, s.version))
 }
 
-// Released reports whether the peer took the message under id on an earlier connection: its PUBREL was sent again.
-func (s *Session) Released(id uint16) bool {
-	f := s.out.sent.get(id)
-	return f != nil && f.stage == stageRelease && !f.counted
-}
-
 // Pubcomp takes a PUBCOMP. It returns the message that is complete now; ok is false for an unknown identifier.
 // [MQTT-4.3.3-5] [MQTT311-4.3.3-1]
 func (s *Session) Pubcomp(id uint16) (m Message, ok bool) {
