@@ -99,6 +99,7 @@ func (c *client) detachLink(err error) (toWake []*Delivery) {
 	c.notices.traceDisconnected(err)
 	c.notices.moveTo(StateWaiting)
 	c.attempts.up = make(chan struct{})
+	c.inbox.pauseStalls()
 	for _, owner := range c.session.Lost() {
 		c.inbox.noteCut(owner.(*request))
 	}

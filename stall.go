@@ -18,9 +18,14 @@ const stallWarning = 10 * time.Second
 type stall struct {
 	// Guarded by mu.
 	receipt *session.Receipt // nil: none waits
-	since   time.Duration    // on the client's clock: when it came to be the oldest
+	since   time.Duration    // on the client's clock: when it came to be the oldest, later by all time without a connection
+	paused  bool             // there is no connection, or its message has not come again
+	lost    time.Duration    // on the client's clock: when the connection was lost, if it is paused
 	warned  bool
 }
+
+// leastPatience bounds how often the supervisor looks for stalls.
+const leastPatience = 4 * time.Millisecond
 
 // checkStalls ends the subscriptions that have held up the others for too long, and warns of those that hold them up
 // for long. It returns when to look again, 0 if nothing waits.
@@ -29,11 +34,7 @@ func (in *inbox) checkStalls() time.Duration {
 	defer in.mu.Unlock()
 	in.looking = false
 	for i := range in.stalls {
-		st := &in.stalls[i]
-		if oldest := in.session.Oldest(byte(i + 1)); st.receipt != oldest {
-			*st = stall{receipt: oldest, since: in.now()}
-		}
-		if st.receipt != nil {
+		if st := in.stalled(i); st != nil {
 			in.looking = true
 			in.checkStall(st)
 		}
@@ -41,7 +42,38 @@ func (in *inbox) checkStalls() time.Duration {
 	if !in.looking {
 		return 0
 	}
-	return in.stallPatience() / 4
+	return max(in.stallPatience(), leastPatience) / 4
+}
+
+// stalled returns the stall of one kind of acknowledgement, up to date; nil if no message waits. One whose message is to
+// come again goes on when it has come, as if there had been a connection all the time.
+// The caller holds mu.
+func (in *inbox) stalled(i int) *stall {
+	st := &in.stalls[i]
+	oldest := in.session.Oldest(byte(i + 1))
+	switch {
+	case oldest == nil && st.receipt != nil && st.receipt.Away():
+		return nil
+	case oldest != st.receipt:
+		*st = stall{receipt: oldest, since: in.now()}
+	case st.paused:
+		st.since += in.now() - st.lost
+		st.paused = false
+	}
+	if oldest == nil {
+		return nil
+	}
+	return st
+}
+
+// pauseStalls notes that the connection was lost.
+// The caller holds mu.
+func (in *inbox) pauseStalls() {
+	for i := range in.stalls {
+		if st := &in.stalls[i]; st.receipt != nil && !st.paused {
+			st.paused, st.lost = true, in.now()
+		}
+	}
 }
 
 // checkStall looks at one stall.
@@ -74,8 +106,8 @@ func (in *inbox) warnOfStall(s *Subscription, since time.Time) {
 // The caller holds mu.
 func (in *inbox) holdup() (filters []Filter, lasts time.Duration) {
 	for i := range in.stalls {
-		st := &in.stalls[i]
-		if st.receipt == nil || st.receipt != in.session.Oldest(byte(i+1)) {
+		st := in.stalled(i)
+		if st == nil {
 			continue
 		}
 		for _, h := range st.receipt.Holders() {

@@ -1,6 +1,7 @@
 package mqtt_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -97,6 +98,59 @@ func TestEndIfStalledRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The time that a message has been the oldest goes on when the connection is lost and it comes again. Time without a connection
+// does not count: nobody waits for an acknowledgement then.
+func TestEndIfStalledThroughReconnects(t *testing.T) {
+	for _, outage := range []time.Duration{0, time.Hour} {
+		inBothVersions(t, func(t *testing.T, v codec.Version) {
+			wait := func(context.Context, mqtt.Failure) (time.Duration, error) { return outage, nil }
+			p := newPair(t, v, mqtt.WithReconnect(mqtt.ReconnectPolicy{Decide: wait}))
+			sub, _ := subscribed(t, p.client, p.Script, "t", mqtt.AtLeastOnce, mqtt.ManualAck, mqtt.EndIfStalled(20*time.Second))
+			p.Send(message("t", 1, 1))
+			again := message("t", 1, 1)
+			again.Dup = true
+			reconnect := func() {
+				p.Cut()
+				time.Sleep(outage)
+				p.accept(&codec.Connack{SessionPresent: true})
+				if v == codec.V5 {
+					p.Send(granted(mqtttest.ReceiveAs[*codec.Subscribe](p.Script)))
+				}
+				p.Send(again)
+			}
+			time.Sleep(12 * time.Second)
+			reconnect()
+			time.Sleep(time.Second)
+			if d := p.client.Stats().HeldFor; d < 12*time.Second || d > 14*time.Second {
+				t.Errorf("held for %v", d)
+			}
+			time.Sleep(3 * time.Second)
+			noErr(t, sub.Err())
+			reconnect()
+			began := time.Now()
+			<-sub.Done()
+			if after := time.Since(began); after < 2*time.Second || after > 12*time.Second || !errors.Is(sub.Err(), mqtt.ErrSlowConsumer) {
+				t.Errorf("it ends after %v with %v", after, sub.Err())
+			}
+		})
+	}
+}
+
+// A stall of nothing to speak of is noticed too.
+func TestEndIfStalledAtOnce(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext)
+		sub := subscribe(t, c, "t", mqtt.AtLeastOnce, mqtt.ManualAck, mqtt.EndIfStalled(1))
+		b.Publish(text("t", "x", 1))
+		select {
+		case <-sub.Done():
+		case <-time.After(time.Second):
+			t.Error("the subscription lives")
+		}
+	})
 }
 
 // A subscription with little patience is ended in time, also when another one has been waiting since before it was made,

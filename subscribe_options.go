@@ -104,10 +104,11 @@ func Buffer(n int) SubscribeOption { return buffer(n) }
 const maxIdentifier = 268_435_455
 
 // EndIfStalled ends the subscription with ErrSlowConsumer when one of its messages has been the client's oldest
-// unacknowledged message for the time d. Such a message holds up the acknowledgements of all later messages, and
-// finally the server sends no more. Messages in the line are refused with reason code 0x97 (acknowledged on 3.1.1) and
-// counted as dropped. d is positive. Without this option a subscription may hold up the others for ever. With
-// ManualAck, a message that the application works on counts as well.
+// unacknowledged message for the time d. It goes on through reconnects, without the time in which there is no
+// connection. Such a message holds up the acknowledgements of all later messages, and finally the server sends no more.
+// Messages in the line are refused with reason code 0x97 (acknowledged on 3.1.1) and counted as dropped. d is positive.
+// Without this option a subscription may hold up the others for ever. With ManualAck, a message that the application
+// works on counts as well.
 func EndIfStalled(d time.Duration) SubscribeOption { return endIfStalled(d) }
 
 const (

@@ -104,6 +104,9 @@ func (r *Receipt) OnlyFor(holder any) bool {
 // QoS is the message's own.
 func (r *Receipt) QoS() byte { return r.qos }
 
+// Away reports whether the message came on an earlier connection, and the peer has not sent it again yet.
+func (r *Receipt) Away() bool { return r.state == away }
+
 // Forgotten reports whether nobody waits for the acknowledgement any more.
 func (r *Receipt) Forgotten() bool { return r.state == forgotten }
 
