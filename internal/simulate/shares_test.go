@@ -12,45 +12,82 @@ import (
 // message is lost with it: the specification allows that. So nothing may be missing of what a server took after the last time
 // that a member left.
 
+// share is what is known of a shared subscription at a server.
+type share struct {
+	server  int
+	filter  string
+	begun   time.Time // the first member's subscription; zero: there is no member
+	left    time.Time // the last time that a member has left
+	gaps    []span    // in which a member was given messages, and no subscription of its client had asked for them
+	members []*listener
+	unsure  bool // a member is gone without a word, and is still given messages
+}
+
 // checkShare checks that the members of a shared subscription lost nothing together.
 func (s *simulation) checkShare(server int, filter string) {
-	var begun, since time.Time // the first member's subscription; the last time that one has left
-	var members []*listener
+	h := &share{server: server, filter: filter}
 	for _, c := range s.clients {
-		account := s.witness.account(server, c.id)
-		if len(c.sharing(filter)) > 0 { // a CONNECT without an answer leaves it open whether there was a subscription
-			since = later(since, account.renewed)
-		}
-		since = later(since, account.left[filter])
-		if st := account.standing[filter]; st != nil {
-			if _, now := s.witness.at(c.id); now != server || s.witness.client(c.id).astray {
-				return // gone without a word, and still given messages
-			}
-			if begun.IsZero() || st.since.Before(begun) {
-				begun = st.since
-			}
-		}
-		for _, l := range c.sharing(filter) {
-			members = append(members, l)
-			if !l.survived() && (!c.mortal || l.failed()) { // a mortal's next client goes on with its session
-				since = later(since, l.ended)
-			}
-		}
+		h.add(c)
 	}
-	if begun.IsZero() {
+	if h.unsure || h.begun.IsZero() {
 		return
 	}
 	var missing []*published
 	for _, m := range s.messages {
 		has := func(l *listener) bool { return l.has(m) || l.client.mayNotTake(m) }
-		owed := m.qos > 0 && m.expiry == 0 && !m.retain && topic.Match(topic.Inner(filter, nil), m.topic)
-		if owed && m.wasAccepted(server, begun, since) && !slices.ContainsFunc(members, has) {
+		if h.owes(m) && !slices.ContainsFunc(h.members, has) {
 			missing = append(missing, m)
 		}
 	}
 	if len(missing) > 0 {
 		s.problem("%v are lost by the members of %s at server %d", missing, filter, server)
 	}
+}
+
+// add notes the part of a client.
+func (h *share) add(c *simulated) {
+	w := c.s.witness
+	account := w.account(h.server, c.id)
+	h.left = later(h.left, account.left[h.filter])
+	all := c.sharing(h.filter)
+	if len(all) > 0 { // a CONNECT without an answer leaves it open whether there was a subscription
+		h.left = later(h.left, account.renewed)
+	}
+	held := time.Now() // since then a subscription of the client has held the filter
+	for _, l := range all {
+		h.members = append(h.members, l)
+		switch {
+		case l.survived():
+			held = earlier(held, l.since)
+		case !c.mortal || l.failed(): // a mortal's next client goes on with its session
+			h.left = later(h.left, l.ended)
+		}
+	}
+	st := account.standing[h.filter]
+	if st == nil {
+		return
+	}
+	if _, now := w.at(c.id); now != h.server || w.client(c.id).astray {
+		h.unsure = true
+	}
+	if h.begun.IsZero() {
+		h.begun = st.since
+	}
+	h.begun = earlier(h.begun, st.since)
+	if !c.mortal {
+		h.gaps = append(h.gaps, span{from: st.since, to: held})
+	}
+}
+
+// owes reports whether a member must have a message.
+func (h *share) owes(m *published) bool {
+	if m.qos == 0 || m.expiry > 0 || m.retain || !topic.Match(topic.Inner(h.filter, nil), m.topic) {
+		return false
+	}
+	return slices.ContainsFunc(m.accepted, func(a span) bool {
+		inGap := func(gap span) bool { return !a.to.Before(gap.from) && !a.from.After(gap.to) }
+		return a.server == h.server && a.from.After(h.begun) && a.from.After(h.left) && !slices.ContainsFunc(h.gaps, inGap)
+	})
 }
 
 // checkSharedOnce checks that members did not get more copies of a message together than servers took.
@@ -102,6 +139,13 @@ func (c *simulated) sharing(filter string) (all []*listener) {
 
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
 		return a
 	}
 	return b
