@@ -8,13 +8,12 @@ import (
 )
 
 // Broker speaks MQTT 5.0 and 3.1.1 over an in-memory network, and over listeners and connections that it is given. It keeps
-// everything in memory and watches its clients: what a conformant client does not send is a violation. Its methods may be
-// called concurrently.
+// everything in memory and watches its clients: a packet that a conformant client would not send is a violation. Its methods
+// may be called concurrently.
 //
-// It is as liberal with memory as a test allows: it bounds what waits for a client that does not read or is not connected, a
-// million messages at QoS 1 and 2, and 64 MiB at QoS 0 while it is connected, and drops what comes then; and it keeps the
-// latest messages for Received, see KeepReceived. A message that nobody has subscribed to is acknowledged with 0x10 in MQTT
-// 5.0, see Subscribers.
+// For a client that does not read or is not connected, up to a million messages at QoS 1 and 2 wait. While the client is
+// connected, up to 64 MiB of messages at QoS 0 wait as well. The broker drops what comes when that is reached. It keeps the latest messages
+// for Received, see KeepReceived. In MQTT 5.0, a message that nobody has subscribed to is acknowledged with 0x10, see Subscribers.
 //
 // A broker and its clients work in a testing/synctest bubble, where keep alive, session expiry, message expiry and will
 // delay pass in virtual time. It has to be made inside of the bubble.
@@ -44,7 +43,7 @@ type entrance struct {
 	listeners map[net.Listener]bool
 }
 
-// content is what the broker knows of messages, and who is to get them. The broker's lock guards it.
+// content is what the broker knows of messages, and of the subscriptions that get them. The broker's lock guards it.
 type content struct {
 	numbered          uint64 // how many messages there have been
 	router            router
@@ -69,8 +68,7 @@ func New(opts ...Option) *Broker {
 	return b
 }
 
-// NewBroker returns a broker for a test. It is closed when the test ends. Violations of the protocol by its clients fail the
-// test.
+// NewBroker returns a broker for a test. It is closed when the test ends. When a client violates the protocol, the test fails.
 func NewBroker(tb testing.TB, opts ...Option) *Broker {
 	b := New(opts...)
 	b.tb = tb
@@ -87,7 +85,7 @@ func (b *Broker) Close() {
 	b.wg.Wait()
 }
 
-// stop ends everything but the goroutines, and returns what to close so that those end.
+// stop ends everything except the goroutines. The goroutines end when the caller closes what stop returns.
 func (b *Broker) stop() []io.Closer {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -41,7 +41,7 @@ type conn struct {
 	late      late
 
 	ended  bool // nothing more is handled; the writer sends what is in the outbox, and the reader waits for the client to close
-	broken bool // it ended without a word: whoever broke it closes it
+	broken bool // it ended without a last packet, and the function that broke it closes it
 	silent bool // the client has sent DISCONNECT
 }
 

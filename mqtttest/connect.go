@@ -27,7 +27,7 @@ func (r *refusal) next() bool {
 	return r.left < 0
 }
 
-// greet notes who a connection is before anything looks at its CONNECT.
+// greet notes which client a connection is of, before anything looks at its CONNECT.
 func (c *conn) greet(p *codec.Connect) {
 	c.b.mu.Lock()
 	defer c.b.mu.Unlock()
@@ -169,7 +169,7 @@ func (c *conn) connack(p *codec.Connect, present bool) *codec.Connack {
 	return ack
 }
 
-// unless is a property that says false, or nothing where true is meant anyway.
+// unless returns a property that says false if something is missing, and otherwise no property: true is the default.
 func unless(missing bool) *bool {
 	if !missing {
 		return nil

@@ -49,7 +49,7 @@ func (b *Broker) Unacknowledged(clientID string) []Message {
 	return open
 }
 
-// Cut breaks the connections of the clients, of all if none are named, as a pulled plug would: what is on its way in either
+// Cut breaks the connections of the clients, of all if none are named, as a pulled plug does: what is on its way in either
 // direction is lost, and the client gets an error. Wills are published.
 func (b *Broker) Cut(clientIDs ...string) {
 	for _, c := range b.abandon(clientIDs) {
@@ -74,8 +74,9 @@ func (b *Broker) abandon(clientIDs []string) []*conn {
 	return conns
 }
 
-// HalfOpen makes the connections of the clients, of all if none are named, half-open: from now on what either side sends,
-// and that it closes, does not reach the other, and neither is told. Only connections made by DialContext can be so.
+// HalfOpen makes the connections of the clients, of all if none are named, half-open: from now on, nothing that one side sends
+// reaches the other side, and when one side closes, the other one does not notice. It works only on connections made by
+// DialContext.
 func (b *Broker) HalfOpen(clientIDs ...string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -84,8 +85,8 @@ func (b *Broker) HalfOpen(clientIDs ...string) {
 	}
 }
 
-// Throttle limits the connections of the clients, of all if none are named, to so many bytes per second in each direction; 0
-// is no limit. Only connections made by DialContext can be so.
+// Throttle limits the connections of the clients, of all if none are named, to a number of bytes per second in each direction;
+// 0 is no limit. It works only on connections made by DialContext.
 func (b *Broker) Throttle(bytesPerSecond int, clientIDs ...string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -105,7 +106,8 @@ func (b *Broker) endpoints(clientIDs []string) []*endpoint {
 	return found
 }
 
-// Kick ends the connection of a client: in MQTT 5.0 with a DISCONNECT that has this reason code, which must be one of DISCONNECT.
+// Kick ends the connection of a client: in MQTT 5.0 with a DISCONNECT that has this reason code, which a DISCONNECT of a server
+// must be allowed to have.
 func (b *Broker) Kick(clientID string, reason byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -122,8 +124,8 @@ func (b *Broker) Refuse(n int, reason byte) {
 	b.entrance.refusal = refusal{left: n, code: codec.ReasonCode(reason)}
 }
 
-// HangUp ends the connections of the next n CONNECTs without an answer, as proxies do in front of a server that is down; negative
-// n is every one, 0 none any more. It replaces an earlier Refuse or HangUp.
+// HangUp ends the connections of the next n CONNECTs without an answer, as a proxy does whose server is down; negative n is
+// every one, 0 none any more. It replaces an earlier Refuse or HangUp.
 func (b *Broker) HangUp(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -161,9 +163,9 @@ func (b *Broker) Forget(clientIDs ...string) {
 	}
 }
 
-// Send sends packets to a client, in its present connection or in one that waits for its CONNACK, whatever they do there. They
-// pass by Intercept and Fault. A hook of Intercept may call it, to answer a packet that it keeps from the broker. Nothing
-// happens if the client is not connected.
+// Send sends packets to a client, in its present connection or in one that waits for its CONNACK, also packets that are wrong
+// there. Intercept and Fault do not see them. A hook of Intercept may call Send, to answer a packet that it keeps from the
+// broker. If the client is not connected, nothing happens.
 func (b *Broker) Send(clientID string, packets ...codec.Packet) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -182,8 +184,8 @@ func (b *Broker) Send(clientID string, packets ...codec.Packet) {
 }
 
 // Reconfigure applies opts, on top of what the broker was made with, to connections from now on: a service may find other
-// limits after a cut. Without options it goes back to what the broker was made with. Connections that are there keep what
-// their CONNACK has said; MergeOverlapping and KeepReceived, which no client is told, change at once.
+// limits after a cut. Without options it goes back to what the broker was made with. Existing connections keep what their
+// CONNACK has said; MergeOverlapping and KeepReceived, of which no client is told, change at once.
 func (b *Broker) Reconfigure(opts ...Option) {
 	s := b.base
 	for _, opt := range opts {
@@ -197,7 +199,7 @@ func (b *Broker) Reconfigure(opts ...Option) {
 	b.content.record.limit = s.record
 }
 
-// Fault lets packets suffer f from now on, until remove is called. To hold acknowledgements, and to release them:
+// Fault applies f to packets from now on, until remove is called. To hold acknowledgements, and to release them:
 //
 //	release := broker.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Hold: true})
 //	…
@@ -220,10 +222,9 @@ func (b *Broker) Fault(f Fault) (remove func()) {
 }
 
 // Intercept shows every packet to f from now on, until remove is called: those of clients before the broker acts on them,
-// and those of the broker before they are sent, each before faults. A packet is lost unless f returns true. f may set the
-// packet's fields, but not write into its slices, which others share, and may keep the packet. It may answer a packet with
-// Send, and call the broker's other methods but Close. Calls for one connection and direction come in order; others are
-// concurrent.
+// and those of the broker before they are sent, each before faults. A packet is lost unless f returns true. f may keep the
+// packet and set its fields. It must not write into its slices, which others share. It may answer a packet with Send, and call
+// the broker's other methods except Close. Calls for one connection and direction come in order; others are concurrent.
 func (b *Broker) Intercept(f func(clientID string, outbound bool, p codec.Packet) (keep bool)) (remove func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -238,8 +239,7 @@ func (b *Broker) Intercept(f func(clientID string, outbound bool, p codec.Packet
 }
 
 // Restarted tells the broker that the program with this client identifier has ended, and begins again without its memory of
-// the session: the client that comes next is not blamed if it does not finish what the last one had begun. Call it between
-// the two.
+// the session: it is no violation if the next client does not finish what the last one had begun. Call it between the two.
 func (b *Broker) Restarted(clientID string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

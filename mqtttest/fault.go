@@ -6,8 +6,8 @@ import (
 	"github.com/petrel-mqtt/mqtt/codec"
 )
 
-// Fault says what to do to which packets. Zero fields match everything and do nothing. A packet that several faults match suffers
-// all of them.
+// Fault says which packets something happens to, and what. Fields that are zero match everything and do nothing. If several
+// faults match a packet, all of them apply.
 type Fault struct {
 	ClientID string
 	Packet   string // its type, "PUBACK", "PUBLISH" …
@@ -17,13 +17,14 @@ type Fault struct {
 
 	// Drop loses the packet.
 	Drop bool
-	// Delay keeps the packet back, and no other: those behind it overtake it.
+	// Delay keeps back this packet only: later ones overtake it.
 	Delay time.Duration
-	// Hold keeps the packet back, and no other, until the fault is removed; then all that are held go on, in their order.
-	// Those of a connection that has ended meanwhile are lost.
+	// Hold keeps back this packet only, until the fault is removed; then all packets that are held go on, in their order.
+	// Packets of a connection that has ended meanwhile are lost.
 	Hold bool
-	// Reason is a reason code of 0x80 and above. A packet of the client is not acted on but answered with it, and one of the
-	// broker that has a reason code gets it instead. Where MQTT 3.1.1 cannot say so, the connection is cut.
+	// Reason is a reason code of 0x80 or above. The broker does not act on a packet of the client, and answers with this code. In
+	// a packet of the broker that has a reason code, it takes the place of that code. Where MQTT 3.1.1 cannot say it, the
+	// connection is cut.
 	Reason byte
 	// Cut drops the connection, without a DISCONNECT: after a packet of the broker has been sent, or one of the client has
 	// been acted on and before it is answered. It does not wait for Delay or Hold.
@@ -33,7 +34,7 @@ type Fault struct {
 	Bytes int
 }
 
-// matches looks at everything but the counts.
+// matches looks at everything except the counts.
 func (f *Fault) matches(clientID string, p codec.Packet, outbound bool) bool {
 	return f.Outbound == outbound && (f.ClientID == "" || f.ClientID == clientID) &&
 		(f.Packet == "" || f.Packet == p.Type().String())

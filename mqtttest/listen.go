@@ -9,8 +9,9 @@ import (
 )
 
 // Listen takes connections on a port of the loopback interface until Close, and returns its URL, "mqtt://127.0.0.1:41234",
-// for programs that cannot be given a dialer. Like ListenTLS, ListenWS and ListenWSS, it panics if there is no port. In a
-// testing/synctest bubble virtual time stands still while something listens or waits for a real connection: use DialContext.
+// for programs that do not take a dialer. Like ListenTLS, ListenWS and ListenWSS, it panics if there is no port. In a
+// testing/synctest bubble, virtual time stands still while something listens or waits for a real connection: use DialContext
+// there.
 func (b *Broker) Listen() (url string) {
 	return "mqtt://" + b.listen(framing{})
 }
@@ -54,8 +55,8 @@ func (b *Broker) DialContext(ctx context.Context, network, address string) (net.
 	return b.dial(ctx, framing{})
 }
 
-// DialTLS is DialContext for a client that speaks TLS on the connection it gets. The broker's certificate is good for
-// "localhost", so this is what a URL should say.
+// DialTLS is DialContext for a client that speaks TLS on the connection it gets. The broker's certificate is for "localhost",
+// so a URL should name that host.
 func (b *Broker) DialTLS(ctx context.Context, network, address string) (net.Conn, error) {
 	return b.dial(ctx, framing{tls: true})
 }

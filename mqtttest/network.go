@@ -337,7 +337,7 @@ func (p *pipe) vanish() {
 	p.discard()
 }
 
-// discard throws away what is unread and wakes whoever waits.
+// discard throws away what is unread, and wakes the goroutines that wait.
 func (p *pipe) discard() {
 	p.unread, p.spare = nil, nil
 	p.stopWake()

@@ -71,8 +71,8 @@ func TopicAliasMaximum(n uint16) Option {
 	return func(s *settings) { s.topicAliasMaximum = n }
 }
 
-// NoRetain announces to clients of MQTT 5.0 that retained messages are not available. Those of MQTT 3.1.1 are treated as not
-// retained.
+// NoRetain announces to clients of MQTT 5.0 that retained messages are not available. Messages of MQTT 3.1.1 clients are
+// treated as not retained.
 func NoRetain() Option {
 	return func(s *settings) { s.noRetain = true }
 }
@@ -140,8 +140,8 @@ func Coalesce(d time.Duration) Option {
 	return func(s *settings) { s.shape.coalesce = d }
 }
 
-// Bandwidth limits the connections of DialContext to so many bytes per second in each direction; 0 is no limit. Throttle
-// limits connections that are there.
+// Bandwidth limits the connections of DialContext to a number of bytes per second in each direction; 0 is no limit. Throttle
+// limits existing connections.
 func Bandwidth(bytesPerSecond int) Option {
 	return func(s *settings) { s.shape.rate = max(bytesPerSecond, 0) }
 }
@@ -152,8 +152,8 @@ func Tolerate(rules ...string) Option {
 	return func(s *settings) { s.tolerated = append(slices.Clip(s.tolerated), rules...) }
 }
 
-// Subscribers lets topics that match one of filters have a subscriber: the test, which learns by Await of what is published.
-// Messages that nobody has subscribed to are acknowledged with 0x10 in MQTT 5.0, and a client may take that for a failure.
+// Subscribers says that topics which match one of filters have a subscriber: the test, which learns from Await what is
+// published. In MQTT 5.0, messages that nobody has subscribed to are acknowledged with 0x10, which a client may take for a failure.
 func Subscribers(filters ...string) Option {
 	checkFilters(filters)
 	return func(s *settings) { s.subscribers = append(slices.Clip(s.subscribers), filters...) }

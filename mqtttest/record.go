@@ -8,8 +8,8 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
-// Message is what the broker took or gives. QoS is a plain number because this package does not import mqtt. Payload and
-// properties are shared: do not write into them.
+// Message is one that the broker took from a client or gives to clients. QoS is a plain number because this package does not
+// import mqtt. Payload and properties are shared: do not write into them.
 type Message struct {
 	Topic, ClientID string // ClientID is the publisher's; it does not matter in Publish
 	Payload         []byte

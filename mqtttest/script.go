@@ -18,8 +18,9 @@ import (
 // defaultPatience is how long a script waits for what it expects.
 const defaultPatience = 10 * time.Second
 
-// Script is a connection to a client that the test drives step by step. What does not come as expected, in ten seconds
-// unless Patience says otherwise, ends the test. Its methods must be called from the goroutine that runs the test.
+// Script is a connection to a client that the test drives step by step. If what is expected does not come in time, ten seconds
+// unless Patience says otherwise, or something else comes, the test ends. Its methods must be called from the goroutine that
+// runs the test.
 type Script struct {
 	tb       testing.TB
 	end      *endpoint

@@ -52,7 +52,7 @@ func (c *conn) serve() {
 func (c *conn) read() error {
 	for {
 		limit := 0
-		if c.admission.greeted && c.version == codec.V5 { // nobody else knows of it
+		if c.admission.greeted && c.version == codec.V5 { // no other client knows of it
 			limit = int(c.settings.maximumPacketSize)
 		}
 		h, body, err := c.frames.next(c.version, limit)

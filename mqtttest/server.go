@@ -15,7 +15,7 @@ import (
 // backlog is how many connections may wait for Accept.
 const backlog = 64
 
-// Server is the other end for tests that say every byte a client gets: it knows no protocol, and the test drives each
+// Server is the other end for tests that decide every byte which a client gets: it knows no protocol, and the test drives each
 // connection step by step, as a Script. It starts no goroutines.
 //
 //	server := mqtttest.NewServer(t, codec.V5)
@@ -49,7 +49,7 @@ func (s *Server) close() {
 }
 
 // DialContext connects a client through memory. Network and address do not matter. It fits the dialer option of clients, and
-// may be called concurrently. It does not wait for Accept, but refuses a connection when 64 wait already.
+// may be called concurrently. It does not wait for Accept. When 64 connections wait for Accept, it refuses.
 func (s *Server) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, dialError(err)

@@ -23,7 +23,8 @@ type Authority struct {
 	serial int64
 }
 
-// NewAuthority returns an authority that nobody trusts yet, for a client that is to trust another one than the broker's.
+// NewAuthority returns an authority that nobody trusts yet: for a test in which a client trusts another authority than the
+// broker's.
 func NewAuthority() *Authority {
 	a := &Authority{key: newKey(), serial: 1}
 	template := &x509.Certificate{
@@ -73,8 +74,8 @@ func (a *Authority) PEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw})
 }
 
-// Certificate returns a new certificate for localhost, 127.0.0.1 and ::1, for a server as well as for a client. change may
-// say otherwise:
+// Certificate returns a new certificate for localhost, 127.0.0.1 and ::1, which is good for servers and for clients. change may
+// change what it says:
 //
 //	expired := authority.Certificate(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) })
 //	billing := authority.Certificate(func(c *x509.Certificate) { c.Subject.CommonName = "billing" })
@@ -128,7 +129,7 @@ func (b *Broker) ClientTLS() *tls.Config {
 //	mqtttest.ServerTLS(func(c *tls.Config) { c.ClientAuth = tls.RequireAndVerifyClientCert })
 //	mqtttest.ServerTLS(func(c *tls.Config) { c.Certificates = []tls.Certificate{expired} })
 //
-// change is called once, when the configuration is first needed, and must call no method of the broker but Authority.
+// change is called once, when the configuration is first needed. Of the broker's methods it may call only Authority.
 func ServerTLS(change func(*tls.Config)) Option {
 	return func(s *settings) {
 		before := s.changeTLS
