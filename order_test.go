@@ -95,6 +95,33 @@ func TestFileOrder(t *testing.T) {
 	}
 }
 
+// testerOrder is the order of mqtttest's files.
+var testerOrder = [][]string{
+	{"alarm.go", "conn.go", "doc.go", "fault.go", "frames.go", "framing.go", "ledger.go", "message.go", "network.go", "record.go",
+		"subscription.go", "tls.go", "violation.go", "websocket.go"},
+	{"deliver.go", "late.go", "options.go", "rules.go", "script.go"},
+	{"referee.go", "retain.go", "route.go"},
+	{"publish.go", "subscribe.go"},
+	{"will.go"},
+	{"session.go"},
+	{"end.go"},
+	{"auth.go", "control.go", "write.go"},
+	{"broker.go", "connect.go"},
+	{"receive.go"},
+	{"serve.go"},
+	{"listen.go"},
+	{"server.go"},
+}
+
+func TestFilesOfTester(t *testing.T) {
+	s, err := readSource("mqtttest")
+	noErr(t, err)
+	faults := append(outOfOrder(s, testerOrder), oversized(s, mostFields, mostMethods)...)
+	for _, fault := range faults {
+		t.Error(fault)
+	}
+}
+
 // The test above must be able to fail, and say which two functions are to blame.
 func TestOutOfOrder(t *testing.T) {
 	order := [][]string{{"ground.go"}, {"left.go", "right.go"}, {"top.go"}}

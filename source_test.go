@@ -59,13 +59,16 @@ func parseText(t *testing.T, texts map[string]string) *sourceCode {
 	return s
 }
 
-// rootSource is the source of this folder's package, without tests. What it imports comes from the build cache.
-var rootSource = sync.OnceValues(func() (*sourceCode, error) {
-	exports, err := exportFiles()
+// rootSource is the source of this folder's package.
+var rootSource = sync.OnceValues(func() (*sourceCode, error) { return readSource(".") })
+
+// readSource returns the source of a folder's package, without tests. What it imports comes from the build cache.
+func readSource(folder string) (*sourceCode, error) {
+	exports, err := exportFiles(folder)
 	if err != nil {
 		return nil, err
 	}
-	names, err := filepath.Glob("*.go")
+	names, err := filepath.Glob(filepath.Join(folder, "*.go"))
 	if err != nil {
 		return nil, err
 	}
@@ -84,11 +87,11 @@ var rootSource = sync.OnceValues(func() (*sourceCode, error) {
 	return checkSource(fset, files, importer.ForCompiler(fset, "gc", func(path string) (io.ReadCloser, error) {
 		return os.Open(exports[path])
 	}))
-})
+}
 
-// exportFiles returns the compiled form of every package that this folder's package needs, by import path.
-func exportFiles() (map[string]string, error) {
-	out, err := exec.Command("go", "list", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}", ".").Output()
+// exportFiles returns the compiled form of every package that a folder's package needs, by import path.
+func exportFiles(folder string) (map[string]string, error) {
+	out, err := exec.Command("go", "list", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}", "./"+folder).Output()
 	if err != nil {
 		return nil, fmt.Errorf("go list: %w", err)
 	}

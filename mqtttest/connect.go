@@ -42,7 +42,11 @@ func (c *conn) greet(p *codec.Connect) {
 // connect answers a CONNECT.
 func (c *conn) connect(p *codec.Connect) {
 	if r := &c.b.entrance.refusal; r.next() {
-		c.turnAway(r)
+		if r.silent {
+			c.finish()
+		} else {
+			c.refuse(r.code)
+		}
 		return
 	}
 	if code := c.judge(p); code != codec.Success {
@@ -69,15 +73,6 @@ func (c *conn) judge(p *codec.Connect) codec.ReasonCode {
 	return codec.Success
 }
 
-// turnAway refuses a connection because Refuse or HangUp say so.
-func (c *conn) turnAway(r *refusal) {
-	if r.silent {
-		c.finish()
-		return
-	}
-	c.refuse(r.code)
-}
-
 // accept begins or resumes the session and sends CONNACK.
 func (c *conn) accept(p *codec.Connect) {
 	b := c.b
@@ -91,12 +86,12 @@ func (c *conn) accept(p *codec.Connect) {
 		c.will.publish.Retain = p.Will.Retain && !c.settings.noRetain
 	}
 	s, present := b.enter(c, p.CleanStart)
-	s.expiry = c.expiryOf(p)
+	s.expiry = c.settings.expiryOf(p)
 	c.referee.begin(s, present)
 	c.send(c.connack(p, present))
 	c.startKeepAlive(p.KeepAlive)
 	s.resume()
-	b.endSubscriptionWaits(s)
+	b.content.endSubscriptionWaits(s)
 }
 
 // termsOf fills in what a CONNECT leaves out.
@@ -114,7 +109,7 @@ func termsOf(p *codec.Connect) terms {
 }
 
 // expiryOf returns the session expiry interval that a client gets.
-func (c *conn) expiryOf(p *codec.Connect) uint32 {
+func (s *settings) expiryOf(p *codec.Connect) uint32 {
 	switch {
 	case p.Version != codec.V5 && p.CleanStart:
 		return 0
@@ -123,11 +118,11 @@ func (c *conn) expiryOf(p *codec.Connect) uint32 {
 	case p.Properties.SessionExpiry == nil:
 		return 0
 	}
-	return c.limitExpiry(*p.Properties.SessionExpiry)
+	return s.limitExpiry(*p.Properties.SessionExpiry)
 }
 
-func (c *conn) limitExpiry(seconds uint32) uint32 {
-	if limit := c.settings.sessionExpiry; limit != nil {
+func (s *settings) limitExpiry(seconds uint32) uint32 {
+	if limit := s.sessionExpiry; limit != nil {
 		return min(seconds, *limit)
 	}
 	return seconds

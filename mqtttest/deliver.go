@@ -107,7 +107,7 @@ func (c *conn) sendMessage(d delivery, id uint16, dup bool) bool {
 			p.Properties.MessageExpiry = max(time.Until(m.expires), time.Nanosecond)
 		}
 	}
-	if c.tooLarge(p) {
+	if c.client.tooSmallFor(p, c.version) {
 		return false
 	}
 	c.outbox.bytes += len(m.payload)
@@ -115,9 +115,9 @@ func (c *conn) sendMessage(d delivery, id uint16, dup bool) bool {
 	return true
 }
 
-func (c *conn) tooLarge(p *codec.Publish) bool {
-	limit := c.client.maximumPacketSize
-	return limit > 0 && p.Size(c.version) > limit
+// tooSmallFor reports whether a PUBLISH is larger than the client takes.
+func (t *terms) tooSmallFor(p *codec.Publish, v codec.Version) bool {
+	return t.maximumPacketSize > 0 && p.Size(v) > t.maximumPacketSize
 }
 
 // inOrder returns the messages that are on their way, in the order of sending.

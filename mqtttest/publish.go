@@ -10,10 +10,10 @@ import (
 )
 
 // newMessage takes the contents of a PUBLISH. Its payload is shared.
-func (b *Broker) newMessage(from string, p *codec.Publish) *message {
-	b.content.numbered++
+func (all *content) newMessage(from string, p *codec.Publish) *message {
+	all.numbered++
 	m := &message{
-		number: b.content.numbered, from: from, topic: p.Topic, payload: p.Payload, qos: p.QoS,
+		number: all.numbered, from: from, topic: p.Topic, payload: p.Payload, qos: p.QoS,
 		retain: p.Retain, dup: p.Dup, props: p.Properties,
 	}
 	if p.Properties.MessageExpiry != 0 {
@@ -26,7 +26,7 @@ func (b *Broker) newMessage(from string, p *codec.Publish) *message {
 func (c *conn) publish(p *codec.Publish) {
 	matched := true
 	if p.QoS < 2 || !c.sess.received[p.PacketID] { // [MQTT-4.3.3-10]
-		m := c.b.newMessage(c.clientID, p)
+		m := c.b.content.newMessage(c.clientID, p)
 		m.retain = p.Retain && !c.settings.noRetain
 		matched = c.b.take(m)
 	}
@@ -70,7 +70,7 @@ func (b *Broker) take(m *message) (matched bool) {
 
 func (b *Broker) distribute(m *message) (matched bool) {
 	if m.retain {
-		b.keepRetained(m)
+		b.content.keepRetained(m)
 	}
 	return b.route(m)
 }
@@ -86,7 +86,7 @@ func (b *Broker) Publish(m Message) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.distribute(b.newMessage("", &codec.Publish{
+	b.distribute(b.content.newMessage("", &codec.Publish{
 		Topic: m.Topic, Payload: bytes.Clone(m.Payload), QoS: m.QoS, Retain: m.Retain && !b.settings.noRetain, Properties: m.Properties,
 	}))
 }

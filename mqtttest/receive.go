@@ -125,7 +125,7 @@ func (c *conn) disconnect(p *codec.Disconnect) {
 		c.will = nil
 	}
 	if p.SessionExpiry != nil {
-		c.sess.expiry = c.limitExpiry(*p.SessionExpiry)
+		c.sess.expiry = c.settings.limitExpiry(*p.SessionExpiry)
 	}
 	c.finish()
 }

@@ -140,17 +140,17 @@ func (b *Broker) startSubscriptionWait(filter string) (done chan struct{}) {
 	w := subscriptionWait{filter: filter, done: make(chan struct{})}
 	b.content.subscriptionWaits = append(b.content.subscriptionWaits, w)
 	for _, s := range b.sessions {
-		b.endSubscriptionWaits(s)
+		b.content.endSubscriptionWaits(s)
 	}
 	return w.done
 }
 
 // endSubscriptionWaits ends the waits for the subscriptions of a session.
-func (b *Broker) endSubscriptionWaits(s *session) {
-	if s.conn == nil || len(b.content.subscriptionWaits) == 0 {
+func (all *content) endSubscriptionWaits(s *session) {
+	if s.conn == nil || len(all.subscriptionWaits) == 0 {
 		return
 	}
-	b.content.subscriptionWaits = slices.DeleteFunc(b.content.subscriptionWaits, func(w subscriptionWait) bool {
+	all.subscriptionWaits = slices.DeleteFunc(all.subscriptionWaits, func(w subscriptionWait) bool {
 		found := s.subs[w.filter] != nil
 		if found {
 			close(w.done)

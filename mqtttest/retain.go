@@ -7,12 +7,12 @@ import (
 )
 
 // keepRetained keeps the message for its topic; an empty one removes what was kept [MQTT-3.3.1-5] [MQTT-3.3.1-6].
-func (b *Broker) keepRetained(m *message) {
+func (all *content) keepRetained(m *message) {
 	if len(m.payload) == 0 {
-		delete(b.content.retained, m.topic)
+		delete(all.retained, m.topic)
 		return
 	}
-	b.content.retained[m.topic] = m
+	all.retained[m.topic] = m
 }
 
 // sendRetained sends a new subscription the retained messages that match it, the oldest first.

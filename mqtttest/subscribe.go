@@ -31,7 +31,7 @@ func (c *conn) subscribe(p *codec.Subscribe) {
 	if c.settings.early {
 		c.send(ack)
 	}
-	c.b.endSubscriptionWaits(c.sess)
+	c.b.content.endSubscriptionWaits(c.sess)
 }
 
 // grant returns the reason code for a filter, and lowers its QoS to what is granted.

@@ -53,6 +53,6 @@ func (s *session) publishWill() {
 	w := s.will
 	s.will = nil
 	if w != nil {
-		s.b.take(s.b.newMessage(w.from, &w.publish))
+		s.b.take(s.b.content.newMessage(w.from, &w.publish))
 	}
 }

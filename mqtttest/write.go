@@ -148,7 +148,7 @@ func (c *conn) alias(p *codec.Publish) {
 		return
 	}
 	p.TopicAlias = uint16(len(c.outbox.aliases) + 1)
-	if c.tooLarge(p) {
+	if c.client.tooSmallFor(p, c.version) {
 		p.TopicAlias = 0
 		return
 	}
