@@ -3,8 +3,11 @@ package mqtt_test
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -792,5 +795,66 @@ func TestPing(t *testing.T) {
 		if a := <-fourth; !errors.Is(a.err, mqtt.ErrConnectionLost) {
 			t.Errorf("%+v", a)
 		}
+	})
+}
+
+// A server that sends other packets and never PINGRESP is given up after two keep alive intervals: bytes from it show that
+// it lives, but not for ever.
+func TestPingresponseMissing(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		begin := time.Now()
+		p := startPeer(t, v, nil, mqtt.WithKeepAlive(20*time.Second), mqtt.WithPingTimeout(5*time.Second))
+		time.Sleep(time.Second / 2) // so that it does not talk in the moment in which the client gives it up
+		for ended := false; !ended; {
+			p.Send(toT(0, 0, "busy"))
+			select {
+			case <-p.client.Done():
+				ended = true
+			case <-time.After(time.Second):
+			}
+		}
+		wantErr(t, p.client.Err(), mqtt.ErrConnectionLost, false)
+		if took := time.Since(begin); took < 40*time.Second || took > 62*time.Second {
+			t.Errorf("given up after %v", took)
+		}
+	})
+}
+
+// deaf is a connection whose writes fail from some time on, while what the server sends still comes.
+type deaf struct {
+	net.Conn
+	now atomic.Bool
+}
+
+func (d *deaf) Write(b []byte) (int, error) {
+	if d.now.Load() {
+		return 0, syscall.EPIPE
+	}
+	return d.Conn.Write(b)
+}
+
+// A server that refuses something closes its end after a DISCONNECT. The client's next write may fail before the client
+// has read that packet; the reason is reported all the same.
+func TestLastWordOfServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := mqtttest.NewServer(t, codec.V5)
+		var conn *deaf
+		c := start(func() (mqtt.ClientV5, error) {
+			return dialV5(t, func(ctx context.Context, network, address string) (net.Conn, error) {
+				inner, err := server.DialContext(ctx, network, address)
+				conn = &deaf{Conn: inner}
+				return conn, err
+			}), nil
+		})
+		s := server.Accept()
+		mqtttest.ReceiveAs[*codec.Connect](s)
+		s.Send(&codec.Connack{})
+		client := c.value(t)
+		conn.now.Store(true)
+		client.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
+		time.Sleep(100 * time.Millisecond) // the write has failed
+		s.Send(&codec.Disconnect{Code: codec.QuotaExceeded})
+		<-client.Done()
+		wantErr(t, client.Err(), mqtt.QuotaExceeded, false)
 	})
 }

@@ -208,3 +208,29 @@ func TestQueueOfflineWithoutQueue(t *testing.T) {
 		})
 	}
 }
+
+// Any acknowledgement on a connection acquits the message that was sent again first: the server has not failed over it.
+// Then the losses count from the beginning.
+func TestPoisonAcquitted(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v, mqtt.WithPoisonLimit(2), mqtt.WithReconnect(mqtt.ReconnectPolicy{MaxDelay: time.Second}))
+		suspect := p.publish("suspect", mqtt.AtLeastOnce)
+		p.wantPackets("PUBLISH 1 suspect q1")
+		for i := range 5 {
+			p.resume()
+			p.wantPackets("PUBLISH 1 suspect q1 dup")
+			if i%2 == 0 {
+				continue // this loss counts
+			}
+			other := p.publish("other", mqtt.AtLeastOnce)
+			m := mqtttest.ReceiveAs[*codec.Publish](p.Script)
+			p.Send(&codec.Puback{PacketID: m.PacketID})
+			wantFate(t, other, nil)
+		}
+		wantOpen(t, suspect)
+		p.resume()
+		p.wantPackets("PUBLISH 1 suspect q1 dup")
+		p.resume()
+		wantFate(t, suspect, mqtt.ErrOutcomeUnknown)
+	})
+}

@@ -1130,3 +1130,46 @@ func TestPublishLargePayload(t *testing.T) {
 		noErr(t, outcome(t, published))
 	})
 }
+
+// A publish that is woken, and for which there is still too little room, waits again before those that came later.
+func TestPublishKeepsItsTurn(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := startPeer(t, v, nil, mqtt.WithMaxInFlight(1), mqtt.WithQueue(100, 10))
+		for _, payload := range []string{"in flight", "111", "222"} { // the topic counts too: two times 4 bytes are queued
+			p.client.PublishAsync(t.Context(), "t", []byte(payload), mqtt.AtLeastOnce)
+		}
+		large := publishing(p, []byte("1234567"), mqtt.AtLeastOnce)
+		stillWaits(t, large)
+		small := publishing(p, []byte("1"), mqtt.AtLeastOnce)
+		stillWaits(t, small)
+		for i, payload := range []string{"in flight", "111", "222", "1234567", "1"} {
+			p.Expect(toT(1, uint16(i+1), payload))
+			p.Send(&codec.Puback{PacketID: uint16(i + 1)})
+			synctest.Wait()
+		}
+		noErr(t, outcome(t, large))
+		noErr(t, outcome(t, small))
+	})
+}
+
+// A server that sends and does not read is not read any further once more than 16 MiB of what its packets have caused
+// waits to be written: otherwise it could fill the client's memory.
+func TestServerThatDoesNotRead(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := startPeer(t, v, nil, mqtt.WithPingTimeout(time.Hour), mqtt.WithKeepAlive(0), mqtt.WithMaxInFlight(1))
+		sub, _ := subscribed(t, p.client, p.Script, "in")
+		p.client.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
+		p.Expect(toT(1, 2, ""))
+		large := make([]byte, 17<<20)
+		p.client.PublishAsync(t.Context(), "t", large, mqtt.AtLeastOnce)
+		noErr(t, p.client.Publish(t.Context(), "t", make([]byte, 1<<19))) // more than the network holds: the writer blocks
+		synctest.Wait()
+		p.Send(&codec.Puback{PacketID: 2}) // makes room in the window for the large message
+		synctest.Wait()
+		p.Send(&codec.Publish{Topic: "in", Payload: []byte("x")})
+		wantArrived(t, sub)
+		p.Receive()
+		p.Receive()
+		wantArrived(t, sub, "in=x q0")
+	})
+}

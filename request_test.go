@@ -558,17 +558,18 @@ func TestDisconnectRefusesWaitingRequests(t *testing.T) {
 		p.warm()
 		sent, q := p.asked("1")
 		waits := p.ask(t.Context(), "2")
-		waits.pending(t, "there is no place")
+		waits.pending(t, "there is no slot")
 		bye := startErr(func() error { return p.client.Disconnect(t.Context()) })
 		bye.pending(t, "a message is in flight")
 		select {
 		case <-waits.done:
 			wantErr(t, waits.err, mqtt.ErrClosed, true)
 		default:
-			t.Error("a request still waits for a place")
+			t.Error("a request still waits for a slot")
 		}
-		p.reply(q, 0, "y")
+		p.Send(replyTo(q, 0, "y"))
 		wantReply(t, sent, "y")
+		p.Send(&codec.Puback{PacketID: q.PacketID}) // the last that Disconnect waits for: it does not wait for replies
 		mqtttest.ReceiveAs[*codec.Disconnect](p.Script)
 		p.Close()
 		noErr(t, bye.wait())

@@ -1399,3 +1399,113 @@ func TestResumeProvedByRepetition(t *testing.T) {
 		wantArrived(t, sub, "a/b=old q2", "a/b=new q2")
 	})
 }
+
+// Messages that were queued while there was no connection are sent right after those that are sent again, without waiting
+// for an acknowledgement.
+// [MQTT-4.6.0-1] [MQTT311-4.6.0-1]
+func TestQueueFollowsResends(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v)
+		p.publish("t/1", mqtt.AtLeastOnce)
+		p.publish("t/2", mqtt.ExactlyOnce)
+		p.wantPackets("PUBLISH 1 t/1 q1", "PUBLISH 2 t/2 q2")
+		p.Cut()
+		synctest.Wait()
+		p.publish("t/3", mqtt.AtLeastOnce)
+		p.accept(&codec.Connack{SessionPresent: true})
+		p.wantPackets("PUBLISH 1 t/1 q1 dup", "PUBLISH 2 t/2 q2 dup", "PUBLISH 3 t/3 q1")
+		p.wantSilence()
+	})
+}
+
+// When the server loses the session a second time, while some messages of the first loss still wait to be published
+// again, all messages keep their order: first those that were published again, then those that still wait.
+// [MQTT-3.2.2-5]
+func TestOrderAfterSecondLoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, codec.V5)
+		for i := range 4 {
+			p.publish(fmt.Sprintf("t/%d", i+1), mqtt.AtLeastOnce)
+			p.Receive()
+		}
+		p.Cut()
+		p.accept(&codec.Connack{Properties: codec.ConnackProperties{ReceiveMaximum: 2}})
+		p.wantPackets("PUBLISH 5 t/1 q1", "PUBLISH 6 t/2 q1")
+		p.wantSilence()
+		p.renew()
+		p.wantPackets("PUBLISH 7 t/1 q1", "PUBLISH 8 t/2 q1", "PUBLISH 9 t/3 q1", "PUBLISH 10 t/4 q1")
+		p.wantSilence()
+	})
+}
+
+// A message that the server sends as a resend, and that has other content than the message of the same packet identifier
+// that still waits for its Ack, is another message: the server has lost its state and used the identifier again.
+func TestResendWithOtherContent(t *testing.T) {
+	for name, other := range map[string]codec.Publish{
+		"payload": {Topic: "t/a", Payload: []byte("y")},
+		"topic":   {Topic: "t/b", Payload: []byte("x")},
+	} {
+		for _, qos := range []byte{1, 2} {
+			t.Run(fmt.Sprintf("%s/QoS %d", name, qos), func(t *testing.T) {
+				inBothVersions(t, func(t *testing.T, v codec.Version) {
+					p := newPair(t, v)
+					sub, _ := subscribed(t, p.client, p.Script, "t/+", mqtt.QoS(qos), mqtt.ManualAck)
+					p.Send(&codec.Publish{Topic: "t/a", PacketID: 10, QoS: qos, Payload: []byte("x")})
+					old := wantArrived(t, sub, fmt.Sprintf("t/a=x q%d", qos))
+					p.resume()
+					if v == codec.V5 {
+						p.wantPackets(fmt.Sprintf("SUBSCRIBE t/+ q%d rh1", qos))
+					}
+					m := other
+					m.PacketID, m.QoS, m.Dup = 10, qos, true
+					p.Send(&m)
+					synctest.Wait()
+					another := wantArrived(t, sub, fmt.Sprintf("%s=%s q%d dup", m.Topic, m.Payload, qos))
+					if err := old[0].Ack(); !errors.Is(err, mqtt.ErrSessionLost) {
+						t.Errorf("Ack of the old message returns %v", err)
+					}
+					p.wantSilence()
+					if len(another) == 1 {
+						noErr(t, another[0].Ack())
+						p.wantPackets(map[byte]string{1: "PUBACK 10", 2: "PUBREC 10"}[qos])
+					}
+				})
+			})
+		}
+	}
+}
+
+// A subscription that ends also settles its messages of an earlier connection: when the server sends them again they are
+// acknowledged at once, although the subscription that they waited for is gone.
+func TestEndSettlesEarlierConnections(t *testing.T) {
+	for _, qos := range []byte{1, 2} {
+		t.Run(fmt.Sprintf("QoS %d", qos), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := mqtttest.NewServer(t, codec.V5)
+				p := &pair{t: t, server: server}
+				c := start(func() (mqtt.ClientV5, error) { return reconnectingV5(t, server.DialContext, mqtt.WithKeepAlive(0)), nil })
+				p.accept(&codec.Connack{})
+				client := c.value(t)
+				subscribes := start(func() (*mqtt.Subscription, error) {
+					return client.Subscribe(t.Context(), "t", mqtt.QoS(qos), mqtt.ManualAck, mqtt.EndIfStalled(time.Minute))
+				})
+				p.Send(granted(mqtttest.ReceiveAs[*codec.Subscribe](p.Script)))
+				sub := subscribes.value(t)
+				early := toT(qos, 10, "early")
+				p.Send(early)
+				wantArrived(t, sub, fmt.Sprintf("t=early q%d", qos))
+				p.resume()
+				p.Send(granted(mqtttest.ReceiveAs[*codec.Subscribe](p.Script)))
+				p.Send(toT(qos, 11, "late")) // stalls, while the server has not sent the early one again yet
+				ack := map[byte]string{1: "PUBACK", 2: "PUBREC"}[qos]
+				p.wantPackets("UNSUBSCRIBE t", ack+" 11")
+				if err := sub.Err(); !errors.Is(err, mqtt.ErrSlowConsumer) {
+					t.Errorf("the subscription ends with %v", err)
+				}
+				early.Dup = true
+				p.Send(early)
+				p.wantPackets(ack + " 10")
+			})
+		})
+	}
+}
