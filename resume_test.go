@@ -1503,8 +1503,12 @@ func TestEndSettlesEarlierConnections(t *testing.T) {
 					t.Errorf("the subscription ends with %v", err)
 				}
 				early.Dup = true
+				begin := time.Now()
 				p.Send(early)
 				p.wantPackets(ack + " 10")
+				if took := time.Since(begin); took > 0 { // and not only when it has stalled as well
+					t.Errorf("the early message was acknowledged after %v", took)
+				}
 			})
 		})
 	}
