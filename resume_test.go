@@ -1483,7 +1483,9 @@ func TestEndSettlesEarlierConnections(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				server := mqtttest.NewServer(t, codec.V5)
 				p := &pair{t: t, server: server}
-				c := start(func() (mqtt.ClientV5, error) { return reconnectingV5(t, server.DialContext, mqtt.WithKeepAlive(0)), nil })
+				c := start(func() (mqtt.ClientV5, error) {
+					return reconnectingV5(t, server.DialContext, mqtt.WithKeepAlive(0)), nil
+				})
 				p.accept(&codec.Connack{})
 				client := c.value(t)
 				subscribes := start(func() (*mqtt.Subscription, error) {
