@@ -185,6 +185,7 @@ type Stats struct {
 	Dropped           uint64 // messages dropped by all subscriptions, see Subscription.Dropped
 	Unmatched         uint64 // messages at QoS 1 and 2 that matched no subscription
 	Oversized         uint64 // messages discarded because of their size, see WithMaximumPacketSize
+	InvalidTopics     uint64 // messages discarded because of their topic names, see WithDropInvalidTopics
 	LateAcks          uint64 // acknowledgements with a packet identifier that is not in use
 	LateReplies       uint64 // messages on response topics that no request waits for, see ClientV5.Request
 	Expired           uint64 // messages not sent, and requests not answered, because they had expired

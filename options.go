@@ -110,6 +110,7 @@ type config struct {
 	receiveMaximum    int  // that is announced
 	receiveBound      int  // that the server must not exceed; 0: none
 	maximumPacketSize int
+	dropInvalidTopics bool
 	topicAliasMaximum int
 	limits            session.Limits
 
@@ -476,6 +477,17 @@ func WithMaximumPacketSize(bytes int) Option {
 	return option(func(c *config) error {
 		c.maximumPacketSize = bytes
 		return between("WithMaximumPacketSize", bytes, 1, maxPacketSize)
+	})
+}
+
+// WithDropInvalidTopics lets the client live with messages whose topic name the specification forbids: one that is not
+// UTF-8, or has U+0000 or a wildcard in it. Such a message is acknowledged, counted in Stats.InvalidTopics, logged with its
+// topic name, and goes to nobody. By default it ends the connection, as the specification asks for (section 4.13.1), and if the
+// server has retained it, so it does again whenever the client subscribes. The error names the topic then.
+func WithDropInvalidTopics() Option {
+	return option(func(c *config) error {
+		c.dropInvalidTopics = true
+		return nil
 	})
 }
 

@@ -2,9 +2,11 @@ package mqtt
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/link"
@@ -241,8 +243,12 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 		return err
 	}
 	t, err := r.topic(p, alias)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case t == nil:
+		r.dropInvalid(p)
+		return nil
 	}
 	c.stats.Received++
 	if p.QoS > 0 {
@@ -276,7 +282,8 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 	return nil
 }
 
-// topic resolves the topic name of a PUBLISH, and puts it in the place of an alias; 0 is none.
+// topic resolves the topic name of a PUBLISH, and puts it in the place of an alias; 0 is none. It returns nil if the message
+// is to be dropped because its topic name is invalid.
 // The caller holds mu.
 // [MQTT-3.3.2-10] [MQTT-3.3.4]
 func (r *receiver) topic(p *codec.PublishView, alias int) (*route.Topic, error) {
@@ -292,10 +299,34 @@ func (r *receiver) topic(p *codec.PublishView, alias int) (*route.Topic, error) 
 	if t := r.topics.Get(p.Topic, r.client.inbox.router); t != nil {
 		return t, nil
 	}
-	if err := p.CheckTopic(); err != nil {
-		return nil, err
+	switch err := p.CheckTopic(); {
+	case err == nil:
+	case r.client.config.dropInvalidTopics:
+		return nil, nil
+	default:
+		return nil, naming(err, p.Topic)
 	}
 	return r.topics.Put(r.client.inbox.router.Lookup(string(p.Topic))), nil
+}
+
+// naming adds the topic name to the error that says what is wrong with it.
+func naming(err error, topic []byte) error {
+	var invalid *codec.Error
+	if !errors.As(err, &invalid) {
+		return err
+	}
+	named := *invalid
+	named.Detail += ": " + escaped(topic)
+	return &named
+}
+
+// escaped is a topic name that may be invalid, or the beginning of a long one, as it can be shown to people.
+func escaped(topic []byte) string {
+	const most = 200 // bytes
+	if len(topic) > most {
+		return strconv.QuoteToASCII(string(topic[:most])) + "..."
+	}
+	return strconv.QuoteToASCII(string(topic))
 }
 
 // setAlias notes what an alias stands for from now on, on this connection [MQTT-3.3.2-7].
@@ -380,15 +411,29 @@ func (r *receiver) Oversized(h codec.Header, start []byte) error {
 	c.stats.Oversized++
 	c.notices.log(slog.LevelWarn, "mqtt: a message larger than WithMaximumPacketSize was thrown away",
 		"topic", string(p.Topic), "bytes", size)
+	r.acknowledge(p)
+	return nil
+}
+
+// dropInvalid acknowledges a message whose topic name is invalid.
+// The caller holds mu.
+func (r *receiver) dropInvalid(p *codec.PublishView) {
+	r.client.stats.InvalidTopics++
+	r.client.notices.log(slog.LevelWarn, "mqtt: a message with an invalid topic name was dropped", "topic", escaped(p.Topic))
+	r.acknowledge(p)
+}
+
+// acknowledge accepts a message that goes to nobody.
+// The caller holds mu.
+func (r *receiver) acknowledge(p *codec.PublishView) {
 	if p.QoS == 0 {
-		return nil
+		return
 	}
-	b, verdict := c.session.Arrive(r.link.Buffer(), p)
+	b, verdict := r.client.session.Arrive(r.link.Buffer(), p)
 	if verdict == session.Deliver {
-		b = c.session.Accept(b, p, nil)
+		b = r.client.session.Accept(b, p, nil)
 	}
 	r.link.Commit(b)
-	return nil
 }
 
 // auth takes the server's step of a re-authentication.

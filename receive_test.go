@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -448,6 +449,88 @@ func TestReceiveOversized(t *testing.T) {
 		}
 		if n := strings.Count(log.String(), "topic=a/large bytes="); n != 4 {
 			t.Errorf("%d lines in the log:\n%s", n, &log)
+		}
+	})
+}
+
+// invalidTopics are topic names that a server must not send, as an error or the log shows them.
+var invalidTopics = []struct{ topic, shown string }{
+	{"a\xffb", `"a\xffb"`},
+	{"a\xed\xa0\x80b", `"a\xed\xa0\x80b"`},
+	{"a\x00b", `"a\x00b"`},
+	{"a/+/b", `"a/+/b"`},
+	{"\u00e4/#", `"\u00e4/#"`},
+	{strings.Repeat("x", 1000) + "#", `"` + strings.Repeat("x", 200) + `"...`},
+}
+
+// publishBytes is a PUBLISH with any topic name, whose payload is "x".
+func publishBytes(v codec.Version, topic string, qos byte, id uint16) []byte {
+	p := codec.Publish{Topic: strings.Repeat("t", len(topic)), QoS: qos, PacketID: id, Payload: []byte("x")}
+	b, _ := p.Append(nil, v)
+	return bytes.Replace(b, []byte(p.Topic), []byte(topic), 1)
+}
+
+// A topic name that the specification forbids ends the connection, and the error says which it is.
+// [MQTT-1.5.4-1] [MQTT-1.5.4-2] [MQTT-3.3.2-2] [MQTT311-1.5.3-1] [MQTT311-1.5.3-2] [MQTT311-3.3.2-2]
+func TestReceiveInvalidTopic(t *testing.T) {
+	for _, c := range invalidTopics {
+		inBothVersions(t, func(t *testing.T, v codec.Version) {
+			client, s := scripted(t, v)
+			s.SendBytes(publishBytes(v, c.topic, 0, 0)...)
+			if v == codec.V5 {
+				s.Expect(&codec.Disconnect{Code: codec.MalformedPacket})
+			}
+			s.ExpectEOF()
+			s.Close()
+			<-client.Done()
+			if err := client.Err(); !strings.Contains(err.Error(), c.shown) || len(err.Error()) > 500 {
+				t.Errorf("%q: %v", c.topic, err)
+			}
+		})
+	}
+}
+
+// With WithDropInvalidTopics the client lives on: the message is acknowledged, counted and logged, and others arrive.
+func TestReceiveDropInvalidTopic(t *testing.T) {
+	for _, invalid := range invalidTopics {
+		inBothVersions(t, func(t *testing.T, v codec.Version) {
+			var log bytes.Buffer
+			c, s := scripted(t, v, mqtt.WithDropInvalidTopics(), mqtt.WithLogger(slog.New(slog.NewJSONHandler(&log, nil))))
+			sub, _ := subscribed(t, c, s, "#", mqtt.ExactlyOnce)
+			for qos := range byte(3) {
+				s.SendBytes(publishBytes(v, invalid.topic, qos, uint16(qos))...)
+			}
+			s.Send(&codec.Pubrel{PacketID: 2}, message("t", 1, 3))
+			wantAnswers(t, s, "PUBACK 1", "PUBREC 2", "PUBCOMP 2", "PUBACK 3")
+			wantArrived(t, sub, "t=3 q1")
+			if got := c.Stats(); got.InvalidTopics != 3 || got.Received != 1 || got.Unacknowledged != 0 {
+				t.Errorf("%+v", got)
+			}
+			if n := strings.Count(log.String(), strconv.Quote(invalid.shown)); n != 3 {
+				t.Errorf("%d lines in the log:\n%s", n, &log)
+			}
+		})
+	}
+}
+
+// An alias of an invalid topic name stands for it, until it stands for another.
+func TestReceiveDropInvalidAlias(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scriptedV5(t, codec.ConnackProperties{}, mqtt.WithTopicAliasMaximum(1), mqtt.WithDropInvalidTopics())
+		sub, _ := subscribed(t, mqtt.Common(c), s, "#")
+		alias := func(topic string) []byte {
+			b := []byte{0x30, 0, 0, byte(len(topic))}
+			b = append(append(b, topic...), 3, 0x23, 0, 1, 'x')
+			b[1] = byte(len(b) - 2)
+			return b
+		}
+		for _, topic := range []string{"a/#", "", "good", ""} {
+			s.SendBytes(alias(topic)...)
+		}
+		synctest.Wait()
+		wantArrived(t, sub, "good=x q0", "good=x q0")
+		if n := c.Stats().InvalidTopics; n != 2 {
+			t.Errorf("%d were dropped", n)
 		}
 	})
 }
