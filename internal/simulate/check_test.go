@@ -391,13 +391,15 @@ func (l *listener) checkNumber(name string, got []receipt) {
 	}
 }
 
-// mayComeTwice reports whether a message was sent before the server had granted all filters of the subscription, as far as
-// the client knew: for one filter it comes, and the client cannot know that it will come for another one as well.
+// mayComeTwice reports whether a message was sent before the client knew that the server had granted all filters of the
+// subscription: the SUBACK may have been lost. The message comes for one filter, and the client cannot know that it will come
+// for another one as well.
 func (l *listener) mayComeTwice(m *published) bool {
 	w := l.client.s.witness
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(l.filters) > 1 && m.passage(l.client).first.Before(l.since)
+	p := m.passage(l.client)
+	return len(l.filters) > 1 && (p.unsure || !p.first.After(l.since))
 }
 
 // told reports whether the client is told for which filter a message comes.
@@ -429,8 +431,10 @@ func (l *listener) checkOrder(name string, got []receipt) {
 func (l *listener) withoutRepeats(name string) (first []receipt) {
 	seen := make(map[int]bool)
 	for _, r := range l.got[name] {
-		began := l.client.s.witness.topics[name][r.number].passage(l.client).first
-		if !r.duplicate || !seen[r.number] && began.After(l.asked) {
+		m := l.client.s.witness.topics[name][r.number]
+		switch began := m.passage(l.client).first; {
+		case seen[r.number] && l.mayComeTwice(m):
+		case !r.duplicate || !seen[r.number] && began.After(l.asked):
 			first = append(first, r)
 		}
 		seen[r.number] = true

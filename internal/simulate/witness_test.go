@@ -12,6 +12,7 @@ import (
 
 	"github.com/petrel-mqtt/mqtt"
 	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
 // published is a message that a client publishes. The publisher's goroutine owns the first fields until the end.
@@ -54,6 +55,8 @@ type span struct {
 // passage is what happened to a message on its way to one client.
 type passage struct {
 	first  time.Time
+	on     int  // the connection of the first one
+	unsure bool // the client may not know that the server has granted all filters for which it comes
 	sends  int  // PUBLISHes
 	repeat bool // one was at QoS 1
 	loose  bool // one was at QoS 0 although the message is not: it may overtake others
@@ -123,7 +126,9 @@ type account struct {
 	welcome  greeting // what the latest CONNACK has said, if the client has yet to show that it knows
 	heard    time.Time
 	expiry   time.Duration // of the session
+	number   int           // of the connection
 
+	asked       map[string]bool      // filters of which a SUBSCRIBE has come in this session
 	standing    map[string]*standing // what the server has subscribed, by filter
 	left        map[string]time.Time // when the latest UNSUBSCRIBE came, by filter
 	renewed     time.Time            // when the latest session began, and the one before was lost
@@ -152,6 +157,7 @@ const (
 // standing is a subscription that the broker has.
 type standing struct {
 	since time.Time
+	on    int // the connection
 	qos   byte
 }
 
@@ -258,7 +264,7 @@ func (w *witness) number() int {
 // renew forgets what belongs to a session, and gives the next one a number.
 func (w *witness) renew(a *account) {
 	a.session, a.renewed = w.number(), time.Now()
-	a.standing = make(map[string]*standing)
+	a.asked, a.standing = make(map[string]bool), make(map[string]*standing)
 	a.flights = make(map[uint16]*passing)
 	a.halves = make(map[uint16]half)
 }
@@ -311,6 +317,7 @@ func (w *witness) came(server int, clientID string, a *account, packet codec.Pac
 	w.heardOf(clientID, a, packet.Type() != codec.CONNECT)
 	switch p := packet.(type) {
 	case *codec.Connect:
+		a.number++
 		w.connecting(a, p)
 		a.expiry = sessionExpiry(p)
 		a.requests, a.publishes = make(map[uint16]*openSubscribe), make(map[uint16]*arrival)
@@ -324,12 +331,16 @@ func (w *witness) came(server int, clientID string, a *account, packet codec.Pac
 		w.acknowledged(clientID, a, p.PacketID, p.Code, 2)
 	case *codec.Subscribe:
 		a.requests[p.PacketID] = &openSubscribe{filters: p.Filters, undone: make(map[string]bool)}
+		for _, f := range p.Filters {
+			a.asked[f.Filter] = true
+		}
 		if p.SubscriptionIdentifier != 0 {
 			a.identifiers[p.SubscriptionIdentifier] = p.Filters[0].Filter
 		}
 	case *codec.Unsubscribe:
 		for _, f := range p.Filters {
 			delete(a.standing, f)
+			delete(a.asked, f)
 			a.left[f] = time.Now()
 			for _, q := range a.requests {
 				q.undone[f] = true
@@ -355,7 +366,7 @@ func (w *witness) connecting(a *account, p *codec.Connect) {
 func (a *account) refused() {
 	if b := a.before; b != nil {
 		a.session, a.sessions, a.expiry, a.renewed = b.session, b.sessions, b.expiry, b.renewed
-		a.standing, a.flights, a.halves = b.standing, b.flights, b.halves
+		a.asked, a.standing, a.flights, a.halves = b.asked, b.standing, b.flights, b.halves
 	}
 }
 
@@ -529,7 +540,7 @@ func (a *account) granted(p *codec.Suback) {
 		}
 		st := a.standing[f.Filter]
 		if st == nil {
-			st = &standing{since: time.Now()}
+			st = &standing{since: time.Now(), on: a.number}
 			a.standing[f.Filter] = st
 		}
 		st.qos = byte(p.Codes[i])
@@ -549,9 +560,10 @@ func (w *witness) publishGoes(clientID string, a *account, p *codec.Publish) {
 	}
 	pass := m.to[clientID]
 	if pass == nil {
-		pass = &passage{first: time.Now()}
+		pass = &passage{first: time.Now(), on: a.number}
 		m.to[clientID] = pass
 	}
+	pass.unsure = pass.unsure || a.unsureOf(p.Topic, pass.on)
 	pass.sends++
 	pass.repeat = pass.repeat || p.QoS == 1
 	pass.loose = pass.loose || p.QoS == 0 && m.qos > 0
@@ -566,6 +578,19 @@ func (w *witness) publishGoes(clientID string, a *account, p *codec.Publish) {
 		f.since = before.since
 	}
 	a.flights[p.PacketID] = f
+}
+
+// unsureOf reports whether the client may not know of a filter for a topic that the server has granted it: its SUBACK was lost,
+// or may have been lost at the end of a connection.
+func (a *account) unsureOf(name string, connection int) bool {
+	for filter := range a.asked {
+		st := a.standing[filter]
+		lost := st == nil || st.on == connection && connection != a.number
+		if lost && topic.Match(topic.Inner(filter, nil), name) {
+			return true
+		}
+	}
+	return false
 }
 
 // acknowledged notes a client's PUBACK or PUBREC.
