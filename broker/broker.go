@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"slices"
@@ -11,9 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	mochi "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/packets"
-
+	"github.com/petrel-mqtt/mqtt/broker/internal/engine"
 	"github.com/petrel-mqtt/mqtt/broker/internal/stats"
 )
 
@@ -21,6 +20,8 @@ import (
 type Broker struct {
 	config  Config
 	plugins []Plugin
+	asks    bool // a plugin has Authorize
+	hears   bool // a plugin has Published
 	log     *slog.Logger
 
 	patience time.Duration // for CONNECT; connectTimeout but in tests
@@ -32,15 +33,17 @@ type Broker struct {
 	passwords atomic.Pointer[Passwords] // replaced by Reload; nil without a password file
 	acl       atomic.Pointer[acl]       // replaced by Reload; nil allows everything
 
-	mu       sync.Mutex    // guards started, and is held by Start and Reload
+	mu       sync.Mutex    // guards tried and started, and is held by Start and Reload
+	tried    bool          // Start was called
 	started  bool          // Start has succeeded
 	finished chan struct{} // closed when nothing runs any more
 	stop     sync.Once
 
 	// Written by Start, before it succeeds.
-	server    *mochi.Server
+	engine    *engine.Engine
 	listeners []*listener
 	monitor   *monitor // nil without MetricsBind
+	sys       *sys
 }
 
 // New checks a configuration and returns a broker that does not run yet. It reads no file.
@@ -59,6 +62,9 @@ func New(c Config, plugins ...Plugin) (*Broker, error) {
 		return nil, errors.New("auth: nobody could connect; give a password-file, or set allow-anonymous: true")
 	}
 	b := &Broker{config: c, plugins: plugins, log: c.Logger, patience: connectTimeout, finished: make(chan struct{})}
+	for _, p := range plugins {
+		b.asks, b.hears = b.asks || p.Authorize != nil, b.hears || p.Published != nil
+	}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}
@@ -74,13 +80,13 @@ func (b *Broker) Start(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
-	case b.server != nil:
+	case b.tried:
 		return errors.New("broker: was started before")
 	case b.ctx.Err() != nil:
 		return errors.New("broker: was shut down")
 	}
 	b.warn(b.config.Warnings)
-	b.server = mochi.New(b.options())
+	b.tried = true
 	err := b.start(ctx)
 	if err != nil {
 		b.abandon()
@@ -111,26 +117,13 @@ func (b *Broker) start(ctx context.Context) error {
 	if err := b.load(); err != nil {
 		return err
 	}
-	b.server.Info.Version = "petrel, mochi " + mochi.Version
-	if err := b.server.AddHook(&hook{b: b}, nil); err != nil {
+	if err := b.startEngine(); err != nil {
 		return err
-	}
-	if path := b.config.PersistenceFile; path != "" {
-		if err := b.server.AddHook(new(store), storeOptions(path)); err != nil {
-			return storeError(path, err)
-		}
 	}
 	for _, l := range b.listeners {
-		if err := b.server.AddListener(l); err != nil {
-			return err
-		}
+		go l.serve(b.engine)
 	}
-	if err := b.server.Serve(); err != nil {
-		return err
-	}
-	if b.config.SysInterval == 0 {
-		b.forgetSys()
-	}
+	b.sys = startSys(b.engine, b.config.SysInterval)
 	if bind := b.config.MetricsBind; bind != "" {
 		m, err := startMonitor(ctx, bind, b, b.log)
 		if err != nil {
@@ -141,17 +134,29 @@ func (b *Broker) start(ctx context.Context) error {
 	return nil
 }
 
+// startEngine starts the engine with what the persistence file has.
+func (b *Broker) startEngine() (err error) {
+	config := b.engineConfig()
+	path := b.config.PersistenceFile
+	if path == "" {
+		b.engine, err = engine.New(config)
+		return err
+	}
+	s, err := openStore(path)
+	if err != nil {
+		return err
+	}
+	config.Store = s
+	if b.engine, err = engine.New(config); err != nil {
+		s.Close()
+		return &FileError{fmt.Errorf("persistence-file: %s: %w", path, err)}
+	}
+	return nil
+}
+
 // snapshot returns what the broker has counted.
 func (b *Broker) snapshot() stats.Snapshot {
-	i := b.server.Info.Clone()
-	return stats.Snapshot{
-		Version: i.Version, Uptime: time.Duration(i.Uptime) * time.Second,
-		Connected: i.ClientsConnected, MaxConnected: i.ClientsMaximum, Disconnected: i.ClientsDisconnected,
-		Subscriptions: i.Subscriptions, Retained: i.Retained, InFlight: i.Inflight, Heap: heap(),
-		PacketsReceived: uint64(i.PacketsReceived), PacketsSent: uint64(i.PacketsSent),
-		BytesReceived: uint64(i.BytesReceived), BytesSent: uint64(i.BytesSent),
-		PublishReceived: uint64(i.MessagesReceived), PublishSent: uint64(i.MessagesSent), Dropped: uint64(i.MessagesDropped),
-	}
+	return b.sys.snapshot()
 }
 
 // ready says why clients cannot use the broker; nil if they can.
@@ -162,32 +167,24 @@ func (b *Broker) ready() error {
 	return nil
 }
 
-func (b *Broker) options() *mochi.Options {
-	capabilities := mochi.NewDefaultServerCapabilities()
-	capabilities.MaximumMessageExpiryInterval = 0 // mochi's default removes every retained message after a day
-	capabilities.MaximumClientWritesPending = int32(b.config.MaxQueuedMessages)
-	capabilities.MaximumInflight = uint16(2 * b.config.MaxQueuedMessages) // so that the other one drops, and tells
-	capabilities.MaximumPacketSize = uint32(b.config.MaxPacketSize)
-	capabilities.MinimumProtocolVersion = 4
-	capabilities.TopicAliasMaximum = 0 // mochi would look at the ACL before the alias; conn.resolve is before both
-	capabilities.Compatibilities.NoInheritedPropertiesOnAck = true
-	return &mochi.Options{
-		Capabilities:           capabilities,
-		Logger:                 slog.New(quieter{b.log.Handler()}),
-		SysTopicResendInterval: cmp.Or(int64(b.config.SysInterval/time.Second), never),
-		// With a buffer, mochi holds acknowledgements back while messages wait for room in the client's window.
-		ClientNetWriteBufferSize: 1,
+func (b *Broker) engineConfig() engine.Config {
+	c := &b.config
+	return engine.Config{
+		Policy:            &policy{b},
+		Log:               b.log,
+		MaxPacketSize:     c.MaxPacketSize,
+		MaxQueuedMessages: c.MaxQueuedMessages,
+		MaxQueuedBytes:    cmp.Or(c.MaxQueuedBytes, defaultQueuedBytes),
+		MaxMemory:         cmp.Or(c.MaxMemory, defaultMaxMemory),
+		Overflow:          overflows[c.Overflow],
+		Grace:             c.TimeoutDisconnectDelay,
+		ConnectTimeout:    connectTimeout,
 	}
 }
 
-const never = 1 << 32 // seconds
-
-// forgetSys removes the $SYS topics that mochi has published at its start.
-func (b *Broker) forgetSys() {
-	for _, pk := range b.server.Topics.Messages(mochi.SysPrefix + "/#") {
-		pk.Payload = nil
-		b.server.Topics.RetainMessage(pk)
-	}
+// overflows are the engine's words for those of the configuration.
+var overflows = map[Overflow]engine.Overflow{
+	"": engine.DropNewest, DropNewest: engine.DropNewest, DropOldest: engine.DropOldest, EndSession: engine.EndSession,
 }
 
 // abandon undoes a Start that failed.
@@ -196,8 +193,16 @@ func (b *Broker) abandon() {
 	for _, l := range b.listeners {
 		l.shut()
 	}
+	if b.engine != nil {
+		b.engine.Close()
+		for _, l := range b.listeners {
+			l.each((*socket).hurry)
+			l.running.Wait()
+		}
+		b.sys.stop()
+		b.engine.Wait()
+	}
 	b.listeners = nil
-	b.server.Close()
 	b.stop.Do(func() { close(b.finished) })
 }
 
@@ -247,35 +252,9 @@ func (b *Broker) Reload() error {
 	if err := b.load(); err != nil {
 		return err
 	}
-	for _, cl := range b.server.Clients.GetAll() {
-		if c, ok := cl.Net.Conn.(*conn); ok && !c.isClosed() && b.isOutdated(c) {
-			b.server.DisconnectClient(cl, packets.ErrNotAuthorized)
-		}
-	}
+	b.engine.Recheck()
 	b.log.Info("passwords, ACL and certificates read again")
 	return nil
-}
-
-// isOutdated reports whether a client came in by a password that is in force no more.
-func (b *Broker) isOutdated(c *conn) bool {
-	return c.user != "" && b.passwords.Load().hashOf(c.user) != c.hash
-}
-
-// authorized asks the plugins, then the ACL.
-func (b *Broker) authorized(c Client, access Access, name string) bool {
-	switch firstOpinion(b.plugins, func(p Plugin) Decision {
-		if p.Authorize == nil {
-			return Abstain
-		}
-		return p.Authorize(c, access, name)
-	}) {
-	case Allow:
-		return true
-	case Deny:
-		return false
-	}
-	rules := b.acl.Load()
-	return rules == nil || rules.allows(c, access, name)
 }
 
 // Shutdown ends the broker: it stops listening, disconnects every client, those of MQTT 5 with Server shutting down
@@ -308,41 +287,15 @@ func (b *Broker) end() {
 		l.shut()
 		l.each(func(s *socket) { s.end(lingerTimeout) }) // nobody holds the others up for longer than that
 	}
-	for _, cl := range b.server.Clients.GetAll() {
-		if !cl.Closed() {
-			b.server.DisconnectClient(cl, packets.ErrServerShuttingDown)
-		}
-	}
+	b.engine.Close()
 	for _, l := range b.listeners {
 		l.each((*socket).hurry)
 		l.running.Wait()
 	}
 	b.monitor.stop()
-	b.server.Close()
+	b.sys.stop()
+	if err := b.engine.Wait(); err != nil {
+		b.log.Error("cannot close the persistence file", "error", err)
+	}
 	b.log.Info("broker has stopped")
 }
-
-// quieter makes mochi's log less important than the broker's, which tells the same in its own words: of what is not an
-// error, warnings are for debugging, and the rest, which has whole packets in it, is left out.
-type quieter struct{ slog.Handler }
-
-func (q quieter) Enabled(ctx context.Context, level slog.Level) bool {
-	return level >= slog.LevelWarn && q.Handler.Enabled(ctx, quieted(level))
-}
-
-func (q quieter) Handle(ctx context.Context, r slog.Record) error {
-	r.Level = quieted(r.Level)
-	return q.Handler.Handle(ctx, r)
-}
-
-func quieted(level slog.Level) slog.Level {
-	if level < slog.LevelError {
-		return slog.LevelDebug
-	}
-	return level
-}
-
-func (q quieter) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return quieter{q.Handler.WithAttrs(attrs)}
-}
-func (q quieter) WithGroup(name string) slog.Handler { return quieter{q.Handler.WithGroup(name)} }

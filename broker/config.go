@@ -27,12 +27,24 @@ type Config struct {
 	// none.
 	SysInterval time.Duration
 
-	// MaxPacketSize bounds the packets that clients may send, in bytes without the fixed header.
+	// MaxPacketSize bounds the packets that clients may send, in bytes. Clients of MQTT 5 are told.
 	MaxPacketSize int
 
-	// MaxQueuedMessages bounds the messages that wait for a client that is slow. Twice as many wait for one that is away
-	// and has kept its session. More are dropped.
+	// MaxQueuedMessages bounds the messages that wait for a client that is slow, or is away and has kept its session.
+	// Overflow says what becomes of more. The same bound holds for those that wait for the members of a shared
+	// subscription.
 	MaxQueuedMessages int
+
+	// MaxQueuedBytes bounds the same messages in bytes, together with those that a client has not acknowledged yet.
+	MaxQueuedBytes int
+
+	// MaxMemory bounds the messages that wait for all clients together, and the retained ones, in bytes. A message that
+	// waits for many counts once. Beyond it, every queue is full.
+	MaxMemory int
+
+	// Overflow says what happens to a message for a client whose queue is full, after what has expired in it was dropped;
+	// "" is DropNewest.
+	Overflow Overflow
 
 	// PersistenceFile is where sessions, their messages and retained messages are kept across restarts. Without it they
 	// end with the broker.
@@ -50,6 +62,15 @@ type Config struct {
 	// Warnings is what ReadConfig understood, but only as HBMQTT does. Start logs it.
 	Warnings []string
 }
+
+// Overflow says what happens to a message whose queue is full. What is lost is counted under $SYS.
+type Overflow string
+
+const (
+	DropNewest Overflow = "drop-newest" // it is dropped
+	DropOldest Overflow = "drop-oldest" // those that have waited longest are dropped until there is room for it
+	EndSession Overflow = "end-session" // the session ends, so that the client learns of the loss: its next CONNECT finds no session
+)
 
 // Listener is an address at which clients connect. An empty host in Bind means all interfaces, by IPv4 and IPv6; 0.0.0.0 means
 // all of IPv4, and [::] all of IPv6.
@@ -112,6 +133,8 @@ const (
 	defaultSysInterval   = 20 * time.Second
 	defaultMaxPacketSize = 16 << 20
 	defaultMaxQueued     = 8192
+	defaultQueuedBytes   = 16 << 20
+	defaultMaxMemory     = 512 << 20
 	anonymous            = "anonymous" // the name in TopicCheck of clients without a user name
 )
 
@@ -124,6 +147,9 @@ func DefaultConfig() Config {
 		SysInterval:       defaultSysInterval,
 		MaxPacketSize:     defaultMaxPacketSize,
 		MaxQueuedMessages: defaultMaxQueued,
+		MaxQueuedBytes:    defaultQueuedBytes,
+		MaxMemory:         defaultMaxMemory,
+		Overflow:          DropNewest,
 	}
 }
 
@@ -149,6 +175,10 @@ func (c *Config) check() error {
 		return fmt.Errorf("max-queued-messages: must be from 1 to %d", maxQueued)
 	case c.Auth.MaxFailedAttempts < 0 || c.Auth.MaxFailedAttempts > maxFailedAttempts:
 		return fmt.Errorf("auth.max-failed-attempts: must be from 0, which means no limit, to %d", maxFailedAttempts)
+	case c.MaxQueuedBytes < 0 || c.MaxMemory < 0:
+		return errors.New("max-queued-bytes and max-memory: must not be negative; 0 means the default")
+	case !slices.Contains([]Overflow{"", DropNewest, DropOldest, EndSession}, c.Overflow):
+		return fmt.Errorf("overflow: %q is not known; use drop-newest, drop-oldest or end-session", c.Overflow)
 	case c.Auth.ACLFile != "" && c.Auth.Topics != nil:
 		return errors.New("auth: acl-file and topic-check exclude each other; keep one")
 	}
@@ -224,7 +254,7 @@ func (c *Config) active(plugins []Plugin) []Plugin {
 
 const (
 	maxPacketSize = 268_435_455 // the largest Remaining Length there is
-	maxQueued     = 32_767      // twice as many have packet identifiers
+	maxQueued     = 10_000_000
 
 	maxFailedAttempts = 1_000_000
 )

@@ -1,5 +1,5 @@
 // Package broker is an MQTT 5.0 and 3.1.1 broker to embed, and what the command petrel broker runs. Its configuration
-// files are HBMQTT's. The protocol is done by github.com/mochi-mqtt/server, which shares nothing with Petrel's client.
+// files are HBMQTT's. What it promises, and by what it is bounded, is in docs/broker.md of the repository.
 //
 //	b, err := broker.New(broker.DefaultConfig())
 //	…

@@ -5,7 +5,6 @@ go 1.25.0
 require (
 	github.com/go-crypt/crypt v0.14.15
 	github.com/gorilla/websocket v1.5.3
-	github.com/mochi-mqtt/server/v2 v2.7.9
 	github.com/petrel-mqtt/mqtt v0.0.0
 	go.etcd.io/bbolt v1.5.0
 	go.yaml.in/yaml/v3 v3.0.6
@@ -17,7 +16,6 @@ require golang.org/x/sync v0.22.0 // indirect
 require (
 	github.com/go-crypt/x v0.4.16 // indirect
 	github.com/google/go-cmp v0.7.0
-	github.com/rs/xid v1.4.0 // indirect
 	golang.org/x/sys v0.47.0 // indirect
 )
 

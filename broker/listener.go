@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -13,7 +12,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
-	"github.com/mochi-mqtt/server/v2/listeners"
+
+	"github.com/petrel-mqtt/mqtt/broker/internal/engine"
 )
 
 const (
@@ -26,8 +26,7 @@ const (
 	turnedAway = 64
 )
 
-// listener accepts connections for mochi, in place of mochi's own listeners: those know no limit on connections, end when
-// the process has no file descriptor left, and close with a reset that can destroy the last DISCONNECT on its way.
+// listener accepts connections for the engine, and puts TLS and WebSocket between the network and MQTT.
 type listener struct {
 	config Listener
 	log    *slog.Logger
@@ -45,8 +44,6 @@ type listener struct {
 	stop    chan struct{}  // closed with closed
 }
 
-var _ listeners.Listener = (*listener)(nil)
-
 // listen opens the address.
 func listen(ctx context.Context, config Listener, log *slog.Logger, patience time.Duration) (*listener, error) {
 	l := &listener{
@@ -60,14 +57,14 @@ func listen(ctx context.Context, config Listener, log *slog.Logger, patience tim
 	return l, nil
 }
 
-// Serve accepts connections until the listener is closed.
-func (l *listener) Serve(establish listeners.EstablishFn) {
+// serve accepts connections until the listener is closed.
+func (l *listener) serve(e *engine.Engine) {
 	if !l.enter() {
 		return
 	}
 	defer l.running.Done()
 	if l.config.Type == "ws" {
-		l.serveWebSocket(establish)
+		l.serveWebSocket(e)
 		return
 	}
 	for {
@@ -75,7 +72,7 @@ func (l *listener) Serve(establish listeners.EstablishFn) {
 		if err != nil {
 			return
 		}
-		go l.serveConn(establish, s.(*socket), l.secure(s))
+		go l.serveConn(e, s.(*socket), l.secure(s))
 	}
 }
 
@@ -144,17 +141,17 @@ func (l *listener) secure(c net.Conn) net.Conn {
 	return c
 }
 
-// serveConn gives a connection to mochi and sees it off.
-func (l *listener) serveConn(establish listeners.EstablishFn, s *socket, c net.Conn) {
+// serveConn gives a connection to the engine and sees it off.
+func (l *listener) serveConn(e *engine.Engine, s *socket, c net.Conn) {
 	defer s.bury()
-	conn := newConn(l, s, c)
-	err := establish(l.config.Name, conn)
+	conn := &conn{Conn: c, socket: s}
+	err := e.Serve(conn, engine.Peer{Listener: l.config.Name, Surplus: s.surplus, Connected: conn.connected})
 	l.log.Debug("connection ended", "listener", l.config.Name, "from", s.RemoteAddr().String(), "error", err)
-	conn.Close()
+	conn.CloseWrite()
 }
 
 // serveWebSocket accepts connections and upgrades them.
-func (l *listener) serveWebSocket(establish listeners.EstablishFn) {
+func (l *listener) serveWebSocket(e *engine.Engine) {
 	upgrader := websocket.Upgrader{
 		Subprotocols: []string{"mqtt", "mqttv3.1"}, // [MQTT-6.0.0-4]; old clients offer the second one alone
 		CheckOrigin:  l.config.admitsOrigin,
@@ -172,7 +169,7 @@ func (l *listener) serveWebSocket(establish listeners.EstablishFn) {
 				return
 			}
 			s.SetReadDeadline(time.Now().Add(l.patience))
-			l.serveConn(establish, s, &wsConn{Conn: ws.NetConn(), ws: ws})
+			l.serveConn(e, s, &wsConn{Conn: ws.NetConn(), ws: ws})
 		}),
 	}
 	server.SetKeepAlivesEnabled(false)
@@ -226,97 +223,4 @@ func (l *listener) each(f func(*socket)) {
 	for s := range l.sockets {
 		f(s)
 	}
-}
-
-// What mochi asks of a listener besides. The broker opens and closes it.
-
-func (l *listener) Init(*slog.Logger) error { return nil }
-func (l *listener) ID() string              { return l.config.Name }
-func (l *listener) Address() string         { return l.socket.Addr().String() }
-func (l *listener) Protocol() string        { return l.config.scheme() }
-func (l *listener) Close(listeners.CloseFn) {}
-
-// socket is an accepted TCP connection.
-type socket struct {
-	net.Conn
-	listener *listener
-	surplus  bool // it is beyond max-connections
-
-	connected atomic.Bool // CONNECT has come
-	gone      sync.Once
-
-	mu      sync.Mutex // guards the fields below, and deadlines against who would move them
-	ending  bool       // the write deadline stays as it is
-	hurried bool       // the read deadline too, unless the client is connected
-}
-
-// Write gives up when the client takes nothing for writeTimeout.
-func (s *socket) Write(p []byte) (n int, err error) {
-	for err == nil && n < len(p) {
-		s.extend()
-		var m int
-		m, err = s.Conn.Write(p[n:min(n+writeChunk, len(p))])
-		n += m
-	}
-	return n, err
-}
-
-func (s *socket) extend() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.ending {
-		s.Conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-	}
-}
-
-// end gives what is being written, and what will be, until d from now.
-func (s *socket) end(d time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.ending {
-		s.ending = true
-		s.Conn.SetWriteDeadline(time.Now().Add(d))
-	}
-}
-
-// SetDeadline and SetWriteDeadline leave the write deadline to Write.
-func (s *socket) SetDeadline(t time.Time) error    { return s.SetReadDeadline(t) }
-func (s *socket) SetWriteDeadline(time.Time) error { return nil }
-
-// SetReadDeadline does nothing after hurry: an upgrade that goes on would wait for CONNECT from then on.
-func (s *socket) SetReadDeadline(t time.Time) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.hurried && !s.connected.Load() {
-		return nil
-	}
-	return s.Conn.SetReadDeadline(t)
-}
-
-// bury closes the connection once the client has closed its side, or after a second: closing a socket with unread bytes
-// resets the connection, which can destroy the last packets on their way.
-func (s *socket) bury() {
-	s.end(lingerTimeout)
-	if half, ok := s.Conn.(interface{ CloseWrite() error }); ok {
-		half.CloseWrite()
-	}
-	s.Conn.SetReadDeadline(time.Now().Add(lingerTimeout))
-	io.Copy(io.Discard, s.Conn)
-	s.Close()
-}
-
-// hurry ends the wait for CONNECT, if the connection still waits for it.
-func (s *socket) hurry() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.hurried = true
-	if !s.connected.Load() {
-		s.Conn.SetReadDeadline(time.Unix(1, 0))
-	}
-}
-
-func (s *socket) Close() error {
-	err := s.Conn.Close()
-	s.gone.Do(func() { s.listener.forget(s) })
-	return err
 }

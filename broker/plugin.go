@@ -19,6 +19,10 @@ type Plugin struct {
 	// be kept.
 	Authenticate func(ctx context.Context, c Client, password []byte) Decision
 
+	// Exchange begins an enhanced authentication (MQTT 5.0 section 4.12) by a method that the client has named, such as
+	// SCRAM-SHA-256; nil means that the method is not this plugin's. Authenticate and the password file are not asked then.
+	Exchange func(c Client, method string) Exchange
+
 	// Authorize says whether a client may publish to a topic, receive from it, or subscribe to a filter. Plugins are asked
 	// in their order, then the ACL; the first to say Allow or Deny decides. What nobody has an opinion about is allowed.
 	Authorize func(c Client, access Access, topic string) Decision
@@ -55,6 +59,22 @@ type Message struct {
 	Payload []byte
 	QoS     byte
 	Retain  bool
+}
+
+// Exchange is one enhanced authentication. Next is called by one goroutine at a time.
+type Exchange interface {
+	// Next takes the Authentication Data of a packet from the client, nil if it has none, and returns what to answer. The
+	// data must not be kept. An error refuses the client: a CONNECT with Bad User
+	// Name or Password (0x86), a re-authentication with Not authorized (0x87). ctx ends when the client has taken
+	// too long.
+	Next(ctx context.Context, data []byte) (Step, error)
+}
+
+// Step is what the broker answers in an enhanced authentication.
+type Step struct {
+	Data     []byte // Authentication Data; nil: none
+	Done     bool   // the client has proved who it is
+	Username string // who that is, where it is not the user name of CONNECT; counts with Done
 }
 
 // Decision is a plugin's opinion.

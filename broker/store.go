@@ -4,38 +4,34 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strconv"
-	"strings"
-	"sync"
 	"time"
 
-	mochi "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/hooks/storage"
-	"github.com/mochi-mqtt/server/v2/hooks/storage/bolt"
-	"github.com/mochi-mqtt/server/v2/packets"
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/petrel-mqtt/mqtt/broker/internal/engine"
 )
 
-// store keeps sessions and messages in a file, by mochi's own hook. Seen in mochi 2.7.9, and mended here:
-//   - a subscription that was refused is kept, and in force after a restart;
-//   - packet identifiers are not kept, so that a session with a message in flight can never be resumed;
-//   - sessions that are kept never expire;
-//   - the housekeeping goroutine, which nobody waits for, may call the hook while it closes the file.
-type store struct {
-	bolt.Hook
+// store is the persistence file.
+type store struct{ db *bbolt.DB }
 
-	mu     sync.RWMutex // guards closed, and the file while it is used
-	closed bool
-}
+// storeForm names the form of the file: the bucket that everything is in.
+var storeForm = []byte("petrel 1")
 
-// Provides leaves out the numbers under $SYS, which begin anew.
-func (s *store) Provides(b byte) bool {
-	return b != mochi.OnSysInfoTick && b != mochi.StoredSysInfo && s.Hook.Provides(b)
-}
-
-func storeOptions(path string) *bolt.Options {
-	return &bolt.Options{Path: path, Options: &bbolt.Options{Timeout: time.Second}}
+// openStore opens a persistence file, or makes one.
+func openStore(path string) (*store, error) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
+		Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
+	})
+	if err != nil {
+		return nil, storeError(path, err)
+	}
+	s := &store{db}
+	if err := db.Update(s.prepare); err != nil {
+		db.Close()
+		return nil, &FileError{fmt.Errorf("persistence-file: %s: %w", path, err)}
+	}
+	return s, nil
 }
 
 func storeError(path string, err error) error {
@@ -44,77 +40,58 @@ func storeError(path string, err error) error {
 	}
 	var opening *fs.PathError
 	if errors.As(err, &opening) {
-		err = opening // without mochi's words
+		return &FileError{fmt.Errorf("persistence-file: %w", opening)} // it has the path
 	}
-	return &FileError{fmt.Errorf("persistence-file: %w", err)}
+	return &FileError{fmt.Errorf("persistence-file: %s: %w", path, err)}
 }
 
-func (s *store) Stop() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	return s.Hook.Stop()
-}
+var errOtherFile = errors.New("was written by an older broker, or by another program; move it away, or name another file")
 
-// while calls f if the file is open, and keeps it so.
-func (s *store) while(f func()) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if !s.closed {
-		f()
+// prepare makes the buckets, in a file that has none.
+func (s *store) prepare(tx *bbolt.Tx) error {
+	if first, _ := tx.Cursor().First(); first != nil && tx.Bucket(storeForm) == nil {
+		return errOtherFile
 	}
+	root, err := tx.CreateBucketIfNotExists(storeForm)
+	for i := 0; err == nil && i < len(engine.Buckets); i++ {
+		_, err = root.CreateBucketIfNotExists([]byte{engine.Buckets[i]})
+	}
+	return err
 }
 
-func (s *store) OnSubscribed(cl *mochi.Client, pk packets.Packet, codes []byte) {
-	var filters packets.Subscriptions
-	var granted []byte
-	for i, code := range codes {
-		if code < packets.ErrUnspecifiedError.Code {
-			filters, granted = append(filters, pk.Filters[i]), append(granted, code)
+// Load calls f with everything that is in the file.
+func (s *store) Load(f func(bucket byte, key, value []byte) error) error {
+	return s.db.View(func(tx *bbolt.Tx) error {
+		for i := range len(engine.Buckets) {
+			name := engine.Buckets[i]
+			bucket := tx.Bucket(storeForm).Bucket([]byte{name})
+			if err := bucket.ForEach(func(k, v []byte) error { return f(name, k, v) }); err != nil {
+				return err
+			}
 		}
-	}
-	pk.Filters = filters
-	s.while(func() { s.Hook.OnSubscribed(cl, pk, granted) })
+		return nil
+	})
 }
 
-func (s *store) OnRetainedExpired(topic string) {
-	s.while(func() { s.Hook.OnRetainedExpired(topic) })
-}
-
-func (s *store) OnClientExpired(cl *mochi.Client) {
-	s.while(func() { s.Hook.OnClientExpired(cl) })
-}
-
-func (s *store) OnQosDropped(cl *mochi.Client, pk packets.Packet) {
-	s.while(func() { s.Hook.OnQosDropped(cl, pk) })
-}
-
-func (s *store) OnWillSent(cl *mochi.Client, pk packets.Packet) {
-	s.while(func() { s.Hook.OnWillSent(cl, pk) })
-}
-
-func (s *store) StoredClients() ([]storage.Client, error) {
-	clients, err := s.Hook.StoredClients()
-	for i := range clients {
-		clients[i].Properties.SessionExpiryIntervalFlag = clients[i].ProtocolVersion == 5
-	}
-	return clients, err
-}
-
-// StoredInflightMessages finds the packet identifier of a message at the end of its key.
-func (s *store) StoredInflightMessages() ([]storage.Message, error) {
-	messages, err := s.Hook.StoredInflightMessages()
-	for i := range messages {
-		m := &messages[i]
-		id, err := strconv.ParseUint(m.ID[strings.LastIndexByte(m.ID, ':')+1:], 10, 16)
-		if err != nil {
-			return nil, fmt.Errorf("a message with the key %q", m.ID)
+// Commit carries out changes in one transaction.
+func (s *store) Commit(changes []engine.Change) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		root := tx.Bucket(storeForm)
+		for i := range changes {
+			c := &changes[i]
+			bucket := root.Bucket([]byte{c.Bucket})
+			var err error
+			if c.Value == nil {
+				err = bucket.Delete(c.Key)
+			} else {
+				err = bucket.Put(c.Key, c.Value)
+			}
+			if err != nil {
+				return err
+			}
 		}
-		m.PacketID = uint16(id)
-		m.Properties.PayloadFormatFlag = m.Properties.PayloadFormat != 0
-		if m.FixedHeader.Type == packets.Publish {
-			m.Created = int64(id) | sentBit
-		}
-	}
-	return messages, err
+		return nil
+	})
 }
+
+func (s *store) Close() error { return s.db.Close() }

@@ -112,6 +112,9 @@ func (p *parser) file(root value) error {
 		"sys_interval":             seconds(&c.SysInterval),
 		"max-packet-size":          integer(&c.MaxPacketSize),
 		"max-queued-messages":      integer(&c.MaxQueuedMessages),
+		"max-queued-bytes":         integer(&c.MaxQueuedBytes),
+		"max-memory":               integer(&c.MaxMemory),
+		"overflow":                 overflow(&c.Overflow),
 		"persistence-file":         text(&c.PersistenceFile),
 		"metrics-bind":             text(&c.MetricsBind),
 		"auth":                     p.auth,
@@ -389,6 +392,13 @@ func integer(into *int) setter {
 			return v.errorf("%q is not a whole number", v.Value)
 		}
 		*into = n
+		return nil
+	}
+}
+
+func overflow(into *Overflow) setter {
+	return func(v value) error {
+		*into = Overflow(v.Value)
 		return nil
 	}
 }

@@ -189,7 +189,7 @@ func TestBrokerFlags(t *testing.T) {
 	if r := run(t.Context(), nil, "", "pub", "--url", b.url, "-t", "a", "-m", "x"); r.code != exitOK {
 		t.Errorf("%+v", r)
 	}
-	b.await(`"packet in","type":"Publish"`)
+	b.await(`"packet in","type":"PUBLISH"`)
 }
 
 // -d tells sizes and reason codes as they are on the wire.
@@ -201,9 +201,9 @@ func TestBrokerDebug(t *testing.T) {
 		}
 	}
 	for _, want := range []string{
-		`in type=Connect client=five size=\d\d`, `out type=Connack client=five size=\d\d?$`, `in type=Publish client=five size=17 id=1`,
-		`out type=Puback client=five size=\d id=1$`, `in type=Unsubscribe`, `out type=Unsuback client=five size=6 id=\d reason=11$`,
-		`out type=Suback client=five size=6 id=\d reason=01$`, `out type=Connack client=four size=4$`, `out type=Suback client=four size=6 id=\d+ reason="01 02"$`,
+		`in type=CONNECT client=five size=\d\d`, `out type=CONNACK client=five size=\d\d?$`, `in type=PUBLISH client=five size=17 id=1`,
+		`out type=PUBACK client=five size=\d id=1$`, `in type=UNSUBSCRIBE`, `out type=UNSUBACK client=five size=6 id=\d reason=11$`,
+		`out type=SUBACK client=five size=6 id=\d reason=01$`, `out type=CONNACK client=four size=4$`, `out type=SUBACK client=four size=6 id=\d+ reason="01 02"$`,
 	} {
 		b.await(want)
 	}

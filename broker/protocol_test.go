@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/petrel-mqtt/mqtt/broker/internal/engine"
 	"github.com/petrel-mqtt/mqtt/codec"
 )
 
@@ -14,8 +15,7 @@ func sessionOf(id string) *codec.Connect {
 	return &codec.Connect{ClientID: id, CleanStart: true, Properties: codec.ConnectProperties{SessionExpiry: uint32p(300)}}
 }
 
-// A client whose window is full gets the rest in order as it acknowledges. mochi by itself: the order is lost, and after
-// a Receive Maximum of messages that had to wait, nothing comes any more. [MQTT-3.3.4-9] [MQTT-4.6.0-6]
+// A client whose window is full gets the rest in order as it acknowledges. [MQTT-3.3.4-9] [MQTT-4.6.0-6]
 func TestWindow(t *testing.T) {
 	const n, window = 20, 2
 	b := start(t, onLoopback())
@@ -70,10 +70,9 @@ func TestWindowQoS2(t *testing.T) {
 	}
 }
 
-// What a client has taken at QoS 2 does not count against what it may publish. mochi by itself ends the connection with
-// Receive Maximum exceeded.
+// What a client has taken at QoS 2 does not count against what it may publish.
 func TestReceiveQuota(t *testing.T) {
-	const n = 1024 // the Receive Maximum that mochi announces
+	const n = engine.ReceiveMaximum
 	b := start(t, onLoopback())
 	p, ack := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
 	if ack.Properties.ReceiveMaximum != n {
@@ -92,8 +91,7 @@ func TestReceiveQuota(t *testing.T) {
 	receive[*codec.Puback](p)
 }
 
-// Both directions use the same packet identifiers at the same time. mochi by itself refuses the SUBSCRIBE and the
-// UNSUBSCRIBE, and forgets the message that it has sent. [MQTT-2.2.1-4]
+// Both directions use the same packet identifiers at the same time. [MQTT-2.2.1-4]
 func TestSameIdentifierInBothDirections(t *testing.T) {
 	b := start(t, onLoopback())
 	p, _ := join(t, b, codec.V5, sessionOf("both"))
@@ -126,6 +124,7 @@ func TestSameIdentifierInBothDirections(t *testing.T) {
 		t.Error("the session is gone")
 	}
 	seen := map[codec.Type]uint16{}
+	p.send(&codec.Publish{Topic: "c", QoS: 2, PacketID: id, Dup: true})
 	for range 2 {
 		packet, err := codec.ReadPacket(p.conn, codec.V5, 1000)
 		check(t, err)
@@ -147,14 +146,10 @@ func TestSameIdentifierInBothDirections(t *testing.T) {
 		t.Errorf("%+v", ack)
 	}
 	p.quiet()
-	cl, _ := b.server.Clients.Get("both")
-	if ids := cl.Net.Conn.(*conn).ids; len(ids.inside) != 0 || len(ids.client) != 0 {
-		t.Errorf("translated for ever: %v, %v", ids.inside, ids.client)
-	}
 }
 
-// Messages that waited for the client come in their order, and those that were sent before come first, with DUP. mochi by
-// itself: any order within a second, and all of them with DUP. [MQTT-4.6.0-1] [MQTT-3.3.1-1]
+// Messages that waited for the client come in their order, and those that were sent before come first, with DUP.
+// [MQTT-4.6.0-1] [MQTT-3.3.1-1]
 func TestOrderAfterReconnect(t *testing.T) {
 	const sent, n = 5, 200
 	b := start(t, onLoopback())
@@ -176,7 +171,6 @@ func TestOrderAfterReconnect(t *testing.T) {
 	p.send(&codec.Disconnect{})
 	p.ended()
 	publish(n/2, n)
-	other.quiet() // mochi acknowledges before it passes on
 	connect.CleanStart, connect.Properties.ReceiveMaximum = false, 0
 	p, _ = join(t, b, codec.V5, connect)
 	for i := range n {
@@ -209,16 +203,21 @@ func TestExpiryInWindow(t *testing.T) {
 	}
 }
 
-// receiveAfter publishes at QoS 1 and returns the message that comes back.
-func receiveAfter(p *peer, m *codec.Publish) *codec.Publish {
+// receiveAfter publishes at QoS 1 and returns the message that comes back, before or after the acknowledgement.
+func receiveAfter(p *peer, m *codec.Publish) (back *codec.Publish) {
 	p.t.Helper()
 	p.send(m)
-	receive[*codec.Puback](p)
-	return receive[*codec.Publish](p)
+	for range 2 {
+		packet, err := codec.ReadPacket(p.conn, p.version, 1<<20)
+		check(p.t, err)
+		if m, ok := packet.(*codec.Publish); ok {
+			back = m
+		}
+	}
+	return back
 }
 
-// A QoS 2 message that is sent again is acknowledged again, and passed on once. mochi by itself answers Packet
-// Identifier in use. [MQTT-4.3.3-10]
+// A QoS 2 message that is sent again is acknowledged again, and passed on once. [MQTT-4.3.3-10]
 func TestResentQoS2(t *testing.T) {
 	b := start(t, onLoopback())
 	sub, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
@@ -236,7 +235,7 @@ func TestResentQoS2(t *testing.T) {
 	sub.quiet()
 }
 
-// Topics of the server are not for clients. mochi by itself never answers. [MQTT-4.3.2-4]
+// Topics of the server are not for clients, who get an answer all the same. [MQTT-4.3.2-4]
 func TestPublishToSys(t *testing.T) {
 	b := start(t, onLoopback())
 	p, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
@@ -286,13 +285,13 @@ func TestNoAliases(t *testing.T) {
 	}
 }
 
-// Clients may use aliases, which do not get around the ACL as they do with mochi by itself. [MQTT-3.3.2-12]
+// Clients may use aliases, which do not get around the ACL. [MQTT-3.3.2-12]
 func TestAliasesOfClients(t *testing.T) {
 	c := onLoopback()
 	c.Auth.ACLFile = writeFile(t, t.TempDir()+"/acl", "topic a\n")
 	b := start(t, c)
 	p, ack := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
-	if ack.Properties.TopicAliasMaximum != maxAliases {
+	if ack.Properties.TopicAliasMaximum != engine.TopicAliasMaximum {
 		t.Errorf("%+v", ack.Properties)
 	}
 	p.subscribe(1, 0, "a")
@@ -306,11 +305,17 @@ func TestAliasesOfClients(t *testing.T) {
 	if ack := receive[*codec.Puback](p); ack.Code != codec.NotAuthorized {
 		t.Errorf("%+v", ack)
 	}
-	for _, wrong := range []codec.Publish{{TopicAlias: 2}, {Topic: "a", TopicAlias: maxAliases + 1}} {
+	for _, wrong := range []struct {
+		publish codec.Publish
+		want    codec.ReasonCode
+	}{
+		{codec.Publish{TopicAlias: 2}, codec.ProtocolError},
+		{codec.Publish{Topic: "a", TopicAlias: engine.TopicAliasMaximum + 1}, codec.TopicAliasInvalid},
+	} {
 		p, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
-		p.send(&wrong)
-		if got := receive[*codec.Disconnect](p); got.Code != codec.TopicAliasInvalid {
-			t.Errorf("%+v: %v", wrong, got.Code)
+		p.send(&wrong.publish)
+		if got := receive[*codec.Disconnect](p); got.Code != wrong.want {
+			t.Errorf("%+v: %v", wrong.publish, got.Code)
 		}
 	}
 }
@@ -344,7 +349,7 @@ func TestTooLargeForClient(t *testing.T) {
 	}
 }
 
-// A session with a message that has become too large can be resumed. mochi by itself ends the connection, each time.
+// A session with a message that has become too large can be resumed.
 func TestTooLargeAfterReconnect(t *testing.T) {
 	b := start(t, onLoopback())
 	connect := sessionOf("shrinking")
@@ -360,7 +365,7 @@ func TestTooLargeAfterReconnect(t *testing.T) {
 	p.quiet()
 }
 
-// mochi by itself refuses an empty will message and an empty password.
+// An empty will message and an empty password are legal.
 func TestEmptyWillAndPassword(t *testing.T) {
 	b := start(t, onLoopback())
 	sub, _ := join(t, b, codec.V311, &codec.Connect{CleanStart: true, ClientID: "s"})
@@ -423,8 +428,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// Who takes over a session is known to the broker, although the old connection may get to its end only afterwards: mochi
-// is kept busy with its many subscriptions.
+// Who takes over a session is known to the broker, although the old connection may get to its end only afterwards,
+// because of its many subscriptions.
 func TestTakeOverIsKnown(t *testing.T) {
 	t.Parallel()
 	b := start(t, onLoopback())

@@ -1,0 +1,252 @@
+package engine
+
+import (
+	"sync"
+	"time"
+)
+
+// Store keeps what must outlive the process: values by bucket and key. Load is called before everything else; then one
+// goroutine at a time calls the rest.
+type Store interface {
+	// Load calls f with everything that is stored, bucket by bucket in the order of their letters, and in each in the order
+	// of the keys. The slices are only on loan.
+	Load(f func(bucket byte, key, value []byte) error) error
+	// Commit carries out all of the changes, in their order, or none of them. When it returns nil, they survive a loss of
+	// power.
+	Commit(changes []Change) error
+	Close() error
+}
+
+// Change puts a value under a key, or removes what is there if the value is nil.
+type Change struct {
+	Bucket     byte
+	Key, Value []byte
+}
+
+// The buckets.
+const (
+	bucketGroups   = 'g' // filter: number of a group of a shared subscription
+	bucketReceived = 'i' // number of a session, packet identifier: a message at QoS 2 from it has come
+	bucketLedgers  = 'l' // number of a session or group: which messages it needs no more
+	bucketMessages = 'm' // sequence: message, and whom it is for
+	bucketSent     = 'o' // number of a session, packet identifier: a message at QoS 2 is on its way to it
+	bucketRetained = 'r' // topic: message
+	bucketSessions = 's' // number: session
+)
+
+// Buckets are the names of all buckets, in their order.
+const Buckets = "gilmors"
+
+// journal brings changes into the store: what waits for one commit goes there in the next. There is no timer for what
+// somebody waits for; commits take as long as they take, and meanwhile more comes together.
+type journal struct {
+	engine    *Engine
+	store     Store
+	restoring bool // the store is being read
+
+	mu       sync.Mutex // guards the fields below
+	entries  []*entry
+	bytes    int // of entries, and of those that are being committed or released
+	later    []Change
+	dirty    map[saver]bool
+	sequence uint64        // of the latest message
+	number   uint64        // of the latest session or group
+	room     chan struct{} // closed when bytes falls below the bound; nil: nobody waits for that
+	closed   bool
+
+	wake     chan struct{} // capacity 1: there is something to commit
+	released chan []*entry // to the releaser
+	running  sync.WaitGroup
+}
+
+// entry is changes that somebody waits for. done is called when they are committed, or have failed, by one goroutine, in the
+// order of the entries, and without a lock.
+type entry struct {
+	changes []Change
+	size    int
+	err     error
+	done    func(error)
+}
+
+const (
+	// journalBound is how many bytes of messages may wait for commits. Beyond it nothing is read from publishers.
+	journalBound = 32 << 20
+	// lazyCommit is how long changes that nobody waits for may wait.
+	lazyCommit = time.Second
+)
+
+func newJournal(e *Engine, s Store) *journal {
+	return &journal{
+		engine: e, store: s, dirty: map[saver]bool{},
+		wake: make(chan struct{}, 1), released: make(chan []*entry, 1),
+	}
+}
+
+// run begins to commit.
+func (j *journal) run() {
+	j.running.Go(j.commitAll)
+	j.running.Go(j.releaseAll)
+}
+
+// saver has a record that is written as it is at the time of the commit, however often it has changed before.
+type saver interface{ changes() []Change }
+
+// submit lets changes be committed, and the record of a saver, if it is not nil. done is called then.
+func (j *journal) submit(record saver, changes []Change, done func(error)) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if record != nil {
+		j.dirty[record] = true
+	}
+	j.add(&entry{changes: changes, done: done})
+}
+
+// add appends an entry. The lock is held.
+func (j *journal) add(n *entry) {
+	for i := range n.changes {
+		n.size += len(n.changes[i].Key) + len(n.changes[i].Value)
+	}
+	j.entries = append(j.entries, n)
+	j.bytes += n.size
+	j.ring()
+}
+
+func (j *journal) ring() {
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
+}
+
+// lazily lets a change be committed with the next ones, at most a second later. It comes before what is submitted after it.
+func (j *journal) lazily(c Change) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.later = append(j.later, c)
+}
+
+// spoil lets a record be written with the next commit, at most a second later.
+func (j *journal) spoil(record saver) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.dirty[record] = true
+}
+
+// newNumber returns a number for a session or group. Numbers are never used again.
+func (j *journal) newNumber() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.number++
+	return j.number
+}
+
+// unflood waits until the store has caught up. The caller holds no lock that a releaser needs.
+func (j *journal) unflood() {
+	j.mu.Lock()
+	if j.bytes < journalBound || j.closed {
+		j.mu.Unlock()
+		return
+	}
+	if j.room == nil {
+		j.room = make(chan struct{})
+	}
+	room := j.room
+	j.mu.Unlock()
+	<-room
+}
+
+// take returns what is to be committed now.
+func (j *journal) take() (entries []*entry, later []Change, dirty []saver, closed bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	entries, later, j.entries, j.later = j.entries, j.later, nil, nil
+	for l := range j.dirty {
+		dirty = append(dirty, l)
+	}
+	clear(j.dirty)
+	return entries, later, dirty, j.closed
+}
+
+// commitAll is the committer.
+func (j *journal) commitAll() {
+	defer close(j.released)
+	tick := time.NewTicker(lazyCommit)
+	defer tick.Stop()
+	var failed []Change // that nobody waits for
+	for {
+		select {
+		case <-j.wake:
+		case <-tick.C:
+		}
+		entries, later, dirty, closed := j.take()
+		changes := append(failed, later...)
+		for _, n := range entries {
+			changes = append(changes, n.changes...)
+		}
+		for _, l := range dirty {
+			changes = append(changes, l.changes()...)
+		}
+		err := j.commit(changes)
+		failed = nil
+		if err != nil {
+			failed = append(changes[:0:0], later...)
+			for _, l := range dirty {
+				j.spoil(l)
+			}
+		}
+		for _, n := range entries {
+			n.err = err
+		}
+		if len(entries) > 0 {
+			j.released <- entries
+		} else if closed {
+			return
+		}
+	}
+}
+
+// commit commits changes, and tells the log when that begins or ceases to fail.
+func (j *journal) commit(changes []Change) error {
+	if len(changes) == 0 {
+		return nil
+	}
+	err := j.store.Commit(changes)
+	failing := err != nil
+	if j.engine.failing.Swap(failing) != failing {
+		if failing {
+			j.engine.log.Error("cannot write to the persistence file, so no message is acknowledged that has to be kept", "error", err)
+		} else {
+			j.engine.log.Info("the persistence file can be written again")
+		}
+	}
+	j.engine.stats.commits.Add(1)
+	return err
+}
+
+// releaseAll is the releaser: it carries out what had to wait for a commit, while the next one is under way.
+func (j *journal) releaseAll() {
+	for entries := range j.released {
+		n := 0
+		for _, entry := range entries {
+			entry.done(entry.err)
+			n += entry.size
+		}
+		j.mu.Lock()
+		j.bytes -= n
+		if j.room != nil && j.bytes < journalBound {
+			close(j.room)
+			j.room = nil
+		}
+		j.mu.Unlock()
+	}
+}
+
+// close commits what is left, and closes the store.
+func (j *journal) close() error {
+	j.mu.Lock()
+	j.closed = true
+	j.ring()
+	j.mu.Unlock()
+	j.running.Wait()
+	return j.store.Close()
+}

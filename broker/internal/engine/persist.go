@@ -1,0 +1,280 @@
+package engine
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/session"
+)
+
+// This file says what waits for the store. Everything here is for sessions that outlive their connection, which have a
+// ledger, and for retained messages.
+//
+//	PUBACK, PUBREC                 the message, and for PUBREC its identifier
+//	PUBCOMP                        the identifier's removal: a new message under it would be swallowed after a crash
+//	a QoS 2 PUBLISH                its identifier
+//	PUBREL                         that PUBREC came: otherwise the PUBLISH would come again as a new one
+//	SUBACK, UNSUBACK, CONNACK      the session
+//
+// What is acknowledged at QoS 1, and what is removed, is written with the next commit.
+
+// stores reports whether a run has to wait for the store: because somebody needs its messages after a crash, or because
+// earlier messages of the publisher wait.
+func (c *conn) stores(r *run) bool {
+	if c.engine.journal == nil {
+		return false
+	}
+	if r.retain || c.session.unreleased.Load() > 0 || r.qos == 2 && c.session.ledger != nil {
+		return true
+	}
+	return r.qos > 0 && len(r.match.storedTargets()) > 0
+}
+
+// storedTargets returns those of a match that outlive the process. They are looked up once.
+func (m *match) storedTargets() []storedTarget {
+	m.once.Do(func() {
+		for i := range m.targets {
+			if t := &m.targets[i]; t.qos > 0 && t.session.ledger != nil {
+				m.stored = append(m.stored, storedTarget{t.session.ledger.number, t.qos, t.retainAsPublished, t.ids})
+			}
+		}
+		for _, g := range m.groups {
+			if l := g.ledger.Load(); l != nil {
+				m.stored = append(m.stored, storedTarget{number: l.number})
+			}
+		}
+	})
+	return m.stored
+}
+
+// store lets a run be committed. It is routed and acknowledged then.
+func (c *conn) store(r *run) {
+	j := c.engine.journal
+	later := &run{match: r.match, qos: r.qos, retain: r.retain, items: slices.Clone(r.items)}
+	later.makeMessages(later.items, c.engine.now())
+	for i := range later.items {
+		it := &later.items[i]
+		it.payload, it.properties = nil, nil // they were the reader's
+		if it.message != nil {
+			it.payload, it.properties = it.message.payload, it.message.properties
+		}
+	}
+	c.session.unreleased.Add(1)
+	j.submitRun(c, later)
+	c.full = true
+}
+
+// submitRun gives the messages of a run their sequence, and lets them be committed.
+func (j *journal) submitRun(c *conn, r *run) {
+	n := &entry{done: func(err error) { c.release(r, err) }}
+	var targets []storedTarget
+	if r.qos > 0 {
+		targets = r.match.storedTargets()
+	}
+	for i := range r.items {
+		it := &r.items[i]
+		if it.skip() {
+			continue
+		}
+		if r.qos == 2 && c.session.ledger != nil {
+			n.changes = append(n.changes, Change{bucketReceived, identifier(c.session.ledger.number, it.id), []byte{1}})
+		}
+		n.size += it.message.size
+		if len(targets) > 0 {
+			it.message.debts.Store(int32(len(targets)))
+			n.changes = append(n.changes, Change{bucketMessages, nil, j.engine.messageRecord(it.message, targets)})
+		}
+		if r.retain {
+			n.changes = append(n.changes, j.engine.retainedChange(it.message))
+		}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(targets) > 0 {
+		j.enumerate(n, r)
+	}
+	j.add(n)
+}
+
+// enumerate gives the messages of a run their sequence, which is that of the commits. The lock is held.
+func (j *journal) enumerate(n *entry, r *run) {
+	at := 0
+	for i := range r.items {
+		if r.items[i].skip() {
+			continue
+		}
+		for n.changes[at].Bucket != bucketMessages {
+			at++
+		}
+		j.sequence++
+		r.items[i].message.sequence = j.sequence
+		n.changes[at].Key = number(j.sequence)
+		at++
+	}
+}
+
+// retainedChange stores a retained message, or removes the one of its topic.
+func (e *Engine) retainedChange(m *message) Change {
+	c := Change{Bucket: bucketRetained, Key: []byte(m.topic)}
+	if len(m.payload) > 0 {
+		c.Value = e.messageRecord(m, nil)
+	}
+	return c
+}
+
+// identifier is the key of a packet identifier of a session.
+func identifier(session uint64, id uint16) []byte {
+	return binary.BigEndian.AppendUint16(number(session), id)
+}
+
+// release routes and acknowledges a run that was committed, or refuses it.
+func (c *conn) release(r *run, err error) {
+	var wakes []*conn
+	if err != nil {
+		for i := range r.items {
+			r.items[i].refused = codec.QuotaExceeded
+		}
+	} else {
+		c.engine.route(c.client, r, &wakes)
+	}
+	c.session.unreleased.Add(-1)
+	if r.qos > 0 {
+		c.acknowledgeRun(r, &wakes)
+	}
+	if err != nil && c.version != codec.V5 {
+		c.end(serverUnavailable) // MQTT 3.1.1 has no other way to refuse a message
+	}
+	wakeAll(wakes)
+}
+
+// end ends the connection.
+func (c *conn) end(err error) {
+	c.session.mu.Lock()
+	defer c.session.mu.Unlock()
+	c.finish(err)
+}
+
+// whenSaved calls f with the session's lock held once the session is stored as it is now, or at once if it is not stored at
+// all. After a takeover f is not called; when the store fails the connection ends.
+func (c *conn) whenSaved(f func()) {
+	s := c.session
+	if s.ledger == nil {
+		f()
+		return
+	}
+	s.engine.journal.submit(s, nil, func(err error) {
+		c.act(func() {
+			if err != nil {
+				c.finish(serverUnavailable)
+				return
+			}
+			f()
+		})
+	})
+}
+
+// act calls f with the session's lock held, if the connection still has the session, and sends what waits.
+func (c *conn) act(f func()) {
+	var wakes []*conn
+	s := c.session
+	s.mu.Lock()
+	if s.conn == c {
+		f()
+		s.pump(c)
+		if c.out.Waiting() > 0 {
+			c.wakeLater(&wakes)
+		}
+	}
+	s.mu.Unlock()
+	wakeAll(wakes)
+}
+
+// changes is the record of the session, or its removal.
+func (s *Session) changes() []Change {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := number(s.ledger.number)
+	if !s.ended {
+		return []Change{{bucketSessions, key, s.record()}}
+	}
+	return append(s.leftover, Change{bucketSessions, key, nil}, Change{bucketLedgers, key, nil})
+}
+
+// save stores the session with the next commit.
+func (s *Session) save() {
+	if s.ledger != nil {
+		s.engine.journal.spoil(s)
+	}
+}
+
+// unsave removes the session from the store, with the next commit. It has ended, and its state is still there.
+func (s *Session) unsave() {
+	if s.ledger == nil {
+		return
+	}
+	s.ledger.gone = true
+	st := s.state.State()
+	for _, id := range st.Received {
+		s.leftover = append(s.leftover, Change{bucketReceived, identifier(s.ledger.number, id), nil})
+	}
+	for i := range st.Sent {
+		if st.Sent[i].Message.QoS == 2 {
+			s.leftover = append(s.leftover, Change{bucketSent, identifier(s.ledger.number, st.Sent[i].ID), nil})
+		}
+	}
+	s.save()
+}
+
+// The handshakes of QoS 2, with records between cause and packet.
+
+// prepare puts a message at QoS 2 in flight, which is sent when its identifier is stored. id is the one that it has.
+func (s *Session) prepare(id uint16, owner any) {
+	s.storeSent(id, owner, false, func(err error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if err != nil {
+			again := newTimer(func() { s.prepare(id, owner) })
+			s.engine.timers.set(again, s.engine.now()+lazyCommit)
+			return
+		}
+		s.state.Confirm(id) // on a later connection too
+		if s.conn != nil && s.conn.claim() {
+			go s.conn.write()
+		}
+	})
+}
+
+// storeSent stores how far a message at QoS 2 has come.
+func (s *Session) storeSent(id uint16, owner any, released bool, done func(error)) {
+	value := appendBool(number(messageOf(owner).sequence), released)
+	s.engine.journal.submit(nil, []Change{{bucketSent, identifier(s.ledger.number, id), value}}, done)
+}
+
+// isStored reports whether a message at QoS 2 needs records of how far it has come.
+func (s *Session) isStored(m *session.Message) bool {
+	return m.QoS == 2 && s.ledger != nil && messageOf(m.Owner).sequence != 0
+}
+
+// forgetSent removes the record of a message at QoS 2 that is complete.
+func (s *Session) forgetSent(id uint16, m *session.Message) {
+	if s.isStored(m) {
+		s.engine.journal.lazily(Change{Bucket: bucketSent, Key: identifier(s.ledger.number, id)})
+	}
+}
+
+// forgive settles what was stored for a target that does not get it after all.
+func (t *target) forgive(items []item) {
+	s := t.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forgiveAll(items, t)
+}
+
+func (s *Session) forgiveAll(items []item, t *target) {
+	for i := range items {
+		if m := items[i].message; s.ledger != nil && t.qos > 0 && m != nil && m.sequence != 0 {
+			s.engine.journal.settle(m)
+		}
+	}
+}

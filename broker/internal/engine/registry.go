@@ -1,0 +1,48 @@
+package engine
+
+import (
+	"hash/maphash"
+	"sync"
+)
+
+// registry has the sessions by client identifier, in shards so that clients which come and go at the same time do not
+// wait for each other.
+type registry struct {
+	seed   maphash.Seed
+	shards [64]shard
+}
+
+type shard struct {
+	mu       sync.Mutex
+	sessions map[string]*Session
+}
+
+func (r *registry) init() {
+	r.seed = maphash.MakeSeed()
+	for i := range r.shards {
+		r.shards[i].sessions = map[string]*Session{}
+	}
+}
+
+// shard returns the one that a client identifier belongs to.
+func (r *registry) shard(id string) *shard {
+	return &r.shards[maphash.String(r.seed, id)%uint64(len(r.shards))]
+}
+
+// each calls f with every session, without a lock.
+func (r *registry) each(f func(*Session)) {
+	var all []*Session
+	for i := range r.shards {
+		sh := &r.shards[i]
+		sh.mu.Lock()
+		for _, s := range sh.sessions {
+			all = append(all, s)
+		}
+		sh.mu.Unlock()
+		for _, s := range all {
+			f(s)
+		}
+		clear(all)
+		all = all[:0]
+	}
+}

@@ -1,0 +1,290 @@
+package engine
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/session"
+)
+
+// restoring is what has been read of a store. Buckets come in the order of their letters.
+type restoring struct {
+	engine   *Engine
+	groups   map[uint64]string            // filter by number
+	received map[uint64][]uint16          // packet identifiers by session
+	ledgers  map[uint64]*restoredLedger   // by session or group
+	sent     map[uint64]map[uint64]flight // by session, then sequence
+	messages []restoredMessage            // in the order of their sequence
+	sessions map[uint64]*Session
+	useless  []Change // that remove what nobody needs
+}
+
+type restoredLedger struct {
+	upTo    uint64
+	settled map[uint64]bool
+}
+
+// needs reports whether the owner needs a message.
+func (l *restoredLedger) needs(sequence uint64) bool {
+	return l == nil || sequence > l.upTo && !l.settled[sequence]
+}
+
+// flight is a message at QoS 2 that is on its way to a session.
+type flight struct {
+	id       uint16
+	released bool
+}
+
+type restoredMessage struct {
+	*message
+	targets []storedTarget
+}
+
+// restore reads everything that the store has.
+func (e *Engine) restore(s Store) error {
+	e.journal = newJournal(e, s)
+	e.journal.restoring = true
+	r := &restoring{
+		engine: e, groups: map[uint64]string{}, received: map[uint64][]uint16{}, ledgers: map[uint64]*restoredLedger{},
+		sent: map[uint64]map[uint64]flight{}, sessions: map[uint64]*Session{},
+	}
+	if err := s.Load(r.read); err != nil {
+		return err
+	}
+	if err := r.restoreMessages(); err != nil {
+		return err
+	}
+	e.journal.restoring = false
+	for _, c := range r.useless {
+		e.journal.lazily(c)
+	}
+	for _, s := range r.sessions {
+		s.awaitClient()
+	}
+	return nil
+}
+
+// read takes one value.
+func (r *restoring) read(bucket byte, key, value []byte) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("bucket %c, key %x: %w", bucket, key, err)
+		}
+	}()
+	if bucket == bucketRetained {
+		return r.readRetained(string(key), value)
+	}
+	if len(key) < 8 {
+		return errRecord
+	}
+	n := binary.BigEndian.Uint64(key)
+	if bucket != bucketMessages {
+		r.engine.journal.number = max(r.engine.journal.number, n)
+	}
+	switch bucket {
+	case bucketGroups:
+		r.groups[n] = string(value)
+	case bucketLedgers:
+		return r.readLedger(n, value)
+	case bucketMessages:
+		return r.readMessage(n, value)
+	case bucketReceived, bucketSent:
+		if len(key) != 10 {
+			return errRecord
+		}
+		return r.readIdentifier(bucket, n, binary.BigEndian.Uint16(key[8:]), value)
+	case bucketSessions:
+		return r.readSession(n, value)
+	}
+	return nil
+}
+
+func (r *restoring) readRetained(topic string, value []byte) error {
+	m, _, err := r.engine.readMessage(value)
+	if err != nil {
+		return err
+	}
+	if m.expired(r.engine.now()) {
+		r.useless = append(r.useless, Change{Bucket: bucketRetained, Key: []byte(topic)})
+		return nil
+	}
+	r.engine.retain(nil, m)
+	return nil
+}
+
+func (r *restoring) readLedger(n uint64, value []byte) error {
+	upTo, settled, ok := readLedger(value)
+	if !ok {
+		return errRecord
+	}
+	l := &restoredLedger{upTo: upTo, settled: map[uint64]bool{}}
+	for _, sequence := range settled {
+		l.settled[sequence] = true
+	}
+	r.ledgers[n] = l
+	r.engine.journal.sequence = max(r.engine.journal.sequence, upTo)
+	return nil
+}
+
+func (r *restoring) readMessage(sequence uint64, value []byte) error {
+	m, targets, err := r.engine.readMessage(value)
+	if err != nil {
+		return err
+	}
+	m.sequence = sequence
+	r.engine.journal.sequence = max(r.engine.journal.sequence, sequence)
+	r.messages = append(r.messages, restoredMessage{m, targets})
+	return nil
+}
+
+func (r *restoring) readIdentifier(bucket byte, n uint64, id uint16, value []byte) error {
+	if bucket == bucketReceived {
+		r.received[n] = append(r.received[n], id)
+		return nil
+	}
+	if len(value) != 9 {
+		return errRecord
+	}
+	if r.sent[n] == nil {
+		r.sent[n] = map[uint64]flight{}
+	}
+	r.sent[n][binary.BigEndian.Uint64(value)] = flight{id, value[8] == 1}
+	return nil
+}
+
+// readSession makes a session of its record, without messages.
+func (r *restoring) readSession(n uint64, value []byte) error {
+	var of storedSession
+	if err := json.Unmarshal(value, &of); err != nil {
+		return err
+	}
+	if of.Form != recordForm || of.ID == "" {
+		return errRecord
+	}
+	e := r.engine
+	s := e.newSession(of.ID, of.Owner)
+	s.ledger = &ledger{journal: e.journal, number: n, lock: &s.mu}
+	client := &Client{ID: of.ID, Username: of.Owner, Version: of.Version, Listener: of.Listener}
+	s.client.Store(client)
+	s.expiry, s.endsAt = of.Expiry, e.engineTime(of.EndsAt)
+	if w := of.Will; w != nil {
+		s.will = &will{client, w.Topic, w.Payload, w.Properties, w.QoS, w.Retain, w.Delay}
+	}
+	e.sessions.shard(s.id).sessions[s.id] = s
+	e.stats.sessions.Add(1)
+	r.sessions[n] = s
+	for _, sub := range of.Subscriptions {
+		s.subscribe(&codec.SubscribeFilter{
+			Filter: sub.Filter, QoS: sub.QoS, NoLocal: sub.NoLocal, RetainAsPublished: sub.RetainAsPublished, RetainHandling: 2,
+		}, sub.ID)
+	}
+	return nil
+}
+
+// restoreMessages gives each message to the sessions and groups that still need it.
+func (r *restoring) restoreMessages() error {
+	states := map[uint64]*session.State{}
+	for n := range r.sessions {
+		states[n] = &session.State{Received: r.received[n]}
+	}
+	groups := r.groupsByNumber()
+	for _, m := range r.messages {
+		m.message.debts.Store(1) // until all have been asked
+		for i := range m.targets {
+			t := &m.targets[i]
+			switch g, s := groups[t.number], r.sessions[t.number]; {
+			case !r.ledgers[t.number].needs(m.sequence):
+			case s != nil:
+				m.message.debts.Add(1)
+				r.give(s, states[t.number], m.message, t)
+			case g != nil:
+				m.message.debts.Add(1)
+				r.giveGroup(g, states, m.message)
+			}
+		}
+		r.engine.journal.settle(m.message)
+	}
+	for n, s := range r.sessions {
+		st := states[n]
+		slices.SortStableFunc(st.Sent, func(a, b session.Sent) int { return order(a.Released, b.Released) })
+		// A client may still acknowledge what an earlier process has sent at QoS 1: those identifiers are far away.
+		st.LastID = uint16(time.Now().UnixNano())
+		if err := s.state.Restore(*st); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func order(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
+
+// groupsByNumber returns the groups that still have members; those that have none are removed from the store.
+func (r *restoring) groupsByNumber() map[uint64]*group {
+	groups := map[uint64]*group{}
+	for n, filter := range r.groups {
+		g := r.engine.groups.of[filter]
+		if g == nil {
+			r.useless = append(r.useless, Change{bucketGroups, number(n), nil}, Change{bucketLedgers, number(n), nil})
+			continue
+		}
+		g.ledger.Store(&ledger{journal: r.engine.journal, number: n, lock: &g.mu})
+		groups[n] = g
+	}
+	return groups
+}
+
+// give puts a message into the state of a session.
+func (r *restoring) give(s *Session, st *session.State, m *message, t *storedTarget) {
+	s.ledger.enter(m)
+	s.keep(m)
+	copied := m.copyOf(min(m.qos, t.qos), m.retain && t.retainAsPublished, t.ids, m)
+	if f, ok := r.sent[t.number][m.sequence]; ok && copied.QoS == 2 {
+		st.Sent = append(st.Sent, session.Sent{ID: f.id, Message: copied, Released: f.released})
+		return
+	}
+	st.Waiting = append(st.Waiting, copied)
+}
+
+// giveGroup lets a message wait in a group, unless a member has it at QoS 2.
+func (r *restoring) giveGroup(g *group, states map[uint64]*session.State, m *message) {
+	g.ledger.Load().enter(m)
+	for n, flights := range r.sent {
+		f, ok := flights[m.sequence]
+		if s := r.sessions[n]; ok && s != nil {
+			s.keep(m)
+			copied := m.copyOf(2, m.retain, nil, &shared{m, g})
+			states[n].Sent = append(states[n].Sent, session.Sent{ID: f.id, Message: copied, Released: f.released})
+			return
+		}
+	}
+	r.engine.hold(m)
+	g.queue.Push(m)
+	g.bytes += m.size
+}
+
+// awaitClient sets the timers of a session that was restored. The time that the broker was away counts.
+func (s *Session) awaitClient() {
+	e := s.engine
+	if s.endsAt == 0 && s.expiry != never {
+		s.endsAt = e.now() + seconds(s.expiry)
+	}
+	if s.endsAt != 0 {
+		e.timers.set(s.timers.expiry, s.endsAt)
+	}
+	if s.will != nil {
+		e.timers.set(s.timers.will, e.now()+min(s.will.delay, seconds(s.expiry)))
+	}
+	s.save()
+}

@@ -1,0 +1,173 @@
+package engine
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/petrel-mqtt/mqtt/internal/topic"
+)
+
+// retained has the retained message of each topic.
+type retained struct {
+	mu       sync.Mutex // guards the fields below
+	messages map[string]*kept
+	sequence uint64 // of the latest message that was stored
+}
+
+// kept is a retained message.
+type kept struct {
+	*message
+	sequence uint64
+	timer    *timer // of its expiry; nil: it does not expire
+}
+
+// retain stores a message, or removes the one of its topic if it is empty, and looks up its subscribers in the same moment.
+// [MQTT-3.3.1-5] [MQTT-3.3.1-6] [MQTT-3.3.1-7] [MQTT311-3.3.1-5] [MQTT311-3.3.1-10] [MQTT311-3.3.1-11]
+func (e *Engine) retain(publisher *Client, m *message) *match {
+	r := &e.retained
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sequence++
+	r.remove(e, m.topic)
+	if len(m.payload) > 0 {
+		r.store(e, m)
+	}
+	return e.match(publisher, m.topic)
+}
+
+func (r *retained) store(e *Engine, m *message) {
+	if r.messages == nil {
+		r.messages = map[string]*kept{}
+	}
+	k := &kept{message: m, sequence: r.sequence}
+	r.messages[m.topic] = k
+	e.hold(m)
+	e.stats.retained.Add(1)
+	if m.expires != 0 {
+		k.timer = newTimer(func() { e.forgetRetained(k) })
+		e.timers.set(k.timer, m.expires)
+	}
+}
+
+func (r *retained) remove(e *Engine, name string) {
+	if old := r.messages[name]; old != nil {
+		delete(r.messages, name)
+		e.timers.unset(old.timer)
+		e.letGo(old.message)
+		e.stats.retained.Add(-1)
+	}
+}
+
+// forgetRetained removes a retained message that has expired, unless there is another one by now.
+func (e *Engine) forgetRetained(k *kept) {
+	r := &e.retained
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.messages[k.topic] == k {
+		r.remove(e, k.topic)
+	}
+}
+
+// cursor is the way of retained messages to one subscription. Messages that were stored after the SUBSCRIBE are not its:
+// they came as they were published.
+type cursor struct {
+	subscription *subscription
+	sequence     uint64
+	all          []*message
+	batch        []*message // to be sent next
+}
+
+// cursorBatch is how many messages a cursor takes from the store at a time.
+const cursorBatch = 64
+
+// open returns a cursor over what matches a subscription now. The lock is held.
+func (r *retained) open(s *subscription) *cursor {
+	c := &cursor{subscription: s, sequence: r.sequence}
+	for name, k := range r.messages {
+		if topic.Match(s.inner, name) {
+			c.all = append(c.all, k.message)
+		}
+	}
+	slices.SortFunc(c.all, func(a, b *message) int { return compareStrings(a.topic, b.topic) })
+	return c
+}
+
+// next returns the next messages of a cursor; none when it is at its end.
+func (r *retained) next(c *cursor) []*message {
+	n := min(cursorBatch, len(c.all))
+	batch := c.all[:n]
+	c.all = c.all[n:]
+	return batch
+}
+
+// pumpRetained sends the next retained message, and reports whether there may be more to do.
+// [MQTT-3.3.1-9] [MQTT311-3.3.1-6] [MQTT311-3.3.1-8]
+func (s *Session) pumpRetained(c *conn) bool {
+	cur := s.cursors[0]
+	if len(cur.batch) == 0 && !s.refill(c, cur) {
+		return s.conn == c
+	}
+	m := cur.batch[0]
+	now := s.engine.now()
+	copied := m.copyOf(min(m.qos, cur.subscription.qos), true, cur.subscription.ids(), m)
+	switch {
+	case m.expired(now), c.exceeds(&copied):
+	case copied.QoS == 0:
+		b, err := s.state.AppendPublish(c.out.Buffer(), &copied, 0, false, now)
+		if err == nil {
+			n := len(b) - len(c.out.Buffer())
+			c.out.Commit(b)
+			c.charge(1, n)
+		}
+	case !s.state.Ready():
+		return false
+	default:
+		s.sendNow(&copied)
+	}
+	cur.batch = cur.batch[1:]
+	return true
+}
+
+// refill gets the next messages of a cursor, and asks whether the client may receive them; the lock is released meanwhile.
+// At the cursor's end it is taken away, and refill reports false.
+func (s *Session) refill(c *conn, cur *cursor) bool {
+	s.mu.Unlock()
+	batch, end := s.engine.nextRetained(c.client, cur)
+	s.mu.Lock()
+	if len(s.cursors) == 0 || s.cursors[0] != cur {
+		return false // unsubscribed meanwhile
+	}
+	cur.batch = batch
+	if end {
+		s.cursors = slices.Delete(s.cursors, 0, 1)
+	}
+	return !end && s.conn == c
+}
+
+// nextRetained returns the next messages of a cursor that a client may receive; end says that there are no more.
+func (e *Engine) nextRetained(c *Client, cur *cursor) (batch []*message, end bool) {
+	for len(batch) == 0 {
+		e.retained.mu.Lock()
+		all := e.retained.next(cur)
+		e.retained.mu.Unlock()
+		if len(all) == 0 {
+			return nil, true
+		}
+		for _, m := range all {
+			if e.authorized(c, Receive, m.topic) {
+				batch = append(batch, m)
+			}
+		}
+	}
+	return batch, false
+}
+
+func compareStrings(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}

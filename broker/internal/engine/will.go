@@ -1,0 +1,62 @@
+package engine
+
+import (
+	"slices"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// will is a client's will: a whole message, kept apart from the connection.
+// [MQTT-3.1.2-7] [MQTT-3.1.3-10]
+type will struct {
+	client     *Client
+	topic      string
+	payload    []byte
+	properties *codec.PublishProperties
+	qos        byte
+	retain     bool
+	delay      time.Duration
+}
+
+// willOf returns the will of a CONNECT, or nil.
+func willOf(connect *codec.Connect, c *Client) *will {
+	w := connect.Will
+	if w == nil {
+		return nil
+	}
+	p := &w.Properties
+	of := &will{client: c, topic: w.Topic, payload: slices.Clone(w.Payload), qos: w.QoS, retain: w.Retain, delay: p.WillDelay}
+	if connect.Version == codec.V5 {
+		of.properties = cloneProperties(&codec.PublishProperties{
+			UTF8Payload: p.UTF8Payload, MessageExpiry: p.MessageExpiry, ContentType: p.ContentType,
+			ResponseTopic: p.ResponseTopic, CorrelationData: p.CorrelationData, UserProperties: p.UserProperties,
+		})
+	}
+	return of
+}
+
+// publishWill publishes a will, if its client may still publish to the topic.
+// [MQTT-3.1.2-8] [MQTT-3.1.2-14] [MQTT-3.1.2-15] [MQTT311-3.1.2-16] [MQTT311-3.1.2-17]
+func (e *Engine) publishWill(w *will) {
+	if !e.authorized(w.client, Publish, w.topic) {
+		e.log.Info("will not published: not authorized", "client", logged{w.client}, "topic", w.topic)
+		return
+	}
+	e.publish(w.client, newMessage(w.topic, w.payload, w.properties, w.qos, w.retain, e.now()))
+}
+
+// willIsDue publishes the will of a session that is away, because its delay is over.
+func (e *Engine) willIsDue(s *Session) {
+	s.mu.Lock()
+	w := s.will
+	if s.conn != nil || s.ended || e.timers.isSet(s.timers.will) {
+		w = nil
+	} else {
+		s.will = nil // [MQTT-3.1.2-10]
+	}
+	s.mu.Unlock()
+	if w != nil {
+		e.publishWill(w)
+	}
+}
