@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"go/ast"
 	"go/types"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -233,5 +235,41 @@ func TestMutexFaults(t *testing.T) {
 		if got := mutexFaults(parseText(t, map[string]string{"a.go": types + c.text})); !slices.Equal(got, c.faults) {
 			t.Errorf("%s: %q, want %q", c.text, got, c.faults)
 		}
+	}
+}
+
+// tableRow is a row of the table in CONTRIBUTING.md that says where the tests of a file are.
+var tableRow = regexp.MustCompile("(?m)^\\| `([a-z_]+\\.go)` \\| (.*) \\|$")
+
+// Whoever changes a file finds its tests: in the test file of its name, or by the table in CONTRIBUTING.md.
+func TestTestFiles(t *testing.T) {
+	text, err := os.ReadFile("CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := make(map[string]string)
+	for _, row := range tableRow.FindAllStringSubmatch(string(text), -1) {
+		tests[row[1]] = row[2]
+		for name := range strings.SplitSeq(row[2], ", ") {
+			name = strings.Trim(name, "`")
+			if _, err := os.Stat(name); err != nil || !strings.HasSuffix(name, "_test.go") {
+				t.Errorf("CONTRIBUTING.md: the tests of %s are not in %s", row[1], name)
+			}
+		}
+	}
+	s := root(t)
+	for _, f := range s.files {
+		name := s.file(f.Pos())
+		_, err := os.Stat(strings.TrimSuffix(name, ".go") + "_test.go")
+		switch listed := tests[name] != ""; {
+		case err != nil && !listed:
+			t.Errorf("CONTRIBUTING.md does not say where the tests of %s are", name)
+		case err == nil && listed:
+			t.Errorf("CONTRIBUTING.md has a row for %s, which has a test file of its name", name)
+		}
+		delete(tests, name)
+	}
+	for name := range tests {
+		t.Errorf("CONTRIBUTING.md has a row for %s, which does not exist", name)
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"go/ast"
 	"go/types"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -162,5 +164,33 @@ func TestOutOfOrder(t *testing.T) {
 		if got := outOfOrder(parseText(t, c.texts), order); !slices.Equal(got, c.faults) {
 			t.Errorf("%s: %q, want %q", c.name, got, c.faults)
 		}
+	}
+}
+
+// ARCHITECTURE.md shows the same order from the top down: a line for each file that says what belongs there, and a rule
+// between two rows.
+func TestPictureOfFiles(t *testing.T) {
+	text, err := os.ReadFile("ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## The root's files\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	shown := [][]string{nil}
+	for line := range strings.Lines(section) {
+		name, about, _ := strings.Cut(strings.TrimPrefix(line, "    "), " ")
+		switch {
+		case !strings.HasPrefix(line, "    "):
+		case strings.HasPrefix(line, "    ─"):
+			shown = append(shown, nil)
+		case strings.TrimSpace(about) == "":
+			t.Errorf("ARCHITECTURE.md does not say what belongs into %s", name)
+		default:
+			shown[len(shown)-1] = append(shown[len(shown)-1], name)
+		}
+	}
+	slices.Reverse(shown)
+	if !slices.EqualFunc(shown, fileOrder, slices.Equal[[]string]) {
+		t.Errorf("ARCHITECTURE.md shows the files in the order\n%q\nand fileOrder is\n%q", shown, fileOrder)
 	}
 }
