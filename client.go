@@ -117,27 +117,25 @@ type ClientV5 interface {
 	//
 	// The payload may be used again when Request has returned.
 	Request(ctx context.Context, topic string, payload []byte, opts ...PublishOptionV5) (Message, error)
-	// Respond answers the requests that arrive on sub, with up to workers calls of handler at a time, until ctx, sub or
-	// the client ends. It returns when all calls have returned, with ctx's error, sub's Err or the client's. Several
-	// responders can share the work with a shared subscription, "$share/{group}/{filter}". sub may belong to another
-	// client.
+	// Respond answers the requests that arrive on sub, as Subscription.Handle handles messages, with the same options, until
+	// ctx, sub or the client ends. It returns when all calls of handler have: nil when ctx has ended or after Unsubscribe,
+	// otherwise why sub or the client ended. Several responders may share the work by a shared subscription,
+	// "$share/{group}/{filter}". sub may be another client's.
 	//
-	// What handler returns is published to the request's response topic, with the request's correlation data and the
-	// rest of its expiry, at QoS 1 unless replyOpts say otherwise; replyOpts may also give further properties. An error
-	// is sent together with the payload as ResponseError says. The requester gets its text, at most 1,024 bytes. A
-	// request without response topic is handled too, and what handler returns is dropped. A reply that cannot be sent
-	// is logged.
+	// What handler returns is published to the request's response topic with its correlation data and what is left of its
+	// expiry, at QoS 1 unless ReplyOptions, which may give further properties too, say otherwise. An error is sent with the
+	// payload, if any, as ResponseError says: its text, 1,024 bytes at most, is for the requester to read. It is sent at
+	// once, or, with a RetryPolicy, when that is over; a DeadLetter is called before. A request without response topic is
+	// handled too, and what handler returns is dropped. A reply that cannot be sent is logged.
 	//
 	// handler's ctx ends when the request has expired, counted from its arrival, or when the client ends. A request
 	// that has expired gets no reply and is counted in Stats.Expired; if it expired before its turn, handler is not
 	// called. When ctx ends no more requests are taken, but handlers that run finish, and their replies may take 10 s
 	// more to be acknowledged. A panic of handler is not recovered.
 	//
-	// With AutoAck a request is acknowledged when it enters sub's channel, and requests that are in the channel when
-	// Respond ends are lost. With ManualAck a request is acknowledged after its reply is. So an unanswered request is
-	// delivered again to the next client of the session, or to another client of a shared subscription. In both cases
-	// handler may run twice for a request, because at QoS 1 it may be delivered twice.
-	Respond(ctx context.Context, sub *Subscription, workers int, handler func(context.Context, Message) ([]byte, error), replyOpts ...PublishOptionV5) error
+	// A request is acknowledged when its reply is, with ManualAck too, so that one that was not answered comes again to the
+	// next client of the session, or to another one of a shared subscription. So handler may run twice for a request.
+	Respond(ctx context.Context, sub *Subscription, handler func(context.Context, Message) ([]byte, error), opts ...RespondOption) error
 	// Reauthenticate runs the Authenticator on the live connection (section 4.12.1) and waits for the outcome. Other
 	// traffic continues during the exchange. Concurrent calls share one exchange, also one that a RenewingAuthenticator
 	// has begun. The end of ctx ends only the waiting: the exchange continues, within the connect timeout.

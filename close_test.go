@@ -51,6 +51,7 @@ func unread(p *peer, filter string, opts ...mqtt.SubscribeOption) *mqtt.Subscrip
 	if sub == nil {
 		p.t.Fatal("no subscription")
 	}
+	sub.Messages()
 	return sub
 }
 

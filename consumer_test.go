@@ -139,22 +139,26 @@ func granted(p *codec.Subscribe) *codec.Suback {
 	return ack
 }
 
-// subscribed makes a subscription with a scripted server, which grants what is asked. The filters are all new to the
+// subscribed makes a subscription with a scripted server, which grants what is asked, for a test that receives from the
+// channel of messages. The filters are all new to the
 // server, and no more than one packet has.
 func subscribed(t *testing.T, c mqtt.Client, s *mqtttest.Script, filter string, opts ...mqtt.SubscribeOption) (*mqtt.Subscription, *codec.Subscribe) {
 	t.Helper()
 	sub, p := subscribing(t, c, s, filter, opts...)
 	s.Send(granted(p))
-	return sub.value(t), p
+	made := sub.value(t)
+	made.Messages()
+	return made, p
 }
 
-// subscribe makes a subscription with a broker.
+// subscribe subscribes, for a test that receives from the channel of messages.
 func subscribe(t *testing.T, c mqtt.Client, filter string, opts ...mqtt.SubscribeOption) *mqtt.Subscription {
 	t.Helper()
 	sub, err := c.Subscribe(t.Context(), filter, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
+	sub.Messages()
 	return sub
 }
 
@@ -165,6 +169,7 @@ func subscribeV5(t *testing.T, c mqtt.ClientV5, filter string, opts ...mqtt.Subs
 	if err != nil {
 		t.Fatal(err)
 	}
+	sub.Messages()
 	return sub
 }
 
@@ -182,6 +187,7 @@ func shown(m mqtt.Message) string {
 
 // arrived takes all messages that have come by now.
 func arrived(sub *mqtt.Subscription) (messages []mqtt.Message) {
+	sub.Messages() // makes the channel
 	for {
 		synctest.Wait()
 		select {

@@ -23,7 +23,7 @@ func (r *receiver) try(s *Subscription, m *Message) bool {
 		s.sink.take(*m)
 		return true
 	}
-	for i := 0; !s.ended && !s.line.sending && !s.line.gated; i++ {
+	for i := 0; s.channel != nil && !s.ended && !s.line.sending && !s.line.gated; i++ {
 		select {
 		case s.channel <- *m:
 			return true
@@ -44,27 +44,27 @@ func (r *receiver) try(s *Subscription, m *Message) bool {
 // The caller holds mu.
 func (r *receiver) hold(s *Subscription, m *Message, receipt *session.Receipt) {
 	r.client.inbox.watchStalls()
-	if s.options.ack == ManualAck {
-		m.origin = &origin{sub: s, receipt: receipt, ids: m.origin.identifiers()}
-		if r.try(s, m) {
-			return
-		}
+	m.origin = &origin{sub: s, receipt: receipt, ids: m.origin.identifiers()}
+	if s.options.ack == ManualAck && r.try(s, m) {
+		return
 	}
 	if s.ended {
 		r.link.Commit(r.client.session.Settle(r.link.Buffer(), receipt, s, nil))
 		return
 	}
-	s.line.held.Push(s.inLine(waiting{message: *m, receipt: receipt}))
-	s.startPump()
+	s.enqueue(waiting{message: *m, receipt: receipt})
 }
 
 // offer hands over a message at QoS 0, or drops one.
-// The caller holds mu.
+// The caller holds mu. It is free meanwhile.
 func (r *receiver) offer(s *Subscription, m *Message) {
-	if r.try(s, m) || s.ended {
+	if r.try(s, m) {
 		return
 	}
+	r.yield(s)
 	switch {
+	case s.ended:
+		return
 	case s.options.overflow == Block && s.leaving == nil && !s.call.waiting() && !s.line.gated:
 		r.block(s, m)
 		return
@@ -74,35 +74,44 @@ func (r *receiver) offer(s *Subscription, m *Message) {
 		return
 	default:
 		w := s.line.loose.Pop()
-		s.leaveLine(w)
+		s.leaveLine(&w)
 		s.drop(w.message)
 	}
-	s.line.loose.Push(s.inLine(waiting{message: *m}))
-	s.startPump()
+	s.enqueue(waiting{message: *m})
+}
+
+// yield gives the loops that consume s the chance to take messages out of a line that is full at QoS 0.
+// The caller holds mu. It is free meanwhile.
+func (r *receiver) yield(s *Subscription) {
+	for i := 0; i < yields && s.line.loops > 0 && !s.ended && s.line.loose.Len() >= s.options.buffer; i++ {
+		r.client.mu.Unlock()
+		runtime.Gosched()
+		r.client.mu.Lock()
+	}
 }
 
 // block waits until the consumer takes m, or the subscription or the connection ends. After the first Unsubscribe it
 // does not wait: the reader has to get to the UNSUBACK, and m goes in line.
 // The caller holds mu. It is free meanwhile.
 func (r *receiver) block(s *Subscription, m *Message) {
-	if s.line.sending { // messages at QoS 1 or 2 are in line before it
-		stopped := s.stopped()
+	if s.line.sending || s.channel == nil && s.line.loose.Len() >= s.capacity() {
+		moved := s.nextMove()
 		r.client.mu.Unlock()
 		r.Flush()
 		select {
-		case <-stopped:
+		case <-moved:
 		case <-s.left:
+		case <-s.done:
 		case <-r.link.Ended():
 		}
 		r.client.mu.Lock()
 	}
 	switch {
-	case !s.ended && !s.line.sending && r.sendBlocking(s, m):
+	case s.channel != nil && !s.ended && !s.line.sending && r.sendBlocking(s, m):
 	case s.ended:
 		s.giveUp(waiting{message: *m})
 	default:
-		s.line.loose.Push(s.inLine(waiting{message: *m}))
-		s.startPump()
+		s.enqueue(waiting{message: *m})
 	}
 }
 
@@ -122,175 +131,6 @@ func (r *receiver) sendBlocking(s *Subscription, m *Message) (sent bool) {
 	r.client.mu.Lock()
 	s.stopSending()
 	return sent
-}
-
-// waiting is a message in line.
-type waiting struct {
-	message Message
-	place   uint64           // in the subscription's line
-	parked  *parked          // what it was before its subscription claimed it; nil: it came for the subscription
-	receipt *session.Receipt // settled when the message enters the channel, but with ManualAck; nil at QoS 0
-}
-
-// The caller holds mu.
-func (s *Subscription) inLine(w waiting) waiting {
-	s.line.place++
-	w.place = s.line.place
-	s.line.bytes += w.size()
-	s.inbox.waiting += w.size()
-	return w
-}
-
-// The caller holds mu.
-func (s *Subscription) leaveLine(w waiting) {
-	s.line.bytes -= w.size()
-	s.inbox.waiting -= w.size()
-}
-
-// size is what the message costs in memory, about.
-func (w *waiting) size() int {
-	p := &w.message.Properties
-	n := messageSize + len(w.message.Topic) + len(w.message.Payload) + len(p.ContentType) + len(p.ResponseTopic) + len(p.CorrelationData)
-	for i := range p.UserProperties {
-		n += userPropertySize + len(p.UserProperties[i].Key) + len(p.UserProperties[i].Value)
-	}
-	return n + identifierSize*len(w.message.origin.identifiers())
-}
-
-// The sizes of a Message in line, of a user property and of a subscription identifier, without what they point to.
-const (
-	messageSize      = 200
-	userPropertySize = 32
-	identifierSize   = 4
-)
-
-// next takes the first message out of line.
-// The caller holds mu.
-func (s *Subscription) next() (w waiting, ok bool) {
-	switch loose, held := s.line.loose.Len() > 0, s.line.held.Len() > 0; {
-	case loose && (!held || s.line.loose.At(0).place < s.line.held.At(0).place):
-		w = s.line.loose.Pop()
-	case held:
-		w = s.line.held.Pop()
-	default:
-		return w, false
-	}
-	s.leaveLine(w)
-	return w, true
-}
-
-// The caller holds mu.
-func (s *Subscription) drop(m Message) {
-	s.dropped++
-	s.inbox.stats.Dropped++
-	s.inbox.notices.traceDropped(s, m)
-}
-
-// The caller holds mu.
-func (s *Subscription) startPump() {
-	if s.line.sending || s.line.gated {
-		return
-	}
-	s.line.sending = true
-	s.inbox.goroutines.Go(s.pump)
-}
-
-// pump carries what is in line into the channel, until the line is empty or the subscription has ended.
-// [MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT311-4.6.0-5] [MQTT311-4.6.0-6]
-func (s *Subscription) pump() {
-	mu := &s.inbox.mu
-	mu.Lock()
-	defer mu.Unlock()
-	for !s.ended {
-		w, ok := s.next()
-		if !ok {
-			break
-		}
-		mu.Unlock()
-		sent := false
-		select {
-		case s.channel <- w.message:
-			sent = true
-		case <-s.done:
-		}
-		mu.Lock()
-		if !sent {
-			s.giveUp(w)
-			break
-		}
-		if s.options.ack == AutoAck {
-			s.inbox.settle(w.receipt, s, nil)
-		}
-	}
-	s.stopSending()
-}
-
-// stopSending ends the time in which somebody sent without holding the mutex.
-// The caller holds mu.
-func (s *Subscription) stopSending() {
-	s.line.sending = false
-	if s.line.idle != nil {
-		close(s.line.idle)
-		s.line.idle = nil
-	}
-	if s.ended {
-		close(s.channel)
-	}
-}
-
-// stopped returns a channel that is closed when whoever sends now has stopped.
-// The caller holds mu.
-func (s *Subscription) stopped() <-chan struct{} {
-	if s.line.idle == nil {
-		s.line.idle = make(chan struct{})
-	}
-	return s.line.idle
-}
-
-// giveUp acknowledges a message that nobody will take any more, and counts it as dropped, unless the client has ended.
-// The caller holds mu.
-func (s *Subscription) giveUp(w waiting) {
-	if s.inbox.err != nil {
-		return
-	}
-	s.drop(w.message)
-	s.inbox.settle(w.receipt, s, nil)
-}
-
-// origin is what the copies of a message share.
-type origin struct {
-	ids     []uint32         // subscription identifiers
-	receipt *session.Receipt // nil: nothing to acknowledge
-	sub     *Subscription    // who has to settle it
-	settled bool             // guarded by client.mu
-}
-
-func (o *origin) identifiers() []uint32 {
-	if o == nil {
-		return nil
-	}
-	return o.ids
-}
-
-func (m Message) settle(reason *session.Reason) error {
-	o := m.origin
-	if o == nil || o.receipt == nil {
-		return nil
-	}
-	in := o.sub.inbox
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	switch {
-	case o.settled:
-		return nil
-	case in.err != nil:
-		return in.err
-	case o.receipt.Forgotten():
-		return ErrSessionLost
-	}
-	o.settled = true
-	in.settle(o.receipt, o.sub, reason)
-	return nil
 }
 
 // message makes a copy of a message that belongs to no subscription.

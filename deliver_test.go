@@ -326,8 +326,8 @@ func TestDeliverBlockBeforeSuback(t *testing.T) {
 		s.Send(granted(p))
 		sub := second.value(t)
 		s.Send(toT(0, 0, "4"))
-		wantArrived(t, sub, "t=0 q0", "t=1 q0", "t=3 q0", "t=4 q0") // 0 in the channel, 1 on its way there, and 3 in line
-		if sub.Dropped() != 1 {
+		wantArrived(t, sub, "t=3 q0", "t=4 q0") // 3 was in line
+		if sub.Dropped() != 3 {
 			t.Errorf("%d messages dropped", sub.Dropped())
 		}
 	})
@@ -400,7 +400,11 @@ func TestDeliverPump(t *testing.T) {
 		c := dialAs(t, v, b.DialContext)
 		sub := subscribe(t, c, "a", mqtt.AtLeastOnce, mqtt.Buffer(64))
 		var count atomic.Int32
-		go sub.Handle(t.Context(), 1, func(mqtt.Message) { count.Add(1) })
+		go func() {
+			for range sub.Messages() {
+				count.Add(1)
+			}
+		}()
 		for i := range 1000 {
 			b.Publish(text("a", "", byte(i%2)))
 			synctest.Wait()
@@ -505,38 +509,42 @@ func TestDeliverNext(t *testing.T) {
 	})
 }
 
-// Handle runs up to so many calls at a time, waits for them, and returns ctx's error, or the subscription's.
+// Handle runs up to so many calls at a time, waits for them, and returns nil at the end of ctx, otherwise the subscription's Err.
 func TestDeliverHandle(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		b := mqtttest.NewBroker(t)
 		c := dialAs(t, v, b.DialContext)
 		sub := subscribe(t, c, "a", mqtt.AtLeastOnce)
 		for _, workers := range []int{0, -1} {
-			if err := sub.Handle(t.Context(), workers, nil); err == nil {
+			if err := sub.Handle(t.Context(), nil, mqtt.Workers(workers)); err == nil {
 				t.Errorf("%d workers are accepted", workers)
 			}
 		}
 		var now, most, all atomic.Int32
-		handle := func(mqtt.Message) {
+		handle := func(context.Context, mqtt.Message) error {
 			most.Store(max(most.Load(), now.Add(1)))
 			time.Sleep(time.Second)
 			now.Add(-1)
 			all.Add(1)
+			return nil
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		handling := startErr(func() error { return sub.Handle(ctx, 3, handle) })
+		handling := startErr(func() error { return sub.Handle(ctx, handle, mqtt.Workers(3), mqtt.Key(nil)) })
 		for range 9 {
 			b.Publish(text("a", "", 1))
 		}
 		time.Sleep(2500 * time.Millisecond)
 		cancel()
-		if err := handling.wait(); !errors.Is(err, context.Canceled) || now.Load() != 0 || most.Load() != 3 || all.Load() != 9 {
+		if err := handling.wait(); err != nil || now.Load() != 0 || most.Load() != 3 || all.Load() != 9 {
 			t.Errorf("%v, %d running, %d at most, %d in all", err, now.Load(), most.Load(), all.Load())
 		}
 
 		var order []string
 		handling = startErr(func() error {
-			return sub.Handle(t.Context(), 1, func(m mqtt.Message) { order = append(order, string(m.Payload)) })
+			return sub.Handle(t.Context(), func(_ context.Context, m mqtt.Message) error {
+				order = append(order, string(m.Payload))
+				return nil
+			})
 		})
 		for i := range 5 {
 			b.Publish(text("a", fmt.Sprint(i), 1))
@@ -550,7 +558,7 @@ func TestDeliverHandle(t *testing.T) {
 		}
 
 		another := subscribe(t, c, "b")
-		handling = startErr(func() error { return another.Handle(t.Context(), 2, handle) })
+		handling = startErr(func() error { return another.Handle(t.Context(), handle, mqtt.Workers(2)) })
 		synctest.Wait()
 		c.Close()
 		if err := handling.wait(); !errors.Is(err, mqtt.ErrClosed) {

@@ -37,7 +37,7 @@ func (in *inbox) abandon(s *Subscription, err error) {
 	in.unsubscribeFor(s, nil, in.router.Leave(&s.holder))
 	s.end(err)
 	in.giveBackParked(s)
-	in.discardLine(s)
+	s.discardLine()
 }
 
 // giveBack unsubscribes the filters of a SUBSCRIBE that nobody holds any more, now that they are granted.
@@ -50,14 +50,6 @@ func (in *inbox) giveBack(q *request) {
 		}
 	}
 	in.sendUnsubscribe(&request{filters: filters})
-}
-
-// discardLine acknowledges what waits in the line of a subscription that has ended.
-// The caller holds mu.
-func (in *inbox) discardLine(s *Subscription) {
-	for w, ok := s.next(); ok; w, ok = s.next() {
-		s.giveUp(w)
-	}
 }
 
 // unsubscribeFor unsubscribes filters of s that nobody wants any more; nobody waits if k is nil.

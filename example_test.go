@@ -129,12 +129,12 @@ func ExampleClientV5_request() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	go client.Respond(ctx, sub, 8, func(ctx context.Context, m mqtt.Message) ([]byte, error) {
+	go client.Respond(ctx, sub, func(ctx context.Context, m mqtt.Message) ([]byte, error) {
 		if string(m.Payload) != "2+2" {
 			return nil, errors.New("too difficult")
 		}
 		return []byte("4"), nil
-	})
+	}, mqtt.Workers(8))
 
 	for _, sum := range []string{"2+2", "2*2"} {
 		reply, err := client.Request(ctx, "services/add", []byte(sum))

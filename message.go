@@ -22,17 +22,26 @@ type Message struct {
 	expires time.Duration // on the client's clock; 0: never
 }
 
-// Ack acknowledges a message of a subscription with ManualAck. Acknowledgements leave in the order in which their
-// messages came, whatever the order of the calls [MQTT-4.6.0-2]: a message that is never acknowledged holds up those
-// behind it, on all subscriptions.
+// Ack acknowledges a message before its consumer is done with it, or one of a subscription with ManualAck.
+// Acknowledgements leave in the order in which their messages came, whatever the order of the calls [MQTT-4.6.0-2]: a
+// message that is never acknowledged holds up those behind it, on all subscriptions.
 //
-// Only the first of Ack and Reject counts, for all copies of the message. At QoS 0, and without ManualAck, there is
-// nothing to do. A message of an earlier connection is acknowledged when the server sends it again, which is not
-// delivered again. The error is ErrSessionLost when the server has lost the session that the message belongs to, or why
-// the client ended.
+// Only the first of Ack and Reject counts, for all copies of the message. At QoS 0, and for a message that came through
+// the channel of Messages without ManualAck, there is nothing to do. A message of an earlier connection is acknowledged
+// when the server sends it again, which is not delivered again. The error is ErrSessionLost when the server has lost the
+// session that the message belongs to, or why the client ended.
 func (m Message) Ack() error { return m.settle(nil) }
 
-// Reject refuses a message of a subscription with ManualAck, with a reason code of 0x80 or more, a reason for people,
+// Redeliver puts a message that is not acknowledged back in line after a time, in its place before all messages that were
+// not delivered yet. In a loop of All or Batches the message is then not acknowledged when the body returns. Until it is
+// delivered again and acknowledged it holds back the acknowledgements of later messages, as with Ack. When the
+// subscription ends before, the message is acknowledged and counted as dropped.
+//
+// At QoS 0, and for a message that came through the channel of Messages without ManualAck, it does nothing. The error is as
+// Ack's.
+func (m Message) Redeliver(after time.Duration) error { return m.sleep(after) }
+
+// Reject refuses a message that is not acknowledged, with a reason code of 0x80 or more, a reason for people,
 // which may be empty, and user properties. The server gets neither of the latter if they would make the packet larger
 // than it takes. Every other subscription that got the message must refuse it too, or the server is told that it was
 // accepted. MQTT 3.1.1 cannot say no: there it is Ack. The codes that the specification allows are UnspecifiedError,
@@ -55,3 +64,67 @@ func (m Message) Reject(code ReasonCode, reason string, user ...UserProperty) er
 // SubscriptionIdentifiers returns those that the server sent with the message (section 3.3.2.3.8), of all subscriptions
 // of this client that it was for.
 func (m Message) SubscriptionIdentifiers() []uint32 { return slices.Clone(m.origin.identifiers()) }
+
+// undecided reports whether the application may still decide what becomes of a message. The error says why not, nil if it
+// has decided already.
+// The caller holds mu.
+func (o *origin) undecided() (bool, error) {
+	switch in := o.sub.inbox; {
+	case o.fate == fateSettled:
+		return false, nil
+	case in.err != nil:
+		return false, in.err
+	case o.receipt.Forgotten():
+		return false, ErrSessionLost
+	}
+	return true, nil
+}
+
+func (m Message) settle(reason *session.Reason) error {
+	o := m.origin
+	if o == nil || o.receipt == nil {
+		return nil
+	}
+	o.sub.lock()
+	defer o.sub.unlock()
+	if ok, err := o.undecided(); !ok {
+		return err
+	}
+	o.fate = fateSettled
+	o.sub.inbox.settle(o.receipt, o.sub, reason)
+	return nil
+}
+
+// sleep puts a message that is not settled back in line after a time.
+func (m Message) sleep(d time.Duration) error {
+	o := m.origin
+	if o == nil || o.receipt == nil {
+		return nil
+	}
+	s := o.sub
+	s.lock()
+	defer s.unlock()
+	if ok, err := o.undecided(); !ok || o.fate == fateAsleep || s.ended {
+		return err
+	}
+	o.fate = fateAsleep
+	w := &waiting{message: m, place: o.place, receipt: o.receipt}
+	s.line.asleep = append(s.line.asleep, w)
+	w.timer = time.AfterFunc(d, func() { s.awake(w) })
+	return nil
+}
+
+// awake puts a message back in line whose time has come.
+func (s *Subscription) awake(w *waiting) {
+	s.lock()
+	defer s.unlock()
+	i := slices.Index(s.line.asleep, w)
+	if i < 0 {
+		return // the subscription has ended
+	}
+	s.line.asleep = slices.Delete(s.line.asleep, i, i+1)
+	if o := w.message.origin; o.fate == fateAsleep { // it was not acknowledged meanwhile
+		o.fate = fateOpen
+		s.giveBack(s.count(*w))
+	}
+}

@@ -13,12 +13,14 @@ import (
 // fileOrder is the order of the root's files, from the ground up. The functions of a file call only functions of the same
 // file and of rows above it in this list. Files of one row do not call each other.
 var fileOrder = [][]string{
-	{"delivery.go", "errors.go", "matchtopic.go", "properties.go", "publish_options.go", "redact.go", "trace.go", "transport_options.go", "waitlist.go"},
+	{"delivery.go", "errors.go", "handle_options.go", "matchtopic.go", "properties.go", "publish_options.go", "redact.go", "trace.go", "transport_options.go", "waitlist.go"},
 	{"core.go", "subscribe_options.go"},
 	{"auth.go", "call.go", "publish.go"},
-	{"handshake.go", "inbox.go", "reconnect.go", "subscription.go"},
-	{"deliver.go", "options.go"},
-	{"disconnect_options.go", "message.go", "park.go"},
+	{"handshake.go", "inbox.go", "reconnect.go"},
+	{"line.go", "options.go"},
+	{"subscription.go"},
+	{"deliver.go", "message.go", "take.go"},
+	{"consume.go", "disconnect_options.go", "handle.go", "park.go"},
 	{"end.go", "respond.go"},
 	{"stall.go", "subscribe.go", "unsubscribe.go"},
 	{"request.go", "resubscribe.go"},

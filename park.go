@@ -81,7 +81,7 @@ func (in *inbox) giveBackParked(s *Subscription) {
 			s.line.held.Push(w)
 			continue
 		}
-		s.leaveLine(w)
+		s.leaveLine(&w)
 		w.receipt.Pass(s, &in.parking)
 		back = append(back, p)
 	}
@@ -116,7 +116,7 @@ func (in *inbox) parkLater(s *Subscription, w waiting) *parked {
 func (s *Subscription) openGate() {
 	if s.line.gated && !s.ended {
 		s.line.gated = false
-		s.startPump()
+		s.advance()
 	}
 }
 
@@ -126,11 +126,8 @@ func (s *Subscription) take(p *parked, qos QoS) {
 	m := p.message
 	m.QoS = min(m.QoS, qos)
 	p.receipt.Pass(&s.inbox.parking, s)
-	if s.options.ack == ManualAck {
-		m.origin = &origin{sub: s, receipt: p.receipt, ids: m.origin.identifiers()}
-	}
-	s.line.held.Push(s.inLine(waiting{message: m, receipt: p.receipt, parked: p}))
-	s.startPump()
+	m.origin = &origin{sub: s, receipt: p.receipt, ids: m.origin.identifiers()}
+	s.enqueue(waiting{message: m, receipt: p.receipt, parked: p})
 }
 
 // closeParking acknowledges what nobody has claimed. It is called when the time is over.

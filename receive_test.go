@@ -749,16 +749,16 @@ func TestReceiveAckConcurrently(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		handled := make(chan struct{}, n)
 		done := startErr(func() error {
-			return sub.Handle(ctx, 8, func(m mqtt.Message) {
-				m.Ack()
+			return sub.Handle(ctx, func(_ context.Context, m mqtt.Message) error {
 				handled <- struct{}{}
-			})
+				return m.Ack()
+			}, mqtt.Workers(8), mqtt.Key(nil))
 		})
 		for range n {
 			<-handled
 		}
 		cancel()
-		if err := done.wait(); !errors.Is(err, context.Canceled) {
+		if err := done.wait(); err != nil {
 			t.Error(err)
 		}
 		synctest.Wait()

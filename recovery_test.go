@@ -132,7 +132,7 @@ func startSleeping(t *testing.T, qos byte, ends bool) *sleeping {
 // serveRequests lets a client answer requests on "service".
 func serveRequests(t *testing.T, c mqtt.ClientV5) {
 	sub := subscribeV5(t, c, "service", mqtt.AtMostOnce)
-	go c.Respond(t.Context(), sub, 1, func(_ context.Context, m mqtt.Message) ([]byte, error) { return m.Payload, nil }, mqtt.AtMostOnce)
+	go c.Respond(t.Context(), sub, func(_ context.Context, m mqtt.Message) ([]byte, error) { return m.Payload, nil }, mqtt.ReplyOptions(mqtt.AtMostOnce))
 }
 
 // checkUnaffected checks what takes no time, whoever sleeps.

@@ -34,7 +34,7 @@ func TestRequestsThroughCuts(t *testing.T) {
 		requester := reconnectingV5(t, b.DialContext, mqtt.WithClientID("requester"), quick)
 		sub := subscribe(t, mqtt.Common(responder), "square", mqtt.AtLeastOnce, mqtt.ManualAck)
 		ctx, stop := context.WithCancel(t.Context())
-		serving := startErr(func() error { return responder.Respond(ctx, sub, 64, slowSquare) })
+		serving := startErr(func() error { return responder.Respond(ctx, sub, slowSquare, mqtt.Workers(64)) })
 		cuts := start(func() (n int, err error) {
 			for ctx.Err() == nil {
 				time.Sleep(time.Duration(rand.IntN(400)) * time.Millisecond)

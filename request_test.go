@@ -909,7 +909,7 @@ func TestRequestToItself(t *testing.T) {
 		b := mqtttest.NewBroker(t)
 		c := reconnectingV5(t, b.DialContext)
 		sub := subscribe(t, mqtt.Common(c), "service", mqtt.AtLeastOnce)
-		go c.Respond(t.Context(), sub, 1, echo)
+		go c.Respond(t.Context(), sub, echo)
 		m, err := c.Request(endingIn(t, time.Minute), "service", []byte("x"))
 		if err != nil || string(m.Payload) != "x" {
 			t.Errorf("%s, %v", m.Payload, err)

@@ -20,61 +20,139 @@ var (
 	errGivenUp        = errors.New("mqtt: Respond or its client has ended") // before the reply was acknowledged
 )
 
+// RespondOption is an option of Respond: every HandleOption, and ReplyOptions.
+type RespondOption interface {
+	respond(*respondOptions)
+}
+
+// ReplyOptions is an option of Respond: these publish options are for the replies. Their QoS is 1 unless given.
+func ReplyOptions(opts ...PublishOptionV5) RespondOption { return replyOptions(opts) }
+
+type replyOptions []PublishOptionV5
+
+// respondOptions is what the options of one Respond say.
+type respondOptions struct {
+	handle handleOptions
+	reply  publishOptions
+}
+
+func (r replyOptions) respond(o *respondOptions) { addOptions(&o.reply, r) }
+func (n Workers) respond(o *respondOptions)      { n.handle(&o.handle) }
+func (p RetryPolicy) respond(o *respondOptions)  { p.handle(&o.handle) }
+func (f deadLetter) respond(o *respondOptions)   { f.handle(&o.handle) }
+func (f key) respond(o *respondOptions)          { f.handle(&o.handle) }
+
+// parseRespond reads the options of one Respond. Without a RetryPolicy an error is sent to the requester at once.
+func parseRespond(opts []RespondOption) (respondOptions, error) {
+	o := respondOptions{
+		handle: handleOptions{workers: 1, retry: RetryPolicy{Attempts: 1}},
+		reply:  publishOptions{qos: AtLeastOnce},
+	}
+	for _, opt := range opts {
+		if opt != nil {
+			opt.respond(&o)
+		}
+	}
+	return o, o.handle.complete()
+}
+
 // responder is one call of Respond.
 type responder struct {
 	client  *client
 	sub     *Subscription
 	handler func(context.Context, Message) ([]byte, error)
-	options publishOptions  // of replies
-	intake  context.Context // ends when no more requests should be taken
-	base    context.Context // ends with the client
-	sending context.Context // ends replyGrace after intake
+	failed  func(context.Context, Message, error) error // the application's DeadLetter; nil: none
+	options publishOptions                              // of replies
+	intake  context.Context                             // ends when no more requests should be taken
+	sending context.Context                             // ends replyGrace after intake
 }
 
-func (c clientV5) Respond(ctx context.Context, sub *Subscription, workers int, handler func(context.Context, Message) ([]byte, error), replyOpts ...PublishOptionV5) error {
-	r := &responder{client: c.client, sub: sub, handler: handler, options: publishOptions{qos: AtLeastOnce}}
-	addOptions(&r.options, replyOpts)
-	return r.run(ctx, workers)
+func (c clientV5) Respond(ctx context.Context, sub *Subscription, handler func(context.Context, Message) ([]byte, error), opts ...RespondOption) error {
+	o, err := parseRespond(opts)
+	if err != nil {
+		return err
+	}
+	r := &responder{client: c.client, sub: sub, handler: handler, failed: o.handle.deadLetter, options: o.reply}
+	o.handle.deadLetter = r.refuse
+	return r.run(ctx, o.handle)
 }
 
-func (r *responder) run(ctx context.Context, workers int) error {
+func (r *responder) run(ctx context.Context, o handleOptions) error {
 	c := r.client
 	intake, stop := context.WithCancel(ctx)
 	defer stop()
-	base, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer end()
-	defer context.AfterFunc(c.ctx, func() {
-		stop()
-		end()
-	})()
-	sending, stopSending := context.WithCancel(base)
+	defer context.AfterFunc(c.ctx, stop)()
+	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSending()
+	defer context.AfterFunc(c.ctx, stopSending)()
 	defer context.AfterFunc(intake, func() { time.AfterFunc(replyGrace, stopSending) })()
-	r.intake, r.base, r.sending = intake, base, sending
+	r.intake, r.sending = intake, sending
 
-	err := r.sub.Handle(intake, workers, r.serve)
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case c.ctx.Err() != nil:
+	err := r.sub.handle(intake, r.serve, o)
+	if ctx.Err() == nil && c.ctx.Err() != nil {
 		<-c.done
 		return c.Err()
 	}
 	return err
 }
 
-// serve handles one request.
-func (r *responder) serve(m Message) {
-	ctx := r.base
-	if deadline, ok := r.deadline(m); ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, deadline)
-		defer cancel()
+// serve handles one request and publishes the reply.
+func (r *responder) serve(ctx context.Context, m Message) error {
+	ctx, cancel := r.untilExpiry(ctx, m)
+	defer cancel()
+	if ctx.Err() != nil {
+		return r.served(m, errRequestExpired)
 	}
-	switch err := r.handle(ctx, m); {
+	payload, err := r.handler(ctx, m)
+	switch {
+	case ctx.Err() != nil:
+		return r.served(m, errRequestExpired)
+	case err != nil:
+		return &requestFailure{payload, err}
+	case m.Properties.ResponseTopic == "":
+		return r.served(m, nil)
+	}
+	return r.served(m, r.reply(ctx, m, payload, nil))
+}
+
+// refuse tells the requester that its request could not be carried out.
+func (r *responder) refuse(ctx context.Context, m Message, err error) error {
+	ctx, cancel := r.untilExpiry(ctx, m)
+	defer cancel()
+	var failure *requestFailure
+	if !errors.As(err, &failure) {
+		return err
+	}
+	if r.failed != nil {
+		if err := r.failed(ctx, m, failure.err); err != nil {
+			return err
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return r.served(m, errRequestExpired)
+	case m.Properties.ResponseTopic == "":
+		return r.served(m, failure.err)
+	}
+	return r.served(m, r.reply(ctx, m, failure.payload, failure.err))
+}
+
+// requestFailure is an error of a handler, with what is to be sent beside it.
+type requestFailure struct {
+	payload []byte
+	err     error
+}
+
+func (f *requestFailure) Error() string { return f.err.Error() }
+func (f *requestFailure) Unwrap() error { return f.err }
+
+// served ends the work on a request: err says why there is no reply. It returns an error if the request is to stay
+// unacknowledged, so that the session's next client, or another one of a shared subscription, gets it.
+func (r *responder) served(m Message, err error) error {
+	switch {
 	case err == nil:
 	case r.client.ctx.Err() != nil, errors.Is(err, errGivenUp):
-		return // not acknowledged, so that the session's next client, or another client of a shared subscription, gets it
+		return errGivenUp
 	case errors.Is(err, errRequestExpired):
 		r.client.countExpired()
 	default:
@@ -82,21 +160,20 @@ func (r *responder) serve(m Message) {
 			"response topic", m.Properties.ResponseTopic, "error", err)
 	}
 	_ = m.Ack() // an error is not lost: it is the Err of sub or of its client
+	return nil
 }
 
-// handle handles a request and publishes the reply. ctx ends when the request has expired.
-func (r *responder) handle(ctx context.Context, m Message) error {
-	if ctx.Err() != nil {
-		return errRequestExpired
+// untilExpiry returns a ctx that ends when the request has expired or the client has ended.
+func (r *responder) untilExpiry(ctx context.Context, m Message) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	if deadline, ok := r.deadline(m); ok {
+		ctx, cancel = context.WithDeadline(ctx, deadline)
 	}
-	payload, err := r.handler(ctx, m)
-	switch {
-	case ctx.Err() != nil:
-		return errRequestExpired
-	case m.Properties.ResponseTopic == "":
-		return err
+	stop := context.AfterFunc(r.client.ctx, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
 	}
-	return r.reply(ctx, m, payload, err)
 }
 
 // deadline returns when a request expires. The time counts from its arrival.
@@ -128,7 +205,7 @@ func (r *responder) reply(ctx context.Context, m Message, payload []byte, failur
 	sending := r.sending
 	if r.intake.Err() != nil {
 		var cancel context.CancelFunc
-		sending, cancel = context.WithTimeout(r.base, replyGrace)
+		sending, cancel = context.WithTimeout(r.client.ctx, replyGrace)
 		defer cancel()
 	}
 	err := r.client.outbox.publish(sending, m.Properties.ResponseTopic, payload, &o)

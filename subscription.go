@@ -1,14 +1,9 @@
 package mqtt
 
 import (
-	"context"
-	"fmt"
 	"slices"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
-	"github.com/petrel-mqtt/mqtt/internal/fifo"
 	"github.com/petrel-mqtt/mqtt/internal/route"
 )
 
@@ -26,17 +21,18 @@ import (
 type Subscription struct {
 	inbox    *inbox // nil: made by NewSubscription
 	options  subscribeOptions
-	sink     sink // takes its messages instead of the channel; nil: as usual
-	messages <-chan Message
-	channel  chan Message // messages, for those who send; closed by the last of them
+	sink     sink           // takes its messages instead of the channel; nil: as usual
+	messages <-chan Message // of one made by NewSubscription
 	done     chan struct{}
 	left     chan struct{} // closed by the first Unsubscribe; nil without Block
 	fake     sync.Once     // closes done of one made by NewSubscription
+	own      sync.Mutex    // guards the line of one made by NewSubscription
 
 	// Guarded by mu.
-	born    uint64 // order of the Subscribes
-	call    *call  // its Subscribe; done once the server has granted all filters
-	leaving *call  // set by the first Unsubscribe
+	channel chan Message // of Messages; closed by the last of those who send; nil until Messages is called
+	born    uint64       // order of the Subscribes
+	call    *call        // its Subscribe; done once the server has granted all filters
+	leaving *call        // set by the first Unsubscribe
 	holder  route.Holder
 	filters []Filter // as the holder's routes
 	origin  *origin  // of messages that have nothing but the one identifier that came last
@@ -45,18 +41,6 @@ type Subscription struct {
 	words   *words // of the latest SUBACK that granted something
 	dropped uint64
 	line    line
-}
-
-// line is where a subscription's messages wait that found no room in its channel.
-type line struct {
-	// Guarded by mu.
-	gated   bool                // its line stands: there is parking, and it is not granted yet
-	sending bool                // somebody sends without holding the mutex: the pump, or the reader with Block
-	idle    chan struct{}       // closed when nobody does; nil: nobody waits for that
-	place   uint64              // of the latest message in line
-	bytes   int                 // of memory that the messages in line take
-	loose   fifo.Queue[waiting] // at QoS 0
-	held    fifo.Queue[waiting] // at QoS 1 and 2
 }
 
 // sink is the inside of a subscription that delivers to no channel. Its methods are called with mu held.
@@ -85,61 +69,13 @@ func NewSubscription(filter string, messages <-chan Message) *Subscription {
 }
 
 func newSubscription(in *inbox, o subscribeOptions) *Subscription {
-	ch := make(chan Message, min(o.buffer, channelCapacity))
-	s := &Subscription{inbox: in, options: o, messages: ch, channel: ch, done: make(chan struct{})}
+	s := &Subscription{inbox: in, options: o, done: make(chan struct{})}
 	s.holder = route.Holder{Owner: s, Options: o.server()}
+	s.line.arrived = make(chan struct{}, 1)
 	if o.overflow == Block {
 		s.left = make(chan struct{})
 	}
 	return s
-}
-
-// Messages returns the channel of messages. It is closed when the subscription ends; what is in it by then can still be
-// received. See Err for why it ended.
-func (s *Subscription) Messages() <-chan Message { return s.messages }
-
-// Next returns the next message. The error is ctx's, or why the subscription ended: ErrClosed after Unsubscribe.
-func (s *Subscription) Next(ctx context.Context) (Message, error) {
-	select {
-	case m, ok := <-s.messages:
-		if ok {
-			return m, nil
-		}
-	case <-ctx.Done():
-		return Message{}, fmt.Errorf("mqtt: waiting for a message: %w", ctx.Err())
-	}
-	if err := s.Err(); err != nil {
-		return Message{}, err
-	}
-	return Message{}, ErrClosed
-}
-
-// Handle calls f for each message, in up to workers goroutines at a time, until ctx or the subscription ends; with one
-// worker messages are handled in order. It returns when all calls of f have, with ctx's error or the subscription's
-// Err. Acknowledging is not its business: with ManualAck f must call Ack.
-func (s *Subscription) Handle(ctx context.Context, workers int, f func(Message)) error {
-	if workers < 1 {
-		return fmt.Errorf("mqtt: Handle: %d workers", workers)
-	}
-	var g errgroup.Group
-	for range workers {
-		g.Go(func() error { return s.work(ctx, f) })
-	}
-	return g.Wait()
-}
-
-func (s *Subscription) work(ctx context.Context, f func(Message)) error {
-	for ctx.Err() == nil {
-		select {
-		case m, ok := <-s.messages:
-			if !ok {
-				return s.Err()
-			}
-			f(m)
-		case <-ctx.Done():
-		}
-	}
-	return ctx.Err()
 }
 
 // Filters returns the subscription's filters, with what the server granted.
@@ -184,12 +120,16 @@ func (s *Subscription) Err() error {
 func (s *Subscription) lock() {
 	if s.inbox != nil {
 		s.inbox.mu.Lock()
+	} else {
+		s.own.Lock()
 	}
 }
 
 func (s *Subscription) unlock() {
 	if s.inbox != nil {
 		s.inbox.mu.Unlock()
+	} else {
+		s.own.Unlock()
 	}
 }
 
@@ -203,8 +143,9 @@ func (s *Subscription) end(err error) {
 	s.ended, s.err = true, err
 	s.call.finish(err) // a Subscribe that waits for SUBACK
 	delete(s.inbox.subs, s)
+	s.wakeAll()
 	close(s.done)
-	if !s.line.sending {
+	if s.channel != nil && !s.line.sending {
 		close(s.channel)
 	}
 	if s.sink != nil {

@@ -55,27 +55,26 @@ func (s *Subscription) startUnsubscribe() *call {
 func (s *Subscription) drain(ctx context.Context) bool {
 	s.lock()
 	defer s.unlock()
-	in := s.inbox
-	in.unsubscribeFor(s, nil, in.router.Leave(&s.holder))
-	for s.line.sending && !s.ended && ctx.Err() == nil {
-		s.awaitStop(ctx.Done())
+	s.inbox.unsubscribeFor(s, nil, s.inbox.router.Leave(&s.holder))
+	for s.busy() && !s.ended && ctx.Err() == nil {
+		s.awaitMove(ctx.Done())
 	}
-	empty := !s.line.sending || s.ended
+	empty := !s.busy() || s.ended
 	s.end(nil)
-	in.discardLine(s)
-	if s.line.sending {
-		s.awaitStop(nil)
+	s.discardLine()
+	for s.line.sending {
+		s.awaitMove(nil)
 	}
 	return empty
 }
 
-// awaitStop waits until whoever sends has stopped, or enough is closed.
+// awaitMove waits until whoever sends has stopped, messages were taken out of line, or enough is closed.
 // The caller holds mu. It is free meanwhile.
-func (s *Subscription) awaitStop(enough <-chan struct{}) {
-	stopped := s.stopped()
+func (s *Subscription) awaitMove(enough <-chan struct{}) {
+	moved := s.nextMove()
 	s.unlock()
 	select {
-	case <-stopped:
+	case <-moved:
 	case <-enough:
 	}
 	s.lock()

@@ -149,7 +149,7 @@ func testRequests(t *testing.T, server anyServer) {
 		defer responder.Close()
 		sub, err := responder.Subscribe(ctx, filter, mqtt.AtLeastOnce)
 		check(t, err)
-		go responder.Respond(ctx, sub, 4, square)
+		go responder.Respond(ctx, sub, square, mqtt.Workers(4))
 		for i := range 30 { // one after the other: mochi's packet identifiers and ours must not meet
 			m, err := requester.Request(ctx, "square", fmt.Append(nil, i))
 			check(t, err)

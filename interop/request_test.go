@@ -48,7 +48,7 @@ func TestRequestsThroughCuts(t *testing.T) {
 	check(t, err)
 	working, stop := context.WithCancel(ctx)
 	var serving, wait sync.WaitGroup
-	serving.Go(func() { responder.Respond(working, sub, 64, square) })
+	serving.Go(func() { responder.Respond(working, sub, square, mqtt.Workers(64)) })
 	cuts := 0
 	serving.Go(func() {
 		for working.Err() == nil {
@@ -92,7 +92,7 @@ func TestRespondToMosquitto(t *testing.T) {
 	defer c.Close()
 	sub, err := c.Subscribe(ctx, "$share/workers/square", mqtt.AtLeastOnce)
 	check(t, err)
-	go c.Respond(ctx, sub, 4, square)
+	go c.Respond(ctx, sub, square, mqtt.Workers(4))
 	for request, want := range map[string]string{"12": "144", "x": "petrel-error:expected integer"} {
 		out, err := exec.CommandContext(ctx, rr, "-h", "127.0.0.1", "-p", fmt.Sprint(server.port), "-q", "1",
 			"-t", "square", "-e", "replies/here", "-m", request, "-F", "%p%P").CombinedOutput()
@@ -125,7 +125,7 @@ func TestResponseTopicInAccessControl(t *testing.T) {
 	defer c.Close()
 	sub, err := c.Subscribe(ctx, "service", mqtt.AtLeastOnce)
 	check(t, err)
-	go c.Respond(ctx, sub, 1, square)
+	go c.Respond(ctx, sub, square)
 	m, err := c.Request(ctx, "service", []byte("5"))
 	if err != nil || string(m.Payload) != "25" {
 		t.Errorf("%s, %v", m.Payload, err)

@@ -197,7 +197,7 @@ func ExampleBroker_Publish() {
 	defer client.Close()
 	requests, err := client.Subscribe(ctx, "prices/+", mqtt.AtLeastOnce)
 	check(err)
-	go client.Respond(ctx, requests, 1, func(context.Context, mqtt.Message) ([]byte, error) {
+	go client.Respond(ctx, requests, func(context.Context, mqtt.Message) ([]byte, error) {
 		return []byte("30"), nil
 	})
 

@@ -233,9 +233,9 @@ func (b *bench) requests(ctx context.Context, cmd *cobra.Command) error {
 		if err != nil {
 			return err
 		}
-		go c.v5.Respond(ctx, sub, b.inFlight*b.clients, func(_ context.Context, m mqtt.Message) ([]byte, error) { // ends with c
+		go c.v5.Respond(ctx, sub, func(_ context.Context, m mqtt.Message) ([]byte, error) { // ends with c
 			return m.Payload, nil
-		}, mqtt.QoS(b.qos))
+		}, mqtt.Workers(b.inFlight*b.clients), mqtt.ReplyOptions(mqtt.QoS(b.qos)))
 	}
 	return b.during(ctx, cmd, b.clients*b.inFlight, func(limited context.Context, n int) error {
 		return b.askAll(ctx, limited, clients[n%b.clients], n)

@@ -217,7 +217,7 @@ func echo(ctx context.Context, b *mqtttest.Broker) {
 	if err != nil {
 		panic(err)
 	}
-	client.Respond(ctx, sub, 1, func(_ context.Context, m mqtt.Message) ([]byte, error) {
+	client.Respond(ctx, sub, func(_ context.Context, m mqtt.Message) ([]byte, error) {
 		if m.Topic == "svc/fail" {
 			return nil, errors.New("out of paper")
 		}

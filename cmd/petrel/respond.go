@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"sync/atomic"
 	"time"
 
@@ -104,14 +103,14 @@ func (r *respond) run(cmd *cobra.Command) error {
 	ctx, enough := context.WithCancel(cmd.Context())
 	defer enough()
 	var answered atomic.Int64
-	err = c.v5.Respond(ctx, sub, r.exec.workers, func(ctx context.Context, m mqtt.Message) ([]byte, error) {
+	err = c.v5.Respond(ctx, sub, func(ctx context.Context, m mqtt.Message) ([]byte, error) {
 		if n := answered.Add(1); r.count > 0 && n >= int64(r.count) {
 			enough()
 		}
 		return r.answer(ctx, m)
-	}, mqtt.QoS(r.qos), r.properties.publish())
-	if errors.Is(err, context.Canceled) && (r.count == 0 || cmd.Context().Err() == nil) {
-		err = nil
+	}, mqtt.Workers(r.exec.workers), mqtt.ReplyOptions(mqtt.QoS(r.qos), r.properties.publish()))
+	if err == nil && r.count > 0 {
+		err = cmd.Context().Err() // interrupted before the last one
 	}
 	if ended := c.finish(cmd.Context()); err == nil {
 		err = ended

@@ -58,7 +58,7 @@ func run(ctx context.Context, server string) error {
 	working, stop := context.WithCancel(ctx)
 	defer stop()
 	stopped := make(chan error, 1)
-	go func() { stopped <- responder.Respond(working, requests, 4, add) }()
+	go func() { stopped <- responder.Respond(working, requests, add, mqtt.Workers(4)) }()
 
 	for _, sum := range []string{"2+2", "17+4+21", "one+one"} {
 		if err := ask(ctx, requester, sum); err != nil {

@@ -1,6 +1,8 @@
 // Package fifo has the one queue that Petrel waits in line with.
 package fifo
 
+import "slices"
+
 // keep is the capacity below which an emptied queue holds on to its memory.
 const keep = 64
 
@@ -50,4 +52,14 @@ func (q *Queue[T]) Pop() T {
 		}
 	}
 	return v
+}
+
+// Insert puts v before the item with i others before it, or at the end if i is Len.
+func (q *Queue[T]) Insert(i int, v T) {
+	if i == 0 && q.head > 0 {
+		q.head--
+		q.items[q.head] = v
+		return
+	}
+	q.items = slices.Insert(q.items, q.head+i, v)
 }

@@ -34,9 +34,9 @@ func (c *simulated) serve(now *instance) {
 	}
 	c.s.note(c.id, "serves")
 	c.s.consumers.Go(func() {
-		_ = now.v5.Respond(c.s.t.Context(), sub, 2, func(ctx context.Context, m mqtt.Message) ([]byte, error) {
+		_ = now.v5.Respond(c.s.t.Context(), sub, func(ctx context.Context, m mqtt.Message) ([]byte, error) {
 			return m.Payload, nil
-		})
+		}, mqtt.Workers(2))
 	})
 }
 

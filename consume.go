@@ -1,0 +1,191 @@
+package mqtt
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"time"
+)
+
+// This file has the ways of consuming a subscription, except Handle.
+
+// All returns the messages of the subscription, for a loop:
+//
+//	for m, err := range sub.All(ctx) {
+//		if err != nil {
+//			return err
+//		}
+//		store(m)
+//	}
+//
+// A message is acknowledged when the body is done with it and the loop comes back for the next one. Where the loop is
+// left, by break, return or a panic, the message at hand stays unacknowledged and is the first of the next All, Batches,
+// Next or Handle of the subscription, unless Ack was called on it. A process that is killed has acknowledged nothing
+// that it was not done with: the server sends it again. So a message at QoS 1 or 2 may be processed more than once, and
+// is never lost. A message at QoS 0 is not acknowledged, and not delivered again.
+//
+// The acknowledgements of short bodies leave together; that of a body that takes a millisecond or more leaves at once. With
+// ManualAck the body calls Ack, and a message at hand stays with the application where the loop is left.
+//
+// The loop ends when ctx ends or after Unsubscribe, without an error; what is in line by then stays unacknowledged, or is
+// delivered first. When the subscription ends for another reason the last pair has no message and an error that says
+// why. Several loops over one subscription, in goroutines of their own, share its messages.
+func (s *Subscription) All(ctx context.Context) iter.Seq2[Message, error] {
+	return func(yield func(Message, error) bool) {
+		if s.each(ctx, func(m Message) bool { return yield(m, nil) }) {
+			if err := s.reason(ctx); err != nil {
+				yield(Message{}, err)
+			}
+		}
+	}
+}
+
+// each calls f with each message until it returns false. It returns true if there are no more messages.
+func (s *Subscription) each(ctx context.Context, f func(Message) bool) bool {
+	t := newTaker(s)
+	defer t.stop()
+	for {
+		w, result := t.take(ctx, nil)
+		if result == finished {
+			return true
+		}
+		if !f(w.message) {
+			return false
+		}
+		t.did()
+	}
+}
+
+// Batches returns the messages of the subscription in slices of up to most, in their order. A slice is complete when it
+// has most messages, or when wait has gone by since its first message came. All of its messages are acknowledged
+// together when the body is done with it and the loop comes back, so a body can store them in one transaction:
+//
+//	for batch, err := range sub.Batches(ctx, 500, 100*time.Millisecond) {
+//		if err != nil {
+//			return err
+//		}
+//		if err := insert(ctx, batch); err != nil {
+//			return err
+//		}
+//	}
+//
+// Where the loop is left, no message of the slice at hand is acknowledged, except those on which Ack was called, and the
+// others are the first of the next form of consuming. At QoS 1 and 2 a slice is never larger than the Receive Maximum, and
+// on MQTT 3.1.1 not larger than the server's own window. The slice is good until the body returns; its payloads belong to
+// the application. Otherwise it is as All.
+func (s *Subscription) Batches(ctx context.Context, most int, wait time.Duration) iter.Seq2[[]Message, error] {
+	return func(yield func([]Message, error) bool) {
+		if most < 1 || wait < 0 {
+			yield(nil, fmt.Errorf("mqtt: Batches: of %d messages, within %v", most, wait))
+			return
+		}
+		if s.eachBatch(ctx, most, wait, func(batch []Message) bool { return yield(batch, nil) }) {
+			if err := s.reason(ctx); err != nil {
+				yield(nil, err)
+			}
+		}
+	}
+}
+
+// eachBatch calls f with each slice of messages until it returns false. It returns true if there are no more messages.
+func (s *Subscription) eachBatch(ctx context.Context, most int, wait time.Duration, f func([]Message) bool) bool {
+	t := newTaker(s)
+	defer t.stop()
+	var batch []Message
+	for t.collect(ctx, most, wait) {
+		batch = batch[:0]
+		for i := range t.batch {
+			batch = append(batch, t.batch[i].message)
+		}
+		t.out = len(t.batch)
+		more := f(batch)
+		if !more {
+			return false
+		}
+		t.did()
+		clear(batch)
+	}
+	return true
+}
+
+// collect exchanges the batch for the next one, which it fills for a while once there is a message. It reports false if
+// there will be no more.
+func (t *taker) collect(ctx context.Context, most int, wait time.Duration) bool {
+	t.exchange(most)
+	var complete chan struct{} // closed when the while is over; nil: there is no message yet
+	for len(t.batch) < most {
+		if len(t.batch) > 0 && complete == nil {
+			complete = make(chan struct{})
+			timer := time.AfterFunc(wait, func() { close(complete) })
+			defer timer.Stop()
+		}
+		switch t.wait(ctx, complete) {
+		case took:
+			t.add(most)
+		case woken:
+			return true
+		case finished:
+			return ctx.Err() == nil && len(t.batch) > 0
+		}
+	}
+	return ctx.Err() == nil
+}
+
+// Next returns the next message, which is acknowledged by then, except with ManualAck: a process that is killed while it
+// works on the message has lost it. All does not have that weakness. The error is ctx's, or why the subscription ended:
+// ErrClosed after Unsubscribe.
+func (s *Subscription) Next(ctx context.Context) (Message, error) {
+	s.lock()
+	s.line.nexts = true
+	s.unlock()
+	t := taker{sub: s, size: 1}
+	w, result := t.take(ctx, nil)
+	s.lock()
+	defer s.unlock()
+	defer t.release()
+	if result == took {
+		t.did()
+		return w.message, nil
+	}
+	switch {
+	case ctx.Err() != nil:
+		return Message{}, fmt.Errorf("mqtt: waiting for a message: %w", ctx.Err())
+	case s.err != nil:
+		return Message{}, s.err
+	}
+	return Message{}, ErrClosed
+}
+
+// reason returns why a loop has ended, nil if that is as it should be.
+func (s *Subscription) reason(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return s.Err()
+}
+
+// Messages returns the channel of messages.
+//
+// A message is acknowledged when it enters the channel, except with ManualAck. **What is in the channel, and the message
+// that the application works on, is lost when the process is killed**, up to 65 messages. All, Batches and Handle
+// acknowledge after the work. What they do not offer is select: that is what the channel is for.
+//
+// The channel is made by the first call. From then on all messages go through it, also for the other forms of consuming,
+// with its rule for acknowledgements; before, they wait unacknowledged. It is closed when the subscription ends; what
+// is in it by then can still be received. See Err for why it ended.
+func (s *Subscription) Messages() <-chan Message {
+	if s.inbox == nil {
+		return s.messages
+	}
+	s.lock()
+	defer s.unlock()
+	if s.channel == nil {
+		s.channel = make(chan Message, s.capacity())
+		if s.ended {
+			close(s.channel)
+		} else {
+			s.advance()
+		}
+	}
+	return s.channel
+}

@@ -1,0 +1,315 @@
+package mqtt
+
+import (
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/internal/fifo"
+	"github.com/petrel-mqtt/mqtt/internal/session"
+)
+
+// This file is a subscription's line: the messages that nobody has consumed yet, or that were taken and given back. The
+// loops of All, Batches, Next and Handle take them out of the line themselves. For the channel of Messages a goroutine
+// does, the pump, which exists while something is in line.
+
+// line is the messages of a subscription that wait for a consumer.
+type line struct {
+	// Guarded by mu.
+	gated    bool                // nothing leaves the line: there is parking, and the subscription is not granted yet
+	sending  bool                // somebody sends without holding the mutex: the pump, or the reader with Block
+	moved    chan struct{}       // closed when sending ends or messages have been taken; nil: nobody waits for that
+	place    uint64              // of the latest message in line
+	bytes    int                 // of memory that the messages in line, and those taken out and not finished, take
+	returned fifo.Queue[waiting] // taken out and given back, in the order of their places; they are before all others
+	loose    fifo.Queue[waiting] // at QoS 0
+	held     fifo.Queue[waiting] // at QoS 1 and 2
+	asleep   []*waiting          // until their redelivery
+	loops    int                 // of All, Batches and Handle that run
+	nexts    bool                // Next was called: it is not known whether it will be called again
+	awaiting int                 // loops that wait for arrived
+	arrived  chan struct{}       // capacity 1: something may be in line
+}
+
+// waiting is a message in line, or one that was taken out of it and is not finished.
+type waiting struct {
+	message Message
+	place   uint64           // in the subscription's line
+	counted bool             // its memory is
+	parked  *parked          // what it was before its subscription claimed it; nil: it came for the subscription
+	receipt *session.Receipt // to be settled when the message is consumed, except with ManualAck; nil at QoS 0
+	timer   *time.Timer      // of its redelivery
+}
+
+// origin is what the copies of a message share.
+type origin struct {
+	ids     []uint32         // subscription identifiers
+	receipt *session.Receipt // nil: nothing to acknowledge
+	sub     *Subscription    // who has to settle it
+
+	// Guarded by mu.
+	place uint64 // in the subscription's line
+	fate  fate
+}
+
+// fate is what the application has said of a message.
+type fate uint8
+
+const (
+	fateOpen    fate = iota // nothing
+	fateSettled             // it is acknowledged or rejected
+	fateAsleep              // it is to be delivered again later
+)
+
+func (o *origin) identifiers() []uint32 {
+	if o == nil {
+		return nil
+	}
+	return o.ids
+}
+
+// inLine gives a message a place at the end of the line.
+// The caller holds mu.
+func (s *Subscription) inLine(w waiting) waiting {
+	s.line.place++
+	w.place = s.line.place
+	if o := w.message.origin; o != nil && o.receipt != nil {
+		o.place = w.place
+	}
+	return s.count(w)
+}
+
+// count adds what a message takes to what all lines may take.
+// The caller holds mu.
+func (s *Subscription) count(w waiting) waiting {
+	w.counted = true
+	s.line.bytes += w.size()
+	s.inbox.waiting += w.size()
+	return w
+}
+
+// leaveLine says that a message is not waiting any more.
+// The caller holds mu.
+func (s *Subscription) leaveLine(w *waiting) {
+	if !w.counted {
+		return
+	}
+	w.counted = false
+	s.line.bytes -= w.size()
+	s.inbox.waiting -= w.size()
+}
+
+// size is what the message costs in memory, about.
+func (w *waiting) size() int {
+	p := &w.message.Properties
+	n := messageSize + len(w.message.Topic) + len(w.message.Payload) + len(p.ContentType) + len(p.ResponseTopic) + len(p.CorrelationData)
+	for i := range p.UserProperties {
+		n += userPropertySize + len(p.UserProperties[i].Key) + len(p.UserProperties[i].Value)
+	}
+	return n + identifierSize*len(w.message.origin.identifiers())
+}
+
+// The sizes of a Message in line, of a user property and of a subscription identifier, without what they point to.
+const (
+	messageSize      = 200
+	userPropertySize = 32
+	identifierSize   = 4
+)
+
+// enqueue puts a message at the end of the line.
+// The caller holds mu.
+func (s *Subscription) enqueue(w waiting) {
+	if w.receipt == nil {
+		s.line.loose.Push(s.inLine(w))
+	} else {
+		s.line.held.Push(s.inLine(w))
+	}
+	s.advance()
+}
+
+// giveBack puts a message that was taken out of line back in its place, before all that were not taken out.
+// The caller holds mu.
+func (s *Subscription) giveBack(w waiting) {
+	i := s.line.returned.Len()
+	for i > 0 && s.line.returned.At(i-1).place > w.place {
+		i--
+	}
+	s.line.returned.Insert(i, w)
+	s.advance()
+}
+
+// length is how many messages are in line.
+// The caller holds mu.
+func (l *line) length() int { return l.returned.Len() + l.loose.Len() + l.held.Len() }
+
+// pop takes the first message out of line. Its memory stays counted.
+// The caller holds mu.
+func (l *line) pop() (w waiting, ok bool) {
+	switch loose, held := l.loose.Len() > 0, l.held.Len() > 0; {
+	case l.returned.Len() > 0:
+		return l.returned.Pop(), true
+	case loose && (!held || l.loose.At(0).place < l.held.At(0).place):
+		return l.loose.Pop(), true
+	case held:
+		return l.held.Pop(), true
+	}
+	return w, false
+}
+
+// next takes the first message out of line, for good.
+// The caller holds mu.
+func (s *Subscription) next() (w waiting, ok bool) {
+	w, ok = s.line.pop()
+	if ok {
+		s.leaveLine(&w)
+	}
+	return w, ok
+}
+
+// drop counts a message that no consumer gets.
+// The caller holds mu.
+func (s *Subscription) drop(m Message) {
+	s.dropped++
+	s.inbox.stats.Dropped++
+	s.inbox.notices.traceDropped(s, m)
+}
+
+// finish says that the consumer is done with a message that was taken out of line: it is acknowledged, except with
+// ManualAck, and except if its fate is decided.
+// The caller holds mu.
+func (s *Subscription) finish(w *waiting) {
+	s.leaveLine(w)
+	if w.receipt == nil || s.options.ack == ManualAck || s.inbox.err != nil {
+		return
+	}
+	if o := w.message.origin; o != nil && o.receipt != nil {
+		if o.fate != fateOpen {
+			return
+		}
+		o.fate = fateSettled
+	}
+	s.inbox.settle(w.receipt, s, nil)
+}
+
+// giveUp acknowledges a message that nobody will take any more, and counts it as dropped, unless the client has ended.
+// The caller holds mu.
+func (s *Subscription) giveUp(w waiting) {
+	if s.inbox.err != nil {
+		return
+	}
+	s.drop(w.message)
+	if o := w.message.origin; o != nil && o.receipt != nil {
+		o.fate = fateSettled
+	}
+	s.inbox.settle(w.receipt, s, nil)
+}
+
+// discardLine acknowledges what waits in the line of a subscription that has ended.
+// The caller holds mu.
+func (s *Subscription) discardLine() {
+	for w, ok := s.next(); ok; w, ok = s.next() {
+		s.giveUp(w)
+	}
+}
+
+// wakeAll puts the messages that wait for their redelivery back in line.
+// The caller holds mu.
+func (s *Subscription) wakeAll() {
+	for _, w := range s.line.asleep {
+		w.timer.Stop()
+		w.message.origin.fate = fateOpen
+		s.giveBack(s.count(*w))
+	}
+	s.line.asleep = nil
+}
+
+// busy reports whether messages of a subscription that ends are still on their way to a consumer.
+// The caller holds mu.
+func (s *Subscription) busy() bool {
+	if s.channel != nil {
+		return s.line.sending
+	}
+	return (s.line.loops > 0 || s.line.nexts) && s.line.length()+len(s.line.asleep) > 0
+}
+
+// capacity is how many messages a consumer may be behind the reader before Block makes the reader wait.
+func (s *Subscription) capacity() int { return min(s.options.buffer, channelCapacity) }
+
+// advance sees to it that what is in line gets to the consumer.
+// The caller holds mu.
+func (s *Subscription) advance() {
+	switch {
+	case s.line.gated:
+	case s.channel == nil:
+		s.callLoop()
+	case !s.line.sending && !s.ended && s.line.length() > 0:
+		s.line.sending = true
+		s.inbox.goroutines.Go(s.pump)
+	}
+}
+
+// callLoop wakes a loop that waits for a message.
+// The caller holds mu.
+func (s *Subscription) callLoop() {
+	if s.line.awaiting == 0 {
+		return
+	}
+	select {
+	case s.line.arrived <- struct{}{}:
+	default:
+	}
+}
+
+// pump carries what is in line into the channel, until the line is empty or the subscription has ended.
+// [MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT311-4.6.0-5] [MQTT311-4.6.0-6]
+func (s *Subscription) pump() {
+	mu := &s.inbox.mu
+	mu.Lock()
+	defer mu.Unlock()
+	for !s.ended {
+		w, ok := s.next()
+		if !ok {
+			break
+		}
+		mu.Unlock()
+		sent := false
+		select {
+		case s.channel <- w.message:
+			sent = true
+		case <-s.done:
+		}
+		mu.Lock()
+		if !sent {
+			s.giveUp(w)
+			break
+		}
+		s.finish(&w)
+	}
+	s.stopSending()
+}
+
+// stopSending ends the time in which somebody sent without holding the mutex.
+// The caller holds mu.
+func (s *Subscription) stopSending() {
+	s.line.sending = false
+	s.noteMove()
+	if s.ended {
+		close(s.channel)
+	}
+}
+
+// noteMove tells those who wait for it that somebody has stopped sending, or that messages were taken out of line.
+// The caller holds mu.
+func (s *Subscription) noteMove() {
+	if s.line.moved != nil {
+		close(s.line.moved)
+		s.line.moved = nil
+	}
+}
+
+// nextMove returns a channel that is closed when whoever sends now has stopped, or messages have been taken out of line.
+// The caller holds mu.
+func (s *Subscription) nextMove() <-chan struct{} {
+	if s.line.moved == nil {
+		s.line.moved = make(chan struct{})
+	}
+	return s.line.moved
+}
