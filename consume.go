@@ -138,14 +138,18 @@ func (s *Subscription) Next(ctx context.Context) (Message, error) {
 	s.lock()
 	s.line.nexts = true
 	s.unlock()
-	t := taker{sub: s, size: 1}
-	w, result := t.take(ctx, nil)
+	t := taker{sub: s}
+	for t.exchange(1); len(t.batch) == 0; t.add(1) {
+		if t.wait(ctx, nil) == finished {
+			break
+		}
+	}
 	s.lock()
 	defer s.unlock()
-	defer t.release()
-	if result == took {
-		t.did()
-		return w.message, nil
+	if len(t.batch) > 0 {
+		m := t.batch[0].message
+		s.finish(&t.batch[0])
+		return m, nil
 	}
 	switch {
 	case ctx.Err() != nil:

@@ -133,7 +133,9 @@ func (s *Subscription) giveBack(w waiting) {
 		i--
 	}
 	s.line.returned.Insert(i, w)
-	s.advance()
+	if s.channel == nil || w.receipt != nil { // otherwise it has been in the channel, and is for loops
+		s.advance()
+	}
 }
 
 // length is how many messages are in line.

@@ -220,13 +220,21 @@ func (s *Subscription) grab(batch []waiting, most int) []waiting {
 	return batch
 }
 
+// inReach reports whether a loop may take a message out of line. Where there is a channel that is for the pump, except
+// for what a loop has given back.
+// The caller holds mu.
+func (s *Subscription) inReach() bool {
+	if s.channel != nil {
+		return s.line.returned.Len() > 0 && !s.line.sending
+	}
+	return s.line.length() > 0 && !s.line.gated
+}
+
 // first takes the first message out of line, or out of the channel where there is one.
 // The caller holds mu.
 func (s *Subscription) first() (w waiting, ok bool) {
-	if s.channel == nil {
-		if w, ok = s.line.pop(); ok {
-			return w, ok
-		}
+	if s.inReach() {
+		return s.line.pop()
 	}
 	select {
 	case w.message, ok = <-s.incoming():
@@ -249,7 +257,7 @@ func (t *taker) wait(ctx context.Context, call <-chan struct{}) taking {
 	s := t.sub
 	s.lock()
 	switch over := s.ended || s.inbox != nil && s.inbox.err != nil; {
-	case s.line.length() > 0 && !s.line.gated && !over: // it came since the lock was held last
+	case s.inReach() && !over: // it came since the lock was held last
 		s.unlock()
 		return took
 	case over && s.channel == nil:
