@@ -135,9 +135,6 @@ func (t *taker) collect(ctx context.Context, most int, wait time.Duration) bool 
 // works on the message has lost it. All does not have that weakness. The error is ctx's, or why the subscription ended:
 // ErrClosed after Unsubscribe.
 func (s *Subscription) Next(ctx context.Context) (Message, error) {
-	s.lock()
-	s.line.nexts = true
-	s.unlock()
 	t := taker{sub: s}
 	for t.exchange(1); len(t.batch) == 0; t.add(1) {
 		if t.wait(ctx, nil) == finished {

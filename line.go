@@ -24,7 +24,6 @@ type line struct {
 	held     fifo.Queue[waiting] // at QoS 1 and 2
 	asleep   []*waiting          // until their redelivery
 	loops    int                 // of All, Batches and Handle that run
-	nexts    bool                // Next was called: it is not known whether it will be called again
 	awaiting int                 // loops that wait for arrived
 	arrived  chan struct{}       // capacity 1: something may be in line
 }
@@ -212,6 +211,23 @@ func (s *Subscription) discardLine() {
 	}
 }
 
+// acknowledgeLine acknowledges what waits in the line of a subscription that has ended without a loop. It can still be
+// taken, as what is in a channel.
+// The caller holds mu.
+func (s *Subscription) acknowledgeLine() {
+	var kept []waiting
+	for w, ok := s.next(); ok; w, ok = s.next() {
+		if w.receipt != nil && s.inbox.err == nil {
+			w.message.origin.fate = fateSettled
+			s.inbox.settle(w.receipt, s, nil)
+		}
+		kept = append(kept, waiting{message: w.message, place: w.place})
+	}
+	for _, w := range kept {
+		s.line.returned.Push(w)
+	}
+}
+
 // wakeAll puts the messages that wait for their redelivery back in line.
 // The caller holds mu.
 func (s *Subscription) wakeAll() {
@@ -229,7 +245,7 @@ func (s *Subscription) busy() bool {
 	if s.channel != nil {
 		return s.line.sending
 	}
-	return (s.line.loops > 0 || s.line.nexts) && s.line.length()+len(s.line.asleep) > 0
+	return s.line.loops > 0 && s.line.length()+len(s.line.asleep) > 0
 }
 
 // capacity is how many messages a consumer may be behind the reader before Block makes the reader wait.

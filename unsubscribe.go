@@ -10,9 +10,10 @@ import (
 )
 
 // Unsubscribe ends the subscription. Filters that no other subscription holds are unsubscribed at the server; after
-// UNSUBACK, messages that wait in line are still delivered, as far as the consumer takes them, and then the channel is
-// closed. When ctx ends first the channel is closed at once, and messages in line are acknowledged and counted as
-// dropped. So a consumer that calls it and receives no more needs a ctx that ends.
+// UNSUBACK, messages that wait in line are still delivered to the loops of All, Batches and Handle, and to the channel, as
+// far as they take them, and then loops and channel end. When ctx ends first they end at once, and messages in line are
+// acknowledged and counted as dropped. So a body that calls Unsubscribe needs a ctx that ends. Where there is neither a
+// loop nor a channel, messages in line are acknowledged, and Next and All still return them.
 //
 // The error is ctx's, a *SubscribeError if the server refused, or why the client ended. The subscription ends anyway.
 func (s *Subscription) Unsubscribe(ctx context.Context) error {
@@ -61,7 +62,11 @@ func (s *Subscription) drain(ctx context.Context) bool {
 	}
 	empty := !s.busy() || s.ended
 	s.end(nil)
-	s.discardLine()
+	if empty && s.channel == nil {
+		s.acknowledgeLine()
+	} else {
+		s.discardLine()
+	}
 	for s.line.sending {
 		s.awaitMove(nil)
 	}
