@@ -663,7 +663,7 @@ func TestKeepAliveTraffic(t *testing.T) {
 }
 
 // PROTOCOL 28: a PINGREQ without answer ends the client after the ping timeout; a half-open connection is noticed also by
-// who only publishes.
+// who only publishes. While a message waits for its acknowledgement it takes 5 s until a PINGREQ asks.
 // [MQTT-3.1.2.10a] [MQTT311-3.1.2.10a]
 func TestServerSilent(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -673,10 +673,27 @@ func TestServerSilent(t *testing.T) {
 		waiting := p.client.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
 		err := p.ends(time.Minute)
 		wantErr(t, err, mqtt.ErrConnectionLost, false)
-		if took := time.Since(start); took != 25*time.Second || !strings.Contains(err.Error(), "silent") {
+		if took := time.Since(start); took != 10*time.Second || !strings.Contains(err.Error(), "silent") {
 			t.Errorf("after %v: %v", took, err)
 		}
 		wantErr(t, waiting.Err(), mqtt.ErrOutcomeUnknown, false)
+
+		start = time.Now()
+		p = startPeer(t, v, nil, opts...)
+		wantErr(t, p.ends(time.Minute), mqtt.ErrConnectionLost, false)
+		if took := time.Since(start); took != 25*time.Second {
+			t.Errorf("an idle connection ends after %v", took)
+		}
+
+		// Without an option the time for PINGRESP is half the keep alive, between 2 s and 10 s.
+		for keepAlive, want := range map[time.Duration]time.Duration{time.Second: 3, 4 * time.Second: 6, 10 * time.Second: 15, time.Minute: 70} {
+			start = time.Now()
+			p = startPeer(t, v, nil, mqtt.WithKeepAlive(keepAlive))
+			wantErr(t, p.ends(time.Hour), mqtt.ErrConnectionLost, false)
+			if took := time.Since(start); took != want*time.Second {
+				t.Errorf("with a keep alive of %v it ends after %v, want %d s", keepAlive, took, want)
+			}
+		}
 
 		start = time.Now()
 		p = startPeer(t, v, nil, opts...)

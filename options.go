@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -61,7 +62,7 @@ func (o optionV5) clientV5(c *config) error { return o(c) }
 // Defaults.
 const (
 	defaultKeepAlive      = 60 * time.Second
-	defaultPingTimeout    = 10 * time.Second
+	defaultWriteTimeout   = 10 * time.Second // without progress
 	defaultConnectTimeout = 30 * time.Second
 	defaultSessionExpiry  = 5 * time.Minute
 	defaultReceiveMaximum = 1024
@@ -86,7 +87,7 @@ type config struct {
 	cleanStart     bool
 	keepAlive      time.Duration
 	pingLead       time.Duration // how much earlier than keepAlive PINGREQ is sent
-	pingTimeout    time.Duration
+	pingTimeout    time.Duration // 0: it follows the keep alive
 	connectTimeout time.Duration
 
 	hasUsername, hasPassword bool
@@ -153,7 +154,6 @@ func newConfig(v codec.Version, host string) (*config, error) {
 		clientID:       "petrel-" + rand.Text(),
 		cleanStart:     true,
 		keepAlive:      defaultKeepAlive,
-		pingTimeout:    defaultPingTimeout,
 		connectTimeout: defaultConnectTimeout,
 		receiveMaximum: defaultReceiveMaximum,
 		limits: session.Limits{
@@ -196,7 +196,7 @@ func (c *config) finish() error {
 	if err := c.checkTransport(); err != nil {
 		return err
 	}
-	c.dialer.Patience = c.pingTimeout
+	c.dialer.Patience = cmp.Or(c.pingTimeout, defaultWriteTimeout)
 	if c.attemptFunc != nil || slices.ContainsFunc(c.servers, isSecure) {
 		c.dialer.Sessions = tls.NewLRUClientSessionCache(0)
 	}
@@ -260,7 +260,8 @@ func WithPingLead(d time.Duration) Option {
 }
 
 // WithPingTimeout sets how long the client waits for PINGRESP, and for the server to accept a byte of what is written,
-// before the connection is lost. The default is 10 s.
+// before the connection is lost. By default it waits for PINGRESP half the keep alive interval, at least 2 s and at most 10 s,
+// and for a byte to be accepted 10 s.
 func WithPingTimeout(d time.Duration) Option {
 	return option(func(c *config) error {
 		c.pingTimeout = d

@@ -45,6 +45,12 @@ func (r *receiver) Refused() { r.client.session.EndIncoming() }
 // The caller holds mu.
 func (r *receiver) Idle() { r.client.session.Trim() }
 
+// Awaiting reports whether the server has something to acknowledge.
+// The caller holds mu.
+func (r *receiver) Awaiting() bool {
+	return r.client.session.InFlight() > 0 || r.client.session.TakenIDs() > 0
+}
+
 // Packet handles one packet from the server.
 // The caller holds mu.
 func (r *receiver) Packet(h codec.Header, body []byte) error {

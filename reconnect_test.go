@@ -982,7 +982,8 @@ func TestEndInEveryState(t *testing.T) {
 						ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 						err := c.Disconnect(ctx)
 						cancel()
-						if name != "connected" && name != "closed" && !errors.Is(err, context.DeadlineExceeded) || name == "connected" && err != nil {
+						recovers := name == "connected" || name == "half-open" // for that the message waits too long
+						if !recovers && name != "closed" && !errors.Is(err, context.DeadlineExceeded) || recovers && err != nil {
 							t.Errorf("Disconnect returns %v", err)
 						}
 						limit += time.Minute
@@ -1001,7 +1002,7 @@ func TestEndInEveryState(t *testing.T) {
 					case <-time.After(time.Minute):
 						t.Error("the delivery has no end")
 					}
-					if err := sub.wait(); name != "connected" && !errors.Is(err, mqtt.ErrClosed) {
+					if err := sub.wait(); name != "connected" && !(name == "half-open" && disconnect) && !errors.Is(err, mqtt.ErrClosed) {
 						t.Errorf("Subscribe returns %v", err)
 					}
 					_ = up.wait()

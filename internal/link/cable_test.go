@@ -169,6 +169,7 @@ type owner struct {
 	rooms     int
 	refused   int
 	idle      int
+	awaiting  bool                                    // something is to be acknowledged; with mu held
 	onPacket  func(h codec.Header, body []byte) error // nil: nothing more; with mu held
 	onRoom    func()                                  // nil: nothing more; with mu held
 }
@@ -194,6 +195,8 @@ func (o *owner) Flush() {
 
 func (o *owner) Refused() { o.refused++ }
 func (o *owner) Idle()    { o.idle++ }
+
+func (o *owner) Awaiting() bool { return o.awaiting }
 
 func (o *owner) Room() {
 	o.rooms++
@@ -229,7 +232,9 @@ func newStation(t *testing.T, config Config) *station {
 	if config.Version == 0 {
 		config.Version = codec.V5
 	}
-	config.Patience = patience
+	if config.Patience == 0 {
+		config.Patience = patience
+	}
 	s.Link = New(s.cable, &s.owner.mu, config)
 	return s
 }
@@ -273,3 +278,4 @@ func (silent) Flush()                               {}
 func (silent) Room()                                {}
 func (silent) Refused()                             {}
 func (silent) Idle()                                {}
+func (silent) Awaiting() bool                       { return false }

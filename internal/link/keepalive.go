@@ -8,13 +8,53 @@ import (
 	"github.com/petrel-mqtt/mqtt/codec"
 )
 
+const (
+	// The server may take half the keep alive interval to answer a PINGREQ, within these bounds.
+	minPatience = 2 * time.Second
+	maxPatience = 10 * time.Second
+
+	// longTrip is how many times the usual round trip an acknowledgement may take before a PINGREQ asks whether the server is
+	// there, and minOverdue the least time for it.
+	longTrip   = 16
+	minOverdue = 5 * time.Second
+
+	// heldUp is how long a write takes that had to wait for the server to make room.
+	heldUp = 100 * time.Millisecond
+	// backlog is how long a PINGREQ may wait in the buffers on the way, behind what was written before it.
+	backlog = 5 * time.Minute
+)
+
+// notAsked means that the server has nothing to acknowledge, or that a packet has come since.
+const notAsked time.Duration = -1
+
 // keepAlive is how the writer notices that the server is gone.
 type keepAlive struct {
 	interval time.Duration // set by Start; 0: off
+	patience time.Duration // set by Start; how long the server may take to answer
 	pings    []ping        // mu; PINGREQs without PINGRESP, oldest first
 	taken    int           // mu; how many of pings the writer has taken
+	asked    time.Duration // mu; when the server was found to have something to acknowledge, or notAsked
+	trip     time.Duration // mu; how long it usually takes until a packet comes then; 0: not known
+	early    int           // mu; PINGREQs since then, because no packet came
 	lastSent time.Duration // when the latest bytes were written; owned by the writer
+	progress time.Duration // when the latest write ended that was held up; owned by the writer
 	nextTick time.Duration // the earliest time at which tick has work; owned by the writer
+}
+
+// patience is what Config says, or follows the interval.
+func (c *Config) patience(interval time.Duration) time.Duration {
+	if c.Patience != 0 {
+		return c.Patience
+	}
+	return min(maxPatience, max(minPatience, interval/2))
+}
+
+// later is t+d, or never.
+func later(t, d time.Duration) time.Duration {
+	if t > never-d {
+		return never
+	}
+	return t + d
 }
 
 // ping is a PINGREQ that waits for its PINGRESP.
@@ -73,12 +113,15 @@ func (l *Link) tick() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Since(l.began)
-	if now >= l.overdue(now) {
+	switch {
+	case now >= l.overdue(now):
 		return ErrServerSilent
-	}
-	if now >= l.due(now) {
+	case now >= l.due(now):
 		l.Ping(nil)
 		l.handler.Idle()
+	case now >= l.early(now):
+		l.alive.early++
+		l.Ping(nil)
 	}
 	l.alive.nextTick = l.nextTick(now)
 	return nil
@@ -86,7 +129,34 @@ func (l *Link) tick() error {
 
 // nextTick returns when there is something for tick to do, with the mutex held.
 func (l *Link) nextTick(now time.Duration) time.Duration {
-	return min(l.due(now), l.overdue(now))
+	if l.alive.asked == notAsked && l.handler.Awaiting() {
+		l.alive.asked = now
+	}
+	return min(l.due(now), l.overdue(now), l.early(now))
+}
+
+// early returns when an acknowledgement is so late that a PINGREQ asks whether the server is there: a dead connection need
+// not wait for the keep alive. A server that answers is merely slow, and asked less and less often.
+func (l *Link) early(now time.Duration) time.Duration {
+	if l.alive.interval == 0 || len(l.alive.pings) > 0 || l.alive.asked == notAsked {
+		return never
+	}
+	heard, _ := l.in.ear.state(now)
+	late := max(minOverdue, longTrip*l.alive.trip) << min(l.alive.early, 20)
+	return later(max(heard, l.alive.asked), min(late, l.alive.interval))
+}
+
+// answered notes, with the mutex held, that the server sent a packet other than PINGRESP.
+func (l *Link) answered() {
+	if l.alive.asked == notAsked {
+		return
+	}
+	if trip := time.Since(l.began) - l.alive.asked; l.alive.trip == 0 {
+		l.alive.trip = trip
+	} else {
+		l.alive.trip += (trip - l.alive.trip) / 8
+	}
+	l.alive.asked, l.alive.early = notAsked, 0
 }
 
 // due returns when a PINGREQ is due [MQTT-3.1.2-20], whether or not an earlier one was answered.
@@ -104,7 +174,7 @@ func (l *Link) due(now time.Duration) time.Duration {
 		heard, _ := l.in.ear.state(now)
 		since = min(since, heard)
 	}
-	return since + l.alive.interval
+	return later(since, l.alive.interval)
 }
 
 // overdue returns when the PINGRESP to the oldest PINGREQ is overdue. Time in which we did not read does not count.
@@ -116,10 +186,14 @@ func (l *Link) overdue(now time.Duration) time.Duration {
 	p := &l.alive.pings[0]
 	heard, lag := l.in.ear.state(now)
 	sent := p.sent + lag - p.lag
-	overdue := sent + l.config.Patience
+	overdue := later(sent, l.alive.patience)
 	if heard > p.sent {
 		// Bytes from the server are a sign of life, but not for ever.
-		overdue = max(overdue, min(heard+l.config.Patience, sent+2*l.alive.interval))
+		overdue = max(overdue, min(later(heard, l.alive.patience), sent+2*l.alive.interval))
+	}
+	if l.alive.progress > 0 {
+		// So is room that the server made for our bytes: the PINGREQ may be behind many others.
+		overdue = max(overdue, min(later(l.alive.progress, max(l.alive.patience, l.alive.interval)), sent+backlog))
 	}
 	return overdue
 }

@@ -3,6 +3,7 @@ package link
 import (
 	"bytes"
 	"errors"
+	"math"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -165,7 +166,7 @@ func TestPingresp(t *testing.T) {
 		}
 		s.Start(s.owner, 10*time.Second)
 		s.send(somePacket)
-		s.wantEnd(ErrServerSilent, 10+1+10) // the second is the PINGREQ's on its way
+		s.wantEnd(ErrServerSilent, 10+1+int(backlog/time.Second)) // the second is the PINGREQ's on its way
 	})
 	inBubble(t, "that nobody asked for", func(t *testing.T) {
 		s := start(t, Config{}, 10*time.Second)
@@ -185,6 +186,132 @@ func TestPingresp(t *testing.T) {
 		if err := s.Wait(); !errors.As(err, &broken) || broken.Code != codec.MalformedPacket {
 			t.Errorf("the link ends with %v", err)
 		}
+	})
+}
+
+// The wait for PINGRESP follows the interval unless it is given.
+func TestPatience(t *testing.T) {
+	for _, c := range []struct{ interval, given, want time.Duration }{
+		{time.Second, 0, 2 * time.Second},
+		{4 * time.Second, 0, 2 * time.Second},
+		{10 * time.Second, 0, 5 * time.Second},
+		{time.Minute, 0, 10 * time.Second},
+		{time.Second, time.Minute, time.Minute},
+		{time.Minute, time.Second, time.Second},
+	} {
+		config := Config{Patience: c.given}
+		if got := config.patience(c.interval); got != c.want {
+			t.Errorf("interval %v, given %v: %v, want %v", c.interval, c.given, got, c.want)
+		}
+	}
+	inBubble(t, "without end", func(t *testing.T) {
+		s := start(t, Config{Patience: math.MaxInt64}, 2*time.Second)
+		defer s.stop()
+		s.wantPings(11, 2, 4, 6, 8, 10)
+		if s.ended() {
+			t.Error("the link has ended")
+		}
+		s.cable.feed(somePacket)
+		if s.at(20 * time.Second); s.ended() {
+			t.Error("the link has ended")
+		}
+	})
+}
+
+// A slow link on which the PINGREQ is behind much else is not dead: the server makes room for our bytes.
+func TestSlowUplink(t *testing.T) {
+	inBubble(t, "answers in the end", func(t *testing.T) {
+		s := newStation(t, Config{})
+		writes := 0
+		s.cable.onWrite = func() { // there is always more when a write ends, and the server is 40 s behind
+			time.Sleep(4 * time.Second)
+			s.send(somePacket)
+			if writes++; writes%10 == 0 {
+				s.cable.feed(pingresp)
+			}
+		}
+		s.Start(s.owner, 10*time.Second)
+		defer s.stop()
+		s.send(somePacket)
+		if s.at(20 * time.Minute); s.ended() {
+			t.Errorf("the link has ended after %v", time.Since(s.began))
+		}
+		s.cable.change(func() { s.cable.onWrite = nil })
+	})
+	inBubble(t, "dies", func(t *testing.T) {
+		s := newStation(t, Config{})
+		s.cable.onWrite = func() {
+			if time.Since(s.began) < 31*time.Second {
+				time.Sleep(4 * time.Second)
+				s.send(somePacket)
+			}
+		}
+		s.Start(s.owner, 10*time.Second)
+		s.send(somePacket)
+		s.wantEnd(ErrServerSilent, 32+10)
+	})
+	inBubble(t, "writes that are not held up say nothing", func(t *testing.T) {
+		s := start(t, Config{}, 10*time.Second)
+		s.every(10*time.Millisecond, func() { s.send(somePacket) })
+		s.wantEnd(ErrServerSilent, 10+10)
+	})
+}
+
+// An acknowledgement that is long overdue sends a PINGREQ before the keep alive does.
+func TestEarlyPing(t *testing.T) {
+	const keepAlive = time.Minute
+	await := func(s *station, awaiting bool) {
+		s.owner.mu.Lock()
+		s.owner.awaiting = awaiting
+		s.owner.mu.Unlock()
+	}
+	inBubble(t, "nothing comes", func(t *testing.T) {
+		s := start(t, Config{}, keepAlive)
+		s.at(20 * time.Second)
+		await(s, true)
+		s.send(somePacket)
+		s.wantEnd(ErrServerSilent, 20+5+10)
+	})
+	inBubble(t, "nothing comes, and the client sends on", func(t *testing.T) {
+		s := start(t, Config{}, keepAlive)
+		await(s, true)
+		s.every(time.Second, func() { s.send(somePacket) })
+		s.wantEnd(ErrServerSilent, 5+10)
+	})
+	inBubble(t, "the server is slow, and asked less and less often", func(t *testing.T) {
+		s := start(t, Config{}, keepAlive)
+		defer s.stop()
+		s.cable.answer(true)
+		await(s, true)
+		s.send(somePacket)
+		s.wantPings(130, 5, 15, 35, 75)
+	})
+	inBubble(t, "the usual round trip is long", func(t *testing.T) {
+		s := start(t, Config{}, keepAlive)
+		defer s.stop()
+		s.cable.answer(true)
+		await(s, true)
+		s.send(somePacket)
+		s.at(2 * time.Second)
+		s.cable.feed(somePacket)
+		synctest.Wait()
+		s.at(3 * time.Second)
+		s.send(somePacket)
+		s.wantPings(60, 3+longTrip*2)
+	})
+	inBubble(t, "nothing is to be acknowledged", func(t *testing.T) {
+		s := start(t, Config{}, keepAlive)
+		defer s.stop()
+		s.cable.answer(true)
+		s.send(somePacket)
+		s.wantPings(59)
+	})
+	inBubble(t, "keep alive 0", func(t *testing.T) {
+		s := start(t, Config{}, 0)
+		defer s.stop()
+		await(s, true)
+		s.send(somePacket)
+		s.wantPings(1000)
 	})
 }
 

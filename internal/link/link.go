@@ -39,7 +39,7 @@ type Config struct {
 	Version codec.Version
 	// MaximumPacketSize bounds packets from the server, in bytes; 0: no bound.
 	MaximumPacketSize int
-	// Patience is how long the server may take to answer a PINGREQ.
+	// Patience is how long the server may take to answer a PINGREQ; 0: half the keep alive interval, from 2 s to 10 s.
 	Patience time.Duration
 	// Trace, if it is not nil, is called with every packet, without the mutex: before it is written, and before the handler
 	// gets it. It is called by the goroutine that reads or writes.
@@ -60,6 +60,8 @@ type Handler interface {
 	Room()
 	// Idle is called with the mutex held when nothing has been sent, or nothing received, for the keep alive interval.
 	Idle()
+	// Awaiting, called with the mutex held, reports whether the server has something to acknowledge.
+	Awaiting() bool
 	// Refused is called with the mutex held when the link ends itself over a packet that breaks the specification. Nothing
 	// that is appended goes out any more.
 	Refused()
@@ -128,6 +130,7 @@ func New(conn net.Conn, mu *sync.Mutex, config Config) *Link {
 		began: time.Now(),
 		in:    incoming{Reader: wire.Reader{Version: config.Version, Limit: config.MaximumPacketSize, LimitRule: rule}},
 		out:   outgoing{Writer: wire.Writer{Bound: wire.Bound}, kick: make(chan struct{}, 1)},
+		alive: keepAlive{asked: notAsked},
 		end:   end{began: make(chan struct{}), closing: make(chan struct{})},
 	}
 }
@@ -135,7 +138,7 @@ func New(conn net.Conn, mu *sync.Mutex, config Config) *Link {
 // Start begins reading and writing. A PINGREQ is due when nothing was sent, or nothing received, for keepAlive; 0:
 // never.
 func (l *Link) Start(h Handler, keepAlive time.Duration) {
-	l.handler, l.alive.interval = h, keepAlive
+	l.handler, l.alive.interval, l.alive.patience = h, keepAlive, l.config.patience(keepAlive)
 	if l.config.Version < codec.V5 { // which cannot announce a limit
 		l.in.Oversized = l.oversized
 	}

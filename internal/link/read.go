@@ -126,6 +126,7 @@ func (l *Link) packet(h codec.Header, body []byte) error {
 	case h.Type == codec.PINGRESP:
 		return l.pingresp(h, body)
 	}
+	l.answered()
 	return l.handler.Packet(h, body)
 }
 

@@ -141,10 +141,14 @@ func (l *Link) take() (out net.Buffers, last bool) {
 func (l *Link) writeAll(out net.Buffers) error {
 	for _, b := range out {
 		l.traceOut(b)
+		began := time.Since(l.began)
 		n, err := l.conn.Write(b)
 		l.out.bytes.Add(uint64(n))
 		if n > 0 {
 			l.alive.lastSent = time.Since(l.began)
+		}
+		if l.alive.lastSent-began >= heldUp {
+			l.alive.progress = l.alive.lastSent
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return ErrServerSilent
