@@ -36,6 +36,7 @@ var importRules = map[string]importRule{
 	"transport":         {modules: []string{websocketModule}},
 	"internal/fifo":     {},
 	"internal/link":     {petrel: []string{"codec", "internal/wire"}},
+	"internal/release":  {},
 	"internal/route":    {petrel: []string{"internal/topic"}},
 	"internal/session":  {petrel: []string{"codec", "internal/fifo"}},
 	"internal/simulate": {},

@@ -1,3 +1,4 @@
+// Not released: it is for this repository alone.
 module github.com/petrel-mqtt/mqtt/benchmarks
 
 go 1.25.0
@@ -7,7 +8,7 @@ require (
 	github.com/eclipse/paho.golang v0.23.0
 	github.com/eclipse/paho.mqtt.golang v1.5.1
 	github.com/gorilla/websocket v1.5.3
-	github.com/petrel-mqtt/mqtt v0.0.0
+	github.com/petrel-mqtt/mqtt v0.1.0
 	gonum.org/v1/plot v0.17.0
 )
 
@@ -23,5 +24,3 @@ require (
 	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/text v0.29.0 // indirect
 )
-
-replace github.com/petrel-mqtt/mqtt => ../

@@ -1,3 +1,4 @@
+// Not released: it is for this repository alone.
 module github.com/petrel-mqtt/mqtt/interop
 
 go 1.25.0
@@ -6,8 +7,8 @@ require (
 	github.com/eclipse/paho.golang v0.23.0
 	github.com/eclipse/paho.mqtt.golang v1.5.1
 	github.com/mochi-mqtt/server/v2 v2.7.9
-	github.com/petrel-mqtt/mqtt v0.0.0
-	github.com/petrel-mqtt/mqtt/broker v0.0.0
+	github.com/petrel-mqtt/mqtt v0.1.0
+	github.com/petrel-mqtt/mqtt/broker v0.1.0
 )
 
 require (
@@ -22,9 +23,4 @@ require (
 	golang.org/x/net v0.57.0 // indirect
 	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/sys v0.47.0 // indirect
-)
-
-replace (
-	github.com/petrel-mqtt/mqtt => ../
-	github.com/petrel-mqtt/mqtt/broker => ../broker
 )

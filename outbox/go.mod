@@ -3,7 +3,7 @@ module github.com/petrel-mqtt/mqtt/outbox
 go 1.25.0
 
 require (
-	github.com/petrel-mqtt/mqtt v0.0.0
+	github.com/petrel-mqtt/mqtt v0.1.0
 	go.etcd.io/bbolt v1.5.0
 )
 
@@ -13,5 +13,3 @@ require (
 	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/sys v0.45.0 // indirect
 )
-
-replace github.com/petrel-mqtt/mqtt => ../

@@ -3,8 +3,8 @@ module github.com/petrel-mqtt/mqtt/scram
 go 1.25.0
 
 require (
-	github.com/petrel-mqtt/mqtt v0.0.0
-	github.com/petrel-mqtt/mqtt/broker v0.0.0
+	github.com/petrel-mqtt/mqtt v0.1.0
+	github.com/petrel-mqtt/mqtt/broker v0.1.0
 	github.com/xdg-go/scram v1.4.0
 )
 
@@ -19,9 +19,4 @@ require (
 	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/sys v0.47.0 // indirect
 	golang.org/x/text v0.41.0 // indirect
-)
-
-replace (
-	github.com/petrel-mqtt/mqtt => ../
-	github.com/petrel-mqtt/mqtt/broker => ../broker
 )

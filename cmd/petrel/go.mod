@@ -6,9 +6,9 @@ require (
 	github.com/HdrHistogram/hdrhistogram-go v1.2.0
 	github.com/google/go-cmp v0.7.0
 	github.com/ncruces/go-strftime v1.1.0
-	github.com/petrel-mqtt/mqtt v0.0.0
-	github.com/petrel-mqtt/mqtt/broker v0.0.0
-	github.com/petrel-mqtt/mqtt/scram v0.0.0
+	github.com/petrel-mqtt/mqtt v0.1.0
+	github.com/petrel-mqtt/mqtt/broker v0.1.0
+	github.com/petrel-mqtt/mqtt/scram v0.1.0
 	github.com/spf13/cobra v1.10.2
 	github.com/spf13/pflag v1.0.10
 	github.com/vbauerster/mpb/v8 v8.15.2
@@ -33,10 +33,4 @@ require (
 	golang.org/x/crypto v0.55.0 // indirect
 	golang.org/x/sys v0.47.0 // indirect
 	golang.org/x/text v0.41.0 // indirect
-)
-
-replace (
-	github.com/petrel-mqtt/mqtt => ../../
-	github.com/petrel-mqtt/mqtt/broker => ../../broker
-	github.com/petrel-mqtt/mqtt/scram => ../../scram
 )

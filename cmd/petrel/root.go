@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"runtime/debug"
 	"slices"
 	"syscall"
 
@@ -50,6 +49,7 @@ by -c, as "url: mqtt://example.com" or "keep_alive: 30". A flag wins over the en
 		newProbe(),
 		newBroker(),
 		newPasswd(),
+		newVersion(),
 	)
 	root.SetGlobalNormalizationFunc(normalise)
 	return root
@@ -86,14 +86,6 @@ func tell(cmd *cobra.Command, err error, code int) {
 		return
 	}
 	fmt.Fprintf(w, "%s: %s\n", cmd.CommandPath(), oneLine(err))
-}
-
-// version is that of the module, if it was built as one.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }
 
 func noSuchCommand(cmd *cobra.Command, args []string) error {

@@ -1,11 +1,12 @@
+// Not released: it is for this repository alone.
 module github.com/petrel-mqtt/mqtt/outbox/dbtest
 
 go 1.25.0
 
 require (
 	github.com/jackc/pgx/v5 v5.13.0
-	github.com/petrel-mqtt/mqtt v0.0.0
-	github.com/petrel-mqtt/mqtt/outbox v0.0.0
+	github.com/petrel-mqtt/mqtt v0.1.0
+	github.com/petrel-mqtt/mqtt/outbox v0.1.0
 	go.etcd.io/bbolt v1.5.0
 	modernc.org/sqlite v1.50.0
 )
@@ -27,9 +28,4 @@ require (
 	modernc.org/libc v1.72.0 // indirect
 	modernc.org/mathutil v1.7.1 // indirect
 	modernc.org/memory v1.11.0 // indirect
-)
-
-replace (
-	github.com/petrel-mqtt/mqtt => ../../
-	github.com/petrel-mqtt/mqtt/outbox => ../
 )

@@ -1,0 +1,8 @@
+// Package release ties the modules of one release together.
+//
+// Modules that use internal packages of the root name the constant of their release. Built with the root of another
+// release, whose internal packages may differ, they do not compile, and the compiler names the constant that is missing.
+package release
+
+// V0_1_0 is the only constant: tools/release gives it the name of the release.
+const V0_1_0 = true
