@@ -21,25 +21,55 @@ import (
 
 var update = flag.Bool("update", false, "write docs/CONFORMANCE.md")
 
-const (
-	statementsFile = "docs/conformance/statements.tsv"
-	conformanceDoc = "docs/CONFORMANCE.md"
-)
+const conformanceDoc = "docs/CONFORMANCE.md"
 
-// statement is a row of statementsFile: what the specifications ask of a client, under at most one number in each.
+// side is one of those whom the specifications ask for something.
+type side struct {
+	title, intro string
+	file         string                 // of its statements
+	tests, code  func(name string) bool // which files hold them, and enforce them
+}
+
+var sides = []side{
+	{
+		title: "The client",
+		intro: "Every statement that binds a client, with the tests that fail if the client breaks it, and the files of the client that name\nit.",
+		file:  "docs/conformance/statements.tsv",
+		tests: func(name string) bool { return !forTests(name) && !ofBroker(name) },
+		code:  func(name string) bool { return !forTests(name) && !ofBroker(name) },
+	},
+	{
+		title: "The broker",
+		intro: "Every statement that binds a server, with the tests that fail if the broker breaks it, and the files that name it, of the\nbroker and of what it has in common with the client.",
+		file:  "docs/conformance/server.tsv",
+		tests: ofBroker,
+		code:  func(name string) bool { return ofBroker(name) || ofBoth(name) },
+	},
+}
+
+func ofBroker(name string) bool { return strings.HasPrefix(name, "broker/") }
+
+// ofBoth are folders whose code both the client and the broker use.
+func ofBoth(name string) bool {
+	return slices.ContainsFunc([]string{"codec/", "internal/session/", "internal/topic/", "internal/wire/"}, func(folder string) bool {
+		return strings.HasPrefix(name, folder)
+	})
+}
+
+// statement is a row of a file of statements: what the specifications ask of one side, under at most one number in each.
 // Numbers are written without MQTT- there, and as [MQTT-1.5.4-1] and, of 3.1.1, [MQTT311-1.5.3-1] everywhere else. What
 // the specification does not number has the number of its section, with a letter where one section says several things.
 type statement struct {
 	chapter string
 	ids     [2]string // in MQTT 5.0 and 3.1.1, with their prefix; "": that version does not say it
-	rule    string    // in our words; "" if it is not for clients
+	rule    string    // in our words; "" if it is not for this side
 	reason  string    // why it may do without a test
 }
 
 var prefixes = [2]string{"MQTT-", "MQTT311-"}
 
-func readStatements(t *testing.T) (list []statement) {
-	text, err := os.ReadFile(statementsFile)
+func readStatements(t *testing.T, file string) (list []statement) {
+	text, err := os.ReadFile(file)
 	noErr(t, err)
 	chapter := ""
 	for line := range strings.Lines(string(text)) {
@@ -52,7 +82,7 @@ func readStatements(t *testing.T) (list []statement) {
 		}
 		cells := strings.Split(line, "\t")
 		if len(cells) != 4 {
-			t.Fatalf("%s: %q has %d columns, want 4", statementsFile, line, len(cells))
+			t.Fatalf("%s: %q has %d columns, want 4", file, line, len(cells))
 		}
 		s := statement{chapter: chapter, rule: cells[2], reason: cells[3]}
 		for i, number := range cells[:2] {
@@ -90,6 +120,15 @@ type source struct {
 	set  *token.FileSet
 }
 
+// place is how the document names the file.
+func (s *source) place() string { return fmt.Sprintf("[%s](../%[1]s)", s.name) }
+
+// fileOf returns the file that a place names.
+func fileOf(place string) string {
+	name, _, _ := strings.Cut(strings.TrimPrefix(place, "["), "]")
+	return name
+}
+
 func (s *source) of(n ast.Node) string {
 	return string(s.text[s.set.Position(n.Pos()).Offset:s.set.Position(n.End()).Offset])
 }
@@ -119,7 +158,7 @@ func sources(t *testing.T) (list []*source) {
 	return list
 }
 
-// forTests are folders whose code is not the client's: what they name is no proof that the client holds it.
+// forTests are folders whose code is neither the client's nor the broker's: what they name is no proof that these hold it.
 func forTests(name string) bool {
 	first, _, _ := strings.Cut(name, "/")
 	return slices.Contains([]string{"mqtttest", "examples", "tools", "benchmarks"}, first)
@@ -127,11 +166,11 @@ func forTests(name string) bool {
 
 // tested finds which tests name which statements: in the comment before the test, in its body, and in the tables at
 // package level that it uses.
-func tested(files []*source) mentions {
+func tested(files []*source, in func(name string) bool) mentions {
 	found := mentions{}
 	packages := map[string][]*source{}
 	for _, s := range files {
-		if strings.HasSuffix(s.name, "_test.go") && !forTests(s.name) {
+		if strings.HasSuffix(s.name, "_test.go") && in(s.name) {
 			packages[path.Dir(s.name)] = append(packages[path.Dir(s.name)], s)
 		}
 	}
@@ -197,17 +236,17 @@ func used(n ast.Node, tables map[string]table, seen map[string]bool) (texts []st
 	return texts
 }
 
-// enforced finds which files of the client name which statements: in comments, and in strings that are a rule of an error.
+// enforced finds which files of a side name which statements: in comments, and in strings that are a rule of an error.
 // Those are written as the specification of the connection's version has them, MQTT-1.5.3-1 or 2.1.2, and belong to 3.1.1
 // if they are the argument for a parameter named v311, or a constant whose name ends so.
-func enforced(files []*source, known map[string]bool) mentions {
+func enforced(files []*source, in func(name string) bool, known map[string]bool) mentions {
 	found := mentions{}
 	parameters := versionParameters(files)
 	for _, s := range files {
-		if strings.HasSuffix(s.name, "_test.go") || forTests(s.name) {
+		if strings.HasSuffix(s.name, "_test.go") || !in(s.name) {
 			continue
 		}
-		place := fmt.Sprintf("[%s](../%s)", s.name, s.name)
+		place := s.place()
 		found.addAll(string(s.text), place)
 		old := map[ast.Node]bool{} // literals of 3.1.1
 		ast.Inspect(s.file, func(n ast.Node) bool {
@@ -286,92 +325,100 @@ func called(c *ast.CallExpr) string {
 	return ""
 }
 
-// Every statement of the specifications that binds a client is named by a test and by the code that enforces it, or has a
-// reason why not; every statement that is named exists; and docs/CONFORMANCE.md says so. -update writes it.
+// Every statement of the specifications is named by a test of the side that it binds, and by the code that enforces it, or
+// has a reason why not; every statement that is named exists; and docs/CONFORMANCE.md says so. -update writes it.
 func TestConformance(t *testing.T) {
-	statements := readStatements(t)
 	files := sources(t)
-	tests := tested(files)
-	known := map[string]bool{}
-	for _, s := range statements {
-		for _, id := range s.ids {
-			if known[id] && id != "" {
-				t.Errorf("%s: %s is there twice", statementsFile, id)
-			}
-			known[id] = true
-		}
+	var doc bytes.Buffer
+	doc.WriteString(`# Conformance
+
+<!-- Written by TestConformance from docs/conformance and the tests: go test -run TestConformance -update . -->
+
+Every statement of MQTT 5.0 and 3.1.1, in our words and under its number in each specification. What is not numbered has the
+number of its section, with a letter where one section says several things. Where a test holds a statement in one version
+only, it says in which.
+`)
+	knownTo := map[string]map[string]bool{} // by side
+	for _, side := range sides {
+		statements := readStatements(t, side.file)
+		known := side.known(t, statements)
+		tests, code := tested(files, side.tests), enforced(files, side.code, known)
+		side.check(t, statements, tests, code)
+		side.write(&doc, statements, tests, code)
+		knownTo[side.title] = known
 	}
-	code := enforced(files, known)
-	for _, s := range statements {
-		for _, id := range s.ids {
-			if id == "" || s.reason != "" {
-				continue
-			}
-			if len(tests[id]) == 0 {
-				t.Errorf("no test holds [%s], and there is no reason why not: %s", id, s.rule)
-			}
-			if len(code[id]) == 0 {
-				t.Errorf("no code names [%s]: %s", id, s.rule)
-			}
-		}
-	}
-	named := maps.Clone(code)
+	named := enforced(files, func(name string) bool { return !forTests(name) }, nil)
 	for _, s := range files {
-		named.addAll(string(s.text), s.name)
+		named.addAll(string(s.text), s.place())
 	}
-	for _, id := range slices.Sorted(maps.Keys(named)) {
-		if !known[id] {
-			t.Errorf("[%s] is not in %s, but named in %v", id, statementsFile, named[id])
+	for id, places := range named {
+		for _, place := range places {
+			if !slices.ContainsFunc(sides, func(side side) bool { return side.names(fileOf(place)) && knownTo[side.title][id] }) {
+				t.Errorf("[%s], which %s names, is in no file of statements for it", id, place)
+			}
 		}
 	}
-	doc := conformance(statements, tests, code)
 	if *update {
-		noErr(t, os.WriteFile(conformanceDoc, doc, 0o644))
+		noErr(t, os.WriteFile(conformanceDoc, doc.Bytes(), 0o644))
 		return
 	}
-	if now, err := os.ReadFile(conformanceDoc); err != nil || !bytes.Equal(now, doc) {
+	if now, err := os.ReadFile(conformanceDoc); err != nil || !bytes.Equal(now, doc.Bytes()) {
 		t.Errorf("%s is not up to date: go test -run TestConformance -update . (%v)", conformanceDoc, err)
 	}
 }
 
-// conformance writes the document.
-func conformance(statements []statement, tests, code mentions) []byte {
-	var b bytes.Buffer
-	b.WriteString(`# Conformance
+// names reports whether a file may name a side's statements.
+func (s *side) names(file string) bool { return s.tests(file) || s.code(file) || forTests(file) }
 
-<!-- Written by TestConformance from docs/conformance/statements.tsv and the tests: go test -run TestConformance -update . -->
-
-Every statement of MQTT 5.0 and 3.1.1 that binds a client, in our words and under its number in each specification, with the
-tests that fail if the client breaks it, and the files of the client that name it. What is not numbered has the number of
-its section, with a letter where one section says several things. Where a test holds a statement in one version only, it
-says in which.
-`)
-	chapter := ""
-	for _, s := range statements {
-		if s.rule == "" {
-			continue
+// known returns the numbers of a side's statements.
+func (s *side) known(t *testing.T, statements []statement) map[string]bool {
+	known := map[string]bool{}
+	for _, st := range statements {
+		for _, id := range st.ids {
+			if known[id] && id != "" {
+				t.Errorf("%s: %s is there twice", s.file, id)
+			}
+			known[id] = true
 		}
-		if s.chapter != chapter {
-			chapter = s.chapter
-			fmt.Fprintf(&b, "\n## %s\n\n| 5.0 | 3.1.1 | Statement | Tests | Code |\n|---|---|---|---|---|\n", chapter)
-		}
-		held := s.places(tests)
-		if s.reason != "" {
-			held = strings.TrimPrefix(held+"<br>"+s.reason, "<br>")
-		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", s.number(0), s.number(1), s.rule, held, s.places(code))
 	}
-	b.WriteString("\n## Statements for servers\n\nA client may rely on them.\n")
-	for i, version := range []string{"5.0", "3.1.1"} {
-		var numbers []string
-		for _, s := range statements {
-			if s.rule == "" && s.ids[i] != "" {
-				numbers = append(numbers, s.number(i))
+	return known
+}
+
+// check looks for statements that nobody holds.
+func (s *side) check(t *testing.T, statements []statement, tests, code mentions) {
+	for _, st := range statements {
+		for _, id := range st.ids {
+			if id == "" || st.reason != "" {
+				continue
+			}
+			if len(tests[id]) == 0 {
+				t.Errorf("%s: no test holds [%s], and there is no reason why not: %s", s.title, id, st.rule)
+			}
+			if len(code[id]) == 0 {
+				t.Errorf("%s: no code names [%s]: %s", s.title, id, st.rule)
 			}
 		}
-		fmt.Fprintf(&b, "\nMQTT %s: %s.\n", version, strings.Join(numbers, ", "))
 	}
-	return b.Bytes()
+}
+
+// write writes a side's half of the document.
+func (s *side) write(b *bytes.Buffer, statements []statement, tests, code mentions) {
+	fmt.Fprintf(b, "\n## %s\n\n%s\n", s.title, s.intro)
+	chapter := ""
+	for _, st := range statements {
+		if st.rule == "" {
+			continue
+		}
+		if st.chapter != chapter {
+			chapter = st.chapter
+			fmt.Fprintf(b, "\n### %s\n\n| 5.0 | 3.1.1 | Statement | Tests | Code |\n|---|---|---|---|---|\n", chapter)
+		}
+		held := st.places(tests)
+		if st.reason != "" {
+			held = strings.TrimPrefix(held+"<br>"+st.reason, "<br>")
+		}
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", st.number(0), st.number(1), st.rule, held, st.places(code))
+	}
 }
 
 func (s *statement) number(i int) string { return strings.TrimPrefix(s.ids[i], prefixes[i]) }

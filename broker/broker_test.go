@@ -111,7 +111,7 @@ func roundTrip(t *testing.T, ctx context.Context, c mqtt.Client) {
 	}
 }
 
-// Every transport, for both versions.
+// Every transport, for both versions. [MQTT-4.2.0-1] [MQTT311-7.1.1-1]
 func TestTransports(t *testing.T) {
 	certs := makeCertificates(t, t.TempDir())
 	c := onLoopback()

@@ -350,12 +350,11 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
-// The sub-protocol is one that the client knows. [MQTT-6.0.0-4]
+// The sub-protocol is one that the client offers, and whoever offers none is served, too.
+// [MQTT-6.0.0-3] [MQTT-6.0.0-4] [MQTT311-6.0.0-3] [MQTT311-6.0.0-4]
 func TestSubprotocols(t *testing.T) {
 	t.Parallel()
-	config := onLoopback()
-	config.Listeners[0].Type = "ws"
-	b := start(t, config)
+	b := start(t, onWebSocket())
 	for _, c := range []struct {
 		offers []string
 		want   string
@@ -368,6 +367,62 @@ func TestSubprotocols(t *testing.T) {
 			t.Errorf("%q: %q", c.offers, got)
 		}
 		ws.Close()
+	}
+}
+
+func onWebSocket() Config {
+	c := onLoopback()
+	c.Listeners[0].Type = "ws"
+	return c
+}
+
+// Packets are in binary frames, whose borders mean nothing. [MQTT-6.0.0-1] [MQTT-6.0.0-2] [MQTT311-6.0.0-1] [MQTT311-6.0.0-2]
+func TestFrames(t *testing.T) {
+	t.Parallel()
+	b := start(t, onWebSocket())
+	for _, v := range []codec.Version{codec.V5, codec.V311} {
+		connect, err := (&codec.Connect{CleanStart: true, ClientID: "x"}).Append(nil, v)
+		check(t, err)
+		const pings = "\xc0\x00\xc0\x00"
+		var bytewise []string
+		for _, c := range []byte(string(connect) + pings) {
+			bytewise = append(bytewise, string([]byte{c}))
+		}
+		for name, c := range map[string]struct {
+			kind   int
+			frames []string
+			served bool
+		}{
+			"one frame a packet":    {websocket.BinaryMessage, []string{string(connect), pings[:2], pings[2:]}, true},
+			"all in one frame":      {websocket.BinaryMessage, []string{string(connect) + pings}, true},
+			"a frame a byte":        {websocket.BinaryMessage, bytewise, true},
+			"empty frames":          {websocket.BinaryMessage, []string{"", string(connect), "", "", pings, ""}, true},
+			"frames across packets": {websocket.BinaryMessage, []string{string(connect[:3]), string(connect[3:]) + pings[:1], pings[1:]}, true},
+			"text":                  {websocket.TextMessage, []string{string(connect)}, false},
+		} {
+			ws, _, err := (&websocket.Dialer{Subprotocols: []string{"mqtt"}}).Dial(b.URLs()[0], nil)
+			check(t, err)
+			for _, frame := range c.frames {
+				check(t, ws.WriteMessage(c.kind, []byte(frame)))
+			}
+			ws.SetReadDeadline(time.Now().Add(10 * time.Second))
+			var got []byte
+			for !strings.HasSuffix(string(got), "\xd0\x00\xd0\x00") {
+				var kind int
+				var frame []byte
+				if kind, frame, err = ws.ReadMessage(); err != nil {
+					break
+				}
+				if kind != websocket.BinaryMessage {
+					t.Errorf("%v, %s: a frame of kind %d comes", v, name, kind)
+				}
+				got = append(got, frame...)
+			}
+			if served := err == nil && got[0] == 0x20; served != c.served || !served && len(got) > 0 {
+				t.Errorf("%v, %s: got % x, %v", v, name, got, err)
+			}
+			ws.Close()
+		}
 	}
 }
 

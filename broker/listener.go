@@ -44,7 +44,7 @@ type listener struct {
 	stop    chan struct{}  // closed with closed
 }
 
-// listen opens the address.
+// listen opens the address. [MQTT-4.2.0-1] [MQTT311-7.1.1-1]
 func listen(ctx context.Context, config Listener, log *slog.Logger, patience time.Duration) (*listener, error) {
 	l := &listener{
 		config: config, log: log, patience: patience, sockets: map[*socket]struct{}{}, stop: make(chan struct{}),
@@ -153,7 +153,8 @@ func (l *listener) serveConn(e *engine.Engine, s *socket, c net.Conn) {
 // serveWebSocket accepts connections and upgrades them.
 func (l *listener) serveWebSocket(e *engine.Engine) {
 	upgrader := websocket.Upgrader{
-		Subprotocols: []string{"mqtt", "mqttv3.1"}, // [MQTT-6.0.0-4]; old clients offer the second one alone
+		// Old clients offer the second one alone. [MQTT-6.0.0-3] [MQTT-6.0.0-4] [MQTT311-6.0.0-3] [MQTT311-6.0.0-4]
+		Subprotocols: []string{"mqtt", "mqttv3.1"},
 		CheckOrigin:  l.config.admitsOrigin,
 	}
 	server := &http.Server{

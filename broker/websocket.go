@@ -9,7 +9,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// wsConn is the stream of bytes in the binary messages of a WebSocket connection.
+// wsConn is the stream of bytes in the binary messages of a WebSocket connection. [MQTT-6.0.0-2] [MQTT311-6.0.0-2]
 type wsConn struct {
 	net.Conn // what is below it
 	ws       *websocket.Conn
@@ -24,7 +24,7 @@ func (c *wsConn) Read(p []byte) (int, error) {
 				return 0, err
 			}
 			if kind != websocket.BinaryMessage {
-				return 0, errors.New("a WebSocket message that is not binary") // [MQTT-6.0.0-1]
+				return 0, errors.New("a WebSocket message that is not binary") // [MQTT-6.0.0-1] [MQTT311-6.0.0-1]
 			}
 			c.message = message
 		}

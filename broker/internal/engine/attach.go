@@ -52,7 +52,8 @@ func (e *Engine) attach(c *conn, connect *codec.Connect, ack *codec.Connack) err
 
 // tryAttach does one step of attach. It returns a session that has ended in it.
 // [MQTT-3.1.2-4] [MQTT-3.1.2-5] [MQTT-3.1.2-6] [MQTT-3.1.3-2] [MQTT-3.1.4-3] [MQTT-3.1.4-4] [MQTT311-3.1.2-4]
-// [MQTT311-3.1.2-6] [MQTT311-3.1.3-2] [MQTT311-3.1.4-2] [MQTT311-3.1.4-3]
+// [MQTT311-3.1.2-6] [MQTT311-3.1.3-2] [MQTT311-3.1.4-2] [MQTT311-3.1.4-3] [MQTT-3.2.2-2] [MQTT-3.2.2-3]
+// [MQTT311-3.2.2-1] [MQTT311-3.2.2-2]
 func (e *Engine) tryAttach(c *conn, connect *codec.Connect, ack *codec.Connack) (ended *Session, after aftermath, err error) {
 	sh := e.sessions.shard(c.client.ID)
 	sh.mu.Lock()
@@ -98,6 +99,7 @@ func (s *Session) takeOver() (connected, kept bool) {
 
 // partForGood parts the session from a connection that another one follows. A will with a delay is not needed any more,
 // section 3.1.4.
+// [MQTT-3.1.4a]
 func (s *Session) partForGood() (after aftermath) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -203,7 +205,8 @@ func (e *Engine) welcome(c *conn, connect *codec.Connect) {
 }
 
 // detach parts the session from a connection that has ended: the session waits for the next one, or ends.
-// [MQTT-3.1.2-8] [MQTT-3.1.2-10] [MQTT-3.1.2-23] [MQTT311-3.1.2-8]
+// [MQTT-3.1.2-8] [MQTT-3.1.2-10] [MQTT-3.1.2-23] [MQTT311-3.1.2-8] [MQTT-4.5.0-1] [MQTT311-4.5.0-1] [MQTT-3.14.4]
+// [MQTT311-3.14.4]
 func (e *Engine) detach(c *conn) {
 	s := c.session
 	sh := e.sessions.shard(s.id)
@@ -266,6 +269,7 @@ func (e *Engine) expire(s *Session) {
 
 // end ends a session, with everything that belongs to it. The shard's lock is held, the session's is not. Its will is due
 // then, whatever its delay [MQTT-3.1.3-9].
+// [MQTT-4.1] [MQTT311-3.1.2-7]
 func (e *Engine) end(sh *shard, s *Session) (after aftermath) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -265,6 +265,7 @@ func (c *conn) pingreq(p *packet) error {
 }
 
 // disconnect takes the client's DISCONNECT. [MQTT-3.14.4-1] [MQTT-3.14.4-3] [MQTT311-3.14.4-3]
+// [MQTT311-3.1.2-10] [MQTT-3.14.4-2] [MQTT311-3.14.4-1]
 func (c *conn) disconnect(p *packet) error {
 	var d codec.Disconnect
 	if err := d.Decode(p.Header, p.Body(), c.version); err != nil {
@@ -304,6 +305,7 @@ func fromClient(code codec.ReasonCode) bool {
 
 // leave ends the connection: it says why, if there is somebody to tell, parts the session from it, and waits until the
 // last packet is out.
+// [MQTT-4.13.1]
 func (c *conn) leave(err error) error {
 	s := c.session
 	if s == nil {
@@ -334,7 +336,8 @@ func reasonOf(err error) any {
 
 // finish ends the connection with a last packet, which tells a client of MQTT 5 why, and lets the reader know. The first
 // cause counts. The session's lock is held.
-// [MQTT-3.14.0-1] [MQTT-4.13.1-1] [MQTT-4.13.2-1] [MQTT311-4.8.0-1]
+// [MQTT-3.14.0-1] [MQTT-4.13.1-1] [MQTT-4.13.2-1] [MQTT311-4.8.0-1] [MQTT-3.14.2-2] [MQTT-3.14.2-3] [MQTT-3.14.2-4]
+// [MQTT311-3.14.4-2]
 func (c *conn) finish(err error) {
 	if c.over.Load() {
 		return

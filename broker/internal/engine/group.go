@@ -33,6 +33,7 @@ type groups struct {
 }
 
 // join makes a session a member. The session's lock is held.
+// [MQTT-4.8.2b]
 func (s *Session) join(by *subscription) {
 	gs := &s.engine.groups
 	gs.mu.Lock()
@@ -259,6 +260,7 @@ func (g *group) handNext(wakes *[]*conn) bool {
 }
 
 // inTurn returns the message that is next, and the members, the one whose turn it is first; nothing if none waits.
+// [MQTT-4.8.2c]
 func (g *group) inTurn() (*message, []*subscription) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

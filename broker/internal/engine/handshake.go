@@ -32,6 +32,8 @@ func (r *refusal) Error() string { return "refused: " + r.code.String() }
 var errNoConnect = errors.New("the first packet is not CONNECT, or one that is too large")
 
 // shakeHands takes CONNECT and answers it. With an error the connection is of no more use.
+// [MQTT-3.1.4] [MQTT311-3.1.4a] [MQTT-3.1.4-5] [MQTT311-3.1.4-4] [MQTT-3.1.3-5] [MQTT311-3.1.3-5] [MQTT-3.1.3.1]
+// [MQTT-3.2.0-2]
 func (c *conn) shakeHands(p Peer) error {
 	connect, err := c.readConnect()
 	if err != nil {
@@ -109,6 +111,7 @@ func (g *greeting) Read(p []byte) (int, error) {
 
 // refuseConnect answers a CONNECT that breaks the specification, where there is an answer. MQTT 3.1.1 has none, except for
 // two cases. [MQTT-3.1.2-1] [MQTT-3.1.2-2] [MQTT-3.1.4-1] [MQTT311-3.1.2-2] [MQTT311-3.1.3-8] [MQTT311-3.1.4-1]
+// [MQTT311-3.1.3-7]
 func (c *conn) refuseConnect(v codec.Version, err error) {
 	var broken *codec.Error
 	if !errors.As(err, &broken) {
@@ -126,6 +129,7 @@ func (c *conn) refuseConnect(v codec.Version, err error) {
 }
 
 // refuse writes a CONNACK that says no. [MQTT-3.2.2-6] [MQTT-3.2.2-7] [MQTT311-3.2.2-4] [MQTT311-3.2.2-5]
+// [MQTT-3.1.4-6] [MQTT311-3.1.4-5]
 func (c *conn) refuse(code codec.ReasonCode) {
 	if c.version != codec.V5 && code.ReturnCode() == 0xFF {
 		code = codec.ServerUnavailable
@@ -142,7 +146,8 @@ func (c *conn) refuse(code codec.ReasonCode) {
 }
 
 // admit decides whether a client may connect, and returns what of CONNACK is known then.
-// [MQTT-3.1.4-2]
+// [MQTT-3.1.4-2] [MQTT311-3.1.4] [MQTT-3.1.2-28] [MQTT-3.2.2-19] [MQTT-3.2.2-20] [MQTT-5.4.2] [MQTT311-5.4.2]
+// [MQTT-3.1.3-8] [MQTT311-3.1.3-9]
 func (c *conn) admit(p Peer, connect *codec.Connect) (*codec.Connack, error) {
 	ack := new(codec.Connack)
 	if c.version == codec.V5 {
@@ -185,6 +190,7 @@ func (c *conn) authenticate(connect *codec.Connect, ack *codec.Connack) (code co
 }
 
 // keepAlive sets how long the client may be silent. [MQTT-3.1.2-22] [MQTT-3.2.2-22] [MQTT311-3.1.2-24]
+// [MQTT-3.1.2.10] [MQTT311-3.1.2.10]
 func (c *conn) keepAlive(seconds uint16) {
 	if seconds == 0 {
 		return

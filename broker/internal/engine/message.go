@@ -25,6 +25,7 @@ type message struct {
 }
 
 // newMessage copies what belongs to the read buffer.
+// [MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17] [MQTT-3.3.2-18] [MQTT-3.3.2-20]
 func newMessage(topic string, payload []byte, p *codec.PublishProperties, qos byte, retain bool, now time.Duration) *message {
 	m := &message{topic: topic, payload: slices.Clone(payload), qos: qos, retain: retain}
 	m.size = messageSize + len(topic) + len(payload)

@@ -139,11 +139,11 @@ func (c *conn) release(r *run, err error) {
 		c.engine.route(c.client, r, &wakes)
 	}
 	c.session.unreleased.Add(-1)
+	if err != nil && c.version != codec.V5 {
+		c.end(serverUnavailable) // MQTT 3.1.1 has no other way to refuse a message [MQTT311-4.8.0-2]
+	}
 	if r.qos > 0 {
 		c.acknowledgeRun(r, &wakes)
-	}
-	if err != nil && c.version != codec.V5 {
-		c.end(serverUnavailable) // MQTT 3.1.1 has no other way to refuse a message
 	}
 	wakeAll(wakes)
 }

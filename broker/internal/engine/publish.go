@@ -188,6 +188,7 @@ func (c *conn) answered(before int) {
 
 // judge decides about each message whether the client may publish it.
 // [MQTT-4.13.2-1] and section 4.7.2
+// [MQTT311-3.3.5-2] [MQTT-4.7.2] [MQTT311-4.7.2]
 func (c *conn) judge(r *run) {
 	allowed := r.match.publish && !isServers(r.match.topic)
 	asks := c.engine.policy.Asks() && !isServers(r.match.topic)
@@ -233,6 +234,7 @@ func (c *conn) acknowledgeRun(r *run, wakes *[]*conn) error {
 }
 
 // answerItem acknowledges a message, or refuses it.
+// [MQTT-4.13.2]
 func (s *Session) answerItem(dst []byte, qos byte, it *item) []byte {
 	refusal := it.refusal()
 	view := codec.PublishView{QoS: qos, PacketID: it.id}

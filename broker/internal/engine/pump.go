@@ -129,7 +129,7 @@ func (c *conn) exceeds(m *session.Message) bool {
 // acknowledgement takes PUBACK, PUBREC or PUBCOMP. One for an identifier that is not in use can cross a reconnect, and is
 // ignored, except that PUBREC is always answered.
 // [MQTT-4.3.2-3] [MQTT-4.3.3-3] [MQTT-4.3.3-4] [MQTT-4.3.3-5] [MQTT-4.4.0-2] [MQTT-4.9.0-2] [MQTT311-4.3.2-1]
-// [MQTT311-4.3.3-1]
+// [MQTT311-4.3.3-1] [MQTT-4.3.3] [MQTT311-2.3.1]
 func (c *conn) acknowledgement(p *packet) error {
 	var ack codec.Puback // all three look the same
 	if err := decodeAck(&ack, p, c.version); err != nil {

@@ -35,6 +35,7 @@ func (e *Engine) retain(publisher *Client, m *message) *match {
 	return e.match(publisher, m.topic)
 }
 
+// store keeps a message until its time is over. [MQTT-3.3.1.3]
 func (r *retained) store(e *Engine, m *message) {
 	if r.messages == nil {
 		r.messages = map[string]*kept{}

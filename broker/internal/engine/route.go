@@ -19,7 +19,8 @@ func (e *Engine) route(client *Client, r *run, wakes *[]*conn) {
 
 // routeRetained stores each message before it is delivered, and looks up its subscribers in the same moment: a SUBSCRIBE
 // gets it as a retained message, or as one that was just published, and never both or neither.
-// [MQTT-3.3.1-5] [MQTT-3.3.1-6] [MQTT-3.3.1-7] [MQTT311-3.3.1-5] [MQTT311-3.3.1-7] [MQTT311-3.3.1-10] [MQTT311-3.3.1-11]
+// [MQTT-3.3.1-5] [MQTT-3.3.1-6] [MQTT-3.3.1-7] [MQTT311-3.3.1-5] [MQTT311-3.3.1-7] [MQTT311-3.3.1-10]
+// [MQTT311-3.3.1-11] [MQTT-3.3.1-8] [MQTT311-3.3.1-12]
 func (e *Engine) routeRetained(client *Client, r *run, wakes *[]*conn) {
 	for i := range r.items {
 		it := &r.items[i]
@@ -64,6 +65,7 @@ func (e *Engine) publish(publisher *Client, m *message) {
 }
 
 // deliver gives items of a run to its targets and groups.
+// [MQTT-4.8.2a]
 func (e *Engine) deliver(r *run, items []item, wakes *[]*conn) {
 	m := r.match
 	nobody := len(m.targets) == 0 && len(m.groups) == 0

@@ -32,6 +32,7 @@ func (c *conn) subscribe(p *packet) error {
 }
 
 // grant decides about one filter. [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.8.2-1] [MQTT-4.8.2-2] [MQTT311-4.7.1-2]
+// [MQTT-3.8.4-7]
 func (c *conn) grant(f *codec.SubscribeFilter) (code codec.ReasonCode) {
 	switch {
 	case topic.CheckFilter(f.Filter) != nil:
@@ -49,6 +50,7 @@ func (c *conn) grant(f *codec.SubscribeFilter) (code codec.ReasonCode) {
 }
 
 // enter makes the subscriptions that are granted, and answers.
+// [MQTT-3.8.4] [MQTT311-3.8.4]
 func (c *conn) enter(packet *codec.Subscribe, suback *codec.Suback) error {
 	s := c.session
 	s.mu.Lock()
@@ -109,7 +111,8 @@ func (s *subscription) ids() []uint32 {
 
 // unsubscribe takes an UNSUBSCRIBE.
 // [MQTT-3.10.4-1] [MQTT-3.10.4-2] [MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT-3.10.4-6] [MQTT-3.11.3-1] [MQTT-3.11.3-2]
-// [MQTT311-3.10.4-1] [MQTT311-3.10.4-2] [MQTT311-3.10.4-4] [MQTT311-3.10.4-5] [MQTT311-3.10.4-6]
+// [MQTT311-3.10.4-1] [MQTT311-3.10.4-2] [MQTT311-3.10.4-4] [MQTT311-3.10.4-5] [MQTT311-3.10.4-6] [MQTT-3.10.4-3]
+// [MQTT311-3.10.4-3]
 func (c *conn) unsubscribe(p *packet) error {
 	var packet codec.Unsubscribe
 	if err := packet.Decode(p.Header, p.Body(), c.version); err != nil {

@@ -20,6 +20,7 @@ type will struct {
 }
 
 // willOf returns the will of a CONNECT, or nil.
+// [MQTT-3.1.2.5] [MQTT311-3.1.2-12]
 func willOf(connect *codec.Connect, c *Client) *will {
 	w := connect.Will
 	if w == nil {
@@ -37,7 +38,7 @@ func willOf(connect *codec.Connect, c *Client) *will {
 }
 
 // publishWill publishes a will, if its client may still publish to the topic.
-// [MQTT-3.1.2-8] [MQTT-3.1.2-14] [MQTT-3.1.2-15] [MQTT311-3.1.2-16] [MQTT311-3.1.2-17]
+// [MQTT-3.1.2-8] [MQTT-3.1.2-14] [MQTT-3.1.2-15] [MQTT311-3.1.2-16] [MQTT311-3.1.2-17] [MQTT-3.1.2.6] [MQTT311-3.1.2.5]
 func (e *Engine) publishWill(w *will) {
 	if !e.authorized(w.client, Publish, w.topic) {
 		e.log.Info("will not published: not authorized", "client", logged{w.client}, "topic", w.topic)

@@ -166,6 +166,8 @@ func (c *conn) answer(p codec.Packet) error {
 
 // reply appends a packet. One that is too large for the client, or that cannot be made, is left out. The session's lock is
 // held. [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+// [MQTT-3.6.2-2] [MQTT-3.6.2-3] [MQTT-3.7.2-2] [MQTT-3.7.2-3] [MQTT-3.9.2-1] [MQTT-3.9.2-2] [MQTT-3.11.2-1]
+// [MQTT-3.11.2-2] [MQTT-3.15.2-2] [MQTT-3.15.2-3] [MQTT-3.1.2-29]
 func (c *conn) reply(p codec.Packet) {
 	buffer := c.out.Buffer()
 	b, err := p.Append(buffer, c.version)
