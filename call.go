@@ -9,34 +9,34 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/route"
 )
 
-// request is one SUBSCRIBE or UNSUBSCRIBE that waits for its answer.
+// request is one SUBSCRIBE or UNSUBSCRIBE packet that waits for its answer.
 type request struct {
 	// Guarded by mu.
 	call    *call // nil: nobody waits
 	filters []string
 	user    UserProperties     // of an UNSUBSCRIBE
 	routes  []*route.Route     // of a SUBSCRIBE
-	sent    []*route.Subscribe // of a SUBSCRIBE, as routes
+	sent    []*route.Subscribe // of a SUBSCRIBE, in the order of routes
 	encode  func(b []byte, id uint16) ([]byte, error)
-	again   int // how often it was sent again
+	again   int // how many times it was sent again
 }
 
-// call is a Subscribe or Unsubscribe that waits for the answers to its requests.
+// call is a Subscribe or Unsubscribe that waits for the answers to its packets.
 type call struct {
 	sub  *Subscription // of a Subscribe
-	done chan struct{} // closed when pending is 0, or with err
-	err  error         // does not change any more when done is closed
+	done chan struct{} // closed when all answers have come, or when err is set
+	err  error         // does not change after done is closed
 
 	// Guarded by mu.
-	pending  int            // requests without an answer
-	rest     []*route.Route // of a Subscribe, which are to be sent when answers have come
+	pending  int            // packets without an answer
+	rest     []*route.Route // of a Subscribe: to be sent when some answers have come
 	failures []FilterError
-	user     UserProperties // of the answers
+	user     UserProperties // of all answers
 }
 
 func newCall(s *Subscription) *call { return &call{sub: s, done: make(chan struct{})} }
 
-// finish ends the call, if it has not ended; nobody waits if k is nil.
+// finish ends the call, if it has not ended. k may be nil: then no call waits.
 // The caller holds mu.
 func (k *call) finish(err error) {
 	if k == nil {
@@ -55,12 +55,12 @@ func (k *call) finish(err error) {
 		case err != nil:
 			k.sub.sink.refused(err)
 		default:
-			k.sub.sink.granted() // there may have been nothing to send, and so no SUBACK
+			k.sub.sink.granted() // if nothing had to be sent, there was no SUBACK
 		}
 	}
 }
 
-// waiting reports whether the call has not ended.
+// waiting reports whether the call still waits.
 func (k *call) waiting() bool {
 	select {
 	case <-k.done:
@@ -70,8 +70,7 @@ func (k *call) waiting() bool {
 	}
 }
 
-// answered notes the answer to one request of the call, and the user properties that it came with; nobody waits if k is
-// nil.
+// answered notes the answer to one packet of the call, with its user properties. k may be nil: then no call waits.
 // The caller holds mu.
 func (k *call) answered(user UserProperties) {
 	if k == nil {
@@ -91,7 +90,8 @@ func (k *call) answered(user UserProperties) {
 	}
 }
 
-// inPackets sends packets that carry most of list each, or fewer where those would be larger than the server takes.
+// inPackets sends a list in packets of at most most elements each, and of fewer if a packet would be larger than the
+// server accepts.
 // [MQTT-3.8.4-5] [MQTT311-3.8.4-4]
 func inPackets[T any](list []T, most int, send func([]T) error) error {
 	for some := range slices.Chunk(list, most) {
@@ -106,7 +106,7 @@ func inPackets[T any](list []T, most int, send func([]T) error) error {
 	return nil
 }
 
-// sendRequest appends the packet that encode makes, with an identifier of its own, and keeps r until the answer.
+// sendRequest appends the packet that encode makes, with a packet identifier of its own, and keeps r until the answer.
 // The caller holds mu.
 func (in *inbox) sendRequest(r *request, encode func(b []byte, id uint16) ([]byte, error)) error {
 	r.encode = encode
@@ -132,7 +132,7 @@ func (in *inbox) sendRequest(r *request, encode func(b []byte, id uint16) ([]byt
 	return nil
 }
 
-// wait waits for the answers to the call's requests.
+// wait waits for the answers to all packets of the call.
 func (k *call) wait(ctx context.Context, packet string) error {
 	select {
 	case <-k.done:

@@ -6,7 +6,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
-// inbox is the incoming half of a client: its subscriptions, and the messages on their way to them.
+// inbox is the incoming half of a client: its subscriptions, and the messages that wait for them.
 type inbox struct {
 	*core
 	notices *notices
@@ -15,13 +15,13 @@ type inbox struct {
 	router       *route.Router
 	subs         map[*Subscription]struct{}
 	born         uint64                  // counts subscriptions
-	subscribing  fifo.Queue[subscribing] // SUBSCRIBEs that wait for their turn after a connect
+	subscribing  fifo.Queue[subscribing] // SUBSCRIBEs that wait for their turn, after a connect
 	unsubscribes []*request              // UNSUBSCRIBEs to be sent, or sent again, at the next connect
 	waiting      int                     // bytes of memory in the subscriptions' lines
-	stalls       [2]stall                // of PUBACKs and of PUBRECs
-	looking      bool                    // the supervisor looks for stalls, or is about to
+	stalls       [2]stall                // for QoS 1 and for QoS 2
+	looking      bool                    // the supervisor looks for stalls, or will do so at once
 	parking      parkingLot
-	unclaimed    callbacks // calls with messages that nobody subscribed to
+	unclaimed    callbacks // calls of the function of WithUnmatched
 }
 
 func (in *inbox) init(c *core, n *notices) {
@@ -31,7 +31,7 @@ func (in *inbox) init(c *core, n *notices) {
 	in.router = route.New(c.config.filterPrefixes)
 }
 
-// watchStalls makes the supervisor look for stalls, from now on until no message waits.
+// watchStalls makes the supervisor look for stalls until no message waits for its acknowledgement.
 // The caller holds mu.
 func (in *inbox) watchStalls() {
 	if in.looking {
@@ -41,7 +41,8 @@ func (in *inbox) watchStalls() {
 	in.callSupervisor()
 }
 
-// settle is a holder's word on a message, if that needs one: it sends the acknowledgements that may go out now.
+// settle records that holder accepted the message, or refused it, and appends the acknowledgements that this allows. r
+// may be nil: a message at QoS 0.
 // The caller holds mu.
 func (in *inbox) settle(r *session.Receipt, holder any, reason *session.Reason) {
 	if r == nil {

@@ -14,34 +14,34 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
-// receiver takes the packets of one connection. Its fields belong to the link's reader; its methods run with the
-// client's mutex held unless they say otherwise.
+// receiver handles the packets of one connection. Only the goroutine that holds the client's mutex uses its fields.
 type receiver struct {
 	client *client
 	link   *link.Link
-	toWake []*Delivery // to be woken when the mutex is free again
+	toWake []*Delivery // to be woken by Flush
 
 	topics     route.Cache
 	view       codec.PublishView
 	properties codec.PublishProperties
-	ids        []uint32 // subscription identifiers of the PUBLISH at hand
-	aliases    [][]byte // topics by the server's alias, from 1; made when first needed
+	ids        []uint32 // subscription identifiers of the current PUBLISH
+	aliases    [][]byte // topic names by the server's alias, from 1
 }
 
 func newReceiver(c *client, l *link.Link) *receiver { return &receiver{client: c, link: l} }
 
-// Room lets those publish who waited for the writer.
+// Room wakes the publishes that wait for room in the write buffer, and sends from the queue.
 // The caller holds mu.
 func (r *receiver) Room() {
 	r.client.outbox.room.wake()
 	wake(r.client.outbox.sendQueued(nil))
 }
 
-// Refused notes that acknowledgements go out no more on this connection: what is not acknowledged will come again.
+// Refused notes that no more acknowledgements are sent on this connection. The server will send messages without
+// acknowledgement again.
 // The caller holds mu.
 func (r *receiver) Refused() { r.client.session.EndIncoming() }
 
-// Idle gives back memory.
+// Idle releases memory that an idle connection does not need.
 // The caller holds mu.
 func (r *receiver) Idle() { r.client.session.Trim() }
 
@@ -86,8 +86,8 @@ func (r *receiver) unexpected(h codec.Header) error {
 	return r.client.protocolError(h.Type, "4.13.1", "MQTT-4.8.0-1", detail)
 }
 
-// puback completes a message at QoS 1. The late acknowledgement of an identifier that is not in use is counted and
-// ignored.
+// puback completes a message at QoS 1. An acknowledgement of an identifier that is not in use is late: it is counted
+// and ignored.
 // The caller holds mu.
 func (r *receiver) puback(h codec.Header, body []byte) error {
 	var p codec.Puback
@@ -126,7 +126,7 @@ func (r *receiver) pubrec(h codec.Header, body []byte) error {
 	if done || !known {
 		r.complete(m, known, p.Code, p.ReasonString, p.UserProperties)
 	} else if d, ok := m.Owner.(*Delivery); ok {
-		d.reason, d.words = ReasonCode(p.Code), newWords(p.ReasonString, p.UserProperties) // PUBCOMP may have no more to say
+		d.reason, d.words = ReasonCode(p.Code), newWords(p.ReasonString, p.UserProperties) // kept for the case that PUBCOMP has none
 	}
 	return nil
 }
@@ -150,8 +150,8 @@ func (r *receiver) pubcomp(h codec.Header, body []byte) error {
 	return nil
 }
 
-// misplaced makes the error for an acknowledgement of what it does not acknowledge: whoever waits for the right one would
-// wait for ever.
+// misplaced makes the error for an acknowledgement whose packet identifier is in use for something else. If it were
+// ignored, the call that waits for the right acknowledgement would wait for ever.
 func (r *receiver) misplaced(h codec.Header) error {
 	const detail = "the packet identifier is in use for something else"
 	if h.Type == codec.SUBACK || h.Type == codec.UNSUBACK {
@@ -176,7 +176,7 @@ func (r *receiver) translate(body []byte) (refusal codec.ReasonCode) {
 	return refusal
 }
 
-// complete settles a message that has its last acknowledgement, and sends what waited for its place.
+// complete resolves a message that has its last acknowledgement, and sends messages from the queue.
 // The caller holds mu.
 // [MQTT-4.13.2]
 func (r *receiver) complete(m session.Message, known bool, code codec.ReasonCode, reason string, u UserProperties) {
@@ -216,7 +216,7 @@ func (r *receiver) pubrel(h codec.Header, body []byte) error {
 	return nil
 }
 
-// disconnect takes the server's DISCONNECT: the connection ends, and nothing is sent any more (section 3.14.4).
+// disconnect handles the server's DISCONNECT: the connection ends, and nothing more is sent (section 3.14.4).
 // [MQTT-3.14.4]
 func (r *receiver) disconnect(h codec.Header, body []byte) error {
 	if r.client.version < codec.V5 {
@@ -236,7 +236,7 @@ func (r *receiver) disconnect(h codec.Header, body []byte) error {
 	}
 }
 
-// publish takes a message.
+// publish handles a message.
 // The caller holds mu.
 func (r *receiver) publish(h codec.Header, body []byte) error {
 	c := r.client
@@ -263,7 +263,7 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 		switch verdict {
 		case session.Repeated:
 			c.stats.Received--
-			c.inbox.watchStalls() // it may have been joined to one that waits
+			c.inbox.watchStalls() // it may have been joined to a message that waits for its acknowledgement
 			c.inbox.router.Prove(t, r.ids)
 			return nil
 		case session.Exceeded:
@@ -288,8 +288,8 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 	return nil
 }
 
-// topic resolves the topic name of a PUBLISH, and puts it in the place of an alias; 0 is none. It returns nil if the message
-// is to be dropped because its topic name is invalid.
+// topic looks up the topic name of a PUBLISH, and sets it if the PUBLISH has only an alias; alias 0 means none. It
+// returns nil if the message must be dropped because its topic name is invalid.
 // The caller holds mu.
 // [MQTT-3.3.2-10] [MQTT-3.3.4]
 func (r *receiver) topic(p *codec.PublishView, alias int) (*route.Topic, error) {
@@ -297,7 +297,7 @@ func (r *receiver) topic(p *codec.PublishView, alias int) (*route.Topic, error) 
 	case len(p.Topic) > 0 && alias > 0:
 		r.setAlias(alias, p.Topic)
 	case len(p.Topic) == 0 && alias < len(r.aliases):
-		p.Topic = r.aliases[alias] // what comes again must look the same, with and without an alias
+		p.Topic = r.aliases[alias] // a resend must have the same content, with and without an alias
 	}
 	if len(p.Topic) == 0 {
 		return nil, r.client.protocolError(codec.PUBLISH, "MQTT-4.7.3-1", "MQTT-4.7.3-1", "no topic name, and no alias that stands for one")
@@ -315,7 +315,7 @@ func (r *receiver) topic(p *codec.PublishView, alias int) (*route.Topic, error) 
 	return r.topics.Put(r.client.inbox.router.Lookup(string(p.Topic))), nil
 }
 
-// naming adds the topic name to the error that says what is wrong with it.
+// naming adds the topic name to the error about it.
 func naming(err error, topic []byte) error {
 	var invalid *codec.Error
 	if !errors.As(err, &invalid) {
@@ -326,7 +326,7 @@ func naming(err error, topic []byte) error {
 	return &named
 }
 
-// escaped is a topic name that may be invalid, or the beginning of a long one, as it can be shown to people.
+// escaped returns a topic name in printable form, although it may be invalid; of a long one only the beginning.
 func escaped(topic []byte) string {
 	const most = 200 // bytes
 	if len(topic) > most {
@@ -335,7 +335,7 @@ func escaped(topic []byte) string {
 	return strconv.QuoteToASCII(string(topic))
 }
 
-// setAlias notes what an alias stands for from now on, on this connection [MQTT-3.3.2-7].
+// setAlias sets the topic name of an alias on this connection [MQTT-3.3.2-7].
 func (r *receiver) setAlias(alias int, name []byte) {
 	if missing := alias + 1 - len(r.aliases); missing > 0 {
 		r.aliases = append(r.aliases, make([][]byte, missing)...)
@@ -343,10 +343,10 @@ func (r *receiver) setAlias(alias int, name []byte) {
 	r.aliases[alias] = bytes.Clone(name)
 }
 
-// manyProperties is how many properties a message may have whose memory is kept for the next one.
+// manyProperties bounds the memory that is kept for the properties of the next message.
 const manyProperties = 1000
 
-// readProperties decodes what MQTT 5 says of a message, and returns the topic alias; 0 is none.
+// readProperties decodes the properties of a message, and returns the topic alias; 0 means none.
 // [MQTT-3.1.2-27] [MQTT-3.3.2.3.8]
 func (r *receiver) readProperties(p *codec.PublishView) (alias int, err error) {
 	r.ids = r.ids[:0]
@@ -367,7 +367,7 @@ func (r *receiver) readProperties(p *codec.PublishView) (alias int, err error) {
 	return int(number), err
 }
 
-// deliver hands the message to its targets and sees to its acknowledgement.
+// deliver passes the message to its targets, and acknowledges it now or lets it wait for its acknowledgement.
 // The caller holds mu.
 // [MQTT-3.3.4-1] [MQTT-4.5.0-2] [MQTT311-3.3.4-1] [MQTT311-4.5.0-2]
 func (r *receiver) deliver(p *codec.PublishView, name string, targets []route.Target) {
@@ -380,7 +380,7 @@ func (r *receiver) deliver(p *codec.PublishView, name string, targets []route.Ta
 		r.fill(&m, p, name, s, QoS(to.QoS))
 		if m.QoS == 0 {
 			r.offer(s, &m)
-			accepted = true // it could be delivered again if the others' refusal were lost
+			accepted = true // at QoS 0 it cannot be refused: if a refusal were lost, the message would come again as a new one
 			continue
 		}
 		if s.options.ack == AutoAck && r.try(s, &m) {
@@ -397,14 +397,14 @@ func (r *receiver) deliver(p *codec.PublishView, name string, targets []route.Ta
 	case p.QoS == 0:
 	case receipt != nil:
 		r.link.Commit(c.session.Release(r.link.Buffer(), receipt, accepted))
-	default: // accepted, or nobody holds it at QoS 1 or 2
+	default: // all have accepted it, or no subscription got it
 		r.link.Commit(c.session.Accept(r.link.Buffer(), p, nil))
 	}
 	c.inbox.boundInbound()
 }
 
-// Oversized acknowledges a message that exceeds WithMaximumPacketSize, on MQTT 3.1.1: else the server would send it
-// again and again.
+// Oversized acknowledges a message that exceeds WithMaximumPacketSize, on MQTT 3.1.1. Otherwise the server would send
+// it again and again.
 // The caller holds mu.
 func (r *receiver) Oversized(h codec.Header, start []byte) error {
 	c := r.client
@@ -429,7 +429,7 @@ func (r *receiver) dropInvalid(p *codec.PublishView) {
 	r.acknowledge(p)
 }
 
-// acknowledge accepts a message that goes to nobody.
+// acknowledge accepts a message that goes to no subscription.
 // The caller holds mu.
 func (r *receiver) acknowledge(p *codec.PublishView) {
 	if p.QoS == 0 {
@@ -442,7 +442,7 @@ func (r *receiver) acknowledge(p *codec.PublishView) {
 	r.link.Commit(b)
 }
 
-// auth takes the server's step of a re-authentication.
+// auth handles the server's step of a re-authentication.
 // The caller holds mu.
 func (r *receiver) auth(h codec.Header, body []byte) error {
 	p, err := r.client.decodeAuth(h, body, true)
@@ -454,11 +454,11 @@ func (r *receiver) auth(h codec.Header, body []byte) error {
 		return r.client.protocolError(h.Type, "4.12.1", "", "it answers nothing")
 	}
 	running.asked = false
-	running.answers <- p // has room: what was asked before has been taken
+	running.answers <- p // has room: the earlier answers were received
 	return nil
 }
 
-// park keeps a message for a subscription to come. It reports false if there is no place for it.
+// park keeps a message for a later subscription. It reports false if there is no room for it.
 // The caller holds mu.
 func (r *receiver) park(p *codec.PublishView, name string) bool {
 	lot := &r.client.inbox.parking
@@ -473,8 +473,9 @@ func (r *receiver) park(p *codec.PublishView, name string) bool {
 	return true
 }
 
-// refusedIdentifier reports whether the server refused a request because it uses the packet identifier itself, and
-// sends it again with another: mochi 2.7.9 has one table of identifiers for both directions (seen).
+// refusedIdentifier reports whether the server refused a packet because the server uses the packet identifier itself.
+// Then it sends the packet again with another identifier: mochi 2.7.9 has one table of identifiers for both directions
+// (seen).
 // The caller holds mu.
 func (r *receiver) refusedIdentifier(q *request, codes []codec.ReasonCode) bool {
 	if q.again == mostAgain || !slices.Contains(codes, codec.PacketIdentifierInUse) {
@@ -484,7 +485,7 @@ func (r *receiver) refusedIdentifier(q *request, codes []codec.ReasonCode) bool 
 	return r.client.inbox.sendRequest(q, q.encode) == nil
 }
 
-// suback takes the answer to a SUBSCRIBE.
+// suback handles the answer to a SUBSCRIBE.
 // The caller holds mu.
 // [MQTT-3.8.4-2] [MQTT-3.8.4-7] [MQTT311-3.8.4-2]
 func (r *receiver) suback(h codec.Header, body []byte) error {
@@ -521,7 +522,7 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 	return nil
 }
 
-// unsuback takes the answer to an UNSUBSCRIBE.
+// unsuback handles the answer to an UNSUBSCRIBE.
 // The caller holds mu.
 // [MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT311-3.10.4-4] [MQTT311-3.10.4-5]
 func (r *receiver) unsuback(h codec.Header, body []byte) error {
@@ -534,7 +535,7 @@ func (r *receiver) unsuback(h codec.Header, body []byte) error {
 	}
 	codes := len(p.Codes)
 	if r.client.version < codec.V5 {
-		codes = -1 // an UNSUBACK of MQTT 3.1.1 says nothing more
+		codes = -1 // an UNSUBACK of MQTT 3.1.1 has no codes
 	}
 	q, err := r.answer(h, p.PacketID, codes, "MQTT-3.11.3-1", "")
 	if q == nil || err != nil || r.refusedIdentifier(q, p.Codes) {
@@ -549,8 +550,8 @@ func (r *receiver) unsuback(h codec.Header, body []byte) error {
 	return nil
 }
 
-// answer finds the request that a SUBACK or UNSUBACK answers; nil if there is none. It must have one reason code for
-// each filter, which is what the rules ask for; -1 stands for packets without codes.
+// answer finds the packet that a SUBACK or UNSUBACK answers; nil if there is none. codes is the number of reason codes,
+// which must be that of the filters; -1 means that the packet has none. v5 and v311 are the rule's numbers.
 // The caller holds mu.
 func (r *receiver) answer(h codec.Header, id uint16, codes int, v5, v311 string) (*request, error) {
 	if r.client.session.Misplaced(h.Type, id) {
@@ -562,7 +563,7 @@ func (r *receiver) answer(h codec.Header, id uint16, codes int, v5, v311 string)
 		return nil, nil
 	}
 	r.client.inbox.subscribeMore()
-	r.toWake = r.client.outbox.sendQueued(r.toWake) // the identifier is free, which a message may have waited for
+	r.toWake = r.client.outbox.sendQueued(r.toWake) // the packet identifier is free again, and a message may wait for one
 	q := owner.(*request)
 	var err error
 	switch {
@@ -575,6 +576,6 @@ func (r *receiver) answer(h codec.Header, id uint16, codes int, v5, v311 string)
 	}
 	if q.routes == nil {
 		r.client.inbox.unsubscribes = append(r.client.inbox.unsubscribes, q)
-	} // a subscription is found by its call, which goes on waiting
+	} // a SUBSCRIBE need not be noted: its call still waits, and is sent again at the next connect
 	return nil, err
 }

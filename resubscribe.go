@@ -12,12 +12,12 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
-// subscribeAgain makes, on a new connection, the subscriptions that the server does not have or may not have, and those
-// that have been waiting for a connection.
+// subscribeAgain sends, on a new connection, the SUBSCRIBEs for filters that the server does not have or may not have.
+// Subscribe calls that already wait for the connection are treated like new ones.
 //
-// On MQTT 5 that is done even when the server has kept the session: one that was killed may come back with an older
-// snapshot of the session, without the subscriptions (seen with Mosquitto). On MQTT 3.1.1 it would bring all retained
-// messages again.
+// On MQTT 5 it does so even if the server has kept the session: a server that was killed may have restored an older
+// state of the session, without the subscriptions (seen with Mosquitto). On MQTT 3.1.1 the server would send all
+// retained messages again.
 // The caller holds mu.
 func (in *inbox) subscribeAgain() {
 	present := in.connAck.SessionPresent
@@ -35,18 +35,18 @@ func (in *inbox) subscribeAgain() {
 	in.subscribeMore()
 }
 
-// subscribing is a SUBSCRIBE to be sent on a new connection: for some of the routes of a subscription that was granted
-// before, or for one whose Subscribe waits.
+// subscribing is a SUBSCRIBE to be sent on a new connection: for some routes of a subscription that was granted before,
+// or for one whose Subscribe call waits.
 type subscribing struct {
 	sub    *Subscription
-	routes []*route.Route // nil: its Subscribe waits
+	routes []*route.Route // nil: its Subscribe call waits
 }
 
-// atOnce is how many SUBSCRIBEs and UNSUBSCRIBEs may be without an answer before those that are made again wait for
-// their turn: packet identifiers are few.
+// atOnce bounds the SUBSCRIBEs and UNSUBSCRIBEs without an answer. Beyond it, SUBSCRIBEs wait for their turn, because
+// there are few packet identifiers.
 const atOnce = 1000
 
-// subscribeMore sends, after a connect, as many SUBSCRIBEs as may be without an answer.
+// subscribeMore sends SUBSCRIBEs that wait for their turn, after a connect, as many as may be without an answer.
 // The caller holds mu.
 func (in *inbox) subscribeMore() {
 	for in.live() != nil && in.subscribing.Len() > 0 && in.session.TakenIDs() < atOnce {
@@ -60,8 +60,8 @@ func (in *inbox) subscribeMore() {
 	}
 }
 
-// inOrder returns the subscriptions in the order in which they were made, but those to replies first: requests that are
-// published again do not wait for the others' turn.
+// inOrder returns the subscriptions in the order in which they were made, except that those for replies come first:
+// requests that are published again must not wait for the others.
 // The caller holds mu.
 func (in *inbox) inOrder() []*Subscription {
 	return slices.SortedFunc(maps.Keys(in.subs), func(a, b *Subscription) int {
@@ -75,8 +75,8 @@ func (in *inbox) inOrder() []*Subscription {
 	})
 }
 
-// resubscribe puts the routes of s in line, but for those that an older subscription sees to. Nobody waits for the
-// answers.
+// resubscribe queues SUBSCRIBEs for the routes of s, except for those that an older subscription also holds, because
+// that one subscribes them. No call waits for the answers.
 // The caller holds mu.
 func (in *inbox) resubscribe(s *Subscription, present bool) {
 	if err := in.unavailable(s); err != nil {
@@ -95,8 +95,8 @@ func (in *inbox) resubscribe(s *Subscription, present bool) {
 	}
 }
 
-// subscribeRoutes sends the SUBSCRIBE for routes whose turn it is. It reports false if no packet identifier is free;
-// one will be with the next answer.
+// subscribeRoutes sends the SUBSCRIBE for routes whose turn it is. It reports false if no packet identifier is free:
+// the next answer frees one.
 // The caller holds mu.
 func (in *inbox) subscribeRoutes(next subscribing) bool {
 	var mine []*route.Route
@@ -104,7 +104,7 @@ func (in *inbox) subscribeRoutes(next subscribing) bool {
 		switch eldest := eldest(rt); eldest {
 		case next.sub:
 			mine = append(mine, rt)
-		case nil: // nobody wants it any more
+		case nil: // no subscription holds it any more
 		default:
 			in.subscribing.Push(subscribing{eldest, []*route.Route{rt}})
 		}
@@ -125,12 +125,13 @@ func (in *inbox) subscribeRoutes(next subscribing) bool {
 	return true
 }
 
-// noteCut notes a request whose answer was cut off. An UNSUBSCRIBE is sent again. Nobody knows whether the server has
-// seen a SUBSCRIBE: those who want its filters send another, and what nobody wants is unsubscribed.
+// noteCut notes a packet whose connection ended before the answer. An UNSUBSCRIBE is sent again. Whether the server has
+// received a SUBSCRIBE is unknown: filters that subscriptions hold are subscribed again, and the others are
+// unsubscribed.
 // The caller holds mu.
 func (in *inbox) noteCut(q *request) {
 	if q.routes == nil {
-		in.unsubscribes = append(in.unsubscribes, q) // its call counts it already
+		in.unsubscribes = append(in.unsubscribes, q) // it is in its call's pending already
 		return
 	}
 	var unwanted []string
@@ -143,7 +144,7 @@ func (in *inbox) noteCut(q *request) {
 	in.sendUnsubscribe(&request{filters: unwanted})
 }
 
-// eldest returns the route's first holder that is granted and not about to leave.
+// eldest returns the first holder of the route that is granted and is not unsubscribing.
 // The caller holds mu.
 func eldest(rt *route.Route) *Subscription {
 	if h := rt.Eldest(); h != nil {
@@ -152,8 +153,9 @@ func eldest(rt *route.Route) *Subscription {
 	return nil
 }
 
-// retainAgain is what a SUBSCRIBE that is made again asks for: on a kept session no retained messages that the
-// subscription had before, on a new one what its holders asked for, because the state may have changed meanwhile.
+// retainAgain is the Retain Handling of a SUBSCRIBE that is sent again. In a kept session it asks for no retained
+// messages that the subscription had before. In a new session it asks for what the holders asked for, because the
+// retained messages may have changed.
 func retainAgain(rt *route.Route, present bool) RetainHandling {
 	least := SkipRetained
 	for _, h := range rt.Holders() {

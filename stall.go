@@ -8,17 +8,18 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
-// This file finds out which subscription holds everybody up. Acknowledgements leave in the order in which their messages
-// came, so the message that has waited longest holds back all others, and whoever has it in hand is to blame.
+// This file finds the subscription that holds up the others. Acknowledgements are sent in the order in which their
+// messages came. So the message that has waited longest holds up all others, and the subscription that has not settled
+// it is the cause.
 
-// stallWarning is how long a message may wait for its acknowledgement before the log says so.
+// stallWarning is how long a message may hold up the others before that is logged.
 const stallWarning = 10 * time.Second
 
 // stall is the message that has waited longest for its acknowledgement.
 type stall struct {
 	// Guarded by mu.
 	receipt *session.Receipt // nil: none waits
-	since   time.Duration    // on the client's clock: when it came to be the oldest, later by all time without a connection
+	since   time.Duration    // on the client's clock: when it became the oldest, later by all time without a connection
 	paused  bool             // there is no connection, or its message has not come again
 	lost    time.Duration    // on the client's clock: when the connection was lost, if it is paused
 	warned  bool
@@ -27,8 +28,8 @@ type stall struct {
 // leastPatience bounds how often the supervisor looks for stalls.
 const leastPatience = 4 * time.Millisecond
 
-// checkStalls ends the subscriptions that have held up the others for too long, and warns of those that hold them up
-// for long. It returns when to look again, 0 if nothing waits.
+// checkStalls ends subscriptions that have held up the others for longer than they may, and warns of others that do for
+// a long time. It returns after which time to look again; 0 if no message waits.
 func (in *inbox) checkStalls() time.Duration {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -102,7 +103,7 @@ func (in *inbox) warnOfStall(s *Subscription, since time.Time) {
 	}
 }
 
-// holdup returns the filters of the subscription that holds up all acknowledgements, and for how long it has.
+// holdup returns the filters of the subscription that holds up all acknowledgements, and for how long it has done so.
 // The caller holds mu.
 func (in *inbox) holdup() (filters []Filter, lasts time.Duration) {
 	for i := range in.stalls {
@@ -119,7 +120,7 @@ func (in *inbox) holdup() (filters []Filter, lasts time.Duration) {
 	return filters, lasts
 }
 
-// stallPatience is the shortest time after which a stall is of interest.
+// stallPatience is the shortest time after which a stall has a consequence.
 // The caller holds mu.
 func (in *inbox) stallPatience() time.Duration {
 	d := stallWarning
@@ -131,7 +132,7 @@ func (in *inbox) stallPatience() time.Duration {
 	return d
 }
 
-// boundInbound ends the subscription that has most in line when all lines together hold too much.
+// boundInbound ends the subscription with the most bytes in its line if all lines together exceed WithInboundLimit.
 // The caller holds mu.
 func (in *inbox) boundInbound() {
 	if in.waiting <= in.config.inboundLimit {

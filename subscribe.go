@@ -12,7 +12,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
-// packetFilters is how many filters one SUBSCRIBE or UNSUBSCRIBE carries: some servers take no more.
+// packetFilters bounds the filters of one SUBSCRIBE or UNSUBSCRIBE, because some servers do not accept more.
 const packetFilters = 8
 
 // subscribe makes a subscription and waits for SUBACK.
@@ -34,18 +34,19 @@ func (in *inbox) subscribe(ctx context.Context, o subscribeOptions, filters []fi
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if err == nil && s.ended {
-		err = s.err // it was granted, and ended before we got to know that
+		err = s.err // it was granted, and ended before this goroutine ran
 	}
 	if err == nil {
 		s.openGate()
 		return s, nil
 	}
 	in.abandon(s, err)
-	in.settleAll(s, nil) // nobody can acknowledge what is in its channel
+	in.settleAll(s, nil) // the application never gets the subscription, and so cannot acknowledge the messages in its channel
 	return nil, err
 }
 
-// startSubscribe adds the subscription's routes, so that no message comes too early, and sends its SUBSCRIBEs.
+// startSubscribe adds the subscription's routes and then sends its SUBSCRIBEs. In this order no message can come too
+// early.
 // [MQTT-3.8.4-1] [MQTT311-3.8.4-1]
 func (in *inbox) startSubscribe(s *Subscription, filters []filterRequest) (*call, error) {
 	in.mu.Lock()
@@ -53,7 +54,7 @@ func (in *inbox) startSubscribe(s *Subscription, filters []filterRequest) (*call
 	return in.beginSubscribe(s, filters)
 }
 
-// beginSubscribe is startSubscribe with the mutex held.
+// beginSubscribe is startSubscribe for callers that hold the mutex.
 // The caller holds mu.
 func (in *inbox) beginSubscribe(s *Subscription, filters []filterRequest) (*call, error) {
 	if in.err != nil || in.draining || in.live() == nil && in.config.withoutReconnect {
@@ -74,16 +75,16 @@ func (in *inbox) beginSubscribe(s *Subscription, filters []filterRequest) (*call
 	if s.sink == nil {
 		in.claim(s)
 	} else {
-		in.unpark([]string{s.filters[0].Filter}) // replies to an earlier client
+		in.unpark([]string{s.filters[0].Filter}) // replies to requests of an earlier client
 	}
 	in.sendSubscribes(s)
 	if s.options.stalled != nil {
-		in.callSupervisor() // which may be about to look again too late
+		in.callSupervisor() // its next look at stalls may be too late for this subscription
 	}
 	return s.call, nil
 }
 
-// unavailable checks a subscription against what the server announced.
+// unavailable checks a subscription against the features that the server announced in CONNACK.
 // The caller holds mu.
 // [MQTT-3.2.2.3.11] [MQTT-3.2.2.3.12] [MQTT-3.2.2.3.13]
 func (in *inbox) unavailable(s *Subscription) error {
@@ -107,9 +108,9 @@ func (in *inbox) unavailable(s *Subscription) error {
 
 // sendSubscribes sends the SUBSCRIBEs that a new subscription needs, if there is a connection.
 //
-// A filter that others hold is subscribed again only if that raises its QoS, if retained messages are wanted, or if it
-// is not certain that the server has it. Where the server knows subscription identifiers each filter has its own, and
-// so a packet of its own: then a message says which filter it is for.
+// A filter that other subscriptions hold is subscribed again only if that raises its QoS, if retained messages are
+// wanted, or if the server may not have it. If the server supports subscription identifiers, each filter has an
+// identifier of its own and therefore a packet of its own. Then each message says which filter it is for.
 // The caller holds mu.
 func (in *inbox) sendSubscribes(s *Subscription) {
 	if in.live() == nil {
@@ -132,8 +133,8 @@ func (in *inbox) sendSubscribes(s *Subscription) {
 	in.sendRest(s)
 }
 
-// sendRest sends as many SUBSCRIBEs of a Subscribe as may be without an answer: there may be more than packet
-// identifiers.
+// sendRest sends the next SUBSCRIBEs of a Subscribe, as many as may be without an answer. There may be more filters
+// than packet identifiers.
 // The caller holds mu.
 func (in *inbox) sendRest(s *Subscription) {
 	k, n := s.call, in.filtersAtOnce(s)
@@ -146,14 +147,14 @@ func (in *inbox) sendRest(s *Subscription) {
 		})
 	}
 	if err != nil && k.pending > 0 {
-		err = errors.Unwrap(err) // some filters were sent: not safe to retry
+		err = errors.Unwrap(err) // some filters were sent, so it is not safe to retry
 	}
 	if err != nil || k.pending == 0 {
 		k.finish(err)
 	}
 }
 
-// filtersAtOnce is how many filters of s may share a packet.
+// filtersAtOnce is the number of filters of s that may share a packet.
 // The caller holds mu.
 func (in *inbox) filtersAtOnce(s *Subscription) int {
 	if in.connAck.SubscriptionIdentifiers && s.options.identifier == nil {
@@ -162,8 +163,8 @@ func (in *inbox) filtersAtOnce(s *Subscription) int {
 	return packetFilters
 }
 
-// sendSubscribe sends one SUBSCRIBE, as the options of s ask for it. Retained messages that it brings are for retainTo
-// alone, or for all holders if that is nil.
+// sendSubscribe sends one SUBSCRIBE with the options of s. Retained messages that it brings are for retainTo only, or
+// for all holders if that is nil.
 // The caller holds mu.
 func (in *inbox) sendSubscribe(r *request, s *Subscription, retainTo *route.Holder, handling func(*route.Route) RetainHandling) error {
 	p := codec.Subscribe{
@@ -196,7 +197,7 @@ func (in *inbox) sendSubscribe(r *request, s *Subscription, retainTo *route.Hold
 	return nil
 }
 
-// identifierFor returns the subscription identifier of one more SUBSCRIBE, or 0.
+// identifierFor returns the subscription identifier for one more SUBSCRIBE; 0 means none.
 // The caller holds mu.
 func (in *inbox) identifierFor(s *Subscription) uint32 {
 	switch {
@@ -208,7 +209,8 @@ func (in *inbox) identifierFor(s *Subscription) uint32 {
 	return 0
 }
 
-// retainHandling is as asked, but a SUBSCRIBE that only raises the QoS brings nobody retained messages.
+// retainHandling is what the application asked for, except that a SUBSCRIBE that only raises the QoS asks for no
+// retained messages.
 // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11] [MQTT-3.8.4-4] [MQTT311-3.3.1-6]
 func (s *Subscription) retainHandling(rt *route.Route) RetainHandling {
 	if rt.Confirmed() && s.options.retain != SendRetained {
@@ -217,10 +219,10 @@ func (s *Subscription) retainHandling(rt *route.Route) RetainHandling {
 	return s.options.retain
 }
 
-// mostAgain bounds how often a request is sent again.
+// mostAgain bounds how many times a packet is sent again.
 const mostAgain = 10
 
-// granted tells those whom a SUBSCRIBE was for what the server granted.
+// granted notes what the server granted in the subscriptions that the SUBSCRIBE was for.
 // The caller holds mu.
 func (q *request) granted(rt *route.Route, granted QoS, said *words) {
 	if q.call != nil {
