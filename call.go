@@ -9,8 +9,8 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/route"
 )
 
-// request is one SUBSCRIBE or UNSUBSCRIBE packet that waits for its answer.
-type request struct {
+// filterPacket is one SUBSCRIBE or UNSUBSCRIBE packet that waits for its answer.
+type filterPacket struct {
 	// Guarded by mu.
 	call    *call // nil: nobody waits
 	filters []string
@@ -18,7 +18,7 @@ type request struct {
 	routes  []*route.Route     // of a SUBSCRIBE
 	sent    []*route.Subscribe // of a SUBSCRIBE, in the order of routes
 	encode  func(b []byte, id uint16) ([]byte, error)
-	again   int // how many times it was sent again
+	resends int // how many times it was sent again
 }
 
 // call is a Subscribe or Unsubscribe that waits for the answers to its packets.
@@ -60,8 +60,8 @@ func (k *call) finish(err error) {
 	}
 }
 
-// waiting reports whether the call still waits.
-func (k *call) waiting() bool {
+// unfinished reports whether the call still waits.
+func (k *call) unfinished() bool {
 	select {
 	case <-k.done:
 		return false
@@ -106,9 +106,9 @@ func inPackets[T any](list []T, most int, send func([]T) error) error {
 	return nil
 }
 
-// sendRequest appends the packet that encode makes, with a packet identifier of its own, and keeps r until the answer.
+// sendFilterPacket appends the packet that encode makes, with a packet identifier of its own, and keeps r until the answer.
 // The caller holds mu.
-func (in *inbox) sendRequest(r *request, encode func(b []byte, id uint16) ([]byte, error)) error {
+func (in *inbox) sendFilterPacket(r *filterPacket, encode func(b []byte, id uint16) ([]byte, error)) error {
 	r.encode = encode
 	l := in.live()
 	if l == nil {

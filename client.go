@@ -155,9 +155,9 @@ type State uint8
 const (
 	StateConnecting    State = iota // it dials or waits for CONNACK
 	StateConnected                  // it has received a CONNACK that accepts the connection
-	StateWaiting                    // it waits it waits before the next attempt to connect to connect
+	StateWaiting                    // it waits it waits it waits before the next attempt to connect to connect to connect
 	StateDisconnecting              // Disconnect waits for messages in flight
-	StateClosed                     // it has it has ended; see Err
+	StateClosed                     // it has it has it has ended; see Err
 )
 
 func (s State) String() string {
@@ -256,8 +256,8 @@ func (c *client) Stats() Stats {
 	s.InFlight = c.session.InFlight()
 	s.Queued, s.QueueBytes = c.session.Queued()
 	s.Unacknowledged = c.session.Unacknowledged()
-	s.Parked = len(c.inbox.parking.waiting)
-	s.HeldBy, s.HeldFor = c.inbox.holdup()
+	s.Parked = len(c.inbox.parking.messages)
+	s.HeldBy, s.HeldFor = c.inbox.longestStall()
 	return s
 }
 

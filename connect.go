@@ -101,7 +101,7 @@ func (c *client) detachLink(err error) (toWake []*Delivery) {
 	c.attempts.up = make(chan struct{})
 	c.inbox.pauseStalls()
 	for _, owner := range c.session.Lost() {
-		c.inbox.noteCut(owner.(*request))
+		c.inbox.noteLostAnswer(owner.(*filterPacket))
 	}
 	if !c.config.withoutReconnect {
 		c.outbox.room.wakeAll() // they return ErrNotConnected; without reconnecting the client ends in a moment, and they return why

@@ -52,7 +52,7 @@ func (r *receiver) hold(s *Subscription, m *Message, receipt *session.Receipt) {
 		r.link.Commit(r.client.session.Settle(r.link.Buffer(), receipt, s, nil))
 		return
 	}
-	s.enqueue(waiting{message: *m, receipt: receipt})
+	s.enqueue(entry{message: *m, receipt: receipt})
 }
 
 // offer hands over a message at QoS 0, or drops one.
@@ -65,25 +65,25 @@ func (r *receiver) offer(s *Subscription, m *Message) {
 	switch {
 	case s.ended:
 		return
-	case s.options.overflow == Block && s.leaving == nil && !s.call.waiting() && !s.line.gated:
+	case s.options.overflow == Block && s.leaving == nil && !s.call.unfinished() && !s.line.gated:
 		r.block(s, m)
 		return
-	case s.line.loose.Len() < s.options.buffer:
+	case s.line.qos0.Len() < s.options.buffer:
 	case s.options.overflow == DropNewest:
 		s.drop(*m)
 		return
 	default:
-		w := s.line.loose.Pop()
+		w := s.line.qos0.Pop()
 		s.leaveLine(&w)
 		s.drop(w.message)
 	}
-	s.enqueue(waiting{message: *m})
+	s.enqueue(entry{message: *m})
 }
 
 // yield gives the loops that consume s the chance to take messages out of a line that is full at QoS 0.
 // The caller holds mu. It is free meanwhile.
 func (r *receiver) yield(s *Subscription) {
-	for i := 0; i < yields && s.line.loops > 0 && !s.ended && s.line.loose.Len() >= s.options.buffer; i++ {
+	for i := 0; i < yields && s.line.loops > 0 && !s.ended && s.line.qos0.Len() >= s.options.buffer; i++ {
 		r.client.mu.Unlock()
 		runtime.Gosched()
 		r.client.mu.Lock()
@@ -94,7 +94,7 @@ func (r *receiver) yield(s *Subscription) {
 // does not wait: the reader has to get to the UNSUBACK, and m goes in line.
 // The caller holds mu. It is free meanwhile.
 func (r *receiver) block(s *Subscription, m *Message) {
-	if s.line.sending || s.channel == nil && s.line.loose.Len() >= s.capacity() {
+	if s.line.sending || s.channel == nil && s.line.qos0.Len() >= s.capacity() {
 		moved := s.nextMove()
 		r.client.mu.Unlock()
 		r.Flush()
@@ -109,9 +109,9 @@ func (r *receiver) block(s *Subscription, m *Message) {
 	switch {
 	case s.channel != nil && !s.ended && !s.line.sending && r.sendBlocking(s, m):
 	case s.ended:
-		s.giveUp(waiting{message: *m})
+		s.discard(entry{message: *m})
 	default:
-		s.enqueue(waiting{message: *m})
+		s.enqueue(entry{message: *m})
 	}
 }
 

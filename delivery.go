@@ -21,33 +21,33 @@ type Delivery struct {
 	resent bool // it was sent more than once
 	reused bool // it belongs to Publish
 
-	reason   ReasonCode
-	resolved atomic.Bool // the outcome is known: reason, err and words do not change any more
-	err      error
-	words    *words
+	reason      ReasonCode
+	resolved    atomic.Bool // the outcome is known: reason, err and words do not change any more
+	err         error
+	explanation *explanation
 }
 
-// words are the Reason String and the user properties of an acknowledgement; nil means that it has neither.
-type words struct {
+// explanation are the Reason String and the user properties of an acknowledgement; nil means that it has neither.
+type explanation struct {
 	reason string
 	user   UserProperties
 }
 
-func newWords(reason string, user UserProperties) *words {
+func newExplanation(reason string, user UserProperties) *explanation {
 	if reason == "" && len(user) == 0 {
 		return nil
 	}
-	return &words{reason, user}
+	return &explanation{reason, user}
 }
 
-func (w *words) reasonString() string {
+func (w *explanation) reasonString() string {
 	if w == nil {
 		return ""
 	}
 	return w.reason
 }
 
-func (w *words) userProperties() UserProperties {
+func (w *explanation) userProperties() UserProperties {
 	if w == nil {
 		return nil
 	}
@@ -125,7 +125,7 @@ func (d *Delivery) ReasonString() string {
 	if !d.resolved.Load() {
 		return ""
 	}
-	return d.words.reasonString()
+	return d.explanation.reasonString()
 }
 
 // UserProperties returns those of the acknowledgement; nil while there are none.
@@ -133,7 +133,7 @@ func (d *Delivery) UserProperties() UserProperties {
 	if !d.resolved.Load() {
 		return nil
 	}
-	return d.words.userProperties()
+	return d.explanation.userProperties()
 }
 
 // errWithdrawn is the fate of a message that Withdraw took back.

@@ -13,7 +13,7 @@ import (
 // The caller holds mu.
 func (in *inbox) endHolders(rt *route.Route, err error) {
 	for _, h := range rt.Holders() {
-		if s := h.Owner.(*Subscription); !s.call.waiting() {
+		if s := h.Owner.(*Subscription); !s.call.unfinished() {
 			in.abandon(s, err)
 		}
 	}
@@ -40,27 +40,27 @@ func (in *inbox) abandon(s *Subscription, err error) {
 	s.discardLine()
 }
 
-// giveBack unsubscribes the filters of a SUBSCRIBE that nobody holds any more, now that they are granted.
+// unsubscribeUnheld unsubscribes the filters of a SUBSCRIBE that nobody holds any more, now that they are granted.
 // The caller holds mu.
-func (in *inbox) giveBack(q *request) {
+func (in *inbox) unsubscribeUnheld(q *filterPacket) {
 	var filters []string
 	for _, rt := range q.routes {
 		if in.router.GiveBack(rt) {
 			filters = append(filters, rt.Filter())
 		}
 	}
-	in.sendUnsubscribe(&request{filters: filters})
+	in.sendUnsubscribe(&filterPacket{filters: filters})
 }
 
 // unsubscribeFor unsubscribes filters of s that nobody wants any more; nobody waits if k is nil.
 // The caller holds mu.
 func (in *inbox) unsubscribeFor(s *Subscription, k *call, filters []string) {
-	in.sendUnsubscribe(&request{call: k, filters: filters, user: s.options.unsubscribe.UserProperties})
+	in.sendUnsubscribe(&filterPacket{call: k, filters: filters, user: s.options.unsubscribe.UserProperties})
 }
 
 // sendUnsubscribe sends the UNSUBSCRIBEs that all says, at the next connect if there is no connection.
 // The caller holds mu.
-func (in *inbox) sendUnsubscribe(all *request) {
+func (in *inbox) sendUnsubscribe(all *filterPacket) {
 	switch {
 	case len(all.filters) == 0 || in.err != nil:
 		return
@@ -68,10 +68,10 @@ func (in *inbox) sendUnsubscribe(all *request) {
 		in.noteUnsubscribe(all)
 		return
 	}
-	err := inPackets(all.filters, packetFilters, func(some []string) error {
-		err := in.unsubscribe(&request{call: all.call, filters: some, user: all.user})
+	err := inPackets(all.filters, filtersPerPacket, func(some []string) error {
+		err := in.unsubscribe(&filterPacket{call: all.call, filters: some, user: all.user})
 		if len(some) == 1 && errors.Is(err, PacketTooLarge) {
-			err = in.unsubscribe(&request{call: all.call, filters: some}) // rather than not at all
+			err = in.unsubscribe(&filterPacket{call: all.call, filters: some}) // rather than not at all
 		}
 		return err
 	})
@@ -82,9 +82,9 @@ func (in *inbox) sendUnsubscribe(all *request) {
 
 // unsubscribe sends one UNSUBSCRIBE.
 // The caller holds mu.
-func (in *inbox) unsubscribe(q *request) error {
+func (in *inbox) unsubscribe(q *filterPacket) error {
 	p := codec.Unsubscribe{Filters: q.filters, UserProperties: q.user}
-	err := in.sendRequest(q, func(b []byte, id uint16) ([]byte, error) {
+	err := in.sendFilterPacket(q, func(b []byte, id uint16) ([]byte, error) {
 		p.PacketID = id
 		return p.Append(b, in.version)
 	})
@@ -96,7 +96,7 @@ func (in *inbox) unsubscribe(q *request) error {
 
 // noteUnsubscribe keeps filters to be unsubscribed at the next connect.
 // The caller holds mu.
-func (in *inbox) noteUnsubscribe(q *request) {
+func (in *inbox) noteUnsubscribe(q *filterPacket) {
 	if q.call != nil {
 		q.call.pending++
 	}

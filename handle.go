@@ -99,7 +99,7 @@ type laneKey struct {
 
 // job is a message that was taken.
 type job struct {
-	waiting
+	entry
 	attempts int       // calls of the handler
 	failed   time.Time // when the first of them failed
 	err      error     // of the last one
@@ -123,7 +123,7 @@ func (h *handling) run(ctx context.Context) {
 		}
 		result := finished
 		if !full {
-			var w *waiting
+			var w *entry
 			if w, result = t.take(ctx, h.call); result == took {
 				h.admit(ctx, t, w)
 			}
@@ -164,26 +164,26 @@ func (h *handling) wake() {
 }
 
 // admit handles a message, or puts it in its lane. What succeeds at once never sees a lane where there is one worker.
-func (h *handling) admit(ctx context.Context, t *taker, w *waiting) {
+func (h *handling) admit(ctx context.Context, t *taker, w *entry) {
 	if h.ready == nil && !h.inLane(w) {
 		err := h.f(h.base, w.message)
 		if err == nil {
 			t.did()
 			return
 		}
-		j := &job{waiting: t.keep()}
+		j := &job{entry: t.keep()}
 		l := h.enter(j)
 		h.conclude(l, j, err)
 		return
 	}
-	j := &job{waiting: t.keep()}
+	j := &job{entry: t.keep()}
 	if l := h.enter(j); l != nil {
 		h.start(ctx, l)
 	}
 }
 
 // inLane reports whether a lane has messages of w's key.
-func (h *handling) inLane(w *waiting) bool {
+func (h *handling) inLane(w *entry) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.inside > 0 && h.options.key != nil && h.lanes[laneKey{text: h.options.key(w.message)}] != nil
@@ -301,7 +301,7 @@ func (h *handling) failed(j *job, err error) (delay time.Duration, again bool) {
 // complete finishes the first message of a lane.
 func (h *handling) complete(l *lane, j *job) {
 	h.sub.lock()
-	h.sub.finish(&j.waiting)
+	h.sub.finish(&j.entry)
 	h.sub.unlock()
 	h.mu.Lock()
 	l.jobs.Pop()
@@ -353,7 +353,7 @@ func (h *handling) giveBack() {
 			l.retry.Stop()
 		}
 		for l.jobs.Len() > 0 {
-			s.handBack(&l.jobs.Pop().waiting, false)
+			s.handBack(&l.jobs.Pop().entry, false)
 		}
 	}
 }

@@ -12,32 +12,32 @@ type inbox struct {
 	notices *notices
 
 	// Guarded by mu.
-	router       *route.Router
-	subs         map[*Subscription]struct{}
-	born         uint64                  // counts subscriptions
-	subscribing  fifo.Queue[subscribing] // SUBSCRIBEs that wait for their turn, after a connect
-	unsubscribes []*request              // UNSUBSCRIBEs to be sent, or sent again, at the next connect
-	waiting      int                     // bytes of memory in the subscriptions' lines
-	stalls       [2]stall                // for QoS 1 and for QoS 2
-	looking      bool                    // the supervisor looks for stalls, or will do so at once
-	parking      parkingLot
-	unclaimed    callbacks // calls of the function of WithUnmatched
+	router         *route.Router
+	subs           map[*Subscription]struct{}
+	subscribeCount uint64                  // counts subscriptions
+	subscribing    fifo.Queue[subscribing] // SUBSCRIBEs that wait for their turn, after a connect
+	unsubscribes   []*filterPacket         // UNSUBSCRIBEs to be sent, or sent again, at the next connect
+	lineBytes      int                     // bytes of memory in the subscriptions' lines
+	stalls         [2]stall                // for QoS 1 and for QoS 2
+	watchingStalls bool                    // the supervisor looks for stalls, or will do so at once
+	parking        parkingLot
+	unmatched      callbacks // calls of the function of WithUnmatched
 }
 
 func (in *inbox) init(c *core, n *notices) {
 	in.core, in.notices = c, n
 	in.subs = make(map[*Subscription]struct{})
-	in.unclaimed.core = c
+	in.unmatched.core = c
 	in.router = route.New(c.config.filterPrefixes)
 }
 
 // watchStalls makes the supervisor look for stalls until no message waits for its acknowledgement.
 // The caller holds mu.
 func (in *inbox) watchStalls() {
-	if in.looking {
+	if in.watchingStalls {
 		return
 	}
-	in.looking = true
+	in.watchingStalls = true
 	in.callSupervisor()
 }
 

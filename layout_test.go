@@ -261,11 +261,8 @@ func TestTestFiles(t *testing.T) {
 	for _, f := range s.files {
 		name := s.file(f.Pos())
 		_, err := os.Stat(strings.TrimSuffix(name, ".go") + "_test.go")
-		switch listed := tests[name] != ""; {
-		case err != nil && !listed:
+		if err != nil && tests[name] == "" {
 			t.Errorf("CONTRIBUTING.md does not say where the tests of %s are", name)
-		case err == nil && listed:
-			t.Errorf("CONTRIBUTING.md has a row for %s, which has a test file of its name", name)
 		}
 		delete(tests, name)
 	}

@@ -14,22 +14,22 @@ import (
 // line is the messages of a subscription that wait for a consumer.
 type line struct {
 	// Guarded by mu.
-	gated    bool                // nothing leaves the line: there is parking, and the subscription is not granted yet
-	sending  bool                // somebody sends without holding the mutex: the pump, or the reader with Block
-	moved    chan struct{}       // closed when sending ends or messages have been taken; nil: nobody waits for that
-	place    uint64              // of the latest message in line
-	bytes    int                 // of memory that the messages in line, and those taken out and not finished, take
-	returned fifo.Queue[waiting] // taken out and given back, in the order of their places; they are before all others
-	loose    fifo.Queue[waiting] // at QoS 0
-	held     fifo.Queue[waiting] // at QoS 1 and 2
-	asleep   []*waiting          // until their redelivery
-	loops    int                 // of All, Batches and Handle that run
-	awaiting int                 // loops that wait for arrived
-	arrived  chan struct{}       // capacity 1: something may be in line
+	gated        bool              // nothing leaves the line: there is parking, and the subscription is not granted yet
+	sending      bool              // somebody sends without holding the mutex: the pump, or the reader with Block
+	moved        chan struct{}     // closed when sending ends or messages have been taken; nil: nobody waits for that
+	place        uint64            // of the latest message in line
+	bytes        int               // of memory that the messages in line, and those taken out and not finished, take
+	returned     fifo.Queue[entry] // taken out and given back, in the order of their places; they are before all others
+	qos0         fifo.Queue[entry] // at QoS 0
+	acknowledged fifo.Queue[entry] // at QoS 1 and 2
+	asleep       []*entry          // until their redelivery
+	loops        int               // of All, Batches and Handle that run
+	awaiting     int               // loops that wait for arrived
+	arrived      chan struct{}     // capacity 1: something may be in line
 }
 
-// waiting is a message in line, or one that was taken out of it and is not finished.
-type waiting struct {
+// entry is a message in line, or one that was taken out of it and is not finished.
+type entry struct {
 	message Message
 	place   uint64           // in the subscription's line
 	counted bool             // its memory is
@@ -67,7 +67,7 @@ func (o *origin) identifiers() []uint32 {
 
 // inLine gives a message a place at the end of the line.
 // The caller holds mu.
-func (s *Subscription) inLine(w waiting) waiting {
+func (s *Subscription) inLine(w entry) entry {
 	s.line.place++
 	w.place = s.line.place
 	if o := w.message.origin; o != nil && o.receipt != nil {
@@ -78,26 +78,26 @@ func (s *Subscription) inLine(w waiting) waiting {
 
 // count adds what a message takes to what all lines may take.
 // The caller holds mu.
-func (s *Subscription) count(w waiting) waiting {
+func (s *Subscription) count(w entry) entry {
 	w.counted = true
 	s.line.bytes += w.size()
-	s.inbox.waiting += w.size()
+	s.inbox.lineBytes += w.size()
 	return w
 }
 
 // leaveLine says that a message is not waiting any more.
 // The caller holds mu.
-func (s *Subscription) leaveLine(w *waiting) {
+func (s *Subscription) leaveLine(w *entry) {
 	if !w.counted {
 		return
 	}
 	w.counted = false
 	s.line.bytes -= w.size()
-	s.inbox.waiting -= w.size()
+	s.inbox.lineBytes -= w.size()
 }
 
 // size is what the message costs in memory, about.
-func (w *waiting) size() int {
+func (w *entry) size() int {
 	p := &w.message.Properties
 	n := messageSize + len(w.message.Topic) + len(w.message.Payload) + len(p.ContentType) + len(p.ResponseTopic) + len(p.CorrelationData)
 	for i := range p.UserProperties {
@@ -115,18 +115,18 @@ const (
 
 // enqueue puts a message at the end of the line.
 // The caller holds mu.
-func (s *Subscription) enqueue(w waiting) {
+func (s *Subscription) enqueue(w entry) {
 	if w.receipt == nil {
-		s.line.loose.Push(s.inLine(w))
+		s.line.qos0.Push(s.inLine(w))
 	} else {
-		s.line.held.Push(s.inLine(w))
+		s.line.acknowledged.Push(s.inLine(w))
 	}
 	s.advance()
 }
 
 // giveBack puts a message that was taken out of line back in its place, before all that were not taken out.
 // The caller holds mu.
-func (s *Subscription) giveBack(w waiting) {
+func (s *Subscription) giveBack(w entry) {
 	i := s.line.returned.Len()
 	for i > 0 && s.line.returned.At(i-1).place > w.place {
 		i--
@@ -139,25 +139,25 @@ func (s *Subscription) giveBack(w waiting) {
 
 // length is how many messages are in line.
 // The caller holds mu.
-func (l *line) length() int { return l.returned.Len() + l.loose.Len() + l.held.Len() }
+func (l *line) length() int { return l.returned.Len() + l.qos0.Len() + l.acknowledged.Len() }
 
 // pop takes the first message out of line. Its memory stays counted.
 // The caller holds mu.
-func (l *line) pop() (w waiting, ok bool) {
-	switch loose, held := l.loose.Len() > 0, l.held.Len() > 0; {
+func (l *line) pop() (w entry, ok bool) {
+	switch loose, held := l.qos0.Len() > 0, l.acknowledged.Len() > 0; {
 	case l.returned.Len() > 0:
 		return l.returned.Pop(), true
-	case loose && (!held || l.loose.At(0).place < l.held.At(0).place):
-		return l.loose.Pop(), true
+	case loose && (!held || l.qos0.At(0).place < l.acknowledged.At(0).place):
+		return l.qos0.Pop(), true
 	case held:
-		return l.held.Pop(), true
+		return l.acknowledged.Pop(), true
 	}
 	return w, false
 }
 
 // next takes the first message out of line, for good.
 // The caller holds mu.
-func (s *Subscription) next() (w waiting, ok bool) {
+func (s *Subscription) next() (w entry, ok bool) {
 	w, ok = s.line.pop()
 	if ok {
 		s.leaveLine(&w)
@@ -176,7 +176,7 @@ func (s *Subscription) drop(m Message) {
 // finish says that the consumer is done with a message that was taken out of line: it is acknowledged, except with
 // ManualAck, and except if its fate is decided.
 // The caller holds mu.
-func (s *Subscription) finish(w *waiting) {
+func (s *Subscription) finish(w *entry) {
 	s.leaveLine(w)
 	if w.receipt == nil || s.options.ack == ManualAck || s.inbox.err != nil {
 		return
@@ -190,9 +190,9 @@ func (s *Subscription) finish(w *waiting) {
 	s.inbox.settle(w.receipt, s, nil)
 }
 
-// giveUp acknowledges a message that nobody will take any more, and counts it as dropped, unless the client has ended.
+// discard acknowledges a message that nobody will take any more, and counts it as dropped, unless the client has ended.
 // The caller holds mu.
-func (s *Subscription) giveUp(w waiting) {
+func (s *Subscription) discard(w entry) {
 	if s.inbox.err != nil {
 		return
 	}
@@ -207,7 +207,7 @@ func (s *Subscription) giveUp(w waiting) {
 // The caller holds mu.
 func (s *Subscription) discardLine() {
 	for w, ok := s.next(); ok; w, ok = s.next() {
-		s.giveUp(w)
+		s.discard(w)
 	}
 }
 
@@ -215,13 +215,13 @@ func (s *Subscription) discardLine() {
 // taken, as what is in a channel.
 // The caller holds mu.
 func (s *Subscription) acknowledgeLine() {
-	var kept []waiting
+	var kept []entry
 	for w, ok := s.next(); ok; w, ok = s.next() {
 		if w.receipt != nil && s.inbox.err == nil {
 			w.message.origin.fate = fateSettled
 			s.inbox.settle(w.receipt, s, nil)
 		}
-		kept = append(kept, waiting{message: w.message, place: w.place})
+		kept = append(kept, entry{message: w.message, place: w.place})
 	}
 	for _, w := range kept {
 		s.line.returned.Push(w)
@@ -296,7 +296,7 @@ func (s *Subscription) pump() {
 		}
 		mu.Lock()
 		if !sent {
-			s.giveUp(w)
+			s.discard(w)
 			break
 		}
 		s.finish(&w)

@@ -108,14 +108,14 @@ func (m Message) sleep(d time.Duration) error {
 		return err
 	}
 	o.fate = fateAsleep
-	w := &waiting{message: m, place: o.place, receipt: o.receipt}
+	w := &entry{message: m, place: o.place, receipt: o.receipt}
 	s.line.asleep = append(s.line.asleep, w)
 	w.timer = time.AfterFunc(d, func() { s.awake(w) })
 	return nil
 }
 
 // awake puts a message back in line whose time has come.
-func (s *Subscription) awake(w *waiting) {
+func (s *Subscription) awake(w *entry) {
 	s.lock()
 	defer s.unlock()
 	i := slices.Index(s.line.asleep, w)

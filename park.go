@@ -17,11 +17,11 @@ import (
 // parkingLot holds such messages.
 type parkingLot struct {
 	// Guarded by mu.
-	closes  time.Time // zero: it never opened
-	waiting []*parked
-	opened  bool     // at the first connect, if then
-	count   uint64   // of messages that were parked
-	gone    []string // filters that were unsubscribed since, as topics match them
+	closes   time.Time // zero: it never opened
+	messages []*parked
+	opened   bool     // at the first connect, if then
+	count    uint64   // of messages that were parked
+	gone     []string // filters that were unsubscribed since, as topics match them
 }
 
 type parked struct {
@@ -37,7 +37,7 @@ func (in *inbox) openParking() {
 	if !in.parking.opened && in.connAck.SessionPresent && in.config.parkingPlaces > 0 {
 		in.parking.closes = time.Now().Add(in.config.parkingTime)
 		for s := range in.subs {
-			s.line.gated = s.call.waiting()
+			s.line.gated = s.call.unfinished()
 		}
 	}
 	in.parking.opened = true
@@ -46,7 +46,7 @@ func (in *inbox) openParking() {
 // takes reports whether a message may be parked.
 // The caller holds mu.
 func (lot *parkingLot) takes(name string, places int) bool {
-	return !lot.closes.IsZero() && len(lot.waiting) < places &&
+	return !lot.closes.IsZero() && len(lot.messages) < places &&
 		!slices.ContainsFunc(lot.gone, func(f string) bool { return topic.Match(f, name) })
 }
 
@@ -55,7 +55,7 @@ func (lot *parkingLot) takes(name string, places int) bool {
 // The caller holds mu.
 func (in *inbox) claim(s *Subscription) {
 	s.line.gated = !in.parking.closes.IsZero()
-	in.parking.waiting = slices.DeleteFunc(in.parking.waiting, func(p *parked) bool {
+	in.parking.messages = slices.DeleteFunc(in.parking.messages, func(p *parked) bool {
 		qos, ok := s.holder.Wants(in.router.Lookup(p.message.Topic))
 		if ok {
 			s.take(p, QoS(qos))
@@ -71,14 +71,14 @@ func (in *inbox) giveBackParked(s *Subscription) {
 		return
 	}
 	var back []*parked
-	for range s.line.held.Len() {
-		w := s.line.held.Pop()
+	for range s.line.acknowledged.Len() {
+		w := s.line.acknowledged.Pop()
 		p := w.parked
 		if p == nil {
 			p = in.parkLater(s, w)
 		}
 		if p == nil {
-			s.line.held.Push(w)
+			s.line.acknowledged.Push(w)
 			continue
 		}
 		s.leaveLine(&w)
@@ -89,13 +89,13 @@ func (in *inbox) giveBackParked(s *Subscription) {
 		in.clearParked(back)
 		return
 	}
-	in.parking.waiting = append(in.parking.waiting, back...)
-	slices.SortFunc(in.parking.waiting, func(a, b *parked) int { return cmp.Compare(a.number, b.number) })
+	in.parking.messages = append(in.parking.messages, back...)
+	slices.SortFunc(in.parking.messages, func(a, b *parked) int { return cmp.Compare(a.number, b.number) })
 }
 
 // parkLater makes a parked message of one that came for s, or returns nil: others have it, or it must not be parked.
 // The caller holds mu.
-func (in *inbox) parkLater(s *Subscription, w waiting) *parked {
+func (in *inbox) parkLater(s *Subscription, w entry) *parked {
 	lot := &in.parking
 	if !w.receipt.OnlyFor(s) || !lot.takes(w.message.Topic, in.config.parkingPlaces) {
 		return nil
@@ -127,14 +127,14 @@ func (s *Subscription) take(p *parked, qos QoS) {
 	m.QoS = min(m.QoS, qos)
 	p.receipt.Pass(&s.inbox.parking, s)
 	m.origin = &origin{sub: s, receipt: p.receipt, ids: m.origin.identifiers()}
-	s.enqueue(waiting{message: m, receipt: p.receipt, parked: p})
+	s.enqueue(entry{message: m, receipt: p.receipt, parked: p})
 }
 
 // closeParking acknowledges what nobody has claimed. It is called when the time is over.
 func (in *inbox) closeParking() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	left := in.parking.waiting
+	left := in.parking.messages
 	in.parking = parkingLot{opened: true}
 	in.clearParked(left)
 }
@@ -149,7 +149,7 @@ func (in *inbox) clearParked(list []*parked) {
 		in.settle(p.receipt, &in.parking, nil)
 		in.stats.Unmatched++
 		if in.config.unmatched != nil {
-			in.giveAway(p.message)
+			in.passUnmatched(p.message)
 		}
 	}
 }
@@ -166,7 +166,7 @@ func (in *inbox) unpark(filters []string) {
 		inner := in.router.Inner(f)
 		lot.gone = append(lot.gone, inner)
 		var gone []*parked
-		lot.waiting = slices.DeleteFunc(lot.waiting, func(p *parked) bool {
+		lot.messages = slices.DeleteFunc(lot.messages, func(p *parked) bool {
 			match := topic.Match(inner, p.message.Topic)
 			if match {
 				gone = append(gone, p)
@@ -189,13 +189,13 @@ func (in *inbox) parkingClosed() (<-chan time.Time, func() bool) {
 	return timer.C, timer.Stop
 }
 
-// giveAway hands a message that nobody subscribed to to the application's function.
+// passUnmatched hands a message that nobody subscribed to to the application's function.
 // The caller holds mu.
-func (in *inbox) giveAway(m Message) {
-	if in.unclaimed.full() {
+func (in *inbox) passUnmatched(m Message) {
+	if in.unmatched.full() {
 		return
 	}
-	in.unclaimed.run(func() {
+	in.unmatched.run(func() {
 		if in.Err() == nil {
 			in.config.unmatched(m)
 		}

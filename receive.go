@@ -126,7 +126,7 @@ func (r *receiver) pubrec(h codec.Header, body []byte) error {
 	if done || !known {
 		r.complete(m, known, p.Code, p.ReasonString, p.UserProperties)
 	} else if d, ok := m.Owner.(*Delivery); ok {
-		d.reason, d.words = ReasonCode(p.Code), newWords(p.ReasonString, p.UserProperties) // kept for the case that PUBCOMP has none
+		d.reason, d.explanation = ReasonCode(p.Code), newExplanation(p.ReasonString, p.UserProperties) // kept for the case that PUBCOMP has none
 	}
 	return nil
 }
@@ -195,8 +195,8 @@ func (r *receiver) complete(m session.Message, known bool, code codec.ReasonCode
 		if code == codec.Success {
 			code = codec.ReasonCode(d.reason)
 		}
-		if w := newWords(reason, u); w != nil {
-			d.words = w
+		if w := newExplanation(reason, u); w != nil {
+			d.explanation = w
 		}
 		r.toWake = d.resolve(r.toWake, ReasonCode(code), err)
 	}
@@ -280,7 +280,7 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 		}
 		c.stats.Unmatched++
 		if c.config.unmatched != nil {
-			c.inbox.giveAway(r.message(p, t.Name))
+			c.inbox.passUnmatched(r.message(p, t.Name))
 		}
 	}
 	r.deliver(p, t.Name, targets)
@@ -468,7 +468,7 @@ func (r *receiver) park(p *codec.PublishView, name string) bool {
 	receipt := r.client.session.Hold(p)
 	receipt.AddHolder(lot)
 	lot.count++
-	lot.waiting = append(lot.waiting, &parked{r.message(p, name), receipt, lot.count})
+	lot.messages = append(lot.messages, &parked{r.message(p, name), receipt, lot.count})
 	r.link.Commit(r.client.session.Release(r.link.Buffer(), receipt, false))
 	return true
 }
@@ -477,12 +477,12 @@ func (r *receiver) park(p *codec.PublishView, name string) bool {
 // Then it sends the packet again with another identifier: mochi 2.7.9 has one table of identifiers for both directions
 // (seen).
 // The caller holds mu.
-func (r *receiver) refusedIdentifier(q *request, codes []codec.ReasonCode) bool {
-	if q.again == mostAgain || !slices.Contains(codes, codec.PacketIdentifierInUse) {
+func (r *receiver) refusedIdentifier(q *filterPacket, codes []codec.ReasonCode) bool {
+	if q.resends == maxResends || !slices.Contains(codes, codec.PacketIdentifierInUse) {
 		return false
 	}
-	q.again++
-	return r.client.inbox.sendRequest(q, q.encode) == nil
+	q.resends++
+	return r.client.inbox.sendFilterPacket(q, q.encode) == nil
 }
 
 // suback handles the answer to a SUBSCRIBE.
@@ -496,7 +496,7 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
-	q, err := r.answer(h, p.PacketID, len(p.Codes), "MQTT-3.8.4-6", "MQTT-3.8.4-5")
+	q, err := r.takeAnswer(h, p.PacketID, len(p.Codes), "MQTT-3.8.4-6", "MQTT-3.8.4-5")
 	if q == nil || err != nil || r.refusedIdentifier(q, p.Codes) {
 		return err
 	}
@@ -504,7 +504,7 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 		switch code := p.Codes[i]; {
 		case !code.Failed():
 			rt.Granted(q.sent[i], byte(code))
-			q.granted(rt, QoS(code), newWords(p.ReasonString, p.UserProperties))
+			q.granted(rt, QoS(code), newExplanation(p.ReasonString, p.UserProperties))
 		case q.call != nil:
 			rt.Refused(q.sent[i])
 			q.refused(i, ReasonCode(code), p.ReasonString)
@@ -514,7 +514,7 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 			r.client.inbox.endHolders(rt, &SubscribeError{[]FilterError{failed}, p.UserProperties})
 		}
 	}
-	r.client.inbox.giveBack(q)
+	r.client.inbox.unsubscribeUnheld(q)
 	q.call.answered(p.UserProperties)
 	if q.call != nil && len(q.call.rest) > 0 && !q.call.sub.ended {
 		r.client.inbox.sendRest(q.call.sub)
@@ -537,7 +537,7 @@ func (r *receiver) unsuback(h codec.Header, body []byte) error {
 	if r.client.version < codec.V5 {
 		codes = -1 // an UNSUBACK of MQTT 3.1.1 has no codes
 	}
-	q, err := r.answer(h, p.PacketID, codes, "MQTT-3.11.3-1", "")
+	q, err := r.takeAnswer(h, p.PacketID, codes, "MQTT-3.11.3-1", "")
 	if q == nil || err != nil || r.refusedIdentifier(q, p.Codes) {
 		return err
 	}
@@ -550,10 +550,10 @@ func (r *receiver) unsuback(h codec.Header, body []byte) error {
 	return nil
 }
 
-// answer finds the packet that a SUBACK or UNSUBACK answers; nil if there is none. codes is the number of reason codes,
+// takeAnswer finds the packet that a SUBACK or UNSUBACK answers; nil if there is none. codes is the number of reason codes,
 // which must be that of the filters; -1 means that the packet has none. v5 and v311 are the rule's numbers.
 // The caller holds mu.
-func (r *receiver) answer(h codec.Header, id uint16, codes int, v5, v311 string) (*request, error) {
+func (r *receiver) takeAnswer(h codec.Header, id uint16, codes int, v5, v311 string) (*filterPacket, error) {
 	if r.client.session.Misplaced(h.Type, id) {
 		return nil, r.misplaced(h)
 	}
@@ -564,7 +564,7 @@ func (r *receiver) answer(h codec.Header, id uint16, codes int, v5, v311 string)
 	}
 	r.client.inbox.subscribeMore()
 	r.toWake = r.client.outbox.sendQueued(r.toWake) // the packet identifier is free again, and a message may wait for one
-	q := owner.(*request)
+	q := owner.(*filterPacket)
 	var err error
 	switch {
 	case (h.Type == codec.SUBACK) != (q.routes != nil):

@@ -52,7 +52,7 @@ type replies struct {
 	sub      *Subscription
 
 	// Guarded by mu.
-	exchanges map[string]*exchange // requests requests that wait for a reply, by correlation data
+	exchanges map[string]*exchange // requests requests requests that wait for a reply, by correlation data
 	users     int                  // number of exchanges, and of requests that wait for the subscription
 	used      uint64               // the latest use, on requests.clock
 	granting  waitlist             // requests that wait for the subscription
@@ -68,7 +68,7 @@ type exchange struct {
 	err         error             // why there will be no reply
 
 	// Guarded by mu.
-	replies *replies // where it waits; nil: it does not wait wait
+	replies *replies // where it waits; nil: it does not wait wait wait
 }
 
 // ResponseError is a failure that the responder sent instead of an answer. Request returns it if the reply has a user
@@ -231,7 +231,7 @@ func (r *replies) awaitGrant(ctx context.Context) error {
 		switch {
 		case r.sub.ended:
 			return &notSent{fmt.Errorf("mqtt: subscribing to replies: %w", r.sub.err)}
-		case !r.sub.call.waiting() && r.sub.holder.Routes()[0].Confirmed():
+		case !r.sub.call.unfinished() && r.sub.holder.Routes()[0].Confirmed():
 			return nil
 		case r.granting.wait(ctx, &r.requests.mu, false) != nil:
 			return notPublished(ctx)

@@ -26,7 +26,7 @@ func (in *inbox) subscribeAgain() {
 	}
 	in.subscribing = fifo.Queue[subscribing]{}
 	for _, s := range in.inOrder() {
-		if s.call.waiting() {
+		if s.call.unfinished() {
 			in.subscribing.Push(subscribing{sub: s})
 		} else {
 			in.resubscribe(s, present)
@@ -42,16 +42,16 @@ type subscribing struct {
 	routes []*route.Route // nil: its Subscribe call waits
 }
 
-// atOnce bounds the SUBSCRIBEs and UNSUBSCRIBEs without an answer. Beyond it, SUBSCRIBEs wait for their turn, because
+// maxUnanswered bounds the SUBSCRIBEs and UNSUBSCRIBEs without an answer. Beyond it, SUBSCRIBEs wait for their turn, because
 // there are few packet identifiers.
-const atOnce = 1000
+const maxUnanswered = 1000
 
 // subscribeMore sends SUBSCRIBEs that wait for their turn, after a connect, as many as may be without an answer.
 // The caller holds mu.
 func (in *inbox) subscribeMore() {
-	for in.live() != nil && in.subscribing.Len() > 0 && in.session.TakenIDs() < atOnce {
+	for in.live() != nil && in.subscribing.Len() > 0 && in.session.TakenIDs() < maxUnanswered {
 		next := *in.subscribing.At(0)
-		if next.sub.call.waiting() {
+		if next.sub.call.unfinished() {
 			in.sendSubscribes(next.sub)
 		} else if !in.subscribeRoutes(next) {
 			return
@@ -71,7 +71,7 @@ func (in *inbox) inOrder() []*Subscription {
 		case second && !first:
 			return 1
 		}
-		return cmp.Compare(a.born, b.born)
+		return cmp.Compare(a.number, b.number)
 	})
 }
 
@@ -86,7 +86,7 @@ func (in *inbox) resubscribe(s *Subscription, present bool) {
 	all := in.version >= codec.V5 || in.config.resubscribeResumed
 	var mine []*route.Route
 	for _, rt := range s.holder.Routes() {
-		if eldest(rt) == s && (all || !rt.Confirmed()) {
+		if oldestHolder(rt) == s && (all || !rt.Confirmed()) {
 			mine = append(mine, rt)
 		}
 	}
@@ -101,7 +101,7 @@ func (in *inbox) resubscribe(s *Subscription, present bool) {
 func (in *inbox) subscribeRoutes(next subscribing) bool {
 	var mine []*route.Route
 	for _, rt := range next.routes {
-		switch eldest := eldest(rt); eldest {
+		switch eldest := oldestHolder(rt); eldest {
 		case next.sub:
 			mine = append(mine, rt)
 		case nil: // no subscription holds it any more
@@ -110,9 +110,9 @@ func (in *inbox) subscribeRoutes(next subscribing) bool {
 		}
 	}
 	present := in.connAck.SessionPresent
-	handling := func(rt *route.Route) RetainHandling { return retainAgain(rt, present) }
-	err := inPackets(mine, packetFilters, func(routes []*route.Route) error {
-		return in.sendSubscribe(&request{routes: routes}, next.sub, nil, handling)
+	handling := func(rt *route.Route) RetainHandling { return retainHandlingAgain(rt, present) }
+	err := inPackets(mine, filtersPerPacket, func(routes []*route.Route) error {
+		return in.sendSubscribe(&filterPacket{routes: routes}, next.sub, nil, handling)
 	})
 	if errors.Is(err, session.ErrNoIdentifier) {
 		return false
@@ -125,11 +125,11 @@ func (in *inbox) subscribeRoutes(next subscribing) bool {
 	return true
 }
 
-// noteCut notes a packet whose connection ended before the answer. An UNSUBSCRIBE is sent again. Whether the server has
+// noteLostAnswer notes a packet whose connection ended before the answer. An UNSUBSCRIBE is sent again. Whether the server has
 // received a SUBSCRIBE is unknown: filters that subscriptions hold are subscribed again, and the others are
 // unsubscribed.
 // The caller holds mu.
-func (in *inbox) noteCut(q *request) {
+func (in *inbox) noteLostAnswer(q *filterPacket) {
 	if q.routes == nil {
 		in.unsubscribes = append(in.unsubscribes, q) // it is in its call's pending already
 		return
@@ -141,22 +141,22 @@ func (in *inbox) noteCut(q *request) {
 			unwanted = append(unwanted, rt.Filter())
 		}
 	}
-	in.sendUnsubscribe(&request{filters: unwanted})
+	in.sendUnsubscribe(&filterPacket{filters: unwanted})
 }
 
-// eldest returns the first holder of the route that is granted and is not unsubscribing.
+// oldestHolder returns the first holder of the route that is granted and is not unsubscribing.
 // The caller holds mu.
-func eldest(rt *route.Route) *Subscription {
+func oldestHolder(rt *route.Route) *Subscription {
 	if h := rt.Eldest(); h != nil {
 		return h.Owner.(*Subscription)
 	}
 	return nil
 }
 
-// retainAgain is the Retain Handling of a SUBSCRIBE that is sent again. In a kept session it asks for no retained
+// retainHandlingAgain is the Retain Handling of a SUBSCRIBE that is sent again. In a kept session it asks for no retained
 // messages that the subscription had before. In a new session it asks for what the holders asked for, because the
 // retained messages may have changed.
-func retainAgain(rt *route.Route, present bool) RetainHandling {
+func retainHandlingAgain(rt *route.Route, present bool) RetainHandling {
 	least := SkipRetained
 	for _, h := range rt.Holders() {
 		if o := &h.Owner.(*Subscription).options; o.flags&NoRetainedOnResubscribe == 0 {

@@ -33,17 +33,17 @@ const leastPatience = 4 * time.Millisecond
 func (in *inbox) checkStalls() time.Duration {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.looking = false
+	in.watchingStalls = false
 	for i := range in.stalls {
 		if st := in.stalled(i); st != nil {
-			in.looking = true
+			in.watchingStalls = true
 			in.checkStall(st)
 		}
 	}
-	if !in.looking {
+	if !in.watchingStalls {
 		return 0
 	}
-	return max(in.stallPatience(), leastPatience) / 4
+	return max(in.shortestStall(), leastPatience) / 4
 }
 
 // stalled returns the stall of one kind of acknowledgement, up to date; nil if no message waits. One whose message is to
@@ -103,9 +103,9 @@ func (in *inbox) warnOfStall(s *Subscription, since time.Time) {
 	}
 }
 
-// holdup returns the filters of the subscription that holds up all acknowledgements, and for how long it has done so.
+// longestStall returns the filters of the subscription that holds up all acknowledgements, and for how long it has done so.
 // The caller holds mu.
-func (in *inbox) holdup() (filters []Filter, lasts time.Duration) {
+func (in *inbox) longestStall() (filters []Filter, lasts time.Duration) {
 	for i := range in.stalls {
 		st := in.stalled(i)
 		if st == nil {
@@ -120,9 +120,9 @@ func (in *inbox) holdup() (filters []Filter, lasts time.Duration) {
 	return filters, lasts
 }
 
-// stallPatience is the shortest time after which a stall has a consequence.
+// shortestStall is the shortest time after which a stall has a consequence.
 // The caller holds mu.
-func (in *inbox) stallPatience() time.Duration {
+func (in *inbox) shortestStall() time.Duration {
 	d := stallWarning
 	for s := range in.subs {
 		if s.options.stalled != nil {
@@ -135,7 +135,7 @@ func (in *inbox) stallPatience() time.Duration {
 // boundInbound ends the subscription with the most bytes in its line if all lines together exceed WithInboundLimit.
 // The caller holds mu.
 func (in *inbox) boundInbound() {
-	if in.waiting <= in.config.inboundLimit {
+	if in.lineBytes <= in.config.inboundLimit {
 		return
 	}
 	var most *Subscription

@@ -12,8 +12,8 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
-// packetFilters bounds the filters of one SUBSCRIBE or UNSUBSCRIBE, because some servers do not accept more.
-const packetFilters = 8
+// filtersPerPacket bounds the filters of one SUBSCRIBE or UNSUBSCRIBE, because some servers do not accept more.
+const filtersPerPacket = 8
 
 // subscribe makes a subscription and waits for SUBACK.
 func (in *inbox) subscribe(ctx context.Context, o subscribeOptions, filters []filterRequest) (*Subscription, error) {
@@ -69,8 +69,8 @@ func (in *inbox) beginSubscribe(s *Subscription, filters []filterRequest) (*call
 		}
 		s.filters = append(s.filters, Filter{Filter: f.filter, QoS: f.qos})
 	}
-	in.born++
-	in.subs[s], s.born = struct{}{}, in.born
+	in.subscribeCount++
+	in.subs[s], s.number = struct{}{}, in.subscribeCount
 	s.call = newCall(s)
 	if s.sink == nil {
 		in.claim(s)
@@ -139,11 +139,11 @@ func (in *inbox) sendSubscribes(s *Subscription) {
 func (in *inbox) sendRest(s *Subscription) {
 	k, n := s.call, in.filtersAtOnce(s)
 	var err error
-	for err == nil && len(k.rest) > 0 && k.pending < atOnce {
+	for err == nil && len(k.rest) > 0 && k.pending < maxUnanswered {
 		some := k.rest[:min(n, len(k.rest))]
 		k.rest = k.rest[len(some):]
 		err = inPackets(some, n, func(routes []*route.Route) error {
-			return in.sendSubscribe(&request{call: k, routes: routes}, s, &s.holder, s.retainHandling)
+			return in.sendSubscribe(&filterPacket{call: k, routes: routes}, s, &s.holder, s.retainHandling)
 		})
 	}
 	if err != nil && k.pending > 0 {
@@ -160,13 +160,13 @@ func (in *inbox) filtersAtOnce(s *Subscription) int {
 	if in.connAck.SubscriptionIdentifiers && s.options.identifier == nil {
 		return 1
 	}
-	return packetFilters
+	return filtersPerPacket
 }
 
 // sendSubscribe sends one SUBSCRIBE with the options of s. Retained messages that it brings are for retainTo only, or
 // for all holders if that is nil.
 // The caller holds mu.
-func (in *inbox) sendSubscribe(r *request, s *Subscription, retainTo *route.Holder, handling func(*route.Route) RetainHandling) error {
+func (in *inbox) sendSubscribe(r *filterPacket, s *Subscription, retainTo *route.Holder, handling func(*route.Route) RetainHandling) error {
 	p := codec.Subscribe{
 		SubscriptionIdentifier: in.identifierFor(s),
 		UserProperties:         s.options.properties.UserProperties,
@@ -181,7 +181,7 @@ func (in *inbox) sendSubscribe(r *request, s *Subscription, retainTo *route.Hold
 		}
 		p.Filters = append(p.Filters, f)
 	}
-	err := in.sendRequest(r, func(b []byte, id uint16) ([]byte, error) {
+	err := in.sendFilterPacket(r, func(b []byte, id uint16) ([]byte, error) {
 		p.PacketID = id
 		return p.Append(b, in.version)
 	})
@@ -219,12 +219,12 @@ func (s *Subscription) retainHandling(rt *route.Route) RetainHandling {
 	return s.options.retain
 }
 
-// mostAgain bounds how many times a packet is sent again.
-const mostAgain = 10
+// maxResends bounds how many times a packet is sent again.
+const maxResends = 10
 
 // granted notes what the server granted in the subscriptions that the SUBSCRIBE was for.
 // The caller holds mu.
-func (q *request) granted(rt *route.Route, granted QoS, said *words) {
+func (q *filterPacket) granted(rt *route.Route, granted QoS, said *explanation) {
 	if q.call != nil {
 		q.call.sub.grant(rt, granted, said)
 		return
@@ -237,8 +237,8 @@ func (q *request) granted(rt *route.Route, granted QoS, said *words) {
 // grant notes what the server granted.
 // The caller holds mu.
 // [MQTT-3.8.4-8] [MQTT311-3.8.4-6]
-func (s *Subscription) grant(rt *route.Route, granted QoS, said *words) {
-	s.words = said
+func (s *Subscription) grant(rt *route.Route, granted QoS, said *explanation) {
+	s.explanation = said
 	if i := slices.Index(s.holder.Routes(), rt); i >= 0 {
 		s.filters[i].Granted = min(s.filters[i].QoS, granted)
 	}
@@ -249,7 +249,7 @@ func (s *Subscription) grant(rt *route.Route, granted QoS, said *words) {
 
 // refused notes a filter that the server refused.
 // The caller holds mu.
-func (q *request) refused(i int, code ReasonCode, reason string) {
+func (q *filterPacket) refused(i int, code ReasonCode, reason string) {
 	if q.call != nil {
 		q.call.failures = append(q.call.failures, FilterError{q.filters[i], code, reason})
 	}

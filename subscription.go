@@ -29,18 +29,18 @@ type Subscription struct {
 	own      sync.Mutex    // guards the line of one made by NewSubscription
 
 	// Guarded by mu.
-	channel chan Message // of Messages; closed by the last of those who send; nil until Messages is called
-	born    uint64       // order of the Subscribes
-	call    *call        // its Subscribe; done once the server has granted all filters
-	leaving *call        // set by the first Unsubscribe
-	holder  route.Holder
-	filters []Filter // as the holder's routes
-	origin  *origin  // of messages that have nothing but the one identifier that came last
-	ended   bool
-	err     error
-	words   *words // of the latest SUBACK that granted something
-	dropped uint64
-	line    line
+	channel     chan Message // of Messages; closed by the last of those who send; nil until Messages is called
+	number      uint64       // order of the Subscribes
+	call        *call        // its Subscribe; done once the server has granted all filters
+	leaving     *call        // set by the first Unsubscribe
+	holder      route.Holder
+	filters     []Filter // as the holder's routes
+	origin      *origin  // of messages that have nothing but the one identifier that came last
+	ended       bool
+	err         error
+	explanation *explanation // of the latest SUBACK that granted something
+	dropped     uint64
+	line        line
 }
 
 // sink is the inside of a subscription that delivers to no channel. Its methods are called with mu held.
@@ -89,14 +89,14 @@ func (s *Subscription) Filters() []Filter {
 func (s *Subscription) ReasonString() string {
 	s.lock()
 	defer s.unlock()
-	return s.words.reasonString()
+	return s.explanation.reasonString()
 }
 
 // UserProperties returns those of the latest SUBACK; nil if there were none.
 func (s *Subscription) UserProperties() UserProperties {
 	s.lock()
 	defer s.unlock()
-	return s.words.userProperties()
+	return s.explanation.userProperties()
 }
 
 // Dropped returns how many messages were dropped: at QoS 0 because the buffer was full, at any QoS because they waited

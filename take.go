@@ -15,7 +15,7 @@ import (
 // a body is slow, what is done before it is settled by the timer, and its own message when the body returns.
 type taker struct {
 	sub     *Subscription
-	batch   []waiting
+	batch   []entry
 	out     int          // how many of them the loop was given
 	size    int          // of the next batch
 	done    atomic.Int64 // how many of them the loop is done with
@@ -76,14 +76,14 @@ func (t *taker) release() {
 // handBack puts a message that was taken and is not finished back in line. Where the application was given it, it is
 // finished at QoS 0, because nobody waits for its acknowledgement, and with ManualAck it stays with the application.
 // The caller holds mu.
-func (s *Subscription) handBack(w *waiting, given bool) {
+func (s *Subscription) handBack(w *entry, given bool) {
 	o := w.message.origin
 	switch {
 	case given && (w.message.QoS == 0 || s.options.ack == ManualAck), o != nil && o.fate != fateOpen:
 		s.finish(w)
 	case s.inbox != nil && s.ended:
 		s.leaveLine(w)
-		s.giveUp(*w)
+		s.discard(*w)
 	default:
 		s.giveBack(*w)
 	}
@@ -91,7 +91,7 @@ func (s *Subscription) handBack(w *waiting, given bool) {
 
 // take returns the next message. It waits until there is one, something comes from call, ctx ends, or there will be no
 // more. The message is good until the next take.
-func (t *taker) take(ctx context.Context, call <-chan struct{}) (*waiting, taking) {
+func (t *taker) take(ctx context.Context, call <-chan struct{}) (*entry, taking) {
 	for t.out == len(t.batch) {
 		if t.fill() {
 			break
@@ -116,9 +116,9 @@ func (t *taker) take(ctx context.Context, call <-chan struct{}) (*waiting, takin
 func (t *taker) did() { t.done.Store(int64(t.out)) }
 
 // keep hands the message that the loop was given last to somebody else, who finishes it.
-func (t *taker) keep() waiting {
+func (t *taker) keep() entry {
 	w := t.batch[t.out-1]
-	t.batch[t.out-1] = waiting{}
+	t.batch[t.out-1] = entry{}
 	t.did()
 	return w
 }
@@ -196,7 +196,7 @@ func (t *taker) expectIn(d time.Duration) {
 
 // grab takes messages out of line until a batch has most. Several loops share what there is.
 // The caller holds mu.
-func (s *Subscription) grab(batch []waiting, most int) []waiting {
+func (s *Subscription) grab(batch []entry, most int) []entry {
 	if s.line.gated || s.inbox != nil && s.inbox.err != nil {
 		return batch
 	}
@@ -232,7 +232,7 @@ func (s *Subscription) inReach() bool {
 
 // first takes the first message out of line, or out of the channel where there is one.
 // The caller holds mu.
-func (s *Subscription) first() (w waiting, ok bool) {
+func (s *Subscription) first() (w entry, ok bool) {
 	if s.inReach() {
 		return s.line.pop()
 	}
@@ -272,7 +272,7 @@ func (t *taker) wait(ctx context.Context, call <-chan struct{}) taking {
 	case <-s.line.arrived:
 	case m, ok := <-incoming:
 		if ok {
-			t.batch = append(t.batch, waiting{message: m})
+			t.batch = append(t.batch, entry{message: m})
 		} else {
 			result = finished
 		}

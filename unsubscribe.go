@@ -130,7 +130,7 @@ func (in *inbox) removeFilters(ctx context.Context, filters []string) error {
 func (in *inbox) forget(k *call) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.unsubscribes = slices.DeleteFunc(in.unsubscribes, func(q *request) bool { return q.call == k })
+	in.unsubscribes = slices.DeleteFunc(in.unsubscribes, func(q *filterPacket) bool { return q.call == k })
 }
 
 func (in *inbox) startUnsubscribe(filters []string) (*call, error) {
@@ -146,6 +146,6 @@ func (in *inbox) startUnsubscribe(filters []string) (*call, error) {
 	}
 	in.unpark(filters)
 	k := newCall(nil)
-	in.sendUnsubscribe(&request{call: k, filters: filters})
+	in.sendUnsubscribe(&filterPacket{call: k, filters: filters})
 	return k, nil
 }
