@@ -493,3 +493,20 @@ func TestMonitorErrors(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The topics under $SYS come at the QoS that was asked for, and are not for clients to publish to.
+func TestSysAtEachQoS(t *testing.T) {
+	t.Parallel()
+	b := start(t, onLoopback())
+	p, _ := join(t, b, codec.V5, user("x", ""))
+	for qos := range byte(3) {
+		p.subscribe(1, qos, "$SYS/broker/version")
+		if m := receive[*codec.Publish](p); m.QoS != qos || !m.Retain || m.Topic != "$SYS/broker/version" {
+			t.Errorf("QoS %d: %+v", qos, m)
+		}
+	}
+	p.send(&codec.Publish{Topic: "$SYS/broker/version", QoS: 1, PacketID: 1})
+	if ack := receive[*codec.Puback](p); ack.Code != codec.NotAuthorized {
+		t.Errorf("%v", ack.Code)
+	}
+}

@@ -54,7 +54,7 @@ func (s *sys) stop() {
 
 func (s *sys) publish() {
 	for _, t := range s.topics.Update(s.snapshot()) {
-		s.engine.Publish(t.Name, []byte(t.Payload), 0, true)
+		s.engine.Publish(t.Name, []byte(t.Payload), 2, true) // each subscriber gets it at the QoS that it was granted
 	}
 }
 

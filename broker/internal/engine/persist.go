@@ -61,13 +61,14 @@ func (c *conn) store(r *run) {
 		}
 	}
 	c.session.unreleased.Add(1)
-	j.submitRun(c, later)
+	j.submitRun(c.session.ledger, later, func(err error) { c.release(later, err) })
 	c.full = true
 }
 
-// submitRun gives the messages of a run their sequence, and lets them be committed.
-func (j *journal) submitRun(c *conn, r *run) {
-	n := &entry{done: func(err error) { c.release(r, err) }}
+// submitRun gives the messages of a run their sequence, and lets them be committed. publisher is the ledger of the session
+// that they come from; nil: it has none.
+func (j *journal) submitRun(publisher *ledger, r *run, done func(error)) {
+	n := &entry{done: done}
 	var targets []storedTarget
 	if r.qos > 0 {
 		targets = r.match.storedTargets()
@@ -77,8 +78,8 @@ func (j *journal) submitRun(c *conn, r *run) {
 		if it.skip() {
 			continue
 		}
-		if r.qos == 2 && c.session.ledger != nil {
-			n.changes = append(n.changes, Change{bucketReceived, identifier(c.session.ledger.number, it.id), []byte{1}})
+		if r.qos == 2 && publisher != nil && it.id != 0 {
+			n.changes = append(n.changes, Change{bucketReceived, identifier(publisher.number, it.id), []byte{1}})
 		}
 		n.size += it.message.size
 		if len(targets) > 0 {

@@ -44,7 +44,20 @@ func (e *Engine) publishWill(w *will) {
 		e.log.Info("will not published: not authorized", "client", logged{w.client}, "topic", w.topic)
 		return
 	}
-	e.publish(w.client, newMessage(w.topic, w.payload, w.properties, w.qos, w.retain, e.now()))
+	m := newMessage(w.topic, w.payload, w.properties, w.qos, w.retain, e.now())
+	if e.journal == nil {
+		e.publish(w.client, m)
+		return
+	}
+	// A will that is retained, or waits for somebody, has to be there after a restart. Should the store fail, those who are
+	// connected hear of it all the same.
+	r := &run{match: e.match(w.client, m.topic), qos: m.qos, retain: m.retain}
+	r.items = []item{{payload: m.payload, properties: m.properties, message: m}}
+	e.journal.submitRun(nil, r, func(error) {
+		var wakes []*conn
+		e.route(w.client, r, &wakes)
+		wakeAll(wakes)
+	})
 }
 
 // willIsDue publishes the will of a session that is away, because its delay is over.
