@@ -282,7 +282,7 @@ func TestHandleKeys(t *testing.T) {
 func TestHandleRandomly(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(seed, 14))
+			rng, weather := rand.New(rand.NewPCG(seed, 14)), rand.New(rand.NewPCG(seed, 15))
 			b := mqtttest.NewBroker(t)
 			client := reconnectingAs(t, codec.V5, b.DialContext, mqtt.WithClientID("consumer"), mqtt.WithReconnect(mqtt.ReconnectPolicy{MaxDelay: time.Second}))
 			sub, err := client.Subscribe(t.Context(), "#", mqtt.ExactlyOnce)
@@ -295,6 +295,7 @@ func TestHandleRandomly(t *testing.T) {
 				fmt.Sscan(string(m.Payload), &n)
 				done[m.Topic] = append(done[m.Topic], n)
 			}
+			workers := mqtt.Workers(1 + weather.IntN(8))
 			handling := startErr(func() error {
 				return sub.Handle(t.Context(), func(_ context.Context, m mqtt.Message) error {
 					time.Sleep(time.Millisecond)
@@ -305,7 +306,7 @@ func TestHandleRandomly(t *testing.T) {
 					}
 					finish(m)
 					return nil
-				}, mqtt.Workers(1+rng.IntN(8)), mqtt.RetryPolicy{Attempts: 3}, mqtt.DeadLetter(func(_ context.Context, m mqtt.Message, _ error) error {
+				}, workers, mqtt.RetryPolicy{Attempts: 3}, mqtt.DeadLetter(func(_ context.Context, m mqtt.Message, _ error) error {
 					mu.Lock()
 					defer mu.Unlock()
 					if rng.IntN(2) == 0 {
@@ -321,7 +322,7 @@ func TestHandleRandomly(t *testing.T) {
 				b.Publish(text(fmt.Sprint(i%5), fmt.Sprint(i), 2))
 				if i%100 == 50 {
 					b.Cut("consumer")
-					time.Sleep(time.Duration(rng.IntN(3000)) * time.Millisecond)
+					time.Sleep(time.Duration(weather.IntN(3000)) * time.Millisecond)
 				}
 			}
 			time.Sleep(time.Hour)
