@@ -9,14 +9,14 @@ import (
 )
 
 // This file is the way of a message from the connection's reader into a subscription's channel. The reader never waits
-// for a consumer, but with Block. What finds no room waits in the subscription's line, and while something is in line
-// a goroutine, the pump, carries it into the channel.
+// for a consumer, except with Block. A message for which the channel has no room waits in the subscription's line.
+// While messages are in line, a goroutine, the pump, carries them into the channel.
 
-// yields is how often the reader gives a consumer whose channel is full the chance to empty it, before the message goes
-// in line: the detour costs more than twice as much.
+// yields is how many times the reader lets a consumer run whose channel is full, before it puts the message in line:
+// the way through the line costs more than twice as much.
 const yields = 4
 
-// try puts m into the subscription's channel if there is room and nothing waits before it.
+// try puts m into the subscription's channel, and reports false if the channel has no room or messages wait before m.
 // The caller holds mu. It is free meanwhile.
 func (r *receiver) try(s *Subscription, m *Message) bool {
 	if s.sink != nil && !s.ended {
@@ -39,8 +39,8 @@ func (r *receiver) try(s *Subscription, m *Message) bool {
 	return false
 }
 
-// hold lets a message at QoS 1 or 2 wait for its acknowledgement: in line, until there is room in the channel, or with
-// ManualAck in the application's hands.
+// hold lets a message at QoS 1 or 2 wait for its acknowledgement: in line, or with ManualAck until the application
+// acknowledges it.
 // The caller holds mu.
 func (r *receiver) hold(s *Subscription, m *Message, receipt *session.Receipt) {
 	r.client.inbox.watchStalls()
@@ -55,7 +55,7 @@ func (r *receiver) hold(s *Subscription, m *Message, receipt *session.Receipt) {
 	s.enqueue(entry{message: *m, receipt: receipt})
 }
 
-// offer hands over a message at QoS 0, or drops one.
+// offer passes a message at QoS 0 to the subscription. If its line is full, a message is dropped.
 // The caller holds mu. It is free meanwhile.
 func (r *receiver) offer(s *Subscription, m *Message) {
 	if r.try(s, m) {
@@ -80,7 +80,7 @@ func (r *receiver) offer(s *Subscription, m *Message) {
 	s.enqueue(entry{message: *m})
 }
 
-// yield gives the loops that consume s the chance to take messages out of a line that is full at QoS 0.
+// yield lets the loops that consume s run if the line is full at QoS 0, so that they take messages out of it.
 // The caller holds mu. It is free meanwhile.
 func (r *receiver) yield(s *Subscription) {
 	for i := 0; i < yields && s.line.loops > 0 && !s.ended && s.line.qos0.Len() >= s.options.buffer; i++ {
@@ -91,7 +91,7 @@ func (r *receiver) yield(s *Subscription) {
 }
 
 // block waits until the consumer takes m, or the subscription or the connection ends. After the first Unsubscribe it
-// does not wait: the reader has to get to the UNSUBACK, and m goes in line.
+// does not wait, because the reader must reach the UNSUBACK; then m goes in line.
 // The caller holds mu. It is free meanwhile.
 func (r *receiver) block(s *Subscription, m *Message) {
 	if s.line.sending || s.channel == nil && s.line.qos0.Len() >= s.capacity() {
@@ -120,7 +120,7 @@ func (r *receiver) block(s *Subscription, m *Message) {
 func (r *receiver) sendBlocking(s *Subscription, m *Message) (sent bool) {
 	s.line.sending = true
 	r.client.mu.Unlock()
-	r.Flush() // a publisher whose acknowledgement came before m shall not wait for the consumer
+	r.Flush() // a publisher whose acknowledgement came before m must not wait for the consumer
 	select {
 	case s.channel <- *m:
 		sent = true

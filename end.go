@@ -8,8 +8,8 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
-// endHolders ends the subscriptions to a filter that had been granted and cannot be subscribed again. A server that has
-// kept the session has the filter still, and is told that nobody wants it.
+// endHolders ends the subscriptions to a filter that was granted before and cannot be subscribed again. A server that
+// has kept the session still has the filter, and gets an UNSUBSCRIBE.
 // The caller holds mu.
 func (in *inbox) endHolders(rt *route.Route, err error) {
 	for _, h := range rt.Holders() {
@@ -19,7 +19,7 @@ func (in *inbox) endHolders(rt *route.Route, err error) {
 	}
 }
 
-// endSlow ends a subscription that holds up the others: everything it holds is refused.
+// endSlow ends a subscription that holds up the others. All messages that it holds are refused.
 // The caller holds mu.
 func (in *inbox) endSlow(s *Subscription) {
 	in.unsubscribeFor(s, nil, in.router.Leave(&s.holder))
@@ -30,8 +30,8 @@ func (in *inbox) endSlow(s *Subscription) {
 	in.settleAll(s, &session.Reason{Code: codec.QuotaExceeded})
 }
 
-// abandon ends a subscription that did not come about. Filters that were granted and that nobody else holds are
-// unsubscribed; those whose SUBACK is still to come, when that has come.
+// abandon ends a subscription that failed. Filters that were granted and that no other subscription holds are
+// unsubscribed. If a SUBACK has not come yet, its filters are unsubscribed when it comes.
 // The caller holds mu.
 func (in *inbox) abandon(s *Subscription, err error) {
 	in.unsubscribeFor(s, nil, in.router.Leave(&s.holder))
@@ -40,7 +40,7 @@ func (in *inbox) abandon(s *Subscription, err error) {
 	s.discardLine()
 }
 
-// unsubscribeUnheld unsubscribes the filters of a SUBSCRIBE that nobody holds any more, now that they are granted.
+// unsubscribeUnheld unsubscribes the filters of a SUBSCRIBE that were granted when no subscription held them any more.
 // The caller holds mu.
 func (in *inbox) unsubscribeUnheld(q *filterPacket) {
 	var filters []string
@@ -52,13 +52,14 @@ func (in *inbox) unsubscribeUnheld(q *filterPacket) {
 	in.sendUnsubscribe(&filterPacket{filters: filters})
 }
 
-// unsubscribeFor unsubscribes filters of s that nobody wants any more; nobody waits if k is nil.
+// unsubscribeFor unsubscribes filters of s that no other subscription holds. k may be nil: then no call waits.
 // The caller holds mu.
 func (in *inbox) unsubscribeFor(s *Subscription, k *call, filters []string) {
 	in.sendUnsubscribe(&filterPacket{call: k, filters: filters, user: s.options.unsubscribe.UserProperties})
 }
 
-// sendUnsubscribe sends the UNSUBSCRIBEs that all says, at the next connect if there is no connection.
+// sendUnsubscribe sends the UNSUBSCRIBEs for the filters in all. Without a connection they are sent at the next
+// connect.
 // The caller holds mu.
 func (in *inbox) sendUnsubscribe(all *filterPacket) {
 	switch {
@@ -71,7 +72,7 @@ func (in *inbox) sendUnsubscribe(all *filterPacket) {
 	err := inPackets(all.filters, filtersPerPacket, func(some []string) error {
 		err := in.unsubscribe(&filterPacket{call: all.call, filters: some, user: all.user})
 		if len(some) == 1 && errors.Is(err, PacketTooLarge) {
-			err = in.unsubscribe(&filterPacket{call: all.call, filters: some}) // rather than not at all
+			err = in.unsubscribe(&filterPacket{call: all.call, filters: some}) // without its properties, because otherwise it could not be sent at all
 		}
 		return err
 	})
@@ -94,7 +95,7 @@ func (in *inbox) unsubscribe(q *filterPacket) error {
 	return err
 }
 
-// noteUnsubscribe keeps filters to be unsubscribed at the next connect.
+// noteUnsubscribe keeps filters that are unsubscribed at the next connect.
 // The caller holds mu.
 func (in *inbox) noteUnsubscribe(q *filterPacket) {
 	if q.call != nil {

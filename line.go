@@ -7,17 +7,17 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
-// This file is a subscription's line: the messages that nobody has consumed yet, or that were taken and given back. The
-// loops of All, Batches, Next and Handle take them out of the line themselves. For the channel of Messages a goroutine
-// does, the pump, which exists while something is in line.
+// This file is a subscription's line: the messages that were not consumed yet, or that were taken out and given back.
+// The loops of All, Batches, Next and Handle take messages out of the line themselves. For the channel of Messages a
+// goroutine does that, the pump, which exists while messages are in line.
 
 // line is the messages of a subscription that wait for a consumer.
 type line struct {
 	// Guarded by mu.
-	gated        bool              // nothing leaves the line: there is parking, and the subscription is not granted yet
-	sending      bool              // somebody sends without holding the mutex: the pump, or the reader with Block
-	moved        chan struct{}     // closed when sending ends or messages have been taken; nil: nobody waits for that
-	place        uint64            // of the latest message in line
+	gated        bool              // no message leaves the line: the parking lot is open, and the subscription is not granted yet
+	sending      bool              // the pump, or the reader with Block, sends to the channel without the mutex
+	moved        chan struct{}     // closed when sending ends or messages were taken; nil: no goroutine waits for that
+	place        uint64            // number of the latest message in line
 	bytes        int               // of memory that the messages in line, and those taken out and not finished, take
 	returned     fifo.Queue[entry] // taken out and given back, in the order of their places; they are before all others
 	qos0         fifo.Queue[entry] // at QoS 0
@@ -38,11 +38,11 @@ type entry struct {
 	timer   *time.Timer      // of its redelivery
 }
 
-// origin is what the copies of a message share.
+// origin is the state that the copies of a message share.
 type origin struct {
 	ids     []uint32         // subscription identifiers
 	receipt *session.Receipt // nil: nothing to acknowledge
-	sub     *Subscription    // who has to settle it
+	sub     *Subscription    // the subscription that has to settle it
 
 	// Guarded by mu.
 	place uint64 // in the subscription's line
@@ -65,7 +65,7 @@ func (o *origin) identifiers() []uint32 {
 	return o.ids
 }
 
-// inLine gives a message a place at the end of the line.
+// inLine gives a message its number at the end of the line.
 // The caller holds mu.
 func (s *Subscription) inLine(w entry) entry {
 	s.line.place++
@@ -76,7 +76,7 @@ func (s *Subscription) inLine(w entry) entry {
 	return s.count(w)
 }
 
-// count adds what a message takes to what all lines may take.
+// count adds the memory of a message to that of all lines.
 // The caller holds mu.
 func (s *Subscription) count(w entry) entry {
 	w.counted = true
@@ -85,7 +85,7 @@ func (s *Subscription) count(w entry) entry {
 	return w
 }
 
-// leaveLine says that a message is not waiting any more.
+// leaveLine subtracts the memory of a message that has left the line.
 // The caller holds mu.
 func (s *Subscription) leaveLine(w *entry) {
 	if !w.counted {
@@ -96,7 +96,7 @@ func (s *Subscription) leaveLine(w *entry) {
 	s.inbox.lineBytes -= w.size()
 }
 
-// size is what the message costs in memory, about.
+// size is about how much memory the message takes.
 func (w *entry) size() int {
 	p := &w.message.Properties
 	n := messageSize + len(w.message.Topic) + len(w.message.Payload) + len(p.ContentType) + len(p.ResponseTopic) + len(p.CorrelationData)
@@ -165,7 +165,7 @@ func (s *Subscription) next() (w entry, ok bool) {
 	return w, ok
 }
 
-// drop counts a message that no consumer gets.
+// drop counts and reports a message that no consumer gets.
 // The caller holds mu.
 func (s *Subscription) drop(m Message) {
 	s.dropped++
@@ -173,8 +173,8 @@ func (s *Subscription) drop(m Message) {
 	s.inbox.notices.traceDropped(s, m)
 }
 
-// finish says that the consumer is done with a message that was taken out of line: it is acknowledged, except with
-// ManualAck, and except if its fate is decided.
+// finish notes that the consumer is done with a message that was taken out of the line. It acknowledges the message,
+// except with ManualAck, and except if the application has settled it already.
 // The caller holds mu.
 func (s *Subscription) finish(w *entry) {
 	s.leaveLine(w)
@@ -190,7 +190,7 @@ func (s *Subscription) finish(w *entry) {
 	s.inbox.settle(w.receipt, s, nil)
 }
 
-// discard acknowledges a message that nobody will take any more, and counts it as dropped, unless the client has ended.
+// discard acknowledges a message that no consumer will take, and counts it as dropped, unless the client has ended.
 // The caller holds mu.
 func (s *Subscription) discard(w entry) {
 	if s.inbox.err != nil {
@@ -203,7 +203,7 @@ func (s *Subscription) discard(w entry) {
 	s.inbox.settle(w.receipt, s, nil)
 }
 
-// discardLine acknowledges what waits in the line of a subscription that has ended.
+// discardLine acknowledges the messages in the line of a subscription that has ended.
 // The caller holds mu.
 func (s *Subscription) discardLine() {
 	for w, ok := s.next(); ok; w, ok = s.next() {
@@ -248,10 +248,10 @@ func (s *Subscription) busy() bool {
 	return s.line.loops > 0 && s.line.length()+len(s.line.asleep) > 0
 }
 
-// capacity is how many messages a consumer may be behind the reader before Block makes the reader wait.
+// capacity is how many messages may wait for the consumer before Block makes the reader wait.
 func (s *Subscription) capacity() int { return min(s.options.buffer, channelCapacity) }
 
-// advance sees to it that what is in line gets to the consumer.
+// advance starts what carries messages from the line to the consumer.
 // The caller holds mu.
 func (s *Subscription) advance() {
 	switch {

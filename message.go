@@ -12,11 +12,11 @@ import (
 // Message is a message received, passed by value (160 bytes); copies share one acknowledgement.
 type Message struct {
 	Topic      string
-	Payload    []byte            // the receiver's, which no other subscription sees
+	Payload    []byte            // belongs to the receiver; other subscriptions have copies
 	QoS        QoS               // the lower of the message's own and the one granted to the subscription
-	Retain     bool              // kept by the server from before the subscribe; see also RetainAsPublished
-	Duplicate  bool              // the server sends it again; it need not have arrived before
-	Properties PublishProperties // zero on 3.1.1; &m.Properties hands them on
+	Retain     bool              // the server had kept it from before the subscribe; see also RetainAsPublished
+	Duplicate  bool              // the server sends it again, which does not mean that it arrived before
+	Properties PublishProperties // zero on 3.1.1; &m.Properties is an option that publishes the same ones
 
 	origin  *origin       // nil: nothing to acknowledge, no subscription identifiers
 	expires time.Duration // on the client's clock; 0: never
@@ -65,8 +65,8 @@ func (m Message) Reject(code ReasonCode, reason string, user ...UserProperty) er
 // of this client that it was for.
 func (m Message) SubscriptionIdentifiers() []uint32 { return slices.Clone(m.origin.identifiers()) }
 
-// undecided reports whether the application may still decide what becomes of a message. The error says why not, nil if it
-// has decided already.
+// undecided reports whether the application may still acknowledge or reject a message. If not, the error says why; it
+// is nil if the application has done so already.
 // The caller holds mu.
 func (o *origin) undecided() (bool, error) {
 	switch in := o.sub.inbox; {
@@ -95,7 +95,7 @@ func (m Message) settle(reason *session.Reason) error {
 	return nil
 }
 
-// sleep puts a message that is not settled back in line after a time.
+// sleep puts a message that is not settled back in line after the time d.
 func (m Message) sleep(d time.Duration) error {
 	o := m.origin
 	if o == nil || o.receipt == nil {
@@ -114,7 +114,7 @@ func (m Message) sleep(d time.Duration) error {
 	return nil
 }
 
-// awake puts a message back in line whose time has come.
+// awake puts a message back in line whose time is over.
 func (s *Subscription) awake(w *entry) {
 	s.lock()
 	defer s.unlock()

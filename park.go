@@ -9,19 +9,19 @@ import (
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
-// This file is about messages at QoS 1 and 2 that no subscription wants. A server that resumes the session of an earlier
-// client sends its messages at once, before the application has subscribed. For a while they are parked, not
-// acknowledged, until a subscription claims them. At any other time they are acknowledged: one forgotten filter in the
-// session would else hold up every acknowledgement.
+// This file is about messages at QoS 1 and 2 that match no subscription. A server that resumes the session of an
+// earlier client sends its messages at once, before the application has subscribed. For some time they are parked
+// without acknowledgement, until a subscription claims them. At any other time such messages are acknowledged, because
+// otherwise one forgotten filter in the session would hold up every acknowledgement.
 
-// parkingLot holds such messages.
+// parkingLot holds parked messages.
 type parkingLot struct {
 	// Guarded by mu.
-	closes   time.Time // zero: it never opened
+	closes   time.Time // zero: it is not open
 	messages []*parked
-	opened   bool     // at the first connect, if then
-	count    uint64   // of messages that were parked
-	gone     []string // filters that were unsubscribed since, as topics match them
+	opened   bool     // the first connect is over; only then it could open
+	count    uint64   // number of messages that were parked
+	gone     []string // filters that were unsubscribed since it opened, in the form that topics are matched against
 }
 
 type parked struct {
@@ -30,8 +30,8 @@ type parked struct {
 	number  uint64 // in the order in which they came
 }
 
-// openParking opens the lot at the first connect, if the server had a session. Those who have been waiting for the
-// connection to subscribe are no different from those who come now.
+// openParking opens the parking lot at the first connect, if the server had a session. Subscribe calls that already
+// wait for the connection are treated like new ones.
 // The caller holds mu.
 func (in *inbox) openParking() {
 	if !in.parking.opened && in.connAck.SessionPresent && in.config.parkingPlaces > 0 {
@@ -43,15 +43,15 @@ func (in *inbox) openParking() {
 	in.parking.opened = true
 }
 
-// takes reports whether a message may be parked.
+// takes reports whether a message on a topic may be parked.
 // The caller holds mu.
 func (lot *parkingLot) takes(name string, places int) bool {
 	return !lot.closes.IsZero() && len(lot.messages) < places &&
 		!slices.ContainsFunc(lot.gone, func(f string) bool { return topic.Match(f, name) })
 }
 
-// claim puts the parked messages that match the filters of a new subscription in its line, before everything that is
-// still to come. While there is parking the line stands until the server has granted the filters.
+// claim moves the parked messages that match a new subscription into its line, before all later messages. While the
+// parking lot is open, no message leaves the line until the server has granted the filters.
 // The caller holds mu.
 func (in *inbox) claim(s *Subscription) {
 	s.line.gated = !in.parking.closes.IsZero()
@@ -64,7 +64,8 @@ func (in *inbox) claim(s *Subscription) {
 	})
 }
 
-// giveBackParked parks again what a subscription had claimed that did not come about, and what came for it alone.
+// giveBackParked parks the messages of a subscription that failed again: those that it had claimed, and those that came
+// only for it.
 // The caller holds mu.
 func (in *inbox) giveBackParked(s *Subscription) {
 	if !s.line.gated {
@@ -93,7 +94,8 @@ func (in *inbox) giveBackParked(s *Subscription) {
 	slices.SortFunc(in.parking.messages, func(a, b *parked) int { return cmp.Compare(a.number, b.number) })
 }
 
-// parkLater makes a parked message of one that came for s, or returns nil: others have it, or it must not be parked.
+// parkLater makes a parked message from one that came for s. It returns nil if other subscriptions have the message as
+// well, or if it must not be parked.
 // The caller holds mu.
 func (in *inbox) parkLater(s *Subscription, w entry) *parked {
 	lot := &in.parking
@@ -111,7 +113,7 @@ func (in *inbox) parkLater(s *Subscription, w entry) *parked {
 	return &parked{m, w.receipt, lot.count}
 }
 
-// openGate lets the line of a subscription move, now that its filters are granted.
+// openGate lets messages leave the line of a subscription whose filters are granted.
 // The caller holds mu.
 func (s *Subscription) openGate() {
 	if s.line.gated && !s.ended {
@@ -120,7 +122,7 @@ func (s *Subscription) openGate() {
 	}
 }
 
-// take puts a parked message in line.
+// take puts a parked message into the line.
 // The caller holds mu.
 func (s *Subscription) take(p *parked, qos QoS) {
 	m := p.message
@@ -130,7 +132,7 @@ func (s *Subscription) take(p *parked, qos QoS) {
 	s.enqueue(entry{message: m, receipt: p.receipt, parked: p})
 }
 
-// closeParking acknowledges what nobody has claimed. It is called when the time is over.
+// closeParking acknowledges the messages that no subscription has claimed. It is called when the parking time is over.
 func (in *inbox) closeParking() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -139,7 +141,7 @@ func (in *inbox) closeParking() {
 	in.clearParked(left)
 }
 
-// clearParked acknowledges parked messages that nobody will claim, unless the client has ended.
+// clearParked acknowledges parked messages that no subscription will claim, unless the client has ended.
 // The caller holds mu.
 func (in *inbox) clearParked(list []*parked) {
 	if in.err != nil {
@@ -154,7 +156,7 @@ func (in *inbox) clearParked(list []*parked) {
 	}
 }
 
-// unpark clears the parked messages for filters that the application has unsubscribed, and sees to it that no more are
+// unpark acknowledges the parked messages for filters that the application has unsubscribed, and prevents that more are
 // parked.
 // The caller holds mu.
 func (in *inbox) unpark(filters []string) {
@@ -177,8 +179,8 @@ func (in *inbox) unpark(filters []string) {
 	}
 }
 
-// parkingClosed returns a channel that gets a value when the parking lot is to be closed, and a function that lets go of
-// it.
+// parkingClosed returns a channel that receives a value when the parking time is over, and a function that releases its
+// timer.
 func (in *inbox) parkingClosed() (<-chan time.Time, func() bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -189,7 +191,7 @@ func (in *inbox) parkingClosed() (<-chan time.Time, func() bool) {
 	return timer.C, timer.Stop
 }
 
-// passUnmatched hands a message that nobody subscribed to to the application's function.
+// passUnmatched passes a message that matched no subscription to the function of WithUnmatched.
 // The caller holds mu.
 func (in *inbox) passUnmatched(m Message) {
 	if in.unmatched.full() {

@@ -10,14 +10,15 @@ import (
 // Subscription delivers the messages of its filters, in the order in which they came. Its methods may be called
 // concurrently.
 //
-// A message that matches several filters of a subscription comes once, if the server knows subscription identifiers. If it
-// does not, as in MQTT 3.1.1, it may send a copy for each filter of the client's that matches, and every subscription
-// with such a filter gets them all (section 3.3.5 of MQTT 3.1.1).
+// A message that matches several filters of a subscription is delivered once, if the server supports subscription
+// identifiers. A server that does not, as in MQTT 3.1.1, may send a copy for each matching filter of the client, and
+// every subscription with such a filter gets all copies (section 3.3.5 of MQTT 3.1.1).
 //
-// A slow consumer holds up no other subscription's QoS 0 and no acknowledgement of a publish. Its messages at QoS 1 and
-// 2 wait without acknowledgement; once as many as the Receive Maximum do, the server pauses QoS 1 and 2 for the whole
-// client until the consumer moves. Servers bound what they keep meanwhile, and some drop the rest silently after they
-// have told its publisher that all is well: Mosquitto does beyond 1,000 messages (max_queued_messages).
+// A slow consumer does not hold up messages at QoS 0 of other subscriptions, and not the acknowledgements of publishes.
+// Its messages at QoS 1 and 2 wait without acknowledgement. When as many wait as the Receive Maximum allows, the server
+// sends the whole client no more messages at QoS 1 and 2 until the consumer continues. Servers limit how many messages
+// they keep meanwhile. Some silently drop the rest, although they have acknowledged them to the publishers: Mosquitto
+// does so beyond 1,000 messages (max_queued_messages).
 type Subscription struct {
 	inbox    *inbox // nil: made by NewSubscription
 	options  subscribeOptions
@@ -43,11 +44,12 @@ type Subscription struct {
 	line        line
 }
 
-// sink is the inside of a subscription that delivers to no channel. Its methods are called with mu held.
+// sink receives the messages of a subscription that has no consumer of its own: that for replies to requests. Its
+// methods are called with the mutex held.
 type sink interface {
 	take(m Message)
-	granted()          // the server has granted the filters, or one of them again
-	refused(err error) // the Subscribe has failed, and nobody waits for it
+	granted()          // the server has granted the filters, or granted one of them again
+	refused(err error) // the SUBSCRIBE has failed, and no call of Subscribe waits
 	ended(err error)   // the subscription has ended
 }
 
@@ -59,7 +61,7 @@ type Filter struct {
 }
 
 // NewSubscription returns a subscription that delivers what is sent to messages, for fakes of the client in tests.
-// Unsubscribe ends it; closing messages is the sender's business.
+// Unsubscribe ends it. The sender closes messages.
 func NewSubscription(filter string, messages <-chan Message) *Subscription {
 	return &Subscription{
 		messages: messages,
@@ -110,7 +112,8 @@ func (s *Subscription) Dropped() uint64 {
 // Done is closed when the subscription has ended.
 func (s *Subscription) Done() <-chan struct{} { return s.done }
 
-// Err returns nil while the subscription lives and after Unsubscribe, else why it ended.
+// Err returns nil until the subscription has ended, and after Unsubscribe; otherwise it returns why the subscription
+// ended.
 func (s *Subscription) Err() error {
 	s.lock()
 	defer s.unlock()
@@ -133,8 +136,8 @@ func (s *Subscription) unlock() {
 	}
 }
 
-// end ends the subscription: nothing goes into its channel any more. What is in line stays there, for the caller to
-// deal with.
+// end ends the subscription: no more messages go into its channel. Messages in line stay there, and the caller must
+// settle them.
 // The caller holds mu.
 func (s *Subscription) end(err error) {
 	if s.ended {
@@ -153,7 +156,7 @@ func (s *Subscription) end(err error) {
 	}
 }
 
-// originOf returns an origin with these identifiers. Most messages come with the same few, and share it. s may be nil.
+// originOf returns an origin with these identifiers. Most messages have the same ones, and share it. s may be nil.
 // The caller holds mu.
 func (s *Subscription) originOf(ids []uint32) *origin {
 	if s == nil || len(ids) > manyProperties {

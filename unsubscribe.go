@@ -29,7 +29,7 @@ func (s *Subscription) Unsubscribe(ctx context.Context) error {
 	return err
 }
 
-// startUnsubscribe sends the UNSUBSCRIBEs that are needed. Several calls wait for the same ones.
+// startUnsubscribe sends the UNSUBSCRIBEs that are needed. All calls of Unsubscribe wait for the same ones.
 func (s *Subscription) startUnsubscribe() *call {
 	in := s.inbox
 	in.mu.Lock()
@@ -85,8 +85,8 @@ func (s *Subscription) awaitMove(enough <-chan struct{}) {
 	s.lock()
 }
 
-// unsubscribeAgain sends, on a new connection, the UNSUBSCRIBEs that were not answered. A new session has nothing to
-// unsubscribe, and what was subscribed and granted since stays.
+// unsubscribeAgain sends, on a new connection, the UNSUBSCRIBEs without an answer. In a new session there is nothing to
+// unsubscribe. A filter that was subscribed again and granted since then is left out.
 // The caller holds mu.
 func (in *inbox) unsubscribeAgain() {
 	list := in.unsubscribes
@@ -105,7 +105,7 @@ func (in *inbox) unsubscribeAgain() {
 	}
 }
 
-// removeFilters unsubscribes filters that have no subscription.
+// removeFilters unsubscribes filters that no subscription of this client holds.
 func (in *inbox) removeFilters(ctx context.Context, filters []string) error {
 	if len(filters) == 0 {
 		return errors.New("mqtt: Unsubscribe: no filters") // [MQTT-3.10.3-2]
@@ -126,7 +126,7 @@ func (in *inbox) removeFilters(ctx context.Context, filters []string) error {
 	return err
 }
 
-// forget drops the requests of a call that nobody waits for any more, as far as they have not been sent.
+// forget drops the packets of a call whose ctx has ended, if they are not sent yet.
 func (in *inbox) forget(k *call) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
