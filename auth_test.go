@@ -104,7 +104,7 @@ func (p *prover) RenewAfter() time.Duration {
 	return d
 }
 
-// taken returns the calls since the last time, but for those of RenewAfter.
+// taken returns the calls since the last time, except those of RenewAfter.
 func (p *prover) taken() []string {
 	synctest.Wait()
 	p.mu.Lock()
@@ -809,8 +809,8 @@ func TestCloseDuringAuthentication(t *testing.T) {
 	}
 }
 
-// An Authenticator that is slow to return holds up the next connection, so that exchanges never overlap, but not those
-// who wait for Reauthenticate.
+// An Authenticator that is slow to return holds up the next connection, so that exchanges never overlap. It does not
+// hold up calls of Reauthenticate that wait.
 func TestSlowAuthenticator(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &prover{proceed: func(context.Context, []byte) ([]byte, error) {

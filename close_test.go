@@ -37,7 +37,7 @@ func publishing(p *peer, payload []byte, qos mqtt.QoS) <-chan error {
 	return result
 }
 
-// unread makes a subscription that nobody reads.
+// unread makes a subscription without a consumer.
 func unread(p *peer, filter string, opts ...mqtt.SubscribeOption) *mqtt.Subscription {
 	p.t.Helper()
 	result := make(chan *mqtt.Subscription, 1)
@@ -300,7 +300,8 @@ func TestCloseUnderPublishers(t *testing.T) {
 	})
 }
 
-// PROTOCOL 29: the will comes when the connection is lost, or when Disconnect asks for it, and not else.
+// PROTOCOL 29: the server publishes the will when the connection is lost, or when Disconnect asks for it, and otherwise
+// not.
 // [MQTT-3.14.4-3] [MQTT311-3.14.4-3]
 func TestWill(t *testing.T) {
 	for _, c := range []struct {
@@ -790,7 +791,7 @@ func TestPing(t *testing.T) {
 		if a := <-first; a.err != nil || a.rtt != 30*time.Millisecond {
 			t.Errorf("%+v", a)
 		}
-		// An answer that comes too late is nobody else's.
+		// An answer that comes too late is not taken for the answer to another ping.
 		late := ping(endingIn(t, time.Second))
 		if a := <-late; !errors.Is(a.err, context.DeadlineExceeded) {
 			t.Errorf("%+v", a)
@@ -816,8 +817,8 @@ func TestPing(t *testing.T) {
 	})
 }
 
-// A server that sends other packets and never PINGRESP is given up after two keep alive intervals: bytes from it show that
-// it lives, but not for ever.
+// A server that sends other packets and never PINGRESP is given up after two keep alive intervals: bytes from it show
+// that it lives, except that this does not count for ever.
 func TestPingresponseMissing(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		begin := time.Now()

@@ -384,7 +384,7 @@ func (s *side) known(t *testing.T, statements []statement) map[string]bool {
 	return known
 }
 
-// check looks for statements that nobody holds.
+// check looks for statements without a test and without a reason.
 func (s *side) check(t *testing.T, statements []statement, tests, code mentions) {
 	for _, st := range statements {
 		for _, id := range st.ids {

@@ -305,7 +305,7 @@ func TestOptionsAreCopied(t *testing.T) {
 	})
 }
 
-// Every refusal is a *ConnectError that carries all the server said, and ends the connection [MQTT-3.2.2-7].
+// Every refusal is a *ConnectError with the whole reason of the server, and ends the connection [MQTT-3.2.2-7].
 // [MQTT-3.1.2-2] [MQTT-3.2.2-19] [MQTT-3.2.2-20] [MQTT-3.2.2.3.16] [MQTT311-3.1.2-2] [MQTT311-3.1.3-8]
 // [MQTT311-3.2.2-5]
 func TestConnectRefused(t *testing.T) {
@@ -491,7 +491,7 @@ func TestConnAck(t *testing.T) {
 	})
 }
 
-// PROTOCOL 21: an application that asks for the old session vouches for having its state.
+// PROTOCOL 21: an application that asks for the old session is responsible for its state.
 // [MQTT-3.2.2-3] [MQTT-3.2.2-4] [MQTT311-3.2.2-2] [MQTT311-3.2.2.2]
 func TestConnectResumes(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

@@ -77,7 +77,7 @@ func scriptedV5(t *testing.T, ack codec.ConnackProperties, opts ...mqtt.OptionV5
 	return c.value(t), s
 }
 
-// running is a call that goes on while the test does something else.
+// running is a call that runs while the test does other things.
 type running[T any] struct {
 	done   chan struct{}
 	result T

@@ -238,7 +238,7 @@ func TestDeliverPublishInsideLoop(t *testing.T) {
 	}
 }
 
-// With Block the connection waits for the consumer, which is what it says, but not the keep alive, and not the end.
+// With Block the connection waits for the consumer. The keep alive and the end of the client do not wait.
 func TestDeliverBlock(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		b := mqtttest.NewBroker(t)

@@ -253,7 +253,7 @@ func TestHostileServerThatFloods(t *testing.T) {
 	})
 }
 
-// harmless are packets that are strange but not forbidden, with what the client answers.
+// harmless are packets that are strange and not forbidden, with the client's answers.
 var harmless = []hostile{
 	{"PINGRESP that nobody asked for [MQTT-3.12.4-1] [MQTT311-3.12.4-1]", 0, "\xd0\x00\xd0\x00\xd0\x00", 0, ""},
 	{"PUBACK, PUBCOMP of unknown identifiers", 0, "\x40\x02\xff\xff\x70\x02\xff\xff", 0, ""},
@@ -287,7 +287,8 @@ var harmless = []hostile{
 	{"PUBLISH that fills Maximum Packet Size", v5, "\x30\xc5\x01\x00\x01z\x00" + strings.Repeat("x", 193), 0, ""},
 }
 
-// What is strange but not forbidden does no harm: it is answered where that is due, and the connection works.
+// A packet that is strange and not forbidden does no harm: it is answered if an answer is due, and the connection
+// works.
 func TestHarmlessPackets(t *testing.T) {
 	eachHostile(t, [][]hostile{harmless}, func(t *testing.T, h hostile, v codec.Version) {
 		b := newBusy(t, v)
@@ -308,7 +309,7 @@ func TestHarmlessPackets(t *testing.T) {
 	})
 }
 
-// After the server's DISCONNECT nothing is sent; what it said reaches everybody.
+// After the server's DISCONNECT nothing is sent, and its reason is in the error of every call that waits.
 // [MQTT-3.2.2.3.16] [MQTT-3.14.4]
 func TestServerDisconnects(t *testing.T) {
 	for _, code := range []codec.ReasonCode{

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// No struct may have more fields, and no type more methods, than somebody new can survey. What grows beyond that has to
-// be divided by who uses what.
+// No struct may have more fields, and no type more methods, than a new reader can keep in mind. A type that grows
+// beyond that must be divided by who uses what.
 const (
 	mostFields  = 20
 	mostMethods = 60
@@ -175,7 +175,7 @@ func mutexFaults(s *sourceCode) []string {
 	return slices.Compact(faults)
 }
 
-// makes reports whether a function makes something that nobody else knows yet.
+// makes reports whether a function makes something that no other goroutine knows yet.
 func makes(f *types.Func) bool {
 	return f.Name() == "init" || strings.HasPrefix(strings.ToLower(f.Name()), "new")
 }

@@ -31,7 +31,7 @@ var fileOrder = [][]string{
 	{"mqtt.go", "versions.go"},
 }
 
-// callAcross is a function of one file that calls, or hands on, a function of another file.
+// callAcross is a function of one file that calls a function of another file, or passes it on.
 type callAcross struct {
 	caller, callerFile string
 	callee, calleeFile string

@@ -74,7 +74,7 @@ func TestParkedMessagesAreClaimed(t *testing.T) {
 	})
 }
 
-// PROTOCOL 13: after 30 s nobody waits any more, and later nothing is parked at all.
+// PROTOCOL 13: after 30 s no message is parked any more, and later none is parked at all.
 func TestParkingEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
@@ -275,8 +275,8 @@ func TestParkedWhileSubscribing(t *testing.T) {
 	}
 }
 
-// What a Subscribe had claimed that ends with the client, when nobody else would be waited for any more, is not acknowledged:
-// the session's next client gets it.
+// Messages that a Subscribe has claimed are not acknowledged if the client ends before SUBACK, also after the parking
+// time: the session's next client gets them.
 func TestClaimedWhenTheClientEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mqtttest.NewBroker(t)

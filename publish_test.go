@@ -439,7 +439,8 @@ func TestLateAcknowledgements(t *testing.T) {
 	})
 }
 
-// DESIGN 4.1: at QoS 0 nil comes once the message is handed over, at QoS 1 and 2 once the server has said so.
+// DESIGN 4.1: at QoS 0 nil is returned once the message is handed over, at QoS 1 and 2 once the server has acknowledged
+// it.
 // [MQTT-2.2.1-5] [MQTT-3.3.1-2] [MQTT-4.1.0-1] [MQTT-4.3.1-1] [MQTT-4.3.2-1] [MQTT-4.3.2-2] [MQTT-4.3.2-3]
 // [MQTT-4.3.3-1] [MQTT-4.3.3-2] [MQTT-4.3.3-3] [MQTT-4.3.3-4] [MQTT-4.3.3-5] [MQTT-4.4.0-1] [MQTT311-2.3.1-6]
 // [MQTT311-3.3.1-2] [MQTT311-4.1.0-1] [MQTT311-4.3.1-1] [MQTT311-4.3.2-1] [MQTT311-4.3.3-1]
@@ -594,7 +595,8 @@ func TestPublishConnectionLost(t *testing.T) {
 	})
 }
 
-// DESIGN 4.1, [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT-3.7.2-1]: a refusal is a *PublishError with all the server said.
+// DESIGN 4.1, [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT-3.7.2-1]: a refusal is a *PublishError with the whole reason of the
+// server.
 // [MQTT-2.4] [MQTT-4.13.2]
 func TestPublishRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -658,8 +660,8 @@ func TestPublishRefused(t *testing.T) {
 	})
 }
 
-// A code from 0x80 refuses the message, and nothing but the message, although the packet's table does not have it:
-// Mosquitto 2.0.11 says Packet too large (seen).
+// A code from 0x80 refuses only the message and does not end the connection, also a code that the specification does
+// not list for the packet: Mosquitto 2.0.11 sends Packet too large (seen).
 // [MQTT-2.4]
 func TestPublishRefusedWithAnyCode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -311,7 +311,7 @@ func TestReceiveSeveralHolders(t *testing.T) {
 	})
 }
 
-// PROTOCOL 10: a refusal goes out only if nobody accepted.
+// PROTOCOL 10: a refusal is sent only if no subscription has accepted the message.
 func TestReceiveReject(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		code := func(s string) string {
@@ -416,7 +416,8 @@ func TestReceiveRejectReasonThatFits(t *testing.T) {
 	})
 }
 
-// A message that nobody wants is acknowledged and counted [MQTT-3.3.4-1]; parking is for persistent sessions.
+// A message that matches no subscription is acknowledged and counted [MQTT-3.3.4-1]; parking is for persistent
+// sessions.
 // [MQTT-4.5.0-2] [MQTT311-3.3.4-1] [MQTT311-4.5.0-2]
 func TestReceiveUnmatched(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -768,8 +769,8 @@ func TestReceiveAckConcurrently(t *testing.T) {
 	})
 }
 
-// What another client may get past a server does not end the connection: a server may hand on a Response Topic and a
-// payload format that the specification forbids [MQTT-3.3.2-14]. They are as good as absent.
+// Faults of another client that a server passes on do not end the connection, such as a Response Topic or a payload
+// format that the specification forbids [MQTT-3.3.2-14]. The client treats them as absent.
 func TestReceiveRelayedProperties(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := scripted(t, codec.V5)
@@ -788,7 +789,7 @@ func TestReceiveRelayedProperties(t *testing.T) {
 	})
 }
 
-// A message with very many properties costs memory for as long as somebody has it, and no longer.
+// A message with very many properties takes memory only as long as the application keeps the message.
 func TestReceiveManyPropertiesOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := scriptedV5(t, codec.ConnackProperties{})

@@ -98,7 +98,8 @@ func TestSleeper(t *testing.T) {
 					for i := range 2 * window {
 						s.broker.Publish(text("awake", fmt.Sprint(i), qos))
 					}
-					// The sleeper's channel has one message and one is on its way there; the other three wait unacknowledged.
+					// The sleeper's channel has one message, and the pump has one in hand; the other three wait
+					// unacknowledged.
 					if got := numbers(t, arrived(s.awake)); len(got) < window-5 || len(got) > window {
 						t.Errorf("%d messages come beside the sleeper", len(got))
 					}

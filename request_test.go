@@ -494,7 +494,7 @@ func TestManyResponseTopics(t *testing.T) {
 	})
 }
 
-// Replies that nobody waits for are counted and dropped.
+// Replies that no request waits for are counted and dropped.
 func TestLateReplies(t *testing.T) {
 	requesting(t, func(t *testing.T, p *requester) {
 		p.warm()
@@ -593,7 +593,7 @@ func TestResponseError(t *testing.T) {
 	})
 }
 
-// A request that is refused fails at once, also when nobody has subscribed: then no reply can come.
+// A request that is refused fails at once, also if it has no subscriber: then no reply can come.
 func TestRequestRefused(t *testing.T) {
 	requesting(t, func(t *testing.T, p *requester) {
 		p.warm()
@@ -622,7 +622,7 @@ func TestRequestRefused(t *testing.T) {
 	})
 }
 
-// When a request was sent before, somebody may have got it then who is gone now.
+// If a request was sent before, a responder may have received it then, and be gone now.
 func TestRequestSentAgainFindsNobody(t *testing.T) {
 	for _, present := range []bool{true, false} {
 		requesting(t, func(t *testing.T, p *requester) {
@@ -815,7 +815,7 @@ func TestRequestAtQoS0Offline(t *testing.T) {
 	})
 }
 
-// A kept session's subscription is made again all the same, and nobody waits for it.
+// The subscription of a kept session is made again nevertheless, and no request waits for it.
 func TestRequestsWhenTheSessionIsKept(t *testing.T) {
 	requesting(t, func(t *testing.T, p *requester) {
 		p.warm()
@@ -930,8 +930,8 @@ func TestRequestWithoutSubscriptionIdentifiers(t *testing.T) {
 	})
 }
 
-// A reply subscription that the next server cannot even be asked for ends the waiting of requests that were sent: nobody
-// knows what became of those.
+// If the next server does not support the reply subscription, the requests that were sent end: their outcome is
+// unknown.
 func TestReplySubscriptionCannotBeMadeAgain(t *testing.T) {
 	requesting(t, func(t *testing.T, p *requester) {
 		p.warm()

@@ -123,7 +123,8 @@ func TestReplyOptions(t *testing.T) {
 	})
 }
 
-// The handler's ctx ends with its request; what nobody waits for is not sent, and what has waited too long is not handled.
+// The handler's ctx ends when the request expires. A reply that no requester waits for is not sent, and a request that
+// has waited too long is not handled.
 func TestRespondToExpiredRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var handled []string

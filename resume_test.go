@@ -231,8 +231,8 @@ func TestResendWithinShrunkWindow(t *testing.T) {
 	})
 }
 
-// PROTOCOL 22: session gone. QoS 1 is published afresh, with a new identifier and without DUP, in order and before what
-// was queued; QoS 2 that was sent fails; QoS 2 that was not sent is sent.
+// PROTOCOL 22: session gone. QoS 1 is published again as new, with a new identifier and without DUP, in order and
+// before what was queued; QoS 2 that was sent fails; QoS 2 that was not sent is sent.
 // [MQTT-3.2.2-5] [MQTT311-3.2.2-3]
 func TestSessionGone(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

@@ -10,7 +10,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// Statements of the specification that are nobody else's subject. docs/CONFORMANCE.md says where the others are tested.
+// Statements of the specification that no other test is about. docs/CONFORMANCE.md says where the others are tested.
 
 // [MQTT-3.1.2-4] [MQTT311-3.1.2-6]: with a clean start at every connect, nothing of one connection's session is used on the
 // next: no DUP, no old packet identifier, and what came at QoS 2 may come again.

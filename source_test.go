@@ -133,7 +133,7 @@ func (s *sourceCode) bodies() map[*types.Func]*ast.FuncDecl {
 	return all
 }
 
-// used calls f with every function that a piece of source names: one that it calls, or hands on to be called.
+// used calls f with every function that a piece of source names: one that it calls, or passes on.
 func (s *sourceCode) used(n ast.Node, f func(*ast.Ident, *types.Func)) {
 	ast.Inspect(n, func(n ast.Node) bool {
 		if id, ok := n.(*ast.Ident); ok {

@@ -100,8 +100,8 @@ func TestEndIfStalledRefuses(t *testing.T) {
 	}
 }
 
-// The time that a message has been the oldest goes on when the connection is lost and it comes again. Time without a connection
-// does not count: nobody waits for an acknowledgement then.
+// The time that a message has been the oldest goes on when the connection is lost and it comes again. Time without a
+// connection does not count: no acknowledgement waits then.
 func TestEndIfStalledThroughReconnects(t *testing.T) {
 	for _, outage := range []time.Duration{0, time.Hour} {
 		inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -307,8 +307,8 @@ func TestInboundLimitCountsIdentifiers(t *testing.T) {
 	})
 }
 
-// PROTOCOL 17: servers drop messages for a slow client silently, after they have told the publisher that all is well. So the
-// log says once of each stall who causes it, and what may follow.
+// PROTOCOL 17: servers silently drop messages for a slow client, although they have acknowledged them to the publisher.
+// So the log says once of each stall who causes it, and what may follow.
 func TestStallIsLogged(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		b := mqtttest.NewBroker(t)

@@ -362,7 +362,8 @@ func TestSubscribePrefixes(t *testing.T) {
 	})
 }
 
-// A message may wait at the server for long, until its filter is gone and many others are as well. It is nobody's then.
+// A message may wait at the server for so long that its filter, and many others, are unsubscribed. Then no subscription
+// gets it.
 func TestLateMessageOfAFilterThatIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := scripted(t, codec.V5)
@@ -390,9 +391,9 @@ func unsubscribed(v codec.Version, p *codec.Unsubscribe) *codec.Unsuback {
 	return ack
 }
 
-// PROTOCOL 11: a message goes to every holder of a filter that carries one of its identifiers and matches its topic. One
-// of a replaced SUBSCRIBE still counts, one of a filter that was unsubscribed reaches nobody, and without one that is
-// known the topic decides.
+// PROTOCOL 11: a message goes to every holder of a filter that carries one of its identifiers and matches its topic.
+// One of a replaced SUBSCRIBE still counts, one of a filter that was unsubscribed reaches no subscription, and without
+// one that is known the topic decides.
 func TestSubscribeIdentifiers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := scriptedV5(t, codec.ConnackProperties{})
@@ -557,7 +558,8 @@ func TestSubscribeReverseSubacks(t *testing.T) {
 	})
 }
 
-// While a SUBSCRIBE that raises the QoS is on its way nobody knows what will be granted: whoever relies on it asks too.
+// While a SUBSCRIBE that raises the QoS is on its way, it is unknown what the server will grant. A Subscribe that
+// relies on it sends a SUBSCRIBE too.
 func TestSubscribeDuringRaise(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := scriptedV5(t, codec.ConnackProperties{})
@@ -720,7 +722,7 @@ func TestSubscribeCancelledWithManualAck(t *testing.T) {
 	})
 }
 
-// As before, but somebody else has come for the filter before the SUBACK: it stays.
+// As before, except that another subscription takes the filter before the SUBACK: it stays.
 func TestSubscribeCancelledAndTakenOver(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		c, s := scripted(t, v)

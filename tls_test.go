@@ -304,7 +304,7 @@ type gone struct {
 func (c gone) Write([]byte) (int, error)  { return 0, syscall.ECONNRESET }
 func (c gone) Read(b []byte) (int, error) { return c.said.Read(b) }
 
-// A server may refuse a client before it hears CONNECT, as with a certificate in TLS 1.3: what it said is in the error.
+// A server may refuse a client before it reads CONNECT, as with a certificate in TLS 1.3. Its reason is in the error.
 func TestServerIsGoneBeforeConnect(t *testing.T) {
 	refusals := map[codec.Version]string{codec.V5: "\x20\x03\x00\x8a\x00", codec.V311: "\x20\x02\x00\x05"}
 	welcomes := map[codec.Version]string{codec.V5: "\x20\x03\x00\x00\x00", codec.V311: "\x20\x02\x00\x00"}

@@ -118,7 +118,7 @@ func TestTraceOfSlowConsumers(t *testing.T) {
 	})
 }
 
-// A hook that blocks holds up the other hooks and Close, and nothing else.
+// A hook that blocks holds up only the other hooks and Close.
 func TestTraceHookThatBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mqtttest.NewBroker(t)
@@ -237,7 +237,7 @@ func TestTraceBehindAnOversizedMessage(t *testing.T) {
 	})
 }
 
-// A hook that ends its goroutine, as t.FailNow does, harms nothing else.
+// A hook that ends its goroutine, as t.FailNow does, does no other harm.
 func TestTraceHookThatExits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mqtttest.NewBroker(t)
