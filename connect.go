@@ -14,9 +14,6 @@ import (
 	"github.com/petrel-mqtt/mqtt/transport"
 )
 
-// errReconnecting ends a connection because a Reconnect wants another one.
-var errReconnecting = errors.New("another connection was asked for")
-
 // sendDisconnect sends a DISCONNECT: because the client ends, or before Reconnect makes another connection. The link
 // closes the connection when the packet is written, and after a second at the latest.
 // [MQTT-3.14.4-3] [MQTT311-3.14.4-3]
@@ -100,7 +97,9 @@ func (c *client) detachLink(err error) (toWake []*Delivery) {
 	c.notices.moveTo(StateWaiting)
 	c.attempts.up = make(chan struct{})
 	c.inbox.pauseStalls()
-	for _, owner := range c.session.Lost() {
+	unanswered := c.session.Lost()
+	c.inbox.blameSubscribe(unanswered, err)
+	for _, owner := range unanswered {
 		c.inbox.noteLostAnswer(owner.(*filterPacket))
 	}
 	if !c.config.withoutReconnect {
@@ -208,6 +207,7 @@ func (c *client) attach(l *link.Link, ack *codec.Connack) int {
 	c.inbox.unsubscribeAgain()
 	c.inbox.subscribeAgain()
 	toWake = c.outbox.sendQueued(toWake)
+	c.inbox.probe()
 	c.outbox.room.wake()
 	c.attempts.noteUp()
 	c.attempts.tellReconnects(nil)

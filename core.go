@@ -37,6 +37,9 @@ type core struct {
 	stats    Stats
 }
 
+// errReconnecting ends a connection because a Reconnect wants another one.
+var errReconnecting = errors.New("another connection was asked for")
+
 func (c *core) init(cfg *config) {
 	c.config = cfg
 	c.version = cfg.version

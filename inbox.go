@@ -16,10 +16,11 @@ type inbox struct {
 	subs           map[*Subscription]struct{}
 	subscribeCount uint64                  // counts subscriptions
 	subscribing    fifo.Queue[subscribing] // SUBSCRIBEs that wait for their turn, after a connect
-	unsubscribes   []*filterPacket         // UNSUBSCRIBEs to be sent, or sent again, at the next connect
-	lineBytes      int                     // bytes of memory in the subscriptions' lines
-	stalls         [2]stall                // for QoS 1 and for QoS 2
-	watchingStalls bool                    // the supervisor looks for stalls, or will do so at once
+	suspicion      suspicion
+	unsubscribes   []*filterPacket // UNSUBSCRIBEs to be sent, or sent again, at the next connect
+	lineBytes      int             // bytes of memory in the subscriptions' lines
+	stalls         [2]stall        // for QoS 1 and for QoS 2
+	watchingStalls bool            // the supervisor looks for stalls, or will do so at once
 	parking        parkingLot
 	unmatched      callbacks // calls of the function of WithUnmatched
 }

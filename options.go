@@ -521,7 +521,13 @@ func WithParking(n int, d time.Duration) Option {
 // WithPoisonLimit sets when the client gives up a message that seems to make the server fail: after n connections in a
 // row on which that message was the first one sent again, or the first one published again in a new session, and which
 // ended without any acknowledgement. Its publisher gets an ErrOutcomeUnknown that wraps the last connection's error.
-// The default is 5; with 0 no message is given up.
+//
+// The same limit holds for a filter whose SUBSCRIBE the server answers by closing the connection. After two such losses
+// in a row it is subscribed last and alone. At the limit the Subscribe fails, or the subscription ends, with an error
+// that names the filter and wraps the last connection's error. A DISCONNECT with reason code 0x87 (Not authorized) counts
+// as the answer to a SUBSCRIBE at once if nothing else waits for an answer; if more does, further connections show it.
+//
+// The default is 5; with 0 no message and no filter is given up.
 func WithPoisonLimit(n int) Option {
 	return option(func(c *config) error {
 		c.poisonLimit = n

@@ -201,6 +201,7 @@ func (r *receiver) complete(m session.Message, known bool, code codec.ReasonCode
 		r.toWake = d.resolve(r.toWake, ReasonCode(code), err)
 	}
 	r.toWake = c.outbox.sendQueued(r.toWake)
+	c.inbox.probe()
 }
 
 // The caller holds mu.
@@ -500,6 +501,7 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 	if q == nil || err != nil || r.refusedIdentifier(q, p.Codes) {
 		return err
 	}
+	r.client.inbox.suspicion.acquit(q)
 	for i, rt := range q.routes {
 		switch code := p.Codes[i]; {
 		case !code.Failed():
@@ -519,6 +521,7 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 	if q.call != nil && len(q.call.rest) > 0 && !q.call.sub.ended {
 		r.client.inbox.sendRest(q.call.sub)
 	}
+	r.client.inbox.probe()
 	return nil
 }
 
@@ -547,6 +550,7 @@ func (r *receiver) unsuback(h codec.Header, body []byte) error {
 		}
 	}
 	q.call.answered(p.UserProperties)
+	r.client.inbox.probe()
 	return nil
 }
 

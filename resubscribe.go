@@ -24,7 +24,7 @@ func (in *inbox) subscribeAgain() {
 	if !present {
 		in.router.Lose()
 	}
-	in.subscribing = fifo.Queue[subscribing]{}
+	in.subscribing, in.suspicion.line = fifo.Queue[subscribing]{}, nil
 	for _, s := range in.inOrder() {
 		if s.call.unfinished() {
 			in.subscribing.Push(subscribing{sub: s})
@@ -52,7 +52,7 @@ func (in *inbox) subscribeMore() {
 	for in.live() != nil && in.subscribing.Len() > 0 && in.session.TakenIDs() < maxUnanswered {
 		next := *in.subscribing.At(0)
 		if next.sub.call.unfinished() {
-			in.sendSubscribes(next.sub)
+			in.sendSubscribes(next.sub, true)
 		} else if !in.subscribeRoutes(next) {
 			return
 		}
@@ -90,7 +90,7 @@ func (in *inbox) resubscribe(s *Subscription, present bool) {
 			mine = append(mine, rt)
 		}
 	}
-	for some := range slices.Chunk(mine, in.filtersAtOnce(s)) {
+	for some := range slices.Chunk(in.suspicion.lineUp(s, mine), in.filtersAtOnce(s)) {
 		in.subscribing.Push(subscribing{s, some})
 	}
 }

@@ -77,7 +77,7 @@ func (in *inbox) beginSubscribe(s *Subscription, filters []filterRequest) (*call
 	} else {
 		in.unpark([]string{s.filters[0].Filter}) // replies to requests of an earlier client
 	}
-	in.sendSubscribes(s)
+	in.sendSubscribes(s, false)
 	if s.options.stalled != nil {
 		in.callSupervisor() // its next look at stalls may be too late for this subscription
 	}
@@ -110,9 +110,10 @@ func (in *inbox) unavailable(s *Subscription) error {
 //
 // A filter that other subscriptions hold is subscribed again only if that raises its QoS, if retained messages are
 // wanted, or if the server may not have it. If the server supports subscription identifiers, each filter has an
-// identifier of its own and therefore a packet of its own. Then each message says which filter it is for.
+// identifier of its own and therefore a packet of its own. Then each message says which filter it is for. With again,
+// filters under suspicion wait for their turn.
 // The caller holds mu.
-func (in *inbox) sendSubscribes(s *Subscription) {
+func (in *inbox) sendSubscribes(s *Subscription, again bool) {
 	if in.live() == nil {
 		return
 	}
@@ -130,6 +131,10 @@ func (in *inbox) sendSubscribes(s *Subscription) {
 		}
 	}
 	s.call.rest = needed
+	if again {
+		s.call.rest = in.suspicion.lineUp(s, needed)
+		s.call.pending = len(needed) - len(s.call.rest)
+	}
 	in.sendRest(s)
 }
 

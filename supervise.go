@@ -30,6 +30,7 @@ type supervisor struct {
 	failures  int       // of attempts and connections, since the last stable connection
 	down      time.Time // when the latest connection ended
 	lastErr   error     // of the latest attempt or connection
+	blamed    bool      // the latest connection may have been lost over a SUBSCRIBE
 	silent    int       // unstable connections in a row that the server closed without DISCONNECT
 }
 
@@ -105,6 +106,7 @@ func (s *supervisor) connect() error {
 		to, s.redirect = s.redirect, nil
 	}
 	s.attempts++
+	s.blamed = false
 	c.notices.setState(StateConnecting)
 	a := s.newAttempt(to)
 	c.notices.traceConnectStart(transport.Redact(a.URL), a.Number)
@@ -202,6 +204,7 @@ func (s *supervisor) serve() error {
 	err := c.connectionError(cause)
 	c.detach(err)
 	c.auth.awaitAuth()
+	s.blamed = c.inbox.subscribeBlamed()
 	s.noteDuration(s.down.Sub(began), cause)
 	if c.ctx.Err() != nil {
 		return ErrClosed
@@ -274,6 +277,7 @@ func (s *supervisor) noteDuration(lasted time.Duration, cause error) {
 	switch {
 	case lasted >= s.client.stableAfter():
 		s.attempts, s.failures, s.redirects, s.silent = 0, 0, 0, 0
+	case s.blamed:
 	case errors.Is(cause, link.ErrServerClosed):
 		s.silent++
 	default:
@@ -316,7 +320,7 @@ func (s *supervisor) handleFailure(err error) error {
 		Attempts:  s.attempts,
 		Down:      time.Since(s.down),
 		Delay:     c.config.reconnect.delay(s.failures),
-		Permanent: c.config.permanent(err),
+		Permanent: c.config.permanent(err) && !(s.blamed && errors.Is(err, NotAuthorized)),
 	}
 	if s.silent >= suspectTakeover {
 		f.Delay = c.config.reconnect.MaxDelay

@@ -87,3 +87,10 @@ func (s *Session) Blame(limit int) (m Message, guilty bool) {
 	}
 	return Message{}, false
 }
+
+// Unproved reports whether messages were sent again on this connection and nothing has been acknowledged since: the peer may
+// be about to fail over them.
+func (s *Session) Unproved() bool {
+	r := s.out.recovery
+	return r != nil && r.suspect.oldest != 0 && !r.suspect.acknowledged
+}
