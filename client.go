@@ -182,7 +182,7 @@ type Stats struct {
 	Received          uint64 // messages that arrived
 	Dropped           uint64 // messages dropped by all subscriptions, see Subscription.Dropped
 	Unmatched         uint64 // messages at QoS 1 and 2 that matched no subscription
-	Oversized         uint64 // messages discarded because of their size, see WithMaximumPacketSize
+	Oversized         uint64 // messages discarded because of their size or their number of properties, see WithMaximumPacketSize
 	InvalidTopics     uint64 // messages discarded because of their topic names, see WithDropInvalidTopics
 	LateAcks          uint64 // acknowledgements with a packet identifier that is not in use
 	LateReplies       uint64 // messages on response topics that no request waits for, see ClientV5.Request

@@ -247,7 +247,7 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 	}
 	alias, err := r.readProperties(p)
 	if err != nil {
-		return err
+		return r.badProperties(p, alias, err)
 	}
 	t, err := r.topic(p, alias)
 	switch {
@@ -430,15 +430,37 @@ func (r *receiver) dropInvalid(p *codec.PublishView) {
 	r.acknowledge(p)
 }
 
+// badProperties refuses a message with more properties than the client decodes. To end the connection over it would let any
+// publisher keep any subscriber from working. Every other error in the properties ends it.
+// The caller holds mu.
+func (r *receiver) badProperties(p *codec.PublishView, alias int, err error) error {
+	var broken *codec.Error
+	if !errors.As(err, &broken) || broken.Code != codec.PacketTooLarge {
+		return err
+	}
+	if _, err := r.topic(p, alias); err != nil {
+		return err
+	}
+	r.client.stats.Oversized++
+	r.client.notices.log(slog.LevelWarn, "mqtt: a message with too many properties was thrown away",
+		"topic", escaped(p.Topic), "bytes", len(p.Properties), "most", codec.MaxProperties)
+	r.refuse(p, &session.Reason{Code: codec.QuotaExceeded})
+	return nil
+}
+
 // acknowledge accepts a message that goes to no subscription.
 // The caller holds mu.
-func (r *receiver) acknowledge(p *codec.PublishView) {
+func (r *receiver) acknowledge(p *codec.PublishView) { r.refuse(p, nil) }
+
+// refuse acknowledges a message that goes to no subscription, with a reason unless that is nil.
+// The caller holds mu.
+func (r *receiver) refuse(p *codec.PublishView, reason *session.Reason) {
 	if p.QoS == 0 {
 		return
 	}
 	b, verdict := r.client.session.Arrive(r.link.Buffer(), p)
 	if verdict == session.Deliver {
-		b = r.client.session.Accept(b, p, nil)
+		b = r.client.session.Accept(b, p, reason)
 	}
 	r.link.Commit(b)
 }

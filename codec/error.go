@@ -21,6 +21,9 @@ func (e *Error) Error() string {
 	return s
 }
 
+// manyProperties is the detail of the error for more properties than MaxProperties.
+const manyProperties = "more than 16,384 properties"
+
 // newError picks the rule of version v.
 //
 //go:noinline

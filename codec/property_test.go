@@ -1,6 +1,8 @@
 package codec
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -219,5 +221,28 @@ func TestUserPropertiesGet(t *testing.T) {
 	}
 	if got, ok := u.Get("A"); got != "" || ok {
 		t.Errorf("A: %q, %v", got, ok)
+	}
+}
+
+// A packet has at most MaxProperties, both ways, whatever they are.
+func TestMaxProperties(t *testing.T) {
+	for n, want := range map[int]bool{MaxProperties: true, MaxProperties + 1: false} {
+		user := make(UserProperties, n)
+		b, err := (&Publish{Topic: "a", Properties: PublishProperties{UserProperties: user}}).Append(nil, V5)
+		if (err == nil) != want {
+			t.Errorf("%d user properties are written with error %v", n, err)
+		}
+		_, _, err = DecodePublishProperties(bytes.Repeat([]byte{propUserProperty, 0, 0, 0, 0}, n), new(PublishProperties), nil)
+		if (err == nil) != want {
+			t.Errorf("%d user properties are read with error %v", n, err)
+		}
+		_, _, err = DecodeRelayedProperties(bytes.Repeat([]byte{propSubscriptionIdentifier, 1}, n), new(PublishProperties), nil)
+		var tooMany *Error
+		if (err == nil) != want || err != nil && (!errors.As(err, &tooMany) || tooMany.Code != PacketTooLarge) {
+			t.Errorf("%d subscription identifiers are read with error %v", n, err)
+		}
+		if !want && len(b) != 0 {
+			t.Errorf("%d bytes are written before the error", len(b))
+		}
 	}
 }

@@ -12,6 +12,7 @@ type reader struct {
 	where   packets // the packet or will; 0 outside of a block
 	relayed bool    // see DecodeRelayedProperties
 	seen    uint64  // a bit for each identifier that has come
+	count   int     // how many properties have come
 	id      byte    // the latest property; its value is in one or two of the next fields
 	number  uint32
 	data    []byte // a string, binary data, or a user property's value
@@ -171,7 +172,7 @@ func (r *reader) properties(where packets) {
 	}
 	block := r.take(int(r.varint()))
 	r.after, r.b = r.b, block
-	r.where, r.seen = where, 0
+	r.where, r.seen, r.count = where, 0, 0
 }
 
 // next reads one property and checks it against the table. It returns false at the end of the block, which it leaves, and
@@ -195,6 +196,10 @@ func (r *reader) next() bool {
 		r.fail(ProtocolError, row.section, "", row.name+" twice")
 	}
 	r.seen |= 1 << r.id
+	if r.count++; r.count > MaxProperties {
+		r.stop(PacketTooLarge, "", "", manyProperties)
+		return false
+	}
 	r.value(row.kind)
 	return r.err == nil
 }

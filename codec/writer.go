@@ -173,6 +173,10 @@ func (w *writer) binaryProperty(id byte, b []byte) {
 }
 
 func (w *writer) userProperties(u UserProperties) {
+	if len(u) > MaxProperties {
+		w.fail(PacketTooLarge, "", "", manyProperties)
+		return
+	}
 	for i := range u {
 		w.property(propUserProperty)
 		w.text(u[i].Key)
