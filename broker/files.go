@@ -70,7 +70,7 @@ func (b *Broker) read() (f files, err error) {
 
 // Check looks for what would keep Start from success: it reads the files that the configuration names, and listens for an
 // instant. It returns the first mistake, a *FileError if it is in a file, and logs what Start would warn of. A broker with
-// this configuration may run meanwhile: an address that is taken is only a warning, and the persistence file is left alone.
+// this configuration may run meanwhile: an address or a persistence file that is in use is only a warning.
 func (b *Broker) Check() error {
 	b.warn(b.config.Warnings)
 	f, err := b.read()
@@ -78,17 +78,17 @@ func (b *Broker) Check() error {
 		return err
 	}
 	b.warn(b.warnings(f))
-	if err := checkFolder(b.config.PersistenceFile); err != nil {
+	switch busy, err := checkStore(b.config.PersistenceFile); {
+	case err != nil:
 		return err
+	case busy:
+		b.log.Warn("the persistence file is in use, which is right if this broker runs", "file", b.config.PersistenceFile)
 	}
 	return b.checkAddresses()
 }
 
 // checkFolder looks whether there is a folder for the persistence file.
 func checkFolder(path string) error {
-	if path == "" {
-		return nil
-	}
 	info, err := os.Stat(filepath.Dir(path))
 	if err == nil && !info.IsDir() {
 		err = &fs.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR}

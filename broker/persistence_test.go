@@ -1,7 +1,14 @@
 package broker
 
 import (
+	"errors"
+	"io/fs"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/bbolt"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 )
@@ -45,5 +52,107 @@ func TestWillsOutliveTheBroker(t *testing.T) {
 		if m := receive[*codec.Publish](away); string(m.Payload) != "off" || m.QoS != qos {
 			t.Errorf("QoS %d: after a restart %+v", qos, m)
 		}
+	}
+}
+
+// What a persistence file holds can be read when no broker has it.
+func TestReadStored(t *testing.T) {
+	t.Parallel()
+	c := onLoopback()
+	c.PersistenceFile = t.TempDir() + "/petrel.db"
+	if _, err := ReadStored(c.PersistenceFile); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that there is not: %v", err)
+	}
+	b := start(t, c)
+	if _, err := ReadStored(c.PersistenceFile); err == nil || !strings.HasSuffix(err.Error(), "is in use; stop the other broker, or name another file") {
+		t.Errorf("a file that a broker has: %v", err)
+	}
+	away := sessionOf("away")
+	away.Username, away.HasUsername = "alice", true
+	away.Will = &codec.Will{Topic: "gone", Properties: codec.WillProperties{WillDelay: time.Hour}}
+	p, _ := join(t, b, codec.V5, away)
+	p.subscribe(1, 1, "t/#", "a")
+	other, _ := join(t, b, codec.V311, &codec.Connect{ClientID: "old"})
+	pub, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
+	publish := func(topic, payload string, retain bool) {
+		pub.send(&codec.Publish{Topic: topic, Payload: []byte(payload), QoS: 1, PacketID: 1, Retain: retain})
+		receive[*codec.Puback](pub)
+	}
+	publish("t/1", "acknowledged", true)
+	p.send(&codec.Puback{PacketID: receive[*codec.Publish](p).PacketID})
+	p.quiet()
+	p.conn.Close()
+	publish("t/2", "four", false)
+	publish("t/3", "fives", false)
+	publish("t/0", "\x00", true)
+	publish("t/gone", "x", true)
+	publish("t/gone", "", true)
+	other.send(&codec.Disconnect{})
+	other.ended()
+	check(t, b.Shutdown(t.Context()))
+
+	got, err := ReadStored(c.PersistenceFile)
+	check(t, err)
+	expiry := uint32(300)
+	want := &Stored{
+		Sessions: []StoredSession{
+			{
+				ClientID: "away", Username: "alice", Version: 5, Listener: "default", Expiry: &expiry, Will: "gone",
+				Subscriptions: []StoredSubscription{{"a", 1}, {"t/#", 1}}, Messages: 5, Bytes: 11,
+			},
+			{ClientID: "old", Version: 4, Listener: "default", Subscriptions: []StoredSubscription{}},
+		},
+		Retained: []StoredMessage{{Topic: "t/0", QoS: 1, Payload: []byte{0}}, {Topic: "t/1", QoS: 1, Payload: []byte("acknowledged")}},
+	}
+	if ends := got.Sessions[0].Ends; ends == nil || time.Until(*ends) > 300*time.Second || time.Until(*ends) < 200*time.Second {
+		t.Errorf("ends %v", ends)
+	}
+	got.Sessions[0].Ends = nil
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	again, err := ReadStored(c.PersistenceFile) // it has not changed
+	check(t, err)
+	again.Sessions[0].Ends = nil
+	if diff := cmp.Diff(got, again); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// Check opens a persistence file that there is.
+func TestCheckPersistenceFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	other := dir + "/other.db"
+	db, err := bbolt.Open(other, 0o600, nil)
+	check(t, err)
+	check(t, db.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucket([]byte("clients"))
+		return err
+	}))
+	check(t, db.Close())
+	used := onLoopback()
+	used.PersistenceFile = dir + "/used.db"
+	b := start(t, used)
+	for _, c := range []struct{ file, want, warning string }{
+		{other, "persistence-file: " + other + ": was written by an older broker, or by another program", ""},
+		{writeFile(t, dir+"/text", "no database at all"), "persistence-file: ", ""},
+		{writeFile(t, dir+"/empty", ""), "", ""},
+		{used.PersistenceFile, "", "the persistence file is in use, which is right if this broker runs"},
+	} {
+		config := onLoopback()
+		config.PersistenceFile = c.file
+		warnings, err := warningsOf(t, config, (*Broker).Check)
+		if (err == nil) != (c.want == "") || err != nil && !strings.HasPrefix(err.Error(), c.want) || strings.Join(warnings, "\n") != c.warning {
+			t.Errorf("%s: got %v and %q, want %q and %q", c.file, err, warnings, c.want, c.warning)
+		}
+		if _, ok := err.(*FileError); err != nil && !ok {
+			t.Errorf("%v is a %T", err, err)
+		}
+	}
+	check(t, b.Shutdown(t.Context()))
+	used.PersistenceFile = dir + "/used.db"
+	if warnings, err := warningsOf(t, used, (*Broker).Check); err != nil || warnings != nil {
+		t.Errorf("%v, %q", err, warnings)
 	}
 }

@@ -36,7 +36,7 @@ func openStore(path string) (*store, error) {
 
 func storeError(path string, err error) error {
 	if errors.Is(err, bbolterrors.ErrTimeout) {
-		return fmt.Errorf("persistence-file: %s is in use; stop the other broker, or name another file", path)
+		return fmt.Errorf("persistence-file: %s %w", path, errInUse)
 	}
 	var opening *fs.PathError
 	if errors.As(err, &opening) {
@@ -44,6 +44,8 @@ func storeError(path string, err error) error {
 	}
 	return &FileError{fmt.Errorf("persistence-file: %s: %w", path, err)}
 }
+
+var errInUse = errors.New("is in use; stop the other broker, or name another file")
 
 var errOtherFile = errors.New("was written by an older broker, or by another program; move it away, or name another file")
 

@@ -57,6 +57,7 @@ as when another program has the address.`,
 	g.BoolVar(&s.check, "check", false, "only check the configuration, its files and addresses")
 	g.addTo(cmd)
 	s.log.group().addTo(cmd)
+	cmd.AddCommand(newSessions(), newRetained())
 	return cmd
 }
 

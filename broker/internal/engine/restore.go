@@ -116,18 +116,23 @@ func (r *restoring) readRetained(topic string, value []byte) error {
 	return nil
 }
 
-func (r *restoring) readLedger(n uint64, value []byte) error {
-	upTo, settled, ok := readLedger(value)
+func (r *restoring) readLedger(n uint64, value []byte) (err error) {
+	if r.ledgers[n], err = newRestoredLedger(value); err == nil {
+		r.engine.journal.sequence = max(r.engine.journal.sequence, r.ledgers[n].upTo)
+	}
+	return err
+}
+
+func newRestoredLedger(record []byte) (*restoredLedger, error) {
+	upTo, settled, ok := readLedger(record)
 	if !ok {
-		return errRecord
+		return nil, errRecord
 	}
 	l := &restoredLedger{upTo: upTo, settled: map[uint64]bool{}}
 	for _, sequence := range settled {
 		l.settled[sequence] = true
 	}
-	r.ledgers[n] = l
-	r.engine.journal.sequence = max(r.engine.journal.sequence, upTo)
-	return nil
+	return l, nil
 }
 
 func (r *restoring) readMessage(sequence uint64, value []byte) error {
