@@ -69,7 +69,7 @@ type RenewingAuthenticator interface {
 // *DisconnectError of the connection that a failed re-authentication has ended, and from Reauthenticate.
 type AuthError struct {
 	Method string
-	Step   string // the Authenticator's method that failed: "Start", "Continue", "Finish"; "": something else did
+	Step   string // the Authenticator's method that failed: "Start", "Continue", "Finish"; "": it failed in no method
 	Err    error
 }
 
@@ -342,7 +342,7 @@ func (a *authentication) sendAuth(r *reauthentication, p codec.Auth) error {
 // rejectServer ends a connection whose re-authentication failed in this client [MQTT-4.12.1-2].
 // The caller holds mu.
 func (a *authentication) rejectServer(l *link.Link, err error) {
-	packet, _ := (&codec.Disconnect{Code: codec.UnspecifiedError}).Append(nil, a.version) // this packet has nothing that could fail to encode
+	packet, _ := (&codec.Disconnect{Code: codec.UnspecifiedError}).Append(nil, a.version) // it has nothing that could fail to encode
 	l.Finish(&DisconnectError{Refusal: Refusal{Code: UnspecifiedError}, Err: err}, packet)
 	a.session.EndIncoming()
 }

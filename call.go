@@ -12,7 +12,7 @@ import (
 // filterPacket is one SUBSCRIBE or UNSUBSCRIBE packet that waits for its answer.
 type filterPacket struct {
 	// Guarded by mu.
-	call    *call // nil: nobody waits
+	call    *call // nil: no call waits
 	filters []string
 	user    UserProperties     // of an UNSUBSCRIBE
 	routes  []*route.Route     // of a SUBSCRIBE

@@ -231,7 +231,7 @@ func (c *client) beginSession(l *link.Link) (toWake []*Delivery) {
 		ReceiveMaximum:     c.config.receiveBound,
 	})
 	if c.connAck.SessionPresent {
-		if c.attempts.sessions == 0 { // the session of an earlier client: the application says, by not asking for a clean start, that it has the state
+		if c.attempts.sessions == 0 { // the session of an earlier client, for which the application asked
 			c.attempts.sessions = 1
 			c.session.StartAt(uint16(rand.Uint32()))
 			c.inbox.router.StartAt(rand.Uint32N(maxIdentifier)) // to not use the identifiers of its subscriptions

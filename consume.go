@@ -18,14 +18,15 @@ import (
 //		store(m)
 //	}
 //
-// A message is acknowledged when the body is done with it and the loop comes back for the next one. Where the loop is
-// left, by break, return or a panic, the message at hand stays unacknowledged and is the first of the next All, Batches,
-// Next or Handle of the subscription, unless Ack was called on it. A process that is killed has acknowledged nothing
-// that it was not done with: the server sends it again. So a message at QoS 1 or 2 may be processed more than once, and
-// is never lost. A message at QoS 0 is not acknowledged, and not delivered again.
+// A message is acknowledged when the body is done with it and the loop comes back for the next one. If the loop is left
+// by break, return or a panic, the current message stays unacknowledged and is the first of the next All, Batches, Next
+// or Handle of the subscription, unless Ack was called on it. If the process is killed, the messages that it was not
+// done with are not acknowledged, and the server sends them again. So a message at QoS 1 or 2 may be processed more
+// than once, and is never lost. A message at QoS 0 is not acknowledged, and not delivered again.
 //
-// The acknowledgements of short bodies leave together; that of a body that takes a millisecond or more leaves at once. With
-// ManualAck the body calls Ack, and a message at hand stays with the application where the loop is left.
+// The acknowledgements of short bodies are sent together; that of a body that takes a millisecond or more is sent at
+// once. With ManualAck the body calls Ack, and if the loop is left, the current message still belongs to the
+// application.
 //
 // The loop ends when ctx ends or after Unsubscribe, without an error; what is in line by then stays unacknowledged, or is
 // delivered first. When the subscription ends for another reason the last pair has no message and an error that says
@@ -69,10 +70,10 @@ func (s *Subscription) each(ctx context.Context, f func(Message) bool) bool {
 //		}
 //	}
 //
-// Where the loop is left, no message of the slice at hand is acknowledged, except those on which Ack was called, and the
-// others are the first of the next form of consuming. At QoS 1 and 2 a slice is never larger than the Receive Maximum, and
-// on MQTT 3.1.1 not larger than the server's own window. The slice is good until the body returns; its payloads belong to
-// the application. Otherwise it is as All.
+// If the loop is left, no message of the current slice is acknowledged, except those on which Ack was called. The
+// others are the first of the next All, Batches, Next or Handle. At QoS 1 and 2 a slice is never larger than the
+// Receive Maximum, and on MQTT 3.1.1 not larger than the server's own window. The slice is valid until the body
+// returns; its payloads belong to the application. In all other respects Batches works as All.
 func (s *Subscription) Batches(ctx context.Context, most int, wait time.Duration) iter.Seq2[[]Message, error] {
 	return func(yield func([]Message, error) bool) {
 		if most < 1 || wait < 0 {
@@ -157,7 +158,7 @@ func (s *Subscription) Next(ctx context.Context) (Message, error) {
 	return Message{}, ErrClosed
 }
 
-// reason returns why a loop has ended, nil if that is as it should be.
+// reason returns why a loop has ended; nil if it ended by ctx or Unsubscribe.
 func (s *Subscription) reason(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
@@ -167,9 +168,9 @@ func (s *Subscription) reason(ctx context.Context) error {
 
 // Messages returns the channel of messages.
 //
-// A message is acknowledged when it enters the channel, except with ManualAck. **What is in the channel, and the message
-// that the application works on, is lost when the process is killed**, up to 65 messages. All, Batches and Handle
-// acknowledge after the work. What they do not offer is select: that is what the channel is for.
+// A message is acknowledged when it enters the channel, except with ManualAck. **What is in the channel, and the
+// message that the application works on, is lost when the process is killed**, up to 65 messages. All, Batches and
+// Handle acknowledge after the work. Use the channel only if select is needed, which they do not offer.
 //
 // The channel is made by the first call. From then on all messages go through it, also for the other forms of consuming,
 // with its rule for acknowledgements; before, they wait unacknowledged. It is closed when the subscription ends; what

@@ -72,7 +72,7 @@ func (in *inbox) sendUnsubscribe(all *filterPacket) {
 	err := inPackets(all.filters, filtersPerPacket, func(some []string) error {
 		err := in.unsubscribe(&filterPacket{call: all.call, filters: some, user: all.user})
 		if len(some) == 1 && errors.Is(err, PacketTooLarge) {
-			err = in.unsubscribe(&filterPacket{call: all.call, filters: some}) // without its properties, because otherwise it could not be sent at all
+			err = in.unsubscribe(&filterPacket{call: all.call, filters: some}) // otherwise it could not be sent at all
 		}
 		return err
 	})

@@ -54,7 +54,7 @@ func (s *Subscription) handle(ctx context.Context, f func(context.Context, Messa
 	case ctx.Err() != nil:
 		return nil
 	case s.inbox != nil && s.inbox.ctx.Err() != nil:
-		<-s.inbox.done // the client is about to say why
+		<-s.inbox.done // then the client's error is set
 	}
 	return s.Err()
 }

@@ -304,7 +304,7 @@ func (s *Subscription) pump() {
 	s.stopSending()
 }
 
-// stopSending ends the time in which somebody sent without holding the mutex.
+// stopSending notes that the goroutine that sent to the channel without the mutex has stopped.
 // The caller holds mu.
 func (s *Subscription) stopSending() {
 	s.line.sending = false
@@ -314,7 +314,7 @@ func (s *Subscription) stopSending() {
 	}
 }
 
-// noteMove tells those who wait for it that somebody has stopped sending, or that messages were taken out of line.
+// noteMove wakes the goroutines that wait for the end of sending, or for messages to be taken out of the line.
 // The caller holds mu.
 func (s *Subscription) noteMove() {
 	if s.line.moved != nil {

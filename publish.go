@@ -25,7 +25,7 @@ type outbox struct {
 	// Guarded by mu.
 	room    waitlist      // publishes at QoS 0 that wait for room in the write buffer
 	queue   waitlist      // publishes at QoS 1 and 2 that wait for room in the queue
-	drained chan struct{} // closed when nothing is queued or in flight; nil: nobody waits for that
+	drained chan struct{} // closed when nothing is queued or in flight; nil: no goroutine waits for that
 }
 
 // queues reports whether a message at QoS 0 waits in the queue after publishing it failed with err.

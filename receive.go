@@ -126,7 +126,7 @@ func (r *receiver) pubrec(h codec.Header, body []byte) error {
 	if done || !known {
 		r.complete(m, known, p.Code, p.ReasonString, p.UserProperties)
 	} else if d, ok := m.Owner.(*Delivery); ok {
-		d.reason, d.explanation = ReasonCode(p.Code), newExplanation(p.ReasonString, p.UserProperties) // kept for the case that PUBCOMP has none
+		d.reason, d.explanation = ReasonCode(p.Code), newExplanation(p.ReasonString, p.UserProperties) // PUBCOMP may have none
 	}
 	return nil
 }

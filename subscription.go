@@ -36,7 +36,7 @@ type Subscription struct {
 	leaving     *call        // set by the first Unsubscribe
 	holder      route.Holder
 	filters     []Filter // as the holder's routes
-	origin      *origin  // of messages that have nothing but the one identifier that came last
+	origin      *origin  // of messages with no receipt, and with the identifiers that came last
 	ended       bool
 	err         error
 	explanation *explanation // of the latest SUBACK that granted something

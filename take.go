@@ -6,20 +6,21 @@ import (
 	"time"
 )
 
-// This file is how a loop over a subscription takes messages out of its line and says that it is done with them.
+// This file is how a loop over a subscription takes messages out of the line and finishes them.
 
 // taker takes messages for one loop. Its fields belong to the loop's goroutine, except where they say otherwise.
 //
-// Messages are taken in batches, so that one lock serves many and their acknowledgements leave together. A batch is
-// never more than the loop gets through in a moment: the next one is larger only if this one was finished in time. When
-// a body is slow, what is done before it is settled by the timer, and its own message when the body returns.
+// Messages are taken in batches, so that the mutex is taken once for many and their acknowledgements are sent together.
+// A batch is never larger than what the loop finishes in a moment: the next batch is larger only if this one was
+// finished in time. While a body is slow, the timer settles the messages that were done before it. Its own message is
+// settled when the body returns.
 type taker struct {
 	sub     *Subscription
 	batch   []entry
-	out     int          // how many of them the loop was given
+	out     int          // how many of them the loop has received
 	size    int          // of the next batch
 	done    atomic.Int64 // how many of them the loop is done with
-	late    atomic.Bool  // the batch has been in hand for longer than a moment
+	late    atomic.Bool  // the batch was taken longer than a moment ago
 	settled int          // mu; how many of them are finished
 	timer   *time.Timer  // of the moment; nil: never needed yet
 }
@@ -32,7 +33,7 @@ const (
 	moment = time.Millisecond
 )
 
-// taking is what came of a wait for messages.
+// taking is the result of a wait for messages.
 type taking uint8
 
 const (
@@ -49,7 +50,7 @@ func newTaker(s *Subscription) *taker {
 	return &taker{sub: s, size: 1}
 }
 
-// stop ends the loop. What it was given and is not done with, and what it was not given, goes back in line.
+// stop ends the loop. The messages of the batch that the loop is not done with go back in line.
 func (t *taker) stop() {
 	s := t.sub
 	s.lock()
@@ -74,7 +75,7 @@ func (t *taker) release() {
 }
 
 // handBack puts a message that was taken and is not finished back in line. Where the application was given it, it is
-// finished at QoS 0, because nobody waits for its acknowledgement, and with ManualAck it stays with the application.
+// finished at QoS 0, because it has no acknowledgement, and with ManualAck it stays with the application.
 // The caller holds mu.
 func (s *Subscription) handBack(w *entry, given bool) {
 	o := w.message.origin
@@ -90,7 +91,7 @@ func (s *Subscription) handBack(w *entry, given bool) {
 }
 
 // take returns the next message. It waits until there is one, something comes from call, ctx ends, or there will be no
-// more. The message is good until the next take.
+// more. The message is valid until the next take.
 func (t *taker) take(ctx context.Context, call <-chan struct{}) (*entry, taking) {
 	for t.out == len(t.batch) {
 		if t.fill() {
@@ -112,10 +113,10 @@ func (t *taker) take(ctx context.Context, call <-chan struct{}) (*entry, taking)
 	return &t.batch[t.out-1], took
 }
 
-// did says that the loop is done with the message that it was given last.
+// did notes that the loop is done with the latest message.
 func (t *taker) did() { t.done.Store(int64(t.out)) }
 
-// keep hands the message that the loop was given last to somebody else, who finishes it.
+// keep gives the latest message of the loop to the caller, who finishes it.
 func (t *taker) keep() entry {
 	w := t.batch[t.out-1]
 	t.batch[t.out-1] = entry{}
@@ -220,8 +221,8 @@ func (s *Subscription) grab(batch []entry, most int) []entry {
 	return batch
 }
 
-// inReach reports whether a loop may take a message out of line. Where there is a channel that is for the pump, except
-// for what a loop has given back.
+// inReach reports whether a loop may take a message out of the line. If there is a channel, only the pump may, except
+// for messages that a loop has given back.
 // The caller holds mu.
 func (s *Subscription) inReach() bool {
 	if s.channel != nil {
@@ -230,7 +231,7 @@ func (s *Subscription) inReach() bool {
 	return s.line.length() > 0 && !s.line.gated
 }
 
-// first takes the first message out of line, or out of the channel where there is one.
+// first takes the first message out of the line, or out of the channel if there is one.
 // The caller holds mu.
 func (s *Subscription) first() (w entry, ok bool) {
 	if s.inReach() {
