@@ -11,8 +11,6 @@ require (
 	golang.org/x/crypto v0.55.0
 )
 
-require golang.org/x/sync v0.22.0 // indirect
-
 require (
 	github.com/go-crypt/x v0.4.16 // indirect
 	github.com/google/go-cmp v0.7.0

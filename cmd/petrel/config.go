@@ -90,16 +90,17 @@ func loadEnvironment(flags *pflag.FlagSet) error {
 			return
 		}
 		if err := flags.Set(f.Name, text); err != nil {
-			errs = errors.Join(errs, usagef("%s=%s: %s", variable(f.Name), shown(f, strconv.Quote(text)), cause(f, err)))
+			errs = errors.Join(errs, usagef("%s=%s: %s", variable(f.Name), shown(f, strconv.Quote(text)), cause(err)))
 		}
 	})
 	return errs
 }
 
 // cause is what a flag says of a value, without what pflag puts around it.
-func cause(f *pflag.Flag, err error) string {
-	if m := invalidValue.FindStringSubmatch(err.Error()); m != nil {
-		return wrongValue(f, m[3])
+func cause(err error) string {
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		return wrongValue(invalid)
 	}
 	return err.Error()
 }
@@ -213,7 +214,7 @@ func (s *settings) setOne(f *pflag.Flag, value *yaml.Node) error {
 		return errors.New("takes a single value")
 	}
 	if err := s.flags.Set(f.Name, value.Value); err != nil {
-		return fmt.Errorf("%s: %s", shown(f, strconv.Quote(value.Value)), cause(f, err))
+		return fmt.Errorf("%s: %s", shown(f, strconv.Quote(value.Value)), cause(err))
 	}
 	return nil
 }

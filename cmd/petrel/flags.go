@@ -1,7 +1,11 @@
 package main
 
 import (
+	"errors"
+	"math"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -70,7 +74,6 @@ var (
 	unknownShort = regexp.MustCompile(`^unknown shorthand flag: '(.)' in `)
 	noValue      = regexp.MustCompile(`^flag needs an argument: (?:'.' in )?(-+\S+)$`)
 	unknownFlag  = regexp.MustCompile(`^unknown flag: --(.*)$`)
-	invalidValue = regexp.MustCompile(`^invalid argument (".*") for "(?:-., )?(--[^"]*)" flag: (?:strconv\.\w+: parsing ".*": )?(.*)$`)
 )
 
 // hostNeeded is pflag's word for a -h that ends the command line.
@@ -99,9 +102,10 @@ func flagError(cmd *cobra.Command, err error) error {
 	if m := noValue.FindStringSubmatch(err.Error()); m != nil {
 		return usagef("%s needs a value; see \"%s --help\"", m[1], cmd.CommandPath())
 	}
-	if m := invalidValue.FindStringSubmatch(err.Error()); m != nil {
-		f := cmd.Flags().Lookup(m[2][2:])
-		return usagef("%s %s: %s", m[2], shown(f, m[1]), wrongValue(f, m[3]))
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		f := invalid.GetFlag()
+		return usagef("--%s %s: %s", f.Name, shown(f, strconv.Quote(invalid.GetValue())), wrongValue(invalid))
 	}
 	return usagef("%w; see \"%s --help\"", err, cmd.CommandPath())
 }
@@ -115,17 +119,20 @@ func shown(f *pflag.Flag, quoted string) string {
 	return quoted
 }
 
-// wrongValue says what is wrong with a flag's value, where the standard library's words say too little.
-func wrongValue(f *pflag.Flag, said string) string {
-	switch {
-	case f.Value.Type() == "bool":
+// wrongValue says what is wrong with a flag's value, where the library's words say too little.
+func wrongValue(e *pflag.InvalidValueError) string {
+	n, err := strconv.ParseFloat(e.GetValue(), 64)
+	switch kind := e.GetFlag().Value.Type(); {
+	case kind == "bool":
 		return "must be true or false"
-	case said == "invalid syntax":
+	case !slices.Contains([]string{"int", "uint16", "uint32", "float64"}, kind):
+		return e.Unwrap().Error()
+	case err != nil:
 		return "not a number"
-	case said == "value out of range":
-		return "out of range"
+	case n != math.Trunc(n):
+		return "not a whole number"
 	}
-	return said
+	return "out of range"
 }
 
 func flagNames(cmd *cobra.Command) []string {

@@ -96,7 +96,15 @@ func groupsOf(cmd *cobra.Command) []*pflag.FlagSet {
 			i = len(groups)
 			groups = append(groups, newGroup(heading).FlagSet)
 		}
+		if f.Value.Type() == "bool" {
+			shown := *f
+			shown.Value = plainBool{f.Value}
+			f = &shown
+		}
 		groups[i].AddFlag(f)
 	})
 	return groups
 }
+
+// plainBool is a bool that help shows without [=true|false].
+type plainBool struct{ pflag.Value }
