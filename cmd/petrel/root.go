@@ -21,7 +21,7 @@ func newRoot() *cobra.Command {
 
 Flags that connect may also come from the environment, as PETREL_URL or PETREL_PASSWORD_FILE, and from a YAML file named
 by -c, as "url: mqtt://example.com" or "keep_alive: 30". A flag wins over the environment, and that over the file.
-"petrel completion" writes the completions for a shell.
+"petrel completion" writes the completions for a shell, and "petrel man FOLDER" the manual pages.
 
 ` + exitCodes,
 		Example: `  petrel sub -t 'sensors/#' -v
@@ -50,6 +50,7 @@ by -c, as "url: mqtt://example.com" or "keep_alive: 30". A flag wins over the en
 		newBroker(),
 		newPasswd(),
 		newVersion(),
+		newMan(),
 	)
 	root.SetGlobalNormalizationFunc(normalise)
 	return root
