@@ -196,7 +196,7 @@ func (c *config) connAck(ack *codec.Connack, clientID string) ConnAck {
 		AuthenticationData:      p.AuthenticationData,
 		UserProperties:          p.UserProperties,
 	}
-	if p.AssignedClientID != "" {
+	if p.AssignedClientID != "" && clientID == "" { // otherwise nobody has asked for one
 		a.ClientID = p.AssignedClientID // [MQTT-3.2.2-16]
 	}
 	if p.ServerKeepAlive != nil {

@@ -1013,6 +1013,21 @@ func TestAssignedClientIDIsKept(t *testing.T) {
 	})
 }
 
+// A client identifier is assigned to a client that has none. To others it means nothing: the session is that of their own.
+func TestStrayAssignedClientID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pair{t: t, server: mqtttest.NewServer(t, codec.V5)}
+		c := start(func() (mqtt.Client, error) {
+			return reconnectingAs(t, codec.V5, p.server.DialContext, mqtt.WithClientID("mine")), nil
+		})
+		p.accept(&codec.Connack{Properties: codec.ConnackProperties{AssignedClientID: "yours"}})
+		p.client = c.value(t)
+		if connect := p.resume(); connect.ClientID != "mine" || p.client.ClientID() != "mine" {
+			t.Errorf("CONNECT says %q, ClientID %q", connect.ClientID, p.client.ClientID())
+		}
+	})
+}
+
 // PROTOCOL 21 and 29: what CONNECT and DISCONNECT say of the session's expiry.
 // [MQTT-3.1.2.11.2]
 func TestSessionExpiryOnTheWire(t *testing.T) {

@@ -209,6 +209,31 @@ func TestInboundLimit(t *testing.T) {
 	})
 }
 
+// A subscription that is ended gives up its messages of an earlier connection too: the server sends them again, and must not wait
+// for an acknowledgement for ever.
+func TestInboundLimitAfterACut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, codec.V311, mqtt.WithInboundLimit(1000))
+		sub, _ := subscribed(t, p.client, p.Script, "t", mqtt.AtLeastOnce, mqtt.ManualAck, mqtt.Buffer(1))
+		first := &codec.Publish{Topic: "t", PacketID: 10, QoS: 1, Payload: []byte("x")}
+		p.Send(first)
+		synctest.Wait()
+		p.resume()
+		for id := uint16(11); id <= 13; id++ {
+			p.Send(&codec.Publish{Topic: "t", PacketID: id, QoS: 1, Payload: make([]byte, 600)})
+			synctest.Wait()
+		}
+		<-sub.Done()
+		if err := sub.Err(); !errors.Is(err, mqtt.ErrSlowConsumer) {
+			t.Errorf("the subscription has ended with %v", err)
+		}
+		p.wantPackets("UNSUBSCRIBE t", "PUBACK 11", "PUBACK 12", "PUBACK 13")
+		first.Dup = true
+		p.Send(first)
+		p.wantPackets("PUBACK 10")
+	})
+}
+
 // PROTOCOL 15: by default 64 MiB may wait.
 func TestInboundLimitByDefault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -416,3 +416,25 @@ func TestInFlightMessage(t *testing.T) {
 		}
 	}
 }
+
+// Whoever settles everything settles messages of earlier connections too: they are acknowledged when they come again.
+func TestSettleAllOfEarlierConnections(t *testing.T) {
+	for qos := byte(1); qos <= 2; qos++ {
+		s := server(codec.V5)
+		for id := uint16(1); id <= 2; id++ {
+			arrive(t, s, id, qos)
+			r := s.Hold(view(id, qos, false))
+			r.AddHolder("h")
+			s.Release(nil, r, false)
+			if id == 1 {
+				cut(s, codec.V5)
+			}
+		}
+		wantBytes(t, "of this connection", s.SettleAll(nil, "h", nil), accept(qos, 2))
+		b, verdict := s.Arrive(nil, view(1, qos, true))
+		if verdict != Repeated {
+			t.Errorf("verdict %v", verdict)
+		}
+		wantBytes(t, "of the earlier one", b, accept(qos, 1))
+	}
+}
