@@ -26,6 +26,7 @@ func (r *receiver) try(s *Subscription, m *Message) bool {
 	for i := 0; s.channel != nil && !s.ended && !s.line.sending && !s.line.gated; i++ {
 		select {
 		case s.channel <- *m:
+			s.noteSent(m)
 			return true
 		default:
 		}
@@ -129,6 +130,9 @@ func (r *receiver) sendBlocking(s *Subscription, m *Message) (sent bool) {
 	case <-r.link.Ended():
 	}
 	r.client.mu.Lock()
+	if sent {
+		s.noteSent(m)
+	}
 	s.stopSending()
 	return sent
 }

@@ -14,18 +14,19 @@ import (
 // line is the messages of a subscription that wait for a consumer.
 type line struct {
 	// Guarded by mu.
-	gated        bool              // no message leaves the line: the parking lot is open, and the subscription is not granted yet
-	sending      bool              // the pump, or the reader with Block, sends to the channel without the mutex
-	moved        chan struct{}     // closed when sending ends or messages were taken; nil: no goroutine waits for that
-	place        uint64            // number of the latest message in line
-	bytes        int               // of memory that the messages in line, and those taken out and not finished, take
-	returned     fifo.Queue[entry] // taken out and given back, in the order of their places; they are before all others
-	qos0         fifo.Queue[entry] // at QoS 0
-	acknowledged fifo.Queue[entry] // at QoS 1 and 2
-	asleep       []*entry          // until their redelivery
-	loops        int               // of All, Batches and Handle that run
-	awaiting     int               // loops that wait for arrived
-	arrived      chan struct{}     // capacity 1: something may be in line
+	gated        bool                // no message leaves the line: the parking lot is open, and the subscription is not granted yet
+	sending      bool                // the pump, or the reader with Block, sends to the channel without the mutex
+	moved        chan struct{}       // closed when sending ends or messages were taken; nil: no goroutine waits for that
+	place        uint64              // number of the latest message in line
+	bytes        int                 // of memory that the messages in line, and those taken out and not finished, take
+	returned     fifo.Queue[entry]   // taken out and given back, in the order of their places; they are before all others
+	qos0         fifo.Queue[entry]   // at QoS 0
+	acknowledged fifo.Queue[entry]   // at QoS 1 and 2
+	asleep       []*entry            // until their redelivery
+	loops        int                 // of All, Batches and Handle that run
+	awaiting     int                 // loops that wait for arrived
+	arrived      chan struct{}       // capacity 1: something may be in line
+	sent         fifo.Queue[*origin] // with ManualAck: of the messages that went into the channel last, as many as it has room for
 }
 
 // entry is a message in line, or one that was taken out of it and is not finished.
@@ -243,9 +244,43 @@ func (s *Subscription) wakeAll() {
 // The caller holds mu.
 func (s *Subscription) busy() bool {
 	if s.channel != nil {
-		return s.line.sending
+		return s.line.sending || s.unread() > 0
 	}
 	return s.line.loops > 0 && s.line.length()+len(s.line.asleep) > 0
+}
+
+// unread returns the number of messages in the channel that only the application can acknowledge.
+// The caller holds mu.
+func (s *Subscription) unread() int {
+	if s.options.ack != ManualAck {
+		return 0
+	}
+	return len(s.channel)
+}
+
+// noteSent notes that a message went into the channel.
+// The caller holds mu.
+func (s *Subscription) noteSent(m *Message) {
+	if s.options.ack != ManualAck {
+		return
+	}
+	if s.line.sent.Len() == cap(s.channel) {
+		s.line.sent.Pop()
+	}
+	s.line.sent.Push(m.origin)
+}
+
+// acknowledgeUnread acknowledges what only the application could acknowledge and has not taken out of the channel. It can still
+// take it.
+// The caller holds mu.
+func (s *Subscription) acknowledgeUnread() {
+	for n := s.unread(); n > 0; n-- {
+		o := *s.line.sent.At(s.line.sent.Len() - n)
+		if o != nil && o.receipt != nil && o.fate == fateOpen && s.inbox.err == nil {
+			o.fate = fateSettled
+			s.inbox.settle(o.receipt, s, nil)
+		}
+	}
 }
 
 // capacity is how many messages may wait for the consumer before Block makes the reader wait.
@@ -299,6 +334,7 @@ func (s *Subscription) pump() {
 			s.discard(w)
 			break
 		}
+		s.noteSent(&w.message)
 		s.finish(&w)
 	}
 	s.stopSending()

@@ -1085,6 +1085,46 @@ func TestUnsubscribeOutOfTime(t *testing.T) {
 	}
 }
 
+// With ManualAck, what nobody has taken out of the channel waits as well: Unsubscribe waits for the consumer, and acknowledges
+// it when ctx ends. Otherwise it would hold up all later acknowledgements for ever.
+func TestUnsubscribeManualAck(t *testing.T) {
+	for _, reads := range []bool{true, false} {
+		inBothVersions(t, func(t *testing.T, v codec.Version) {
+			b := mqtttest.NewBroker(t)
+			c := dialAs(t, v, b.DialContext)
+			sub := subscribe(t, c, "m", mqtt.ExactlyOnce, mqtt.ManualAck)
+			other := subscribe(t, c, "o", mqtt.AtLeastOnce)
+			messages := sub.Messages()
+			b.Publish(text("m", "1", 1))
+			b.Publish(text("m", "2", 2))
+			b.Publish(text("m", "3", 1))
+			inHand := <-messages
+			unsubscribing := calling(func() error { return sub.Unsubscribe(endingIn(t, time.Minute)) })
+			stillWaits(t, unsubscribing)
+			if reads {
+				for range 2 {
+					noErr(t, (<-messages).Ack())
+				}
+				noErr(t, outcome(t, unsubscribing))
+			} else {
+				wantErr(t, outcome(t, unsubscribing), context.DeadlineExceeded, false)
+				for _, m := range wantArrived(t, sub, "m=2 q2", "m=3 q1") {
+					noErr(t, m.Ack())
+				}
+			}
+			if m, ok := <-messages; ok {
+				t.Errorf("after Unsubscribe: %v", m)
+			}
+			noErr(t, inHand.Ack())
+			b.Publish(text("o", "x", 1))
+			wantArrived(t, other, "o=x q1")
+			if n := c.Stats().Unacknowledged; n != 0 {
+				t.Errorf("%d messages wait for their acknowledgement", n)
+			}
+		})
+	}
+}
+
 // A ctx that ends before UNSUBACK ends the subscription all the same.
 func TestUnsubscribeCancelled(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
@@ -12,7 +13,8 @@ import (
 // Unsubscribe ends the subscription. Filters that no other subscription holds are unsubscribed at the server; after
 // UNSUBACK, messages that wait in line are still delivered to the loops of All, Batches and Handle, and to the channel, as
 // far as they take them, and then loops and channel end. When ctx ends first they end at once, and messages in line are
-// acknowledged and counted as dropped. So a body that calls Unsubscribe needs a ctx that ends. Where there is neither a
+// acknowledged and counted as dropped. With ManualAck what nobody has taken out of the channel yet waits as well, and when
+// ctx ends it is acknowledged, although it can still be received. So a body that calls Unsubscribe needs a ctx that ends. Where there is neither a
 // loop nor a channel, messages in line are acknowledged, and Next and All still return them.
 //
 // The error is ctx's, a *SubscribeError if the server refused, or why the client ended. The subscription ends anyway.
@@ -61,6 +63,7 @@ func (s *Subscription) drain(ctx context.Context) bool {
 		s.awaitMove(ctx.Done())
 	}
 	empty := !s.busy() || s.ended
+	s.acknowledgeUnread()
 	s.end(nil)
 	if empty && s.channel == nil {
 		s.acknowledgeLine()
@@ -73,13 +76,22 @@ func (s *Subscription) drain(ctx context.Context) bool {
 	return empty
 }
 
-// awaitMove waits until whoever sends has stopped, messages were taken out of line, or enough is closed.
+// glance is how often Unsubscribe looks whether the consumer has taken the rest out of the channel: nothing tells it.
+const glance = 10 * time.Millisecond
+
+// awaitMove waits until whoever sends has stopped, messages were taken out of line or perhaps out of the channel, or enough
+// is closed.
 // The caller holds mu. It is free meanwhile.
 func (s *Subscription) awaitMove(enough <-chan struct{}) {
 	moved := s.nextMove()
+	var look <-chan time.Time
+	if s.unread() > 0 {
+		look = time.After(glance)
+	}
 	s.unlock()
 	select {
 	case <-moved:
+	case <-look:
 	case <-enough:
 	}
 	s.lock()
