@@ -179,6 +179,7 @@ func (b *Broker) engineConfig() engine.Config {
 		Overflow:          overflows[c.Overflow],
 		Grace:             c.TimeoutDisconnectDelay,
 		ConnectTimeout:    connectTimeout,
+		LazySync:          c.PersistenceSync == SyncInterval,
 	}
 }
 

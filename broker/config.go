@@ -50,6 +50,9 @@ type Config struct {
 	// end with the broker.
 	PersistenceFile string
 
+	// PersistenceSync says when what PersistenceFile keeps is acknowledged; "" is SyncAlways.
+	PersistenceSync Sync
+
 	// MetricsBind is the address, host:port, of a listener for programs that watch the broker: /metrics for Prometheus,
 	// /healthz and /readyz. It asks nobody for a password, so it should be on loopback. Empty means that there is none.
 	MetricsBind string
@@ -70,6 +73,14 @@ const (
 	DropNewest Overflow = "drop-newest" // it is dropped
 	DropOldest Overflow = "drop-oldest" // those that have waited longest are dropped until there is room for it
 	EndSession Overflow = "end-session" // the session ends, so that the client learns of the loss: its next CONNECT finds no session
+)
+
+// Sync says when what has to be kept is acknowledged.
+type Sync string
+
+const (
+	SyncAlways   Sync = "always"   // when it is on disk
+	SyncInterval Sync = "interval" // at once; it is on disk within a second, and a crash loses what is not
 )
 
 // Listener is an address at which clients connect. An empty host in Bind means all interfaces, by IPv4 and IPv6; 0.0.0.0 means
@@ -179,6 +190,8 @@ func (c *Config) check() error {
 		return errors.New("max-queued-bytes and max-memory: must not be negative; 0 means the default")
 	case !slices.Contains([]Overflow{"", DropNewest, DropOldest, EndSession}, c.Overflow):
 		return fmt.Errorf("overflow: %q is not known; use drop-newest, drop-oldest or end-session", c.Overflow)
+	case !slices.Contains([]Sync{"", SyncAlways, SyncInterval}, c.PersistenceSync):
+		return fmt.Errorf("persistence-sync: %q is not known; use always or interval", c.PersistenceSync)
 	case c.Auth.ACLFile != "" && c.Auth.Topics != nil:
 		return errors.New("auth: acl-file and topic-check exclude each other; keep one")
 	}

@@ -116,6 +116,7 @@ func TestEveryKey(t *testing.T) {
 		MaxMemory:              64 << 20,
 		Overflow:               EndSession,
 		PersistenceFile:        "petrel.db",
+		PersistenceSync:        SyncInterval,
 		MetricsBind:            "127.0.0.1:9883",
 		Plugins:                []string{"auth_file", "broker_sys"},
 	}
@@ -279,6 +280,7 @@ func TestBadConfigs(t *testing.T) {
 		{listener("origins: ['https://example.com']"), "line 2: listeners.one: origins: only browsers have one, and these need type: ws"},
 		{"listeners: {one: {bind: 'h:1', type: ws, origins: [example.com]}}", `line 1: listeners.one: origins: "example.com" is not of the form https://host or https://host:port`},
 		{"listeners: {one: {bind: 'h:1', type: ws, origins: ['https://example.com/']}}", `line 1: listeners.one: origins: "https://example.com/" is not of the form https://host or https://host:port`},
+		{"persistence-sync: sometimes", `persistence-sync: "sometimes" is not known; use always or interval`},
 		{"auth: {max-failed-attempts: -1}", "auth.max-failed-attempts: must be from 0, which means no limit, to 1000000"},
 		{"auth: {allow-anonymous: false}", "auth: nobody could connect; give a password-file, or set allow-anonymous: true"},
 		{"auth: {acl-file: a}\ntopic-check: {enabled: true}", "auth: acl-file and topic-check exclude each other; keep one"},

@@ -114,7 +114,8 @@ func (p *parser) file(root value) error {
 		"max-queued-messages":      integer(&c.MaxQueuedMessages),
 		"max-queued-bytes":         integer(&c.MaxQueuedBytes),
 		"max-memory":               integer(&c.MaxMemory),
-		"overflow":                 overflow(&c.Overflow),
+		"overflow":                 word(&c.Overflow),
+		"persistence-sync":         word(&c.PersistenceSync),
 		"persistence-file":         text(&c.PersistenceFile),
 		"metrics-bind":             text(&c.MetricsBind),
 		"auth":                     p.auth,
@@ -396,9 +397,10 @@ func integer(into *int) setter {
 	}
 }
 
-func overflow(into *Overflow) setter {
+// word takes one of the words that check knows.
+func word[W ~string](into *W) setter {
 	return func(v value) error {
-		*into = Overflow(v.Value)
+		*into = W(v.Value)
 		return nil
 	}
 }

@@ -55,6 +55,9 @@ type Config struct {
 
 	// Store keeps sessions and retained messages; nil: they end with the engine. The engine closes it.
 	Store Store
+
+	// LazySync acknowledges what has to be stored before it is. It is within a second.
+	LazySync bool
 }
 
 // Engine serves clients. Its methods may be called concurrently.

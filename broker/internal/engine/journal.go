@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -155,16 +156,23 @@ func (j *journal) unflood() {
 	<-room
 }
 
-// take returns what is to be committed now.
-func (j *journal) take() (entries []*entry, later []Change, dirty []saver, closed bool) {
+// take returns what is to be committed, in its order.
+func (j *journal) take() (later []Change, entries []*entry, closed bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	entries, later, j.entries, j.later = j.entries, j.later, nil, nil
+	later, entries, j.later, j.entries = j.later, j.entries, nil, nil
+	return later, entries, j.closed
+}
+
+// takeDirty returns the records that have changed.
+func (j *journal) takeDirty() (dirty []saver) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	for l := range j.dirty {
 		dirty = append(dirty, l)
 	}
 	clear(j.dirty)
-	return entries, later, dirty, j.closed
+	return dirty
 }
 
 // commitAll is the committer.
@@ -172,30 +180,22 @@ func (j *journal) commitAll() {
 	defer close(j.released)
 	tick := time.NewTicker(lazyCommit)
 	defer tick.Stop()
-	var failed []Change // that nobody waits for
+	var open []Change // that nobody waits for, or nobody any more
 	for {
+		due := false
 		select {
 		case <-j.wake:
 		case <-tick.C:
+			due = true
 		}
-		entries, later, dirty, closed := j.take()
-		changes := append(failed, later...)
-		for _, n := range entries {
-			changes = append(changes, n.changes...)
-		}
-		for _, l := range dirty {
-			changes = append(changes, l.changes()...)
-		}
-		err := j.commit(changes)
-		failed = nil
-		if err != nil {
-			failed = append(changes[:0:0], later...)
-			for _, l := range dirty {
-				j.spoil(l)
+		later, entries, closed := j.take()
+		open = append(open, later...)
+		if j.early(open, due || closed) {
+			for _, n := range entries {
+				open = append(open, n.changes...)
 			}
-		}
-		for _, n := range entries {
-			n.err = err
+		} else {
+			open = j.commitWith(open, entries)
 		}
 		if len(entries) > 0 {
 			j.released <- entries
@@ -203,6 +203,37 @@ func (j *journal) commitAll() {
 			return
 		}
 	}
+}
+
+// earlyBound is about how many changes may be acknowledged before they are committed.
+const earlyBound = 100_000
+
+// early reports whether what has come is acknowledged now and committed later.
+func (j *journal) early(open []Change, due bool) bool {
+	return j.engine.config.LazySync && !due && !j.engine.failing.Load() && len(open) < earlyBound
+}
+
+// commitWith commits what is open, the entries and the records that have changed. It returns what is still open then.
+func (j *journal) commitWith(open []Change, entries []*entry) []Change {
+	changes := slices.Clip(open)
+	for _, n := range entries {
+		changes = append(changes, n.changes...)
+	}
+	dirty := j.takeDirty()
+	for _, l := range dirty {
+		changes = append(changes, l.changes()...)
+	}
+	err := j.commit(changes)
+	for _, n := range entries {
+		n.err = err
+	}
+	if err == nil {
+		return nil
+	}
+	for _, l := range dirty {
+		j.spoil(l)
+	}
+	return open
 }
 
 // commit commits changes, and tells the log when that begins or ceases to fail.

@@ -52,8 +52,8 @@ func play(t *testing.T, exchanges []exchange) {
 	playWith(t, nil, exchanges)
 }
 
-// playWith plays exchanges with a broker that has a store.
-func playWith(t *testing.T, store engine.Store, exchanges []exchange) {
+// playWith plays exchanges with a broker of another configuration.
+func playWith(t *testing.T, change func(*engine.Config), exchanges []exchange) {
 	t.Helper()
 	for i, e := range exchanges {
 		for _, v := range []codec.Version{codec.V5, codec.V311} {
@@ -63,7 +63,7 @@ func playWith(t *testing.T, store engine.Store, exchanges []exchange) {
 			t.Run(fmt.Sprintf("%d %s %v", i, e.about, v), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					p := &player{t: t, version: v, clients: map[byte]*client{}, bound: map[byte][]byte{}}
-					p.serve, p.stop = newServer(t, store)
+					p.serve, p.stop = newServer(t, change)
 					defer p.end()
 					p.run(e.script)
 				})

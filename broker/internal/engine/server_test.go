@@ -14,12 +14,15 @@ import (
 )
 
 // newServer returns what serves connections with an engine of its own.
-func newServer(t *testing.T, store engine.Store) (serve func(net.Conn), stop func()) {
-	e, err := engine.New(engine.Config{
-		Store:  store,
+func newServer(t *testing.T, change func(*engine.Config)) (serve func(net.Conn), stop func()) {
+	config := engine.Config{
 		Policy: rules{}, Log: slog.New(slog.DiscardHandler), MaxPacketSize: 64 << 10, MaxQueuedMessages: 100, MaxQueuedBytes: 1 << 20,
 		MaxMemory: 64 << 20, ConnectTimeout: 10 * time.Second,
-	})
+	}
+	if change != nil {
+		change(&config)
+	}
+	e, err := engine.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,9 +92,19 @@ func (rules) Unsubscribed(*engine.Client, string)                       {}
 func (rules) Hears() bool                                               { return false }
 func (rules) Published(*engine.Client, engine.Message)                  {}
 
-// fullDisk is a store that keeps nothing.
-type fullDisk struct{}
+// fakeStore is a store that forgets, tells of what it should keep, and may fail.
+type fakeStore struct {
+	committed func([]engine.Change)
+	err       error
+}
 
-func (fullDisk) Load(func(bucket byte, key, value []byte) error) error { return nil }
-func (fullDisk) Commit([]engine.Change) error                          { return errors.New("no space left on device") }
-func (fullDisk) Close() error                                          { return nil }
+func (s *fakeStore) Load(func(bucket byte, key, value []byte) error) error { return nil }
+
+func (s *fakeStore) Commit(changes []engine.Change) error {
+	if s.committed != nil {
+		s.committed(changes)
+	}
+	return s.err
+}
+
+func (s *fakeStore) Close() error { return nil }

@@ -1,6 +1,11 @@
 package engine_test
 
-import "testing"
+import (
+	"errors"
+	"testing"
+
+	"github.com/petrel-mqtt/mqtt/broker/internal/engine"
+)
 
 var disconnectExchanges = []exchange{
 	{"[MQTT-3.14.4-1] [MQTT311-3.14.4-2] what follows DISCONNECT is not looked at", "", `
@@ -110,7 +115,8 @@ func TestAuthStatements(t *testing.T) { play(t, authExchanges) }
 
 // What cannot be kept is not acknowledged: MQTT 5.0 has a code for that, MQTT 3.1.1 has nothing except the end of the connection.
 func TestNothingCanBeKept(t *testing.T) {
-	playWith(t, fullDisk{}, []exchange{
+	full := func(c *engine.Config) { c.Store = &fakeStore{err: errors.New("no space left on device")} }
+	playWith(t, full, []exchange{
 		{"[MQTT-4.13.2] MQTT 5.0", "5", `
 			a! id=a clean
 			a> 33('t' 0001 {} "x")
