@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -198,13 +199,15 @@ func (c *config) encodeAuth(p codec.Auth, most int) ([]byte, error) {
 // authentication is the state of a client's re-authentications.
 type authentication struct {
 	*core
-	due *time.Timer // goes off when the next re-authentication is due; nil: there is no Authenticator
+	notices *notices
+	due     *time.Timer // goes off when the next re-authentication is due; nil: there is no Authenticator
 
 	// Guarded by mu.
 	running *reauthentication // nil: none
 }
 
-func (a *authentication) init(c *core) {
+func (a *authentication) init(c *core, n *notices) {
+	a.notices = n
 	a.core = c
 	if c.config.authenticator != nil {
 		a.due = time.NewTimer(never)
@@ -287,7 +290,7 @@ func (a *authentication) runReauthentication(r *reauthentication) {
 		again = a.config.renewAfter()
 	}
 	if stands && err != nil {
-		a.config.logger.Warn("mqtt: no re-authentication", "because", err)
+		a.notices.report(slog.LevelWarn, "mqtt: no re-authentication", "because", err)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

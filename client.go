@@ -218,8 +218,8 @@ func newClient(ctx context.Context, cfg *config) (*client, error) {
 	c.inbox.init(&c.core, &c.notices)
 	c.attempts.init(&c.core)
 	c.requests.init(c)
-	c.auth.init(&c.core)
-	s := &supervisor{client: c, servers: cfg.servers, down: time.Now()}
+	c.auth.init(&c.core, &c.notices)
+	s := &supervisor{client: c, servers: cfg.servers, original: cfg.servers, down: time.Now()}
 	if cfg.inBackground {
 		c.goroutines.Go(s.run)
 		return c, nil

@@ -147,7 +147,11 @@ type ConnectError struct {
 }
 
 func (e *ConnectError) Error() string {
-	return "mqtt: connecting to " + e.Server + join(e.text(), e.Err)
+	text := "mqtt: connecting to " + e.Server + join(e.text(), e.Err)
+	if e.Code == UnsupportedProtocolVersion {
+		text += "; does the server know the other version only? NewClient is for MQTT 5, NewClientV311 for 3.1.1"
+	}
+	return text
 }
 
 // Unwrap returns the reason code, if there is one, and Err.

@@ -111,6 +111,9 @@ func (s *handshake) readConnack(ctx context.Context) (*codec.Connack, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.version >= codec.V5 && h.Type == codec.CONNACK && bytes.Equal(body, oldVersionRefused) {
+		return nil, &ConnectError{Server: transport.Redact(s.attempt.URL), Refusal: Refusal{Code: UnsupportedProtocolVersion}}
+	}
 	if h.Type != codec.CONNACK {
 		return nil, s.protocolError(h.Type, "MQTT-3.2.0-1", "MQTT-3.2.0-1", "the first packet from a server is CONNACK")
 	}
@@ -126,11 +129,18 @@ func (s *handshake) readConnack(ctx context.Context) (*codec.Connack, error) {
 			ServerReference: p.ServerReference,
 			Refusal:         Refusal{Code: ReasonCode(ack.Code), Reason: p.ReasonString, UserProperties: p.UserProperties},
 		}
+	case ack.SessionPresent && s.attempt.fresh:
+		s.attempt.stranger = true
+		return nil, s.protocolError(h.Type, "MQTT-3.2.2-2", "MQTT-3.2.2-1", "a session is present for a client identifier that was just generated")
 	case ack.SessionPresent && s.attempt.cleanStart:
 		return nil, s.protocolError(h.Type, "MQTT-3.2.2-2", "MQTT-3.2.2-1", "a session is present although a clean start was asked for")
 	}
 	return ack, s.authenticated(ctx, &ack.Properties)
 }
+
+// oldVersionRefused is the body of a CONNACK of MQTT 3.1.1 with return code 1. Servers that know no MQTT 5 answer its
+// CONNECT so; NATS and aedes do (seen).
+var oldVersionRefused = []byte{0, 1}
 
 // pingAfter is how long a connection may be idle before a PINGREQ is sent.
 func (c *config) pingAfter(keepAlive time.Duration) time.Duration {

@@ -67,6 +67,7 @@ const (
 	defaultSessionExpiry  = 5 * time.Minute
 	defaultReceiveMaximum = 1024
 	defaultMaxInFlight    = 1024
+	safeInFlightV311      = 20 // from the first QoS 2 message on, see WithMaxInFlight
 	defaultQueueMessages  = 10_000
 	defaultQueueBytes     = 64 << 20
 	defaultInboundLimit   = 64 << 20
@@ -84,7 +85,10 @@ type config struct {
 	logger  *slog.Logger
 
 	clientID       string
+	clientIDGiven  bool
 	cleanStart     bool
+	startGiven     bool // cleanStart is from WithCleanStart
+	invented       bool // no server can have a session for clientID, because the client has generated it
 	keepAlive      time.Duration
 	pingLead       time.Duration // how much earlier than keepAlive PINGREQ is sent
 	pingTimeout    time.Duration // 0: it follows the keep alive
@@ -171,6 +175,8 @@ func newConfig(v codec.Version, host string) (*config, error) {
 	}
 	if v >= codec.V5 {
 		c.sessionExpiry = defaultSessionExpiry
+	} else {
+		c.limits.InFlightQoS2 = safeInFlightV311
 	}
 	if u := server.User; u != nil {
 		c.hasUsername, c.username = true, u.Username()
@@ -196,6 +202,7 @@ func (c *config) finish() error {
 	if err := c.checkTransport(); err != nil {
 		return err
 	}
+	c.invented = c.version >= codec.V5 && !c.clientIDGiven && !c.startGiven && c.sessionExpiry > 0
 	c.dialer.Patience = cmp.Or(c.pingTimeout, defaultWriteTimeout)
 	if c.attemptFunc != nil || slices.ContainsFunc(c.servers, isSecure) {
 		c.dialer.Sessions = tls.NewLRUClientSessionCache(0)
@@ -219,19 +226,24 @@ func (c *config) finish() error {
 // stays the same until the client ends. With "" the server assigns one.
 func WithClientID(id string) Option {
 	return option(func(c *config) error {
-		c.clientID = id
+		c.clientID, c.clientIDGiven = id, true
 		return nil
 	})
 }
 
-// WithCleanStart says whether the first connect begins a new session (section 3.1.2.4), which is the default. With
-// false the client asks for the session of an earlier client with the same client identifier, and the application is
+// WithCleanStart says whether the first connect begins a new session (section 3.1.2.4), which is the default. On MQTT 5
+// a client that generated its client identifier asks with Clean Start 0 all the same, because there is no session to
+// end. This matters with Mosquitto (seen with 2.0.11): it does not write a session to disk that began with Clean Start
+// 1, so such a session, and all that waits in it, is lost at its first restart. To keep the sessions of a client with an
+// identifier of its own through restarts of Mosquitto, use false.
+//
+// With false the client asks for the session of an earlier client with the same client identifier, and the application is
 // responsible for the earlier client's messages. This client does not know the packet identifiers of messages at QoS 2
 // that the earlier client did not complete: if a new message gets such an identifier, the server takes it for the old
 // message, and it is lost.
 func WithCleanStart(clean bool) Option {
 	return option(func(c *config) error {
-		c.cleanStart = clean
+		c.cleanStart, c.startGiven = clean, true
 		return nil
 	})
 }
@@ -460,10 +472,15 @@ func WithQueue(messages, bytes int) Option {
 }
 
 // WithMaxInFlight bounds the messages at QoS 1 and 2 that are sent and not acknowledged, 1 to 64,511. The default is
-// 1,024. The server's Receive Maximum may bound them further.
+// 1,024; the server's Receive Maximum may bound them further. On MQTT 3.1.1, where a server cannot announce what it takes,
+// the default is 20 from the client's first message at QoS 2 on.
+//
+// A larger number loses messages on servers with a smaller window. Mosquitto as it is installed
+// (max_inflight_messages 20; seen with 2.0.11) acknowledges what goes beyond 20 at QoS 2, with a normal PUBREC, and
+// drops it.
 func WithMaxInFlight(n int) Option {
 	return option(func(c *config) error {
-		c.limits.InFlight = n
+		c.limits.InFlight, c.limits.InFlightQoS2 = n, 0
 		return between("WithMaxInFlight", n, 1, session.MaxInFlight)
 	})
 }

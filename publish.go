@@ -293,6 +293,9 @@ func (out *outbox) sendOrQueue(d *Delivery, m *session.Message) (placed bool, er
 	if err := out.stale(m); err != nil {
 		return false, err
 	}
+	if m.QoS == 2 {
+		out.session.ExpectQoS2()
+	}
 	switch l := out.live(); {
 	case l == nil || l.Full():
 	case m.QoS == 0 && out.session.FrontQoS0() == nil: // the client has connected since publishQoS0 found no connection

@@ -1175,3 +1175,44 @@ func TestServerThatDoesNotRead(t *testing.T) {
 		wantArrived(t, sub, "in=x q0")
 	})
 }
+
+// On MQTT 3.1.1 no server can announce its window, and Mosquitto as it is installed acknowledges what goes beyond 20 at QoS
+// 2 and drops it. From the first message at QoS 2 on no more than 20 are in flight, unless the application says so.
+func TestWindowAtQoS2(t *testing.T) {
+	for name, c := range map[string]struct {
+		version codec.Version
+		opts    []mqtt.Option
+		first   int // messages at QoS 1 before
+		want    int // in flight after 100 more at QoS 2
+	}{
+		"3.1.1":                  {codec.V311, nil, 0, 20},
+		"3.1.1, some at QoS 1":   {codec.V311, nil, 15, 20},
+		"3.1.1, many at QoS 1":   {codec.V311, nil, 50, 50},
+		"3.1.1, WithMaxInFlight": {codec.V311, []mqtt.Option{mqtt.WithMaxInFlight(70)}, 0, 70},
+		"5.0":                    {codec.V5, nil, 0, 100},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := mqtttest.NewBroker(t)
+				b.Intercept(func(_ string, outbound bool, p codec.Packet) bool { // nothing is acknowledged
+					switch p.(type) {
+					case *codec.Puback, *codec.Pubrec:
+						return false
+					}
+					return true
+				})
+				client := dialAs(t, c.version, b.DialContext, c.opts...)
+				for range c.first {
+					client.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
+				}
+				for range 100 {
+					client.PublishAsync(t.Context(), "t", nil, mqtt.ExactlyOnce)
+				}
+				synctest.Wait()
+				if n := client.Stats().InFlight; n != c.want {
+					t.Errorf("%d are in flight, want %d", n, c.want)
+				}
+			})
+		})
+	}
+}

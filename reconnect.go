@@ -24,7 +24,7 @@ type ReconnectPolicy struct {
 	InitialDelay time.Duration // 1 s
 	MaxDelay     time.Duration // 60 s
 	Factor       float64       // 2
-	MaxAttempts  int           // in a row; 0: no limit
+	MaxAttempts  int           // failed attempts to connect in a row; 0: no limit
 	// StableAfter is how long a connection must last to be stable: its loss counts as the first failure again. The
 	// default is MaxDelay or twice the keep alive interval, whichever is longer.
 	StableAfter time.Duration
@@ -40,6 +40,7 @@ type Failure struct {
 	Err       error
 	Server    string        // without password
 	Attempts  int           // since the last stable connection
+	Failed    int           // attempts that failed in a row, without a connection in between
 	Down      time.Duration // how long there has been no connection
 	Delay     time.Duration // as the policy says, with the random part
 	Permanent bool          // trying again cannot help
@@ -84,7 +85,7 @@ func (p *ReconnectPolicy) delay(n int) time.Duration {
 // Decide is set.
 func (p *ReconnectPolicy) decide(ctx context.Context, f Failure) (time.Duration, error) {
 	switch {
-	case p.MaxAttempts > 0 && f.Attempts >= p.MaxAttempts:
+	case p.MaxAttempts > 0 && f.Failed >= p.MaxAttempts:
 		return 0, f.Err
 	case p.Decide != nil:
 		return p.Decide(ctx, f)
@@ -115,6 +116,8 @@ type Attempt struct {
 type connectAttempt struct {
 	Attempt
 	cleanStart bool
+	fresh      bool // no server can have a session of the client
+	stranger   bool // but the server had one
 	clientID   string
 	auth       codec.Auth // the first step of enhanced authentication; its data and user properties go with CONNECT
 	sent       bool       // CONNECT was written

@@ -571,7 +571,7 @@ func TestRedirectLimits(t *testing.T) {
 			b := mqtttest.NewBroker(t)
 			b.Intercept(func(_ string, outbound bool, p codec.Packet) bool {
 				if ack, ok := p.(*codec.Connack); ok {
-					ack.Code = codec.UseAnotherServer
+					ack.Code, ack.SessionPresent = codec.UseAnotherServer, false
 					ack.Properties = codec.ConnackProperties{ServerReference: "other"}
 				}
 				return true
@@ -1037,3 +1037,167 @@ func TestDisconnectDrainsAcrossReconnects(t *testing.T) {
 		wantFate(t, d, nil)
 	})
 }
+
+// A client that has generated its identifier asks for its session, which does not exist: a session that began with Clean
+// Start 1 is not written to disk by Mosquitto 2.0.11.
+func TestGeneratedIdentifierAsksForItsSession(t *testing.T) {
+	for name, c := range map[string]struct {
+		opts  []mqtt.OptionV5
+		clean bool
+	}{
+		"generated":             {nil, false},
+		"given":                 {[]mqtt.OptionV5{mqtt.WithClientID("given")}, true},
+		"assigned":              {[]mqtt.OptionV5{mqtt.WithClientID("")}, true},
+		"clean start asked":     {[]mqtt.OptionV5{mqtt.WithCleanStart(true)}, true},
+		"no session to be kept": {[]mqtt.OptionV5{mqtt.WithSessionExpiry(0)}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := mqtttest.NewBroker(t)
+				connects := watch(b, func(p *codec.Connect) string { return fmt.Sprint(p.CleanStart) })
+				dialV5(t, b.DialContext, c.opts...)
+				if got := connects.take(); len(got) != 1 || got[0] != fmt.Sprint(c.clean) {
+					t.Errorf("Clean Start is %v, want %v", got, c.clean)
+				}
+			})
+		})
+	}
+	t.Run("3.1.1", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := mqtttest.NewBroker(t)
+			connects := watch(b, func(p *codec.Connect) string { return fmt.Sprint(p.CleanStart) })
+			dialAs(t, codec.V311, b.DialContext)
+			if got := connects.take(); len(got) != 1 || got[0] != "true" {
+				t.Errorf("Clean Session is %v", got)
+			}
+		})
+	})
+}
+
+// A session under an identifier that was just generated is somebody else's: it is not taken, and ended at the next attempt.
+func TestSessionOfAStranger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := mqtttest.NewServer(t, codec.V5)
+		client := start(func() (mqtt.ClientV5, error) {
+			c, err := mqtt.NewClient(t.Context(), "mqtt://test", mqtt.WithDialer(server.DialContext), mqtt.WithConnectRetry())
+			if err == nil {
+				t.Cleanup(func() { c.Close() })
+			}
+			return c, err
+		})
+		s := server.Accept()
+		if p := mqtttest.ReceiveAs[*codec.Connect](s); p.CleanStart {
+			t.Error("Clean Start 1 at the first attempt")
+		}
+		s.Send(&codec.Connack{SessionPresent: true})
+		mqtttest.ReceiveAs[*codec.Disconnect](s)
+		s = server.Accept()
+		if p := mqtttest.ReceiveAs[*codec.Connect](s); !p.CleanStart {
+			t.Error("Clean Start 0 at the second attempt")
+		}
+		s.Send(&codec.Connack{})
+		client.value(t)
+	})
+}
+
+// MaxAttempts counts attempts that fail in a row, and neither connections that were made nor their ends.
+func TestMaxAttemptsCountsFailures(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		failed := 0
+		c := reconnectingAs(t, v, b.DialContext, mqtt.WithReconnect(mqtt.ReconnectPolicy{MaxAttempts: 3, Decide: func(_ context.Context, f mqtt.Failure) (time.Duration, error) {
+			failed = f.Failed
+			return f.Delay, nil
+		}}))
+		for range 10 {
+			b.Cut()
+			time.Sleep(time.Minute)
+			noErr(t, c.Reconnect(t.Context()))
+		}
+		b.Refuse(2, byte(codec.ServerUnavailable))
+		b.Cut()
+		time.Sleep(10 * time.Minute)
+		if c.State() != mqtt.StateConnected || failed != 2 {
+			t.Errorf("after two refusals the client is %v, %d failed: %v", c.State(), failed, c.Err())
+		}
+		b.Refuse(3, byte(codec.ServerUnavailable))
+		b.Cut()
+		time.Sleep(10 * time.Minute)
+		if !errors.Is(c.Err(), mqtt.ServerUnavailable) {
+			t.Errorf("after three refusals the client ends with %v", c.Err())
+		}
+	})
+}
+
+// A server that knows only MQTT 3.1.1 answers a CONNECT of MQTT 5 as it can.
+func TestServerOfTheOldVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := mqtttest.NewServer(t, codec.V5)
+		client := start(func() (mqtt.ClientV5, error) {
+			return mqtt.NewClient(t.Context(), "mqtt://test", mqtt.WithDialer(server.DialContext), mqtt.WithConnectRetry())
+		})
+		s := server.Accept()
+		mqtttest.ReceiveAs[*codec.Connect](s)
+		s.SendBytes(0x20, 0x02, 0x00, 0x01)
+		if err := client.wait(); !errors.Is(err, mqtt.UnsupportedProtocolVersion) || !strings.Contains(err.Error(), "NewClientV311") {
+			t.Errorf("NewClient returns %v", err)
+		}
+	})
+}
+
+// A server that was named for good and cannot be reached is given up after some attempts.
+func TestMovedToADeadServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		moved := b.Intercept(func(_ string, outbound bool, p codec.Packet) bool {
+			if ack, ok := p.(*codec.Connack); ok {
+				ack.Code, ack.SessionPresent = codec.ServerMoved, false
+				ack.Properties = codec.ConnackProperties{ServerReference: "dead"}
+			}
+			return true
+		})
+		var dialed []string
+		dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+			host, _, _ := net.SplitHostPort(address)
+			dialed = append(dialed, host)
+			if host == "dead" {
+				moved()
+				return nil, errors.New("no route to host")
+			}
+			return b.DialContext(ctx, network, address)
+		}
+		c, err := mqtt.NewClient(t.Context(), "mqtt://test", mqtt.WithDialer(dial), mqtt.WithConnectRetry())
+		noErr(t, err)
+		defer c.Close()
+		if got := strings.Join(dialed, " "); got != "test dead dead dead dead dead test" && got != "test dead dead dead dead test" {
+			t.Errorf("dialed are %s", got)
+		}
+	})
+}
+
+// A logger that waits for the client must not keep it from connecting again.
+func TestLoggerThatPublishes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		var c mqtt.ClientV5
+		made := make(chan struct{})
+		log := slog.New(slog.NewTextHandler(writerFunc(func(line []byte) (int, error) {
+			<-made
+			return len(line), c.Publish(endingIn(t, time.Hour), "log", line, mqtt.AtLeastOnce)
+		}), nil))
+		var err error
+		c, err = mqtt.NewClient(t.Context(), "mqtt://test", mqtt.WithDialer(b.DialContext), mqtt.WithLogger(log))
+		noErr(t, err)
+		close(made)
+		defer c.Close()
+		b.Cut()
+		time.Sleep(time.Minute)
+		if c.State() != mqtt.StateConnected {
+			t.Errorf("a minute after the cut the client is %v", c.State())
+		}
+	})
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }

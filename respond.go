@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -156,7 +157,7 @@ func (r *responder) served(m Message, err error) error {
 	case errors.Is(err, errRequestExpired):
 		r.client.countExpired()
 	default:
-		r.client.config.logger.Warn("mqtt: a request was not answered", "request", m.Topic,
+		r.client.notices.report(slog.LevelWarn, "mqtt: a request was not answered", "request", m.Topic,
 			"response topic", m.Properties.ResponseTopic, "error", err)
 	}
 	_ = m.Ack() // an error is not lost: it is the Err of sub or of its client

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"net/url"
 	"slices"
@@ -20,18 +21,22 @@ type supervisor struct {
 	client    *client
 	first     *firstConnect // nil when no NewClient waits
 	servers   []*url.URL
-	next      int       // index of the server to try
-	redirect  *url.URL  // a server to try once instead
-	tried     *url.URL  // in the latest attempt
-	served    []visit   // the latest visit to each address
-	latest    string    // address of the latest connection; "": there has been none
-	redirects int       // followed since the last stable connection
-	attempts  int       // to connect, since the last stable connection
-	failures  int       // of attempts and connections, since the last stable connection
-	down      time.Time // when the latest connection ended
-	lastErr   error     // of the latest attempt or connection
-	blamed    bool      // the latest connection may have been lost over a SUBSCRIBE
-	silent    int       // unstable connections in a row that the server closed without DISCONNECT
+	next      int        // index of the server to try
+	redirect  *url.URL   // a server to try once instead
+	tried     *url.URL   // in the latest attempt
+	served    []visit    // the latest visit to each address
+	latest    string     // address of the latest connection; "": there has been none
+	redirects int        // followed since the last stable connection
+	attempts  int        // to connect, since the last stable connection
+	failures  int        // of attempts and connections, since the last stable connection
+	failed    int        // attempts in a row that failed
+	original  []*url.URL // the servers that the application named
+	known     bool       // a CONNECT was sent: a server may have a session of this client
+	stranger  bool       // a server has somebody else's session under our client identifier
+	down      time.Time  // when the latest connection ended
+	lastErr   error      // of the latest attempt or connection
+	blamed    bool       // the latest connection may have been lost over a SUBSCRIBE
+	silent    int        // unstable connections in a row that the server closed without DISCONNECT
 }
 
 // firstConnect is a NewClient call that waits for the first connection.
@@ -113,11 +118,16 @@ func (s *supervisor) connect() error {
 	l, ack, err := c.dial(ctx, a, s.prepare)
 	s.tried = a.URL
 	c.notices.traceConnectDone(transport.Redact(a.URL), a.Number, err)
+	s.known = s.known || a.sent
 	if err != nil {
 		s.next++
+		s.failed++
+		s.stranger = s.stranger || a.stranger
 		c.attempts.attemptFailed(a, err)
+		s.returnToOriginal()
 		return err
 	}
+	s.failed = 0
 	c.auth.scheduleRenewal() // before attach, after which re-authentication is possible: calls of the Authenticator must not overlap
 	at := address(a.URL)
 	if s.latest != "" && s.latest != at {
@@ -134,7 +144,19 @@ func (s *supervisor) prepare(ctx context.Context, a *connectAttempt) error {
 		return err
 	}
 	a.cleanStart = s.cleanStart(a.URL)
+	a.fresh = s.client.config.invented && !s.known
 	return nil
+}
+
+// movedPatience is how many attempts in a row may fail at a server that another one has named for good.
+const movedPatience = 5
+
+// returnToOriginal tries the servers that the application named again, when the one that took their place cannot be
+// reached.
+func (s *supervisor) returnToOriginal() {
+	if s.failed%movedPatience == 0 {
+		s.servers, s.next = s.original, 0
+	}
 }
 
 // address identifies a server.
@@ -163,6 +185,8 @@ func (s *supervisor) cleanStart(to *url.URL) bool {
 	c := s.client
 	current := c.attempts.sessionNumber()
 	switch {
+	case current == 0 && c.config.invented:
+		return s.stranger
 	case current == 0 || c.version < codec.V5 && c.config.cleanStart:
 		return c.config.cleanStart
 	case c.version >= codec.V5 && c.config.sessionExpiry == 0:
@@ -318,13 +342,14 @@ func (s *supervisor) handleFailure(err error) error {
 		Err:       err,
 		Server:    transport.Redact(s.tried),
 		Attempts:  s.attempts,
+		Failed:    s.failed,
 		Down:      time.Since(s.down),
 		Delay:     c.config.reconnect.delay(s.failures),
 		Permanent: c.config.permanent(err) && !(s.blamed && errors.Is(err, NotAuthorized)),
 	}
 	if s.silent >= suspectTakeover {
 		f.Delay = c.config.reconnect.MaxDelay
-		c.config.logger.Warn("mqtt: the server keeps closing the connection; does another client use this client identifier?",
+		c.notices.report(slog.LevelWarn, "mqtt: the server keeps closing the connection; does another client use this client identifier?",
 			"client", c.ClientID(), "connections", s.silent)
 	}
 	delay, err := c.config.reconnect.decide(c.ctx, f)
@@ -335,7 +360,7 @@ func (s *supervisor) handleFailure(err error) error {
 		return err
 	}
 	c.notices.traceRetrying(f, delay)
-	c.config.logger.Info("mqtt: connecting again", "after", delay, "because", f.Err)
+	c.notices.report(slog.LevelInfo, "mqtt: connecting again", "after", delay, "because", f.Err)
 	return s.pause(delay, f.Err)
 }
 

@@ -128,6 +128,15 @@ func (n *notices) log(level slog.Level, text string, args ...any) {
 	}
 }
 
+// report is log for those who do not hold the mutex.
+func (n *notices) report(level slog.Level, text string, args ...any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.err == nil {
+		n.log(level, text, args...)
+	}
+}
+
 // moveTo changes the state of the connection, and reports it if the application sees a change.
 // The caller holds mu.
 func (n *notices) moveTo(s State) {

@@ -69,6 +69,7 @@ func (m *Message) size() int { return len(m.Topic) + len(m.Payload) }
 // Limits bound what waits and what is in flight. They hold as long as the session.
 type Limits struct {
 	InFlight      int // PUBLISH packets in flight, at most MaxInFlight
+	InFlightQoS2  int // the same from the first message at QoS 2 on, see ExpectQoS2; 0: as before
 	QueueMessages int
 	QueueBytes    int // topics and payloads
 }
@@ -121,6 +122,16 @@ func (s *Session) Serve(c Connection) {
 	s.in.maximum = c.ReceiveMaximum
 	if c.ReceiveMaximum == 0 {
 		s.in.maximum = maxID
+	}
+}
+
+// ExpectQoS2 says that a message at QoS 2 is about to be sent or queued. From the first one on InFlightQoS2 is the limit:
+// there are servers that acknowledge more messages at QoS 2 than they keep, and do not announce how many they keep.
+func (s *Session) ExpectQoS2() {
+	if n := s.limits.InFlightQoS2; n > 0 {
+		s.limits.InFlight = min(s.limits.InFlight, n)
+		s.limits.InFlightQoS2 = 0
+		s.out.window = min(s.out.window, n)
 	}
 }
 
