@@ -19,7 +19,7 @@ const (
 	ackIDRuleV311 = "MQTT-2.3.1-6"
 )
 
-// append appends the short form, which has neither code nor properties, if it will do.
+// append appends the short form if it is enough: that has neither code nor properties.
 func (a *ack) append(dst []byte, t Type, v Version) ([]byte, error) {
 	if a.PacketID == 0 || a.Code != Success || a.ReasonString != "" || len(a.UserProperties) > 0 {
 		return a.appendLong(dst, t, v)

@@ -31,7 +31,7 @@ func (p *Auth) Append(dst []byte, v Version) ([]byte, error) {
 	return w.end()
 }
 
-// check refuses a packet without a method that says anything but Success.
+// check refuses a packet that has no method and a reason code other than Success.
 func (p *Auth) check(l *latch) {
 	if p.Method == "" && (p.Code != Success || p.Data != nil || p.ReasonString != "" || len(p.UserProperties) > 0) {
 		l.fail(ProtocolError, "3.15.2.2.2", "", "no Authentication Method")

@@ -1,10 +1,11 @@
 // Package codec turns the Control Packets of MQTT 5.0 and 3.1.1 into bytes and back.
 //
 // The protocol version is a parameter of every call; there is one set of packet types for both. Encoders append to a
-// slice and allocate nothing but its growth. Decoders accept nothing that the specification calls malformed or a protocol
-// error for the packet by itself, and allocate nothing on the word of a length field alone: what they allocate is bounded
-// by the bytes they were given. What depends on the state of the connection (which end may send a packet, limits that were
-// announced, packet identifiers in use) is left to the caller, and so is where wildcards stand in topic filters.
+// slice and allocate only what it needs to grow. Decoders refuse everything that the specification calls malformed or a
+// protocol error for the packet by itself. They never allocate memory because a length field says so: what they allocate is
+// bounded by the bytes that they are given. The caller checks what depends on the state of the connection: which end may send
+// a packet, limits that were announced, packet identifiers in use. The caller also checks where wildcards stand in topic
+// filters.
 //
 // The package does no I/O, except for [ReadPacket]. Packets hold no locks: one may not be used concurrently with a Decode
 // into it.
@@ -12,7 +13,7 @@ package codec
 
 import "strconv"
 
-// Version is a protocol version, as its byte in CONNECT. Any version but V5 is treated as V311, except by Connect, which
+// Version is a protocol version, as its byte in CONNECT. Every version other than V5 is treated as V311, except by Connect, which
 // refuses it.
 type Version byte
 
@@ -73,19 +74,19 @@ type Packet interface {
 	// Type returns the type of the packet.
 	Type() Type
 
-	// Append appends the whole packet, fixed header included, to dst. It allocates nothing but the growth of dst. A
-	// packet that the specification forbids is an [*Error], and then dst is returned as it was. What is set but does not
-	// exist in version v is such an error; nothing is dropped in silence.
+	// Append appends the whole packet, fixed header included, to dst. It allocates only what dst needs to grow. A
+	// packet that the specification forbids is an [*Error], and then dst is returned as it was. A field that is set and
+	// does not exist in version v is such an error; nothing is left out in silence.
 	Append(dst []byte, v Version) ([]byte, error)
 
 	// Decode reads the bytes behind the fixed header, exactly h.Length of them. Every field is overwritten; slices that
 	// the packet owns (user properties, filters, reason codes, subscription identifiers) are reused. Byte slices in the
-	// packet alias body, which stays the caller's; strings are copies. Errors are of type [*Error], and the packet's fields
+	// packet alias body, which still belongs to the caller; strings are copies. Errors are of type [*Error], and the packet's fields
 	// mean nothing after one.
 	Decode(h Header, body []byte, v Version) error
 }
 
-// Decode decodes body into a new packet of the header's type. See Packet for who owns what.
+// Decode decodes body into a new packet of the header's type. Packet says who owns which bytes.
 func Decode(h Header, body []byte, v Version) (Packet, error) {
 	p := newPacket(h.Type)
 	if p == nil {

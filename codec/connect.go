@@ -4,7 +4,7 @@ import "time"
 
 // Connect is the first packet of a client, section 3.1.
 type Connect struct {
-	// Version is what Decode found in the packet, whatever version it was told. Append does not look at it.
+	// Version is the version that Decode found in the packet, not the one that it was called with. Append ignores it.
 	Version Version
 
 	CleanStart  bool   // Clean Session in MQTT 3.1.1

@@ -3,7 +3,7 @@ package codec
 // Error is a packet that breaks the specification.
 type Error struct {
 	Packet Type       // 0: not known
-	Code   ReasonCode // to answer with in MQTT 5.0; 3.1.1 has no answer but to close
+	Code   ReasonCode // to answer with in MQTT 5.0; in 3.1.1 the only answer is to close the connection
 	Rule   string     // the statement, "MQTT-3.3.1-4", or the section where none is numbered, "3.8.2.1.2"
 	Detail string     // for people
 }

@@ -112,12 +112,12 @@ const (
 	inPropertied = inReasoned | inConnect | inWill | inPublish | inSubscribe | inUnsubscribe
 )
 
-// MaxProperties is how many properties one packet may have, which only user properties and subscription identifiers can
-// reach. The specification has no bound, but without one 16 MiB of empty user properties, which any publisher can send to any
-// subscriber, take a hundred MiB and a second to decode. More are an [*Error] with PacketTooLarge.
+// MaxProperties is how many properties one packet may have. Only user properties and subscription identifiers can be so many.
+// The specification has no bound. Without one, any publisher could send 16 MiB of empty user properties to any subscriber, and
+// they would take a hundred MiB and a second to decode. A packet with more properties is an [*Error] with PacketTooLarge.
 const MaxProperties = 16_384
 
-// UserProperty is one name-value pair, section 3.1.2.11.8. Both halves are strings as ValidString wants them.
+// UserProperty is one name-value pair, section 3.1.2.11.8. ValidString must hold for both halves.
 type UserProperty struct{ Key, Value string }
 
 // UserProperties are pairs in the order sent, repeats kept.

@@ -95,7 +95,7 @@ func (p *PublishProperties) size() int {
 }
 
 // Append implements Packet. Lengths and ranges are checked, and so are the properties. The characters of Topic are not:
-// whoever publishes to it calls CheckTopicName before.
+// the caller calls CheckTopicName before.
 // [MQTT-3.3.2-1] [MQTT311-3.3.2-1]
 func (p *Publish) Append(dst []byte, v Version) ([]byte, error) {
 	block := p.blockSize()
@@ -142,7 +142,7 @@ func PublishFlags(dup bool, qos byte, retain bool) byte {
 }
 
 // AppendPlainPublish appends what (*Publish).Append does for a message without properties and alias, with the same errors,
-// in half the time: a Publish has to be filled, and looked through for properties. flags are those of PublishFlags.
+// in half the time, because no Publish has to be filled and searched for properties. flags are those of PublishFlags.
 func AppendPlainPublish(dst []byte, flags byte, topic string, id uint16, payload []byte, v Version) ([]byte, error) {
 	n := 2 + len(topic) + len(payload)
 	if id > 0 {
@@ -164,7 +164,7 @@ func AppendPlainPublish(dst []byte, flags byte, topic string, id uint16, payload
 }
 
 // writable reports whether a packet with a Remaining Length of n and a property block of so many bytes may be written. What
-// is in the block is not looked at.
+// is in the block is not checked.
 func (p *Publish) writable(n, block int, v Version) bool {
 	return p.QoS <= 2 && (p.QoS > 0) == (p.PacketID > 0) && !(p.Dup && p.QoS == 0) &&
 		len(p.Topic) <= maxText && n <= MaxRemainingLength && (p.Topic != "" || p.TopicAlias != 0) &&
@@ -284,8 +284,8 @@ func DecodePublishProperties(block []byte, into *PublishProperties, ids []uint32
 }
 
 // DecodeRelayedProperties is DecodePublishProperties for a client, which gets what some publisher wrote and the server
-// handed on. Mosquitto 2.0.11 does not check the payload format and the response topic then (seen): what the specification
-// forbids of those is read as if it were absent. To refuse it would let any publisher keep any subscriber from working.
+// handed on. Mosquitto 2.0.11 does not check the payload format and the response topic (seen). So values of those that
+// the specification forbids are read as if they were absent: if they were refused, any publisher could stop any subscriber.
 func DecodeRelayedProperties(block []byte, into *PublishProperties, ids []uint32) (alias uint16, identifiers []uint32, err error) {
 	return decodePublishProperties(block, into, ids, true)
 }

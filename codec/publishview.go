@@ -49,7 +49,7 @@ func (p *PublishView) Split(h Header, body []byte, v Version) error {
 	if at > len(body) {
 		return splitError(h, body, v)
 	}
-	// Field by field: a composite literal would be built aside and copied, which takes longer than all the rest.
+	// Field by field: the compiler builds a composite literal elsewhere and copies it, which takes longer than everything else here.
 	p.Dup = h.Flags&flagDup != 0
 	p.Retain = h.Flags&flagRetain != 0
 	p.QoS = qos
@@ -75,7 +75,7 @@ func splitError(h Header, body []byte, v Version) error {
 }
 
 // CheckTopic checks the topic after Split: UTF-8, U+0000, wildcards. Without a topic there must be properties, which may
-// hold a topic alias: that they do, and that the alias is known, is for the caller to see. Errors are of type [*Error].
+// hold a topic alias: the caller checks that they do, and that the alias is known. Errors are of type [*Error].
 func (p *PublishView) CheckTopic() error {
 	f := topicFlaw(p.Topic)
 	if f == sound || f == empty && len(p.Properties) > 0 {

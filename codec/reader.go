@@ -1,8 +1,8 @@
 package codec
 
-// reader reads the body of one packet. It keeps the first error, so that a decoder runs straight through and asks end
-// once. A wrong value is kept with fail, and reading goes on; when the reader cannot know any more where it is, it stops:
-// then nothing is left, and every method returns zero values.
+// reader reads the body of one packet. It keeps the first error, so that a decoder has no checks in between and calls
+// end once. After a wrong value, noted with fail, reading goes on. When the reader cannot know where the next field begins, it
+// stops: then nothing is left to read, and every method returns zero values.
 type reader struct {
 	latch
 	b []byte // what is left, up to the end of the property block while in one

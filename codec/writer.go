@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// writer appends one packet. It keeps the first error, so that an encoder runs straight through and asks end once.
+// writer appends one packet. It keeps the first error, so that an encoder has no checks in between and calls end once.
 type writer struct {
 	latch
 	dst []byte // as the caller gave it

@@ -1,9 +1,9 @@
-// Package fifo has the one queue that Petrel waits in line with.
+// Package fifo has the queue that all of Petrel uses.
 package fifo
 
 import "slices"
 
-// keep is the capacity below which an emptied queue holds on to its memory.
+// keep is the largest capacity that an emptied queue keeps.
 const keep = 64
 
 // Queue is a first-in, first-out queue. The zero value is empty and holds no memory. It is not safe for concurrent
@@ -24,7 +24,7 @@ func (q *Queue[T]) Push(v T) {
 	q.items = append(q.items, v)
 }
 
-// reuse makes room without growing. Few items leave a large piece of memory for a small one.
+// reuse makes room without growing. A few items in a large piece of memory move to a small one.
 func (q *Queue[T]) reuse() {
 	live := q.items[q.head:]
 	if cap(q.items) > max(keep, 16*len(live)) {

@@ -66,7 +66,8 @@ type ping struct {
 
 const unsent time.Duration = -1
 
-// Ping sends a PINGREQ. done is closed when its PINGRESP has come. It is called with the mutex held.
+// Ping sends a PINGREQ. done is closed when its PINGRESP has come.
+// The caller holds mu.
 func (l *Link) Ping(done chan<- struct{}) {
 	b, err := (&codec.Pingreq{}).Append(l.Buffer(), l.config.Version)
 	if err != nil {
@@ -76,7 +77,8 @@ func (l *Link) Ping(done chan<- struct{}) {
 	l.Commit(b)
 }
 
-// wrote notes, with the mutex held, that everything which the writer has taken is written.
+// wrote notes that everything that the writer has taken is written.
+// The caller holds mu.
 func (l *Link) wrote() {
 	l.out.Wrote()
 	if l.out.underWay != nil {
@@ -91,7 +93,8 @@ func (l *Link) wrote() {
 	}
 }
 
-// pingresp takes a PINGRESP, with the mutex held. One that nobody asked for is harmless.
+// pingresp takes a PINGRESP. One without a PINGREQ is ignored.
+// The caller holds mu.
 // [MQTT-3.12.4-1] [MQTT311-3.12.4-1]
 func (l *Link) pingresp(h codec.Header, body []byte) error {
 	if err := (&codec.Pingresp{}).Decode(h, body, l.config.Version); err != nil {
@@ -108,7 +111,7 @@ func (l *Link) pingresp(h codec.Header, body []byte) error {
 	return nil
 }
 
-// tick sends the PINGREQ that is due, or gives the server up.
+// tick sends the PINGREQ that is due, or ends the link because the server is silent.
 func (l *Link) tick() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -127,7 +130,8 @@ func (l *Link) tick() error {
 	return nil
 }
 
-// nextTick returns when there is something for tick to do, with the mutex held.
+// nextTick returns the earliest time at which tick has work.
+// The caller holds mu.
 func (l *Link) nextTick(now time.Duration) time.Duration {
 	if l.alive.asked == notAsked && l.handler.Awaiting() {
 		l.alive.asked = now
@@ -136,7 +140,8 @@ func (l *Link) nextTick(now time.Duration) time.Duration {
 }
 
 // early returns when an acknowledgement is so late that a PINGREQ asks whether the server is there: a dead connection need
-// not wait for the keep alive. A server that answers is merely slow, and asked less and less often.
+// not wait for the keep alive. A server that answers is only slow, and is asked less and less often.
+// The caller holds mu.
 func (l *Link) early(now time.Duration) time.Duration {
 	if l.alive.interval == 0 || len(l.alive.pings) > 0 || l.alive.asked == notAsked {
 		return never
@@ -146,7 +151,8 @@ func (l *Link) early(now time.Duration) time.Duration {
 	return later(max(heard, l.alive.asked), min(late, l.alive.interval))
 }
 
-// answered notes, with the mutex held, that the server sent a packet other than PINGRESP.
+// answered notes that the server sent a packet other than PINGRESP.
+// The caller holds mu.
 func (l *Link) answered() {
 	if l.alive.asked == notAsked {
 		return
@@ -160,6 +166,7 @@ func (l *Link) answered() {
 }
 
 // due returns when a PINGREQ is due [MQTT-3.1.2-20], whether or not an earlier one was answered.
+// The caller holds mu.
 // [MQTT-3.1.2-22] [MQTT-3.1.2.10b] [MQTT311-3.1.2-23] [MQTT311-3.1.2-24] [MQTT311-3.1.2.10b]
 func (l *Link) due(now time.Duration) time.Duration {
 	if l.alive.interval == 0 {
@@ -177,7 +184,8 @@ func (l *Link) due(now time.Duration) time.Duration {
 	return later(since, l.alive.interval)
 }
 
-// overdue returns when the PINGRESP to the oldest PINGREQ is overdue. Time in which we did not read does not count.
+// overdue returns when the PINGRESP to the oldest PINGREQ is overdue. Time in which the reader did not read does not count.
+// The caller holds mu.
 // [MQTT-3.1.2.10a] [MQTT311-3.1.2.10a]
 func (l *Link) overdue(now time.Duration) time.Duration {
 	if l.alive.interval == 0 || len(l.alive.pings) == 0 || l.alive.pings[0].sent == unsent {
@@ -188,11 +196,11 @@ func (l *Link) overdue(now time.Duration) time.Duration {
 	sent := p.sent + lag - p.lag
 	overdue := later(sent, l.alive.patience)
 	if heard > p.sent {
-		// Bytes from the server are a sign of life, but not for ever.
+		// Bytes from the server are a sign of life for a limited time.
 		overdue = max(overdue, min(later(heard, l.alive.patience), sent+2*l.alive.interval))
 	}
 	if l.alive.progress > 0 {
-		// So is room that the server made for our bytes: the PINGREQ may be behind many others.
+		// So is room that the server made for what is written: the PINGREQ may be behind many other bytes.
 		overdue = max(overdue, min(later(l.alive.progress, max(l.alive.patience, l.alive.interval)), sent+backlog))
 	}
 	return overdue

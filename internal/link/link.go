@@ -21,14 +21,14 @@ import (
 // read must not fill our memory: the reader then waits for the writer.
 const answerBound = 16 << 20
 
-// lastWord is how long the server's last packets may take to come when it takes no more of ours.
+// lastWord is how long the link waits for the last packets of a server that accepts nothing any more.
 const lastWord = 250 * time.Millisecond
 
 // never is a duration after which nothing happens.
 const never = time.Duration(1<<63 - 1)
 
 var (
-	// ErrServerSilent ends a connection on which the server neither answered a PINGREQ nor took a byte in time.
+	// ErrServerSilent ends a connection on which the server did not answer a PINGREQ, or did not accept a byte, in time.
 	ErrServerSilent = errors.New("the server is silent")
 	// ErrServerClosed ends a connection that the server closed.
 	ErrServerClosed = errors.New("the server closed the connection")
@@ -48,22 +48,22 @@ type Config struct {
 
 // Handler takes what a link receives. Its methods are called by the link's reader and writer.
 type Handler interface {
-	// Packet takes one packet, with the mutex held; body is good until it returns. It may release the mutex in
-	// between. An error ends the link.
+	// Packet takes one packet. The caller holds mu. body is good until Packet returns. Packet may release mu in between.
+	// An error ends the link.
 	Packet(h codec.Header, body []byte) error
 	// Oversized takes the start of a PUBLISH that exceeds MaximumPacketSize, at least its topic name and packet
-	// identifier, with the mutex held. The rest is thrown away. An error ends the link.
+	// identifier. The rest is thrown away. The caller holds mu. An error ends the link.
 	Oversized(h codec.Header, start []byte) error
-	// Flush comes after some calls of Packet, without the mutex.
+	// Flush is called after some calls of Packet, without mu.
 	Flush()
-	// Room is called with the mutex held when the writer has taken a buffer for which Full had said yes.
+	// Room is called when the writer has taken a buffer for which Full was true. The caller holds mu.
 	Room()
-	// Idle is called with the mutex held when nothing has been sent, or nothing received, for the keep alive interval.
+	// Idle is called when nothing was sent, or nothing received, for the keep alive interval. The caller holds mu.
 	Idle()
-	// Awaiting, called with the mutex held, reports whether the server has something to acknowledge.
+	// Awaiting reports whether the server has something to acknowledge. The caller holds mu.
 	Awaiting() bool
-	// Refused is called with the mutex held when the link ends itself over a packet that breaks the specification. Nothing
-	// that is appended goes out any more.
+	// Refused is called when the link ends because of a packet that breaks the specification: what is appended from now on
+	// is not sent. The caller holds mu.
 	Refused()
 }
 
@@ -146,7 +146,7 @@ func (l *Link) Start(h Handler, keepAlive time.Duration) {
 	l.goroutines.Go(l.write)
 }
 
-// Ended is closed when the link is of no more use: it was closed, or its last packet is on the way out.
+// Ended is closed when the link can send nothing more: it was closed, or its last packet was appended.
 func (l *Link) Ended() <-chan struct{} { return l.end.began }
 
 // Close ends the link at once. The cause counts if it is the first. It does not wait and may be called at any time.
@@ -174,7 +174,7 @@ func (l *Link) Wait() error {
 // Bytes returns how many bytes were read and written.
 func (l *Link) Bytes() (in, out uint64) { return l.in.bytes.Load(), l.out.bytes.Load() }
 
-// The methods below are called with the mutex held.
+// The caller of the methods below holds mu.
 
 // Buffer returns the buffer to append packets to; Commit must follow.
 func (l *Link) Buffer() []byte { return l.out.Buffer() }
@@ -194,7 +194,7 @@ func (l *Link) wake() {
 }
 
 // Full reports whether so much waits for the writer that only acknowledgements and the like should be appended. After
-// it was true, the handler's Room tells when there is room.
+// it was true, the handler's Room is called when there is room again.
 func (l *Link) Full() bool { return l.out.Full() }
 
 // Written returns a channel that is closed when everything that was appended by now is written. If the link ends before,

@@ -29,7 +29,7 @@ func (l *Link) ReadPacket() (codec.Header, []byte, error) {
 	}
 }
 
-// read is the reader. It waits for nothing but the connection and the mutex, and for the writer when a server floods us.
+// read is the reader. It waits only for the connection and for mu, and for the writer when a server floods us.
 func (l *Link) read() {
 	err := l.receive()
 	if l.refuse(err) {
@@ -109,7 +109,8 @@ func (l *Link) dispatch() (more bool, err error) {
 	return more, err
 }
 
-// flooded returns a channel to wait for when too many answers wait for the writer, with the mutex held.
+// flooded returns a channel to wait for when too many answers wait for the writer, otherwise nil.
+// The caller holds mu.
 func (l *Link) flooded() <-chan struct{} {
 	if l.out.answers <= answerBound {
 		return nil
@@ -118,7 +119,8 @@ func (l *Link) flooded() <-chan struct{} {
 	return l.out.taken
 }
 
-// packet takes one packet, with the mutex held. After Finish none is of interest any more.
+// packet takes one packet. After Finish it is ignored.
+// The caller holds mu.
 func (l *Link) packet(h codec.Header, body []byte) error {
 	switch {
 	case l.out.Finishing():
@@ -130,7 +132,8 @@ func (l *Link) packet(h codec.Header, body []byte) error {
 	return l.handler.Packet(h, body)
 }
 
-// oversized takes the start of a PUBLISH that is too large, with the mutex held.
+// oversized takes the start of a PUBLISH that is too large.
+// The caller holds mu.
 func (l *Link) oversized(h codec.Header, start []byte) error {
 	if l.out.Finishing() {
 		return nil

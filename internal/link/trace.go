@@ -18,7 +18,7 @@ func (l *Link) traceOut(b []byte) {
 	}
 }
 
-// traceIn shows a packet that has come. The mutex is not held.
+// traceIn shows a packet that has come. The caller does not hold mu.
 func (l *Link) traceIn(h codec.Header, packet []byte) {
 	if l.config.Trace != nil {
 		l.config.Trace(false, h, packet)

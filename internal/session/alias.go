@@ -2,9 +2,9 @@ package session
 
 // aliases hands out topic aliases on one connection (section 3.3.2.3.4): a topic that is published to again is sent as
 // the number that stands for it. When all numbers are taken, the topic that was used least recently gives up its own.
-// Messages never hold an alias: it is looked up when their packet is made.
+// Messages do not store an alias: it is looked up when their packet is encoded.
 type aliases struct {
-	maximum int            // how many the server takes [MQTT-3.2.2-17]
+	maximum int            // how many the peer takes [MQTT-3.2.2-17]
 	numbers map[string]int // by topic
 	uses    []use          // by number, from 1; the place 0 closes the circle of least and most recently used
 }
@@ -14,13 +14,13 @@ type use struct {
 	older, newer int
 }
 
-// aliasSize is by how many bytes an alias can lengthen a packet: three itself, and one for each of the lengths before it.
+// aliasSize is how many bytes longer an alias can make a packet: three for itself, and one for each of the two length fields.
 const aliasSize = 5
 
 // shortest is the length of the shortest topic for which an alias saves anything.
 const shortest = aliasSize
 
-// find returns the alias that the server knows for a topic, 0 if there is none.
+// find returns the alias that the peer knows for a topic, 0 if there is none.
 func (a *aliases) find(topic string) int {
 	if len(a.uses) == 0 {
 		return 0

@@ -6,9 +6,9 @@ import "errors"
 var ErrNoIdentifier = errors.New("mqtt: no packet identifier is free")
 
 // nextID returns an identifier that is not in use [MQTT-2.2.1-3]. Identifiers are handed out cyclically, never lowest
-// first, so that a late acknowledgement finds no new packet under its number. One whose slot is crowded is passed
-// over, since a ring that holds two identifiers which differ only in a high bit has to be enormous; but a ring that is
-// half full doubles first.
+// first, so that a late acknowledgement finds no new packet under its number. An identifier whose slot is taken by
+// another one is skipped, because a ring that holds two identifiers which differ only in a high bit must be very large. A ring
+// that is half full doubles before an identifier is skipped.
 // [MQTT311-2.3.1-1] [MQTT311-2.3.1-2]
 func (o *outgoing) nextID() (uint16, error) {
 	if o.exhausted() {

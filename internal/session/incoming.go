@@ -319,7 +319,7 @@ func (s *Session) SettleAll(dst []byte, holder any, reason *Reason) []byte {
 	return dst
 }
 
-// decided sends the acknowledgement of r and those behind it, if all who have a say have said it.
+// decided sends the acknowledgement of r and those behind it, if r has no holder left and its turn has come.
 func (s *Session) decided(dst []byte, r *Receipt) []byte {
 	if r.undecided() || r.state != inOrder {
 		return dst
@@ -327,8 +327,8 @@ func (s *Session) decided(dst []byte, r *Receipt) []byte {
 	return s.flush(dst, r.qos)
 }
 
-// Oldest returns the message at this QoS that has waited longest for its acknowledgement, and holds up those of all
-// that came after it; nil if none waits.
+// Oldest returns the message at this QoS that has waited longest for its acknowledgement, or nil. The acknowledgements of all
+// later messages wait for it.
 func (s *Session) Oldest(qos byte) *Receipt {
 	if !s.in.waits(qos) {
 		return nil
@@ -370,7 +370,7 @@ func (s *Session) acknowledge(dst []byte, r *Receipt) []byte {
 	return s.appendAck(dst, r.id, r.qos, reason)
 }
 
-// appendAck leaves out what is for people where it would make the packet too large for the peer [MQTT-3.4.2-2]
+// appendAck drops the reason string and the user properties if they make the packet too large for the peer [MQTT-3.4.2-2]
 // [MQTT-3.4.2-3] [MQTT-3.5.2-2] [MQTT-3.5.2-3].
 func (s *Session) appendAck(dst []byte, id uint16, qos byte, reason *Reason) []byte {
 	p := codec.Puback{PacketID: id}

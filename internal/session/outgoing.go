@@ -97,8 +97,8 @@ func (o *outgoing) put(id uint16, st stage) *flight {
 	return f
 }
 
-// AppendPublish appends m as a PUBLISH packet. Of a message that expires it says how long it still has, in seconds,
-// at least one: whoever sends it has decided that it goes out. On an error nothing has changed.
+// AppendPublish appends m as a PUBLISH packet. For a message that expires it sends the seconds that are left,
+// at least one: the owner has checked that the message has not expired. On an error nothing has changed.
 // [MQTT-4.3.3-7]
 func (s *Session) AppendPublish(dst []byte, m *Message, id uint16, dup bool, now time.Duration) ([]byte, error) {
 	v5 := s.version >= codec.V5
@@ -182,8 +182,8 @@ func (s *Session) DropFront() Message {
 	return s.out.queues.acked.pop()
 }
 
-// Keep makes a message that was sent, last under id, independent of its publisher, who stops waiting: it copies what
-// the publisher owns and forgets the owner.
+// Keep makes a message that was sent, last under id, independent of its publisher, which does not wait any longer: it copies
+// what the publisher owns and forgets the owner.
 func (s *Session) Keep(id uint16, owner any) {
 	if f := s.out.sent.get(id); f != nil && f.message.Owner == owner {
 		f.message.keep()
@@ -221,8 +221,8 @@ func (s *Session) Puback(id uint16) (m Message, ok bool) {
 }
 
 // Pubrec takes a PUBREC for m and appends the PUBREL that answers it. After a reason code of 0x80 or more the message is
-// complete, and done is true. PUBREL is never followed by the PUBLISH again [MQTT-4.3.3-6], so what the publisher owned
-// is let go here. An unknown identifier is answered as well, and ok is false.
+// complete, and done is true. After PUBREL the PUBLISH is never sent again [MQTT-4.3.3-6], so the session
+// drops what the publisher owns. An unknown identifier is answered as well, and ok is false.
 // [MQTT-4.3.3-3] [MQTT311-4.3.3-1]
 func (s *Session) Pubrec(dst []byte, id uint16, code codec.ReasonCode) (_ []byte, m Message, done, ok bool) {
 	f := s.out.sent.get(id)

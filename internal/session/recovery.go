@@ -30,7 +30,7 @@ func (o *outgoing) acknowledged() {
 	}
 }
 
-// suspect is the message that may be why connections are lost: the peer fails over it whenever it is sent again.
+// suspect is the message that may be the cause of lost connections: the peer fails whenever it is sent again.
 type suspect struct {
 	seq    uint64 // of the oldest message that was sent again; 0: none was
 	losses int    // connections in a row that ended after it, without any acknowledgement
@@ -55,7 +55,7 @@ func (p *suspect) resent(seq uint64) {
 	}
 }
 
-// blame looks back on a connection that was lost.
+// blame counts a connection that was lost.
 func (p *suspect) blame() {
 	switch {
 	case p.acknowledged, p.oldest == 0:
@@ -67,9 +67,9 @@ func (p *suspect) blame() {
 	p.begin()
 }
 
-// Blame looks for the reason of a connection's loss; Lost follows. When limit connections in a row have ended without
-// any acknowledgement after the same oldest message was sent again, it gives that message up and returns it. Its
-// identifier stays reserved, because the peer may have the message. A limit of 0 is none.
+// Blame looks for the cause of a lost connection; Lost follows. When limit connections in a row have ended without
+// any acknowledgement after the same oldest message was sent again, Blame gives that message up and returns it. The packet
+// identifier stays reserved, because the peer may have the message. A limit of 0 means that no message is given up.
 func (s *Session) Blame(limit int) (m Message, guilty bool) {
 	if s.out.recovery == nil {
 		return Message{}, false

@@ -6,9 +6,9 @@ const maxID = 1<<16 - 1
 // minSlots is the size of a ring that holds anything at all.
 const minSlots = 4
 
-// ring is a table by packet identifier. Identifiers are handed out cyclically, on both ends, so the low bits of one
-// nearly always find a slot of their own: a look-up is one index and one comparison. A ring doubles when it must, up
-// to a slot for every identifier.
+// ring is a table by packet identifier. Identifiers are handed out cyclically, on both ends, so the low bits of an
+// identifier nearly always lead to a free slot: a look-up is one index and one comparison. A ring doubles when it must, up
+// to one slot for each identifier.
 type ring[T any] struct {
 	slots []slot[T] // a power of two, or none yet
 	used  int
@@ -64,7 +64,7 @@ func (r *ring[T]) delete(id uint16) {
 	}
 }
 
-// trim lets an empty ring's memory go.
+// trim releases the memory of an empty ring.
 func (r *ring[T]) trim() {
 	if r.used == 0 {
 		r.slots = nil

@@ -1,9 +1,9 @@
 // Package session holds the state of an MQTT session, for either end: packet identifiers, the messages in flight and those
 // that wait, the QoS 1 and 2 handshakes in both directions, flow control, and the order of acknowledgements.
 //
-// It is a state machine and nothing else. It does no I/O, starts no goroutine, reads no clock and takes no lock: its
-// owner does, and calls one method at a time. A transition that has something to send appends the packet to the
-// buffer it is given and returns it, so that a change of state and its packet can never come apart.
+// It is only a state machine. It does no I/O, starts no goroutine, reads no clock and takes no lock: its owner does that,
+// and calls one method at a time. A transition that has something to send appends the packet to the buffer that it is given
+// and returns the buffer, so that a change of state always comes with its packet.
 //
 // # Connections
 //

@@ -9,23 +9,23 @@ import (
 // The zero value is an empty index. It is not safe for concurrent use: its owner locks.
 //
 // A look-up takes one step for each level of the name while the trie has a node for it, whatever the number of filters.
-// Only a node with both a + child and the literal one that the name asks for splits it in two. No node is ever visited
-// twice, so no name, however long, costs more visits than the trie has nodes, and none goes deeper than the longest
-// filter.
+// It splits in two only at a node that has both a + child and the literal child for the name's level. No node is
+// visited twice. So a name never costs more visits than the trie has nodes, however long it is, and no look-up goes deeper than
+// the longest filter.
 type Index[T comparable] struct {
 	root  node[T]
 	edges map[edge[T]]*node[T] // literal children of all nodes; nil when there are none
 	size  int                  // values in the trie
 }
 
-// edge is the way from a node to its child for a literal level. One map of edges is much smaller than a map in each
-// node, since most nodes have a single child.
+// edge leads from a node to its child for a literal level. One map of all edges is much smaller than a map in each
+// node, because most nodes have one child.
 type edge[T comparable] struct {
 	from  *node[T]
 	level string
 }
 
-// node stands for the levels on the way from the root. Every node but the root has a value or a child.
+// node stands for the levels on the way from the root. Every node except the root has a value or a child.
 type node[T comparable] struct {
 	values   []T      // of the filter that ends here, in the order of adding
 	plus     *node[T] // child for the level +
@@ -40,8 +40,8 @@ func (n *node[T]) empty() bool {
 // Len returns how many values have been added and not removed.
 func (x *Index[T]) Len() int { return x.size }
 
-// Add puts v under filter, which must be valid and an inner one, and is kept. Several values may share a filter; a value
-// added twice under the same filter is there twice.
+// Add adds v under filter, which must be valid and an inner one. The index keeps the string. Several values may have one
+// filter, and a value that is added twice under the same filter is there twice.
 func (x *Index[T]) Add(filter string, v T) {
 	n := &x.root
 	for rest, more := filter, true; more; {
@@ -58,12 +58,12 @@ func (x *Index[T]) Add(filter string, v T) {
 	x.size++
 }
 
-// Remove takes v away from filter, once, and reports whether it was there.
+// Remove removes v from filter, once, and reports whether it was there.
 func (x *Index[T]) Remove(filter string, v T) bool {
 	return x.remove(&x.root, filter, v)
 }
 
-// remove takes v away from the filter that goes on from n with rest, and the nodes that are then of no use.
+// remove removes v from the filter whose levels behind n are rest, and the nodes that nothing needs any more.
 func (x *Index[T]) remove(n *node[T], rest string, v T) bool {
 	level, rest, more := strings.Cut(rest, "/")
 	next := x.child(n, level)
@@ -89,8 +89,8 @@ func (x *Index[T]) remove(n *node[T], rest string, v T) bool {
 }
 
 // AppendMatches appends to dst the values of all filters that match name, and returns it; a value under several of them
-// comes several times. It allocates only what dst needs to grow. The order depends on nothing but the filters in the
-// index and, within a filter, the order of adding.
+// comes several times. It allocates only what dst needs to grow. The order depends only on the filters in the
+// index and, within a filter, on the order of adding.
 func (x *Index[T]) AppendMatches(dst []T, name string) []T {
 	if strings.HasPrefix(name, "$") { // wildcards at the root do not count [MQTT-4.7.2-1]
 		level, rest, more := strings.Cut(name, "/")
@@ -99,7 +99,7 @@ func (x *Index[T]) AppendMatches(dst []T, name string) []T {
 	return x.match(dst, &x.root, name, true)
 }
 
-// match goes on from n, which may be nil, with the levels of rest, if there are more.
+// match continues at n, which may be nil, with the levels of rest, if there are more.
 func (x *Index[T]) match(dst []T, n *node[T], rest string, more bool) []T {
 	for n != nil {
 		if n.hash != nil { // with no more levels too: a/# matches a
@@ -161,7 +161,7 @@ func (x *Index[T]) detach(n *node[T], level string) {
 		delete(x.edges, edge[T]{n, level})
 		n.literals--
 		if len(x.edges) == 0 {
-			x.edges = nil // a map never shrinks
+			x.edges = nil // because a map never shrinks
 		}
 	}
 }

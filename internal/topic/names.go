@@ -13,8 +13,8 @@ const leafSize = 128
 // leaves of up to 128. The zero value is empty. It is not safe for concurrent use: its owner locks.
 //
 // In this order / comes before every other character. So a name is followed by all names that begin with its levels, and
-// a walk can skip them with one search. A walk costs a search, in O(log n), for each level that a + stands for and each match
-// at most, whatever else there is.
+// a walk can skip them with one search. A walk makes one search, in O(log n), for each match and for each level
+// that a + stands for, at most, and the other names cost nothing.
 type Names[V any] struct {
 	leaves []*leaf[V] // none is empty
 	size   int

@@ -5,8 +5,8 @@ const (
 	highs = 0x8080808080808080 // the highest bit of each byte
 )
 
-// plain reports whether s has only bytes that are right in any topic name: ASCII but U+0000, + and #. It reads eight
-// bytes at a time because it runs for every message that is published.
+// plain reports whether s has only bytes that may stand anywhere in a topic name: ASCII except U+0000, + and #. It
+// reads eight bytes at a time, because it runs for every message that is published.
 func plain(s string) bool {
 	if len(s) < 8 {
 		w := uint64('a' * ones)

@@ -15,9 +15,9 @@ import (
 const Farewell = time.Second
 
 // CloseWrite tells the peer that no more will come. It is the first step of a farewell, after the last packet is written.
-// The second is Drain, until the peer has closed or Farewell is over: to close the connection while bytes from the peer are
+// The second is to read until the peer has closed or Farewell is over: to close the connection while bytes from the peer are
 // unread could destroy the last packet on its way. The error is errors.ErrUnsupported when conn cannot be closed in one
-// direction; then nothing is left but to close it.
+// direction. Then the owner closes it at once.
 func CloseWrite(conn net.Conn) error {
 	c, ok := conn.(interface{ CloseWrite() error })
 	if !ok {

@@ -2,7 +2,7 @@ package wire
 
 import "net"
 
-// Bound is a good Writer.Bound for a connection that shall be as fast as it can be, in bytes. A larger one gained nothing
+// Bound is a good Writer.Bound, in bytes, for a connection that must be as fast as possible. A larger one gained nothing
 // in measurements, a smaller one cost up to twice the time per message.
 const Bound = 1 << 20
 
@@ -38,8 +38,8 @@ func (w *Writer) Buffer() []byte {
 	return w.out.bytes
 }
 
-// Commit takes the buffer back, with what was appended. wake is true when nothing waited before: whoever writes must be
-// told, and needs no further word until it has called Take.
+// Commit takes the buffer back, with what was appended. wake is true when nothing waited before: then the writing
+// goroutine must be started or woken. It need not be woken again before it has called Take.
 func (w *Writer) Commit(b []byte) (wake bool) {
 	if w.last || len(b) == len(w.out.bytes) {
 		return false // after Finish nothing goes out any more [MQTT-3.14.4-1]
@@ -49,8 +49,8 @@ func (w *Writer) Commit(b []byte) (wake bool) {
 	return wake
 }
 
-// Share appends packets without a copy. They must not change until they are written, which the owner cannot know: they
-// belong to the garbage collector from now on. It pays from some 8 KiB on.
+// Share appends packets without a copy. They must never change afterwards, because the owner cannot know when
+// they are written. Sharing is faster than a copy from about 8 KiB on.
 func (w *Writer) Share(packets []byte) (wake bool) {
 	if w.last || len(packets) == 0 {
 		return false
