@@ -1,8 +1,9 @@
 package engine_test
 
 import (
-	"errors"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,22 +36,42 @@ func TestSync(t *testing.T) {
 		a< 40(0001 +)`}})
 }
 
+// commits are the topics of retained messages in each commit that a store has taken.
+type commits struct {
+	mu   sync.Mutex // guards list
+	list []string
+}
+
+func (c *commits) add(changes []engine.Change) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var topics []string
+	for _, change := range changes {
+		if change.Bucket == 'r' {
+			topics = append(topics, string(change.Key))
+		}
+	}
+	c.list = append(c.list, strings.Join(topics, " "))
+}
+
+// want takes what has been committed until now.
+func (c *commits) want(t *testing.T, want ...string) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.Equal(c.list, want) {
+		t.Errorf("committed %q, want %q", c.list, want)
+	}
+	c.list = nil
+}
+
 // What is acknowledged before it is kept is kept within a second, in its order, and at the end.
 func TestLazySync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var commits []string
+		var got commits
 		p := &player{t: t, version: codec.V5, clients: map[byte]*client{}, bound: map[byte][]byte{}}
 		p.serve, p.stop = newServer(t, func(c *engine.Config) {
-			c.Store = &fakeStore{committed: func(changes []engine.Change) {
-				var topics []string
-				for _, change := range changes {
-					if change.Bucket == 'r' {
-						topics = append(topics, string(change.Key))
-					}
-				}
-				commits = append(commits, strings.Join(topics, " "))
-			}}
-			c.LazySync = true
+			c.Store, c.LazySync = &fakeStore{committed: got.add}, true
 		})
 		p.run(`
 			a! id=a clean
@@ -58,37 +79,29 @@ func TestLazySync(t *testing.T) {
 			a< 40(0001 +) 40(0002 +)
 			a> 33('t/1' 0001 {} "y")
 			a< 40(0001 +)`)
-		if len(commits) > 0 {
-			t.Errorf("committed at once: %q", commits)
-		}
+		got.want(t)
 		p.run(`wait 1100ms
 			a> 33('t/3' 0001 {} "x")
 			a< 40(0001 +)`)
-		if len(commits) != 1 || commits[0] != "t/1 t/2 t/1" {
-			t.Errorf("committed %q", commits)
-		}
+		got.want(t, "t/1 t/2 t/1")
 		p.end()
-		if len(commits) != 2 || commits[1] != "t/3" {
-			t.Errorf("committed %q", commits)
-		}
+		got.want(t, "t/3")
 	})
 }
 
 // When the store fails nothing more is acknowledged, and what was before is kept once it works again.
 func TestLazySyncFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var kept []string
-		store := &fakeStore{}
+		var kept commits
+		store := new(fakeStore)
 		store.committed = func(changes []engine.Change) {
-			for _, change := range changes {
-				if change.Bucket == 'r' && store.err == nil {
-					kept = append(kept, string(change.Key))
-				}
+			if !store.full.Load() {
+				kept.add(changes)
 			}
 		}
 		p := &player{t: t, version: codec.V5, clients: map[byte]*client{}, bound: map[byte][]byte{}}
 		p.serve, p.stop = newServer(t, func(c *engine.Config) { c.Store, c.LazySync = store, true })
-		store.err = errors.New("no space left on device")
+		store.full.Store(true)
 		p.run(`
 			a! id=a clean
 			a> 33('t/1' 0001 {} "x")
@@ -96,14 +109,12 @@ func TestLazySyncFails(t *testing.T) {
 			wait 3s
 			a> 33('t/2' 0001 {} "x")
 			a< 40(0001 97 *)`)
-		store.err = nil
+		store.full.Store(false)
 		p.run(`
 			wait 2s
 			a> 33('t/3' 0001 {} "x")
 			a< 40(0001 +)`)
 		p.end()
-		if got := strings.Join(kept, " "); got != "t/1 t/3" {
-			t.Errorf("kept %s", got)
-		}
+		kept.want(t, "t/1", "t/3")
 	})
 }

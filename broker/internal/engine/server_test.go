@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -95,7 +96,7 @@ func (rules) Published(*engine.Client, engine.Message)                  {}
 // fakeStore is a store that forgets, tells of what it should keep, and may fail.
 type fakeStore struct {
 	committed func([]engine.Change)
-	err       error
+	full      atomic.Bool // it keeps nothing
 }
 
 func (s *fakeStore) Load(func(bucket byte, key, value []byte) error) error { return nil }
@@ -104,7 +105,10 @@ func (s *fakeStore) Commit(changes []engine.Change) error {
 	if s.committed != nil {
 		s.committed(changes)
 	}
-	return s.err
+	if s.full.Load() {
+		return errors.New("no space left on device")
+	}
+	return nil
 }
 
 func (s *fakeStore) Close() error { return nil }

@@ -1,7 +1,6 @@
 package engine_test
 
 import (
-	"errors"
 	"testing"
 
 	"github.com/petrel-mqtt/mqtt/broker/internal/engine"
@@ -115,7 +114,11 @@ func TestAuthStatements(t *testing.T) { play(t, authExchanges) }
 
 // What cannot be kept is not acknowledged: MQTT 5.0 has a code for that, MQTT 3.1.1 has nothing except the end of the connection.
 func TestNothingCanBeKept(t *testing.T) {
-	full := func(c *engine.Config) { c.Store = &fakeStore{err: errors.New("no space left on device")} }
+	full := func(c *engine.Config) {
+		store := new(fakeStore)
+		store.full.Store(true)
+		c.Store = store
+	}
 	playWith(t, full, []exchange{
 		{"[MQTT-4.13.2] MQTT 5.0", "5", `
 			a! id=a clean
