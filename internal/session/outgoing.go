@@ -59,8 +59,13 @@ func (o *outgoing) trim() {
 // [MQTT-3.3.4-7] [MQTT-4.9.0-1]
 func (s *Session) Ready() bool {
 	o := &s.out
-	return o.inFlight < o.window && !o.exhausted() && len(o.resends) == 0 &&
-		(o.recovery == nil || o.recovery.again.Len() == 0) && (o.queues == nil || o.queues.acked.length == 0)
+	return s.HasRoom() && (o.queues == nil || o.queues.acked.length == 0)
+}
+
+// HasRoom is Ready for a message that may go before those in the queue.
+func (s *Session) HasRoom() bool {
+	o := &s.out
+	return o.inFlight < o.window && !o.exhausted() && len(o.resends) == 0 && (o.recovery == nil || o.recovery.again.Len() == 0)
 }
 
 // Send appends m, at QoS 1 or 2, to dst and keeps it in flight. Ready must have said yes. On an error nothing has

@@ -208,15 +208,19 @@ func (e *Engine) welcome(c *conn, connect *codec.Connect) {
 // [MQTT-3.1.2-8] [MQTT-3.1.2-10] [MQTT-3.1.2-23] [MQTT311-3.1.2-8] [MQTT-4.5.0-1] [MQTT311-4.5.0-1] [MQTT-3.14.4]
 // [MQTT311-3.14.4]
 func (e *Engine) detach(c *conn) {
-	s := c.session
-	sh := e.sessions.shard(s.id)
-	sh.mu.Lock()
-	ends, after := s.detach(c)
-	if ends {
-		after = e.end(sh, s)
-	}
-	sh.mu.Unlock()
+	after := e.detachLocked(c)
 	after.run(e)
+}
+
+func (e *Engine) detachLocked(c *conn) aftermath {
+	sh := e.sessions.shard(c.session.id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	ends, after := c.session.detach(c)
+	if ends {
+		return e.end(sh, c.session)
+	}
+	return after
 }
 
 // detach reports whether the session has to end.
@@ -253,18 +257,26 @@ func (s *Session) stopTimers() {
 
 // expire ends a session whose time is over. [MQTT-4.1.0-2]
 func (e *Engine) expire(s *Session) {
+	after := e.expireLocked(s)
+	after.run(e)
+}
+
+func (e *Engine) expireLocked(s *Session) (after aftermath) {
 	sh := e.sessions.shard(s.id)
 	sh.mu.Lock()
-	var after aftermath
-	s.mu.Lock()
-	due := s.conn == nil && !s.ended && !e.timers.isSet(s.timers.expiry)
-	s.mu.Unlock()
-	if due {
+	defer sh.mu.Unlock()
+	if s.isDue() {
 		e.stats.expiredSessions.Add(1)
 		after = e.end(sh, s)
 	}
-	sh.mu.Unlock()
-	after.run(e)
+	return after
+}
+
+// isDue reports whether the time of a session that is away is over.
+func (s *Session) isDue() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conn == nil && !s.ended && !s.engine.timers.isSet(s.timers.expiry)
 }
 
 // end ends a session, with everything that belongs to it. The shard's lock is held, the session's is not. Its will is due

@@ -246,6 +246,7 @@ func (g *group) handNext(wakes *[]*conn) bool {
 		case !g.engine.authorized(by.session.client.Load(), Receive, m.topic):
 			denied++
 		case by.session.takeShared(by, m, g, wakes):
+			g.served(by)
 			return true
 		}
 	}
@@ -272,8 +273,15 @@ func (g *group) inTurn() (*message, []*subscription) {
 }
 
 func (g *group) rotated() []*subscription {
-	g.turn = (g.turn + 1) % len(g.members)
-	return slices.Concat(g.members[g.turn:], g.members[:g.turn])
+	next := g.turn % len(g.members)
+	return slices.Concat(g.members[next:], g.members[:next])
+}
+
+// served says who took a message: it is the turn of the member after it.
+func (g *group) served(by *subscription) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.turn = slices.Index(g.members, by) + 1
 }
 
 // hand gives a message at QoS 0 to the next member that has room and may receive it.
@@ -286,6 +294,7 @@ func (g *group) hand(m *message, wakes *[]*conn) bool {
 	g.mu.Unlock()
 	for _, by := range members {
 		if g.engine.authorized(by.session.client.Load(), Receive, m.topic) && by.session.takeShared(by, m, nil, wakes) {
+			g.served(by)
 			return true
 		}
 	}

@@ -106,9 +106,8 @@ func (s *Session) mayStillReceive(c *conn, name string) bool {
 		return e.policy.Allows(c.client, Receive, name)
 	}
 	s.mu.Unlock()
-	ok := e.authorized(c.client, Receive, name)
-	s.mu.Lock()
-	return ok
+	defer s.mu.Lock()
+	return e.authorized(c.client, Receive, name)
 }
 
 // exceeds reports whether a message is too large for the client [MQTT-3.1.2-24].

@@ -10,7 +10,7 @@ import (
 // retained has the retained message of each topic.
 type retained struct {
 	mu       sync.Mutex // guards the fields below
-	messages map[string]*kept
+	messages topic.Names[*kept]
 	sequence uint64 // of the latest message that was stored
 }
 
@@ -37,11 +37,8 @@ func (e *Engine) retain(publisher *Client, m *message) *match {
 
 // store keeps a message until its time is over. [MQTT-3.3.1.3]
 func (r *retained) store(e *Engine, m *message) {
-	if r.messages == nil {
-		r.messages = map[string]*kept{}
-	}
 	k := &kept{message: m, sequence: r.sequence}
-	r.messages[m.topic] = k
+	r.messages.Set(m.topic, k)
 	e.hold(m)
 	e.stats.retained.Add(1)
 	if m.expires != 0 {
@@ -51,8 +48,7 @@ func (r *retained) store(e *Engine, m *message) {
 }
 
 func (r *retained) remove(e *Engine, name string) {
-	if old := r.messages[name]; old != nil {
-		delete(r.messages, name)
+	if old, ok := r.messages.Delete(name); ok {
 		e.timers.unset(old.timer)
 		e.letGo(old.message)
 		e.stats.retained.Add(-1)
@@ -64,41 +60,46 @@ func (e *Engine) forgetRetained(k *kept) {
 	r := &e.retained
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.messages[k.topic] == k {
+	if now, _ := r.messages.Get(k.topic); now == k {
 		r.remove(e, k.topic)
 	}
 }
 
 // cursor is the way of retained messages to one subscription. Messages that were stored after the SUBSCRIBE are not its:
-// they came as they were published.
+// they came as they were published. Its size does not depend on how many there are.
 type cursor struct {
 	subscription *subscription
 	sequence     uint64
-	all          []*message
+	walk         topic.Cursor
 	batch        []*message // to be sent next
 }
 
-// cursorBatch is how many messages a cursor takes from the store at a time.
-const cursorBatch = 64
+const (
+	// cursorBatch is how many messages a cursor takes from the store at a time.
+	cursorBatch = 64
+	// cursorLook is how many topics it looks at for them under one lock.
+	cursorLook = 256
+)
 
 // open returns a cursor over what matches a subscription now. The lock is held.
 func (r *retained) open(s *subscription) *cursor {
-	c := &cursor{subscription: s, sequence: r.sequence}
-	for name, k := range r.messages {
-		if topic.Match(s.inner, name) {
-			c.all = append(c.all, k.message)
-		}
-	}
-	slices.SortFunc(c.all, func(a, b *message) int { return compareStrings(a.topic, b.topic) })
-	return c
+	return &cursor{subscription: s, sequence: r.sequence, walk: topic.NewCursor(s.inner)}
 }
 
-// next returns the next messages of a cursor; none when it is at its end.
-func (r *retained) next(c *cursor) []*message {
-	n := min(cursorBatch, len(c.all))
-	batch := c.all[:n]
-	c.all = c.all[n:]
-	return batch
+// next appends the next messages of a cursor; none need come although it is not at its end.
+func (r *retained) next(to []*message, c *cursor) (_ []*message, end bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	end = r.messages.Walk(&c.walk, cursorLook, func(_ string, k *kept) bool {
+		if len(to) == cursorBatch {
+			return false
+		}
+		if k.sequence <= c.sequence {
+			to = append(to, k.message)
+		}
+		return true
+	})
+	return to, end
 }
 
 // pumpRetained sends the next retained message, and reports whether there may be more to do.
@@ -118,9 +119,10 @@ func (s *Session) pumpRetained(c *conn) bool {
 		if err == nil {
 			n := len(b) - len(c.out.Buffer())
 			c.out.Commit(b)
-			c.charge(1, n)
+			c.charge(0, n) // outside of the bound on messages that wait
+			s.engine.stats.sent.Add(1)
 		}
-	case !s.state.Ready():
+	case !s.state.HasRoom():
 		return false
 	default:
 		s.sendNow(&copied)
@@ -130,45 +132,31 @@ func (s *Session) pumpRetained(c *conn) bool {
 }
 
 // refill gets the next messages of a cursor, and asks whether the client may receive them; the lock is released meanwhile.
-// At the cursor's end it is taken away, and refill reports false.
+// At the cursor's end it is taken away. It reports whether there is something to send.
 func (s *Session) refill(c *conn, cur *cursor) bool {
-	s.mu.Unlock()
-	batch, end := s.engine.nextRetained(c.client, cur)
-	s.mu.Lock()
+	batch, end := s.nextRetained(c.client, cur)
 	if len(s.cursors) == 0 || s.cursors[0] != cur {
 		return false // unsubscribed meanwhile
 	}
 	cur.batch = batch
-	if end {
+	if end && len(batch) == 0 {
 		s.cursors = slices.Delete(s.cursors, 0, 1)
 	}
-	return !end && s.conn == c
+	return len(batch) > 0 && s.conn == c
+}
+
+// nextRetained is the engine's, without the lock.
+func (s *Session) nextRetained(c *Client, cur *cursor) (batch []*message, end bool) {
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	return s.engine.nextRetained(c, cur)
 }
 
 // nextRetained returns the next messages of a cursor that a client may receive; end says that there are no more.
 func (e *Engine) nextRetained(c *Client, cur *cursor) (batch []*message, end bool) {
-	for len(batch) == 0 {
-		e.retained.mu.Lock()
-		all := e.retained.next(cur)
-		e.retained.mu.Unlock()
-		if len(all) == 0 {
-			return nil, true
-		}
-		for _, m := range all {
-			if e.authorized(c, Receive, m.topic) {
-				batch = append(batch, m)
-			}
-		}
+	for len(batch) == 0 && !end {
+		batch, end = e.retained.next(batch, cur)
+		batch = slices.DeleteFunc(batch, func(m *message) bool { return !e.authorized(c, Receive, m.topic) })
 	}
-	return batch, false
-}
-
-func compareStrings(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
+	return batch, end
 }

@@ -116,7 +116,9 @@ func (s *Session) unkeep(m *message) {
 func (s *Session) settle(owner any, m *message) {
 	o, ok := owner.(*shared)
 	if !ok {
-		s.ledger.settle(m)
+		if s.ledger != nil {
+			s.ledger.settle(m)
+		}
 		return
 	}
 	o.group.mu.Lock()
