@@ -143,7 +143,7 @@ func (l *lab) dialDeaf(v codec.Version) *peer {
 		}})
 	}()
 	l.t.Cleanup(func() { client.Close() })
-	return &peer{t: l.t, conn: client, version: v, packets: make(chan codec.Packet, 1<<10)}
+	return &peer{t: l.t, conn: client, version: v, packets: make(chan codec.Packet, 1<<13)}
 }
 
 func (p *peer) read() {
