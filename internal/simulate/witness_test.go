@@ -34,7 +34,11 @@ type published struct {
 	took      time.Duration // until done
 	err       error
 
-	// What the witness has seen; its mutex guards it.
+	sightings
+}
+
+// sightings is what the witness has seen of a message. Its mutex guards them.
+type sightings struct {
 	seen     int                 // PUBLISHes that came
 	then     int                 // how many sessions its client had had when it was published
 	known    int                 // QoS 2: the session, as its client knew, in which it came first
