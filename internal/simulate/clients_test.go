@@ -170,6 +170,18 @@ func (c *simulated) current() *instance {
 	return c.now
 }
 
+// listenersOf returns the listeners of one of its clients.
+func (c *simulated) listenersOf(now *instance) (all []*listener) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.listeners {
+		if now != nil && l.instance == now {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
 // live is the life of a mortal one: clients that come and go, until it is calm.
 func (c *simulated) live(r *rand.Rand) {
 	plan := plan{filters: []string{[]string{"#", "+/+/q1", "+/+/q2", sharedFilter}[r.IntN(4)]}, qos: mqtt.QoS(1 + r.IntN(2)), base: true}

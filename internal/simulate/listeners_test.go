@@ -18,6 +18,7 @@ type plan struct {
 	filters  []string
 	qos      mqtt.QoS
 	base     bool // the one subscription of a mortal
+	careful  bool // its consumer uses the forms that acknowledge after the work
 	manual   bool
 	stalled  time.Duration // of EndIfStalled; 0: not given
 	overflow mqtt.Overflow
@@ -45,6 +46,9 @@ type listener struct {
 	have   map[*published]bool  // made in the end
 	open   []mqtt.Message       // not acknowledged yet
 	asleep bool                 // has been
+
+	work     *work
+	handlers *rand.Rand // of handlers; the work's mutex guards it
 }
 
 // receipt is a message that a subscription got.
@@ -132,7 +136,7 @@ func (c *simulated) filters() []string {
 
 func (c *simulated) plan(r *rand.Rand) plan {
 	all := c.filters()
-	p := plan{qos: mqtt.QoS(r.IntN(3)), manual: oneIn(r, 3), buffer: 1 + r.IntN(100)}
+	p := plan{qos: mqtt.QoS(r.IntN(3)), manual: oneIn(r, 3), buffer: 1 + r.IntN(100), careful: oneIn(r, 2)}
 	for _, i := range r.Perm(len(all))[:1+r.IntN(6)/5] {
 		p.filters = append(p.filters, all[i])
 	}
@@ -205,7 +209,7 @@ func (c *simulated) listen(now *instance, p plan, timeout time.Duration) (*liste
 	l := &listener{
 		plan: p, client: c, instance: now, name: fmt.Sprintf("%s/l%d %q %v", c.id, n, p.filters, p.qos),
 		random: c.s.random(forListener, c.number, n), got: make(map[string][]receipt),
-		asked: time.Now(),
+		asked: time.Now(), work: newWork(), handlers: c.s.random(forHandlers, c.number, n),
 	}
 	l.echo = &publisher{client: c, name: fmt.Sprintf("echo/%s/l%d", c.id, n)}
 	c.listeners = append(c.listeners, l)
@@ -219,7 +223,14 @@ func (c *simulated) listen(now *instance, p plan, timeout time.Duration) (*liste
 		return l, err
 	}
 	l.since = time.Now()
-	c.s.consumers.Go(l.consume)
+	l.work.mu.Lock()
+	l.work.ready = l.since
+	l.work.mu.Unlock()
+	if p.careful {
+		c.s.consumers.Go(l.consumeForms)
+	} else {
+		c.s.consumers.Go(l.consume)
+	}
 	c.s.consumers.Go(func() {
 		<-l.sub.Done()
 		l.ended = time.Now()
@@ -236,6 +247,9 @@ func (l *listener) unsubscribe(r *rand.Rand) {
 		timeout = below(r, 2*time.Second)
 	}
 	l.left = time.Now()
+	l.work.mu.Lock()
+	l.work.leaving = true
+	l.work.mu.Unlock()
 	err := l.client.s.lasting(timeout, 0, l.name+" Unsubscribe", l.sub.Unsubscribe)
 	l.client.s.note(l.name, "Unsubscribe: %v", err)
 	if err != nil && !(errors.Is(err, context.DeadlineExceeded) && timeout < time.Hour) {
@@ -265,30 +279,51 @@ func (l *listener) consume() {
 
 // take takes a message, and its time.
 func (l *listener) take(m mqtt.Message) {
-	s := l.client.s
-	if unobserved(m.Topic) {
-		_ = m.Ack()
-		return
-	}
-	p := s.witness.lookUp(m.Topic, m.Payload)
+	p := l.lookUp(m)
 	if p == nil {
-		s.problem("%s gets what nobody has published: %s %.20q", l.name, m.Topic, m.Payload)
 		return
 	}
-	if *simulateSeeds == 1 {
-		s.note(l.name, "gets %v, sent again: %v", p, m.Duplicate)
-	}
-	l.got[m.Topic] = append(l.got[m.Topic], receipt{p.number, m.Retain, m.Duplicate})
-	if want := min(p.qos, l.qos); m.QoS > want {
-		s.problem("%s gets %v at %v", l.name, p, m.QoS)
-	}
+	l.record(m, p)
 	if l.manual && m.QoS > 0 {
 		l.checkJoined(m, p)
 		l.open = append(l.open, m)
 		l.acknowledge(l.random.IntN(6))
 	}
-	if !s.pause(l.pace) {
+	if !l.client.s.pause(l.pace) {
 		l.acknowledge(0)
+	}
+	l.spendTime(m)
+}
+
+// lookUp returns what was published, or nil if the witness does not follow the message.
+func (l *listener) lookUp(m mqtt.Message) *published {
+	if unobserved(m.Topic) {
+		_ = m.Ack()
+		return nil
+	}
+	p := l.client.s.witness.lookUp(m.Topic, m.Payload)
+	if p == nil {
+		l.problem("gets what nobody has published: %s %.20q", m.Topic, m.Payload)
+	}
+	return p
+}
+
+// record notes that a message has come.
+func (l *listener) record(m mqtt.Message, p *published) {
+	if *simulateSeeds == 1 {
+		l.client.s.note(l.name, "gets %v, sent again: %v", p, m.Duplicate)
+	}
+	l.got[m.Topic] = append(l.got[m.Topic], receipt{p.number, m.Retain, m.Duplicate})
+	if want := min(p.qos, l.qos); m.QoS > want {
+		l.problem("gets %v at %v", p, m.QoS)
+	}
+}
+
+// spendTime does what consumers do with a message.
+func (l *listener) spendTime(m mqtt.Message) {
+	s := l.client.s
+	if l.careful {
+		s.pause(l.pace)
 	}
 	if !l.asleep && l.sleeps > 0 && oneIn(l.random, 10) {
 		l.asleep = true
@@ -316,18 +351,29 @@ func (l *listener) acknowledge(most int) {
 		i := l.random.IntN(len(l.open))
 		m := l.open[i]
 		l.open = append(l.open[:i], l.open[i+1:]...)
-		var err error
-		if oneIn(l.random, 10) {
-			err = m.Reject(mqtt.QuotaExceeded, "for no reason")
-			l.client.s.witness.denied(l.client.id, m)
-		} else {
-			err = m.Ack()
-		}
-		lost := errors.Is(err, mqtt.ErrSessionLost) && l.client.s.witness.sessions(l.client.id) > 1
-		if err != nil && !lost && l.instance.Err() == nil {
-			l.client.s.problem("%s: Ack: %v", l.name, err)
-		}
+		l.answerServer(m, oneIn(l.random, 10))
 	}
+}
+
+// answerServer acknowledges a message, or refuses it, and reports whether that was possible.
+func (l *listener) answerServer(m mqtt.Message, refuse bool) bool {
+	var err error
+	if refuse {
+		err = m.Reject(mqtt.QuotaExceeded, "for no reason")
+		l.client.s.witness.denied(l.client.id, m)
+	} else {
+		err = m.Ack()
+	}
+	if err != nil && !l.mayFailToSettle(err) {
+		l.problem("Ack: %v", err)
+	}
+	return err == nil
+}
+
+// mayFailToSettle reports whether there is a reason that a message cannot be acknowledged.
+func (l *listener) mayFailToSettle(err error) bool {
+	lost := errors.Is(err, mqtt.ErrSessionLost) && l.client.s.witness.sessions(l.client.id) > 1
+	return lost || l.instance.Err() != nil
 }
 
 // checkJoined checks that what the server sends again is not delivered again while it waits for its Ack [PROTOCOL 12].

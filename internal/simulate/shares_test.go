@@ -49,12 +49,11 @@ func (h *share) add(c *simulated) {
 	w := c.s.witness
 	account := w.account(h.server, c.id)
 	h.left = later(h.left, account.left[h.filter])
-	all := c.sharing(h.filter)
-	if len(all) > 0 { // a CONNECT without an answer leaves it open whether there was a subscription
+	if c.hasAsked(h.filter) { // a CONNECT without an answer leaves it open whether there was a subscription
 		h.left = later(h.left, account.renewed)
 	}
 	held := time.Now() // since then a subscription of the client has held the filter
-	for _, l := range all {
+	for _, l := range c.sharing(h.filter) {
 		h.members = append(h.members, l)
 		switch {
 		case l.survived():
@@ -125,6 +124,11 @@ func (c *simulated) copiesOf(m *published, filter string) (most int) {
 		}
 	}
 	return most
+}
+
+// hasAsked reports whether a client has ever called Subscribe with a filter.
+func (c *simulated) hasAsked(filter string) bool {
+	return slices.ContainsFunc(c.listeners, func(l *listener) bool { return slices.Contains(l.filters, filter) })
 }
 
 // sharing returns the subscriptions of a client that have a shared filter.

@@ -104,6 +104,7 @@ const (
 	forLife
 	forRequests
 	forNetwork
+	forHandlers
 )
 
 // random returns the source of randomness of one actor.

@@ -59,7 +59,6 @@ type span struct {
 // passage is what happened to a message on its way to one client.
 type passage struct {
 	first  time.Time
-	on     int  // the connection of the first one
 	unsure bool // the client may not know that the server has granted all filters for which it comes
 	sends  int  // PUBLISHes
 	repeat bool // one was at QoS 1
@@ -160,9 +159,11 @@ const (
 
 // standing is a subscription that the broker has.
 type standing struct {
-	since time.Time
-	on    int // the connection
-	qos   byte
+	since  time.Time
+	suback time.Time // the latest one
+	on     int       // its connection
+	sure   bool      // the client has answered something that came after it
+	qos    byte
 }
 
 // openSubscribe is a SUBSCRIBE without an answer.
@@ -189,6 +190,7 @@ type passing struct {
 	qos     byte
 	filters []string
 	since   time.Time
+	latest  time.Time // of the PUBLISHes
 }
 
 func newWitness(s *simulation) *witness {
@@ -544,10 +546,10 @@ func (a *account) granted(p *codec.Suback) {
 		}
 		st := a.standing[f.Filter]
 		if st == nil {
-			st = &standing{since: time.Now(), on: a.number}
+			st = &standing{since: time.Now()}
 			a.standing[f.Filter] = st
 		}
-		st.qos = byte(p.Codes[i])
+		st.qos, st.suback, st.on = byte(p.Codes[i]), time.Now(), a.number
 	}
 }
 
@@ -564,17 +566,17 @@ func (w *witness) publishGoes(clientID string, a *account, p *codec.Publish) {
 	}
 	pass := m.to[clientID]
 	if pass == nil {
-		pass = &passage{first: time.Now(), on: a.number}
+		pass = &passage{first: time.Now()}
 		m.to[clientID] = pass
 	}
-	pass.unsure = pass.unsure || a.unsureOf(p.Topic, pass.on)
+	pass.unsure = pass.unsure || a.unsureOf(p.Topic)
 	pass.sends++
 	pass.repeat = pass.repeat || p.QoS == 1
 	pass.loose = pass.loose || p.QoS == 0 && m.qos > 0
 	if p.QoS == 0 {
 		return
 	}
-	f := &passing{message: m, qos: p.QoS, since: time.Now()}
+	f := &passing{message: m, qos: p.QoS, since: time.Now(), latest: time.Now()}
 	for _, id := range p.SubscriptionIdentifiers {
 		f.filters = append(f.filters, a.identifiers[id])
 	}
@@ -584,17 +586,28 @@ func (w *witness) publishGoes(clientID string, a *account, p *codec.Publish) {
 	a.flights[p.PacketID] = f
 }
 
-// unsureOf reports whether the client may not know of a filter for a topic that the server has granted it: its SUBACK was lost,
-// or may have been lost at the end of a connection.
-func (a *account) unsureOf(name string, connection int) bool {
+// unsureOf reports whether the client may not know of a filter for a topic that the server has granted it: its SUBACK may have
+// been lost.
+func (a *account) unsureOf(name string) bool {
 	for filter := range a.asked {
 		st := a.standing[filter]
-		lost := st == nil || st.on == connection && connection != a.number
-		if lost && topic.Match(topic.Inner(filter, nil), name) {
+		if (st == nil || !st.sure) && topic.Match(topic.Inner(filter, nil), name) {
 			return true
 		}
 	}
 	return false
+}
+
+// checkWork checks that a client acknowledges a message only after its listeners have finished their work.
+func (w *witness) checkWork(clientID string, f *passing, pass *passage) {
+	now := w.s.instance(clientID)
+	for _, c := range w.s.clients {
+		for _, l := range c.listenersOf(now) {
+			if c.id == clientID && l.prematurely(f, pass) {
+				w.s.problem("%s: %v is acknowledged before the work is done", l.name, f.message)
+			}
+		}
+	}
 }
 
 // acknowledged notes a client's PUBACK or PUBREC.
@@ -604,9 +617,13 @@ func (w *witness) acknowledged(clientID string, a *account, id uint16, code code
 		return
 	}
 	delete(a.flights, id)
+	for _, st := range a.standing {
+		st.sure = st.sure || st.on == a.number && st.suback.Before(f.latest)
+	}
 	if code.Failed() {
 		return
 	}
 	pass := f.message.to[clientID]
+	w.checkWork(clientID, f, pass)
 	pass.acked = append(pass.acked, ack{f.filters, f.since, time.Now(), w.s.instance(clientID)})
 }
