@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -165,7 +166,7 @@ func takesNext(flags *pflag.FlagSet, word string) bool {
 		return false
 	}
 	for i, letter := range word[1:] {
-		f := flags.ShorthandLookup(string(letter))
+		f := byLetter(flags, letter)
 		if f == nil {
 			return false
 		}
@@ -174,6 +175,14 @@ func takesNext(flags *pflag.FlagSet, word string) bool {
 		}
 	}
 	return false
+}
+
+// byLetter returns the flag of one letter, nil if there is none.
+func byLetter(flags *pflag.FlagSet, letter rune) *pflag.Flag {
+	if letter >= utf8.RuneSelf { // for which pflag panics
+		return nil
+	}
+	return flags.ShorthandLookup(string(letter))
 }
 
 // short takes MQTTX's name of several letters. Where our flags of one letter make sense of it too, nobody can know what
@@ -202,7 +211,7 @@ func (h *habits) advice(long string) string {
 func (h *habits) isCluster(word string) bool {
 	letters := word[1:]
 	for i, letter := range letters {
-		f := h.cmd.Flags().ShorthandLookup(string(letter))
+		f := byLetter(h.cmd.Flags(), letter)
 		if f == nil {
 			return false
 		}
