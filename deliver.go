@@ -74,9 +74,7 @@ func (r *receiver) offer(s *Subscription, m *Message) {
 		s.drop(*m)
 		return
 	default:
-		w := s.line.qos0.Pop()
-		s.leaveLine(&w)
-		s.drop(w.message)
+		s.dropQoS0()
 	}
 	s.enqueue(entry{message: *m})
 }

@@ -174,6 +174,19 @@ func (s *Subscription) drop(m Message) {
 	s.inbox.notices.traceDropped(s, m)
 }
 
+// dropQoS0 drops the message at QoS 0 in line that the subscription's policy says: the newest, or otherwise the oldest.
+// The caller holds mu.
+func (s *Subscription) dropQoS0() {
+	var w entry
+	if s.options.overflow == DropNewest {
+		w = s.line.qos0.PopLast()
+	} else {
+		w = s.line.qos0.Pop()
+	}
+	s.leaveLine(&w)
+	s.drop(w.message)
+}
+
 // finish notes that the consumer is done with a message that was taken out of the line. It acknowledges the message,
 // except with ManualAck, and except if the application has settled it already.
 // The caller holds mu.

@@ -510,8 +510,9 @@ func WithDropInvalidTopics() Option {
 }
 
 // WithInboundLimit bounds the messages that wait in the lines of all subscriptions together, in bytes of memory with
-// properties, without those that WithParking keeps. If they exceed the bound, the subscription with the most bytes ends
-// as with EndIfStalled. The default is 64 MiB. On MQTT 3.1.1 the only other bound is the number of packet identifiers,
+// properties, without those that WithParking keeps. If they exceed the bound, messages at QoS 0 of the subscription with
+// the most bytes are dropped, as its Overflow says. If that is not enough, or with Block, that subscription ends as with
+// EndIfStalled. The default is 64 MiB. On MQTT 3.1.1 the only other bound is the number of packet identifiers,
 // 65,535.
 func WithInboundLimit(bytes int) Option {
 	return option(func(c *config) error {
@@ -525,6 +526,7 @@ func WithInboundLimit(bytes int) Option {
 // acknowledgement: at most n of them, for the time d. A later Subscribe with a filter that matches gets them. Messages
 // that no subscription claims are acknowledged when the time is over. At any other time a message that matches no
 // subscription is acknowledged at once. The default is 1,000 messages and 30 s; with 0 messages there is no parking.
+// Together they are never more than WithInboundLimit in bytes; what comes beyond either bound is acknowledged at once.
 func WithParking(n int, d time.Duration) Option {
 	return option(func(c *config) error {
 		c.parkingPlaces, c.parkingTime = n, d

@@ -28,6 +28,7 @@ type parked struct {
 	message Message
 	receipt *session.Receipt
 	number  uint64 // in the order in which they came
+	size    int    // about how many bytes of memory it takes
 }
 
 // openParking opens the parking lot at the first connect, if the server had a session. Subscribe calls that already
@@ -43,11 +44,20 @@ func (in *inbox) openParking() {
 	in.parking.opened = true
 }
 
-// takes reports whether a message on a topic may be parked.
+// takes reports whether a message of some size on a topic may be parked.
 // The caller holds mu.
-func (lot *parkingLot) takes(name string, places int) bool {
-	return !lot.closes.IsZero() && len(lot.messages) < places &&
+func (lot *parkingLot) takes(name string, size int, c *config) bool {
+	return !lot.closes.IsZero() && len(lot.messages) < c.parkingPlaces && lot.bytes()+size <= c.inboundLimit &&
 		!slices.ContainsFunc(lot.gone, func(f string) bool { return topic.Match(f, name) })
+}
+
+// bytes is about how much memory the parked messages take.
+// The caller holds mu.
+func (lot *parkingLot) bytes() (n int) {
+	for _, p := range lot.messages {
+		n += p.size
+	}
+	return n
 }
 
 // claim moves the parked messages that match a new subscription into its line, before all later messages. While the
@@ -99,7 +109,7 @@ func (in *inbox) giveBackParked(s *Subscription) {
 // The caller holds mu.
 func (in *inbox) parkLater(s *Subscription, w entry) *parked {
 	lot := &in.parking
-	if !w.receipt.OnlyFor(s) || !lot.takes(w.message.Topic, in.config.parkingPlaces) {
+	if !w.receipt.OnlyFor(s) || !lot.takes(w.message.Topic, w.size(), in.config) {
 		return nil
 	}
 	m := w.message
@@ -110,7 +120,7 @@ func (in *inbox) parkLater(s *Subscription, w entry) *parked {
 		m.origin = nil
 	}
 	lot.count++
-	return &parked{m, w.receipt, lot.count}
+	return &parked{m, w.receipt, lot.count, w.size()}
 }
 
 // openGate lets messages leave the line of a subscription whose filters are granted.

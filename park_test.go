@@ -243,6 +243,32 @@ func TestEndWhileTheLineStands(t *testing.T) {
 	}
 }
 
+// Parked messages are bounded in bytes too. What does not fit is acknowledged at once; a claim makes room.
+func TestParkingIsBoundedInBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		leaveSession(t, t.Context(), b, "a/#", 0)
+		c := resume(t, t.Context(), b, mqtt.WithInboundLimit(10_000))
+		defer c.Close()
+		publish := func(topic string, n int) {
+			for range n {
+				b.Publish(mqtttest.Message{Topic: topic, QoS: 1, Payload: make([]byte, 2000)})
+				synctest.Wait()
+			}
+		}
+		publish("a/b", 3)
+		publish("a/c", 3)
+		if s := c.Stats(); s.Parked != 4 || s.Unmatched != 2 {
+			t.Errorf("%+v", s)
+		}
+		arrived(subscribeV5(t, c, "a/b", mqtt.AtLeastOnce))
+		publish("a/c", 5)
+		if s := c.Stats(); s.Parked != 4 || s.Unmatched != 4 {
+			t.Errorf("after a claim: %+v", s)
+		}
+	})
+}
+
 // PROTOCOL 13: what comes while a Subscribe waits that is refused then is not lost either: it waits for the next one, as it
 // was. The first one may have been waiting for the connection.
 func TestParkedWhileSubscribing(t *testing.T) {

@@ -485,13 +485,14 @@ func (r *receiver) auth(h codec.Header, body []byte) error {
 // The caller holds mu.
 func (r *receiver) park(p *codec.PublishView, name string) bool {
 	lot := &r.client.inbox.parking
-	if !lot.takes(name, r.client.config.parkingPlaces) || r.client.inbox.router.Retired(r.ids) {
+	size := messageSize + len(name) + len(p.Payload) + len(p.Properties)
+	if !lot.takes(name, size, r.client.config) || r.client.inbox.router.Retired(r.ids) {
 		return false
 	}
 	receipt := r.client.session.Hold(p)
 	receipt.AddHolder(lot)
 	lot.count++
-	lot.messages = append(lot.messages, &parked{r.message(p, name), receipt, lot.count})
+	lot.messages = append(lot.messages, &parked{r.message(p, name), receipt, lot.count, size})
 	r.link.Commit(r.client.session.Release(r.link.Buffer(), receipt, false))
 	return true
 }

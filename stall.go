@@ -132,7 +132,8 @@ func (in *inbox) shortestStall() time.Duration {
 	return d
 }
 
-// boundInbound ends the subscription with the most bytes in its line if all lines together exceed WithInboundLimit.
+// boundInbound sees to it that all lines together keep within WithInboundLimit. Of the subscription with the most bytes in
+// its line it drops messages at QoS 0. If that is not enough, or its policy is Block, it ends the subscription.
 // The caller holds mu.
 func (in *inbox) boundInbound() {
 	if in.lineBytes <= in.config.inboundLimit {
@@ -144,7 +145,19 @@ func (in *inbox) boundInbound() {
 			most = s
 		}
 	}
-	if most != nil {
+	if most != nil && !in.trim(most) {
 		in.endSlow(most)
 	}
+}
+
+// trim drops messages at QoS 0 that wait in a line, and reports whether that is enough.
+// The caller holds mu.
+func (in *inbox) trim(s *Subscription) bool {
+	if s.options.overflow == Block {
+		return false
+	}
+	for s.line.qos0.Len() > 0 && in.lineBytes > in.config.inboundLimit {
+		s.dropQoS0()
+	}
+	return in.lineBytes <= in.config.inboundLimit
 }

@@ -209,6 +209,75 @@ func TestInboundLimit(t *testing.T) {
 	})
 }
 
+// Messages at QoS 0 beyond the limit are dropped as the subscription's policy says, and do not end it.
+func TestInboundLimitAtQoS0(t *testing.T) {
+	const size, limit = 10_000, 100_000
+	for _, overflow := range []mqtt.Overflow{mqtt.DropOldest, mqtt.DropNewest} {
+		for _, channel := range []bool{false, true} {
+			inBothVersions(t, func(t *testing.T, v codec.Version) {
+				b := mqtttest.NewBroker(t)
+				c := dialAs(t, v, b.DialContext, mqtt.WithInboundLimit(limit))
+				sub, err := c.Subscribe(t.Context(), "t", overflow)
+				noErr(t, err)
+				held := 0 // in the channel, and in the pump's hands
+				if channel {
+					sub.Messages()
+					held = cap(sub.Messages()) + 1
+				}
+				publish := func(n int) {
+					for i := range n {
+						b.Publish(mqtttest.Message{Topic: "t", Payload: append(make([]byte, size), byte(i))})
+						synctest.Wait()
+					}
+				}
+				publish(held + 50)
+				const fit = limit / size // 9, because of what a message costs besides
+				if n := sub.Dropped(); sub.Err() != nil || n != 50-fit+1 {
+					t.Errorf("%d are dropped, ended with %v", n, sub.Err())
+				}
+				want := held // the first one that waits in line
+				if overflow == mqtt.DropOldest {
+					want += int(sub.Dropped())
+				}
+				for i := range held + fit - 1 {
+					m, err := sub.Next(t.Context())
+					if got := int(m.Payload[size]); err != nil || i >= held && got != want+i-held {
+						t.Fatalf("message %d is %d, want %d: %v", i, got, want+i-held, err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// The subscription with the most messages is trimmed, also when it is not the one whose message exceeds the limit, and ends if
+// it has none at QoS 0. With Block nothing is dropped.
+func TestInboundLimitTrimsTheLargest(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext, mqtt.WithInboundLimit(100_000))
+		large, err := c.Subscribe(t.Context(), "large", mqtt.DropNewest)
+		noErr(t, err)
+		small, err := c.Subscribe(t.Context(), "small", mqtt.AtLeastOnce)
+		noErr(t, err)
+		publish := func(topic string, qos byte, n int) {
+			for range n {
+				b.Publish(mqtttest.Message{Topic: topic, QoS: qos, Payload: make([]byte, 10_000)})
+				synctest.Wait()
+			}
+		}
+		publish("large", 0, 9)
+		publish("small", 1, 4)
+		if large.Dropped() != 4 || large.Err() != nil || small.Err() != nil {
+			t.Errorf("%d are dropped; ended with %v and %v", large.Dropped(), large.Err(), small.Err())
+		}
+		publish("small", 1, 6)
+		if err := small.Err(); !errors.Is(err, mqtt.ErrSlowConsumer) || large.Err() != nil {
+			t.Errorf("ended with %v and %v", large.Err(), small.Err())
+		}
+	})
+}
+
 // A subscription that is ended gives up its messages of an earlier connection too: the server sends them again, and must not wait
 // for an acknowledgement for ever.
 func TestInboundLimitAfterACut(t *testing.T) {
@@ -304,8 +373,8 @@ func TestInboundLimitCountsProperties(t *testing.T) {
 			b.Publish(mqtttest.Message{Topic: "a", Properties: codec.PublishProperties{UserProperties: u}})
 			synctest.Wait()
 		}
-		if err := sub.Err(); !errors.Is(err, mqtt.ErrSlowConsumer) {
-			t.Errorf("12 MB of properties wait, and the subscription has ended with %v", err)
+		if n := sub.Dropped(); n < 100 || sub.Err() != nil {
+			t.Errorf("of 12 MB of properties %d messages are dropped, and the subscription has ended with %v", n, sub.Err())
 		}
 	})
 }
@@ -326,8 +395,8 @@ func TestInboundLimitCountsIdentifiers(t *testing.T) {
 			s.Send(p)
 			synctest.Wait()
 		}
-		if err := sub.Err(); !errors.Is(err, mqtt.ErrSlowConsumer) {
-			t.Errorf("4 MB of identifiers wait, and the subscription has ended with %v", err)
+		if n := sub.Dropped(); n < 60 || sub.Err() != nil {
+			t.Errorf("of 4 MB of identifiers %d messages are dropped, and the subscription has ended with %v", n, sub.Err())
 		}
 	})
 }

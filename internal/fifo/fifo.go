@@ -54,6 +54,18 @@ func (q *Queue[T]) Pop() T {
 	return v
 }
 
+// PopLast removes the last item and returns it. The queue must not be empty.
+func (q *Queue[T]) PopLast() T {
+	if q.Len() == 1 {
+		return q.Pop()
+	}
+	last := len(q.items) - 1
+	v := q.items[last]
+	clear(q.items[last:])
+	q.items = q.items[:last]
+	return v
+}
+
 // Insert puts v before the item with i others before it, or at the end if i is Len.
 func (q *Queue[T]) Insert(i int, v T) {
 	if i == 0 && q.head > 0 {

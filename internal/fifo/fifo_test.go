@@ -28,6 +28,24 @@ func TestQueueKeepsOrder(t *testing.T) {
 	}
 }
 
+func TestQueuePopsTheLast(t *testing.T) {
+	var q Queue[*int]
+	numbers := make([]int, 10)
+	for i := range numbers {
+		q.Push(&numbers[i])
+	}
+	q.Pop()
+	for i := 9; i > 0; i-- {
+		if v := q.PopLast(); v != &numbers[i] || q.Len() != i-1 {
+			t.Fatalf("not number %d, or %d are left", i, q.Len())
+		}
+	}
+	q.Push(&numbers[3])
+	if q.Len() != 1 || q.Pop() != &numbers[3] {
+		t.Error("the queue is not as new")
+	}
+}
+
 func TestQueueForgetsWhatItPopped(t *testing.T) {
 	var q Queue[*int]
 	q.Push(new(int))
