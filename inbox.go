@@ -1,6 +1,8 @@
 package mqtt
 
 import (
+	"time"
+
 	"github.com/petrel-mqtt/mqtt/internal/fifo"
 	"github.com/petrel-mqtt/mqtt/internal/route"
 	"github.com/petrel-mqtt/mqtt/internal/session"
@@ -12,17 +14,18 @@ type inbox struct {
 	notices *notices
 
 	// Guarded by mu.
-	router         *route.Router
-	subs           map[*Subscription]struct{}
-	subscribeCount uint64                  // counts subscriptions
-	subscribing    fifo.Queue[subscribing] // SUBSCRIBEs that wait for their turn, after a connect
-	suspicion      suspicion
-	unsubscribes   []*filterPacket // UNSUBSCRIBEs to be sent, or sent again, at the next connect
-	lineBytes      int             // bytes of memory in the subscriptions' lines
-	stalls         [2]stall        // for QoS 1 and for QoS 2
-	watchingStalls bool            // the supervisor looks for stalls, or will do so at once
-	parking        parkingLot
-	unmatched      callbacks // calls of the function of WithUnmatched
+	router          *route.Router
+	subs            map[*Subscription]struct{}
+	subscribeCount  uint64                  // counts subscriptions
+	subscribing     fifo.Queue[subscribing] // SUBSCRIBEs that wait for their turn, after a connect
+	suspicion       suspicion
+	unsubscribes    []*filterPacket // UNSUBSCRIBEs to be sent, or sent again, at the next connect
+	lineBytes       int             // bytes of memory in the subscriptions' lines
+	stalls          [2]stall        // for QoS 1 and for QoS 2
+	watchingStalls  bool            // the supervisor looks for stalls, or will do so at once
+	parking         parkingLot
+	unmatchedLogged time.Duration // on the client's clock: when the log spoke of such messages last; 0: never
+	unmatched       callbacks     // calls of the function of WithUnmatched
 }
 
 func (in *inbox) init(c *core, n *notices) {

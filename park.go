@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"cmp"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -159,7 +160,7 @@ func (in *inbox) clearParked(list []*parked) {
 	}
 	for _, p := range list {
 		in.settle(p.receipt, &in.parking, nil)
-		in.stats.Unmatched++
+		in.noteUnmatched(p.message.Topic, p.message.origin.identifiers())
 		if in.config.unmatched != nil {
 			in.passUnmatched(p.message)
 		}
@@ -199,6 +200,24 @@ func (in *inbox) parkingClosed() (<-chan time.Time, func() bool) {
 	}
 	timer := time.NewTimer(time.Until(in.parking.closes))
 	return timer.C, timer.Stop
+}
+
+// unmatchedSilence is how long the log says no more about messages that match no subscription.
+const unmatchedSilence = time.Minute
+
+// noteUnmatched counts a message at QoS 1 or 2 that matched no subscription, and logs it now and then: a session that the
+// server has kept may have a filter that nobody wants any more. Messages that were on their way when their filter was
+// unsubscribed are not worth a line.
+// The caller holds mu.
+func (in *inbox) noteUnmatched(name string, ids []uint32) {
+	in.stats.Unmatched++
+	now := in.now()
+	if !in.connAck.SessionPresent || in.router.Retired(ids) || in.unmatchedLogged != 0 && now-in.unmatchedLogged < unmatchedSilence {
+		return
+	}
+	in.unmatchedLogged = max(now, 1)
+	in.notices.log(slog.LevelWarn, "mqtt: messages match no subscription; has the session a filter that the application does not subscribe to any more?",
+		"topic", name, "unmatched", in.stats.Unmatched)
 }
 
 // passUnmatched passes a message that matched no subscription to the function of WithUnmatched.

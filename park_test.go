@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -266,6 +267,39 @@ func TestParkingIsBoundedInBytes(t *testing.T) {
 		if s := c.Stats(); s.Parked != 4 || s.Unmatched != 4 {
 			t.Errorf("after a claim: %+v", s)
 		}
+	})
+}
+
+// Messages of a filter that an earlier client has left in the session, and that nobody wants, are logged: the first one, and then
+// one a minute at most.
+func TestForgottenFilterIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log lines
+		b := mqtttest.NewBroker(t)
+		leaveSession(t, t.Context(), b, "a/#", 1)
+		c := resume(t, t.Context(), b, mqtt.WithParking(1, time.Second), mqtt.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+		defer c.Close()
+		wanted := func(want int) {
+			t.Helper()
+			synctest.Wait()
+			if n := log.count("topic=a/b"); n != want {
+				t.Errorf("%d lines, want %d", n, want)
+			}
+		}
+		wanted(0)
+		time.Sleep(2 * time.Second)
+		wanted(1)
+		for range 3 {
+			b.Publish(text("a/b", "x", 1))
+		}
+		wanted(1)
+		time.Sleep(time.Minute)
+		b.Publish(text("a/b", "x", 1))
+		wanted(2)
+		noErr(t, c.Unsubscribe(t.Context(), "a/#"))
+		time.Sleep(time.Minute)
+		b.Publish(text("a/b", "x", 1))
+		wanted(2)
 	})
 }
 

@@ -279,7 +279,7 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 		if r.park(p, t.Name) {
 			return nil
 		}
-		c.stats.Unmatched++
+		c.inbox.noteUnmatched(t.Name, r.ids)
 		if c.config.unmatched != nil {
 			c.inbox.passUnmatched(r.message(p, t.Name))
 		}
