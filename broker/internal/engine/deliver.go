@@ -45,7 +45,7 @@ func (r *run) sheet(items []item, v codec.Version) *sheet {
 }
 
 // encode appends an item at QoS 0.
-// [MQTT-3.3.1-3] [MQTT311-3.3.1-3] [MQTT311-4.3.1-1] [MQTT-3.1.2-26] [MQTT-3.1.2-27] [MQTT-3.3.2-11] [MQTT-3.3.4-5]
+// [MQTT-3.3.1-3] [MQTT311-3.3.1-3] [MQTT311-4.3.1-1] [MQTT-3.1.2-26] [MQTT-3.1.2-27] [MQTT-3.3.2-11] [MQTT-3.3.4-5] [MQTT-3.3.2.3]
 // [MQTT311-3.3.1-9]
 func (r *run) encode(dst []byte, it *item, v codec.Version, retain bool, ids []uint32) []byte {
 	if v != codec.V5 || it.properties == nil && ids == nil {

@@ -69,7 +69,7 @@ func (c *commits) want(t *testing.T, want ...string) {
 func TestLazySync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got commits
-		p := &player{t: t, version: codec.V5, clients: map[byte]*client{}, bound: map[byte][]byte{}}
+		p := &player{t: t, main: codec.V5, clients: map[byte]*client{}, bound: map[byte][]byte{}}
 		p.serve, p.stop = newServer(t, func(c *engine.Config) {
 			c.Store, c.LazySync = &fakeStore{committed: got.add}, true
 		})
@@ -99,7 +99,7 @@ func TestLazySyncFails(t *testing.T) {
 				kept.add(changes)
 			}
 		}
-		p := &player{t: t, version: codec.V5, clients: map[byte]*client{}, bound: map[byte][]byte{}}
+		p := &player{t: t, main: codec.V5, clients: map[byte]*client{}, bound: map[byte][]byte{}}
 		p.serve, p.stop = newServer(t, func(c *engine.Config) { c.Store, c.LazySync = store, true })
 		store.full.Store(true)
 		p.run(`

@@ -21,7 +21,7 @@ import (
 
 // exchange is a conversation of clients with the broker, byte by byte. It has the numbers of the statements that it holds.
 //
-// A line of its script is about a client, which has a letter:
+// A line of its script is about a client, which has a letter; one with a capital letter speaks the other version:
 //
 //	a! clean id=x    connects, with a CONNECT that the words describe (see connectPacket), and gets a CONNACK that accepts it
 //	a> 30('t' {})    sends bytes
@@ -62,7 +62,7 @@ func playWith(t *testing.T, change func(*engine.Config), exchanges []exchange) {
 			}
 			t.Run(fmt.Sprintf("%d %s %v", i, e.about, v), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := &player{t: t, version: v, clients: map[byte]*client{}, bound: map[byte][]byte{}}
+					p := &player{t: t, main: v, clients: map[byte]*client{}, bound: map[byte][]byte{}}
 					p.serve, p.stop = newServer(t, change)
 					defer p.end()
 					p.run(e.script)
@@ -75,7 +75,8 @@ func playWith(t *testing.T, change func(*engine.Config), exchanges []exchange) {
 // player plays one exchange.
 type player struct {
 	t       *testing.T
-	version codec.Version
+	main    codec.Version // of clients with small letters
+	version codec.Version // of the client that the line is about
 	serve   func(net.Conn)
 	stop    func() // ends the broker, when all connections have ended
 	clients map[byte]*client
@@ -124,6 +125,10 @@ func (p *player) wait(text string) {
 
 func (p *player) step(letter, verb byte, text string) {
 	p.t.Helper()
+	p.version = p.main
+	if letter < 'a' {
+		p.version = codec.V5 + codec.V311 - p.main
+	}
 	switch verb {
 	case '!':
 		p.join(letter, text)

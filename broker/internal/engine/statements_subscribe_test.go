@@ -421,6 +421,67 @@ const properties = "01 01 03 'text/plain' 08 'r' 09 '\\xff\\x00' 26 'z' '1' 26 '
 
 func TestDeliveryStatements(t *testing.T) { play(t, deliveryExchanges) }
 
+// Clients of both versions, of which those with a capital letter speak MQTT 3.1.1.
+var versionExchanges = []exchange{
+	{"[MQTT-3.3.2.3] a message goes to a client of MQTT 3.1.1 without its properties", "5", `
+		S! id=s clean
+		S> 82(0001 {} 't' 01)
+		S< 90(0001 {} 01)
+		a! id=a clean
+		a> 32('t' 0001 {` + properties + `} "x")
+		a< 40(0001 +)
+		S< 32('t' ?1 {} "x")`},
+	{"[MQTT-3.3.2.3] [MQTT-3.3.2-5] and not at all when its time is over", "5", `
+		S! id=s kept
+		S> 82(0001 {} 't' 01)
+		S< 90(0001 {} 01)
+		S/
+		a! id=a clean
+		a> 32('t' 0001 {02 00000002} "1") 32('t' 0002 {} "2")
+		a< 40(0001 +) 40(0002 +)
+		wait 3s
+		S! present id=s kept
+		S< 32('t' ?1 {} "2")`},
+	{"[MQTT-3.1.2-5] [MQTT311-3.1.2-4] a session goes on in the other version: open deliveries, subscriptions, and what has come", "", `
+		s! id=s kept
+		s> 82(0001 {} 't' 02) 34('u' 0009 {} "y")
+		s& 90(0001 {} 02) 50(0009 +)
+		a! id=a clean
+		a> 32('t' 0001 {} "1") 34('t' 0002 {} "2")
+		a< 40(0001 +) 50(0002 +)
+		a> 62(0002)
+		a< 70(0002)
+		s& 32('t' ?1 {} "1") 34('t' ?2 {} "2")
+		s> 50(?2)
+		s< 62(?2)
+		s/
+		S! present id=s kept
+		S& 3a('t' ?1 {} "1") 62(?2)
+		S> 34('u' 0009 {} "y")
+		S< 50(0009 +)
+		S> 40(?1) 70(?2) 62(0009)
+		S< 70(0009)
+		a> 32('t' 0001 {} "3")
+		a< 40(0001 +)
+		S< 32('t' ?3 {} "3")`},
+	{"[MQTT-3.1.4-3] [MQTT311-3.1.4-2] a connection of the other version takes over", "", `
+		a! id=c kept
+		B! present id=c kept
+		a# 8e
+		B~
+		a! present id=c kept
+		B# 8e
+		a~`},
+	{"[MQTT-3.3.4-3] a Subscription Identifier is not for MQTT 3.1.1, and what is retained by a client of it has no properties", "5", `
+		A! id=a clean
+		A> 31('t' {} "x")
+		s! id=s clean
+		s> 82(0001 {0b 05} 't' 00)
+		s< 90(0001 {} 00) 31('t' {0b 05} "x")`},
+}
+
+func TestBetweenVersions(t *testing.T) { play(t, versionExchanges) }
+
 var sharedExchanges = []exchange{
 	{"[MQTT-4.8.2a] each group gets a message once, and ordinary subscribers, too", "", `
 		a! id=a clean
