@@ -36,6 +36,24 @@ type Lifecycle interface {
 	Done() <-chan struct{}
 	// Err returns nil while the client lives, then why it ended: ErrClosed after Disconnect and Close.
 	Err() error
+	// Flush waits until what became of every message that was published before is known, and those at QoS 0 are written.
+	// What became of each is for its Publish or Delivery to say. It does not wait for messages whose Publish has
+	// returned. The error is ctx's, ErrConnectionLost if messages at QoS 0 may not have been written, or why the client
+	// ended.
+	Flush(ctx context.Context) error
+	// Drain ends the client when its work is done: it unsubscribes all subscriptions, waits until the loops of All,
+	// Batches, Handle and Respond have finished what was delivered and the channels of Messages are empty, and then does
+	// what Disconnect does. Handlers may publish meanwhile. A member of a shared subscription whose session is kept
+	// would otherwise be given messages that nobody handles until it comes back. With ManualAck, messages that the
+	// application holds outside of a loop are not waited for. When ctx ends first, what waits in line is acknowledged and
+	// dropped, as with Unsubscribe, and the error says so. Do not call it from a loop's body or a handler: it waits for
+	// them.
+	Drain(ctx context.Context) error
+	// Ready returns nil if the client is connected and the server has granted every subscription since it connected.
+	// Otherwise the error says in words what is missing, for a readiness probe.
+	Ready() error
+	// Status returns what the client is doing, and since when.
+	Status() Status
 	// Close ends the client now. It sends a last DISCONNECT, which takes a second at most, and does not wait for
 	// messages in flight. The server does not publish the will. Close waits for the client's goroutines, and so for the
 	// functions and the logger in its options, which therefore must not call it. It returns nil, also if the client had
@@ -173,6 +191,9 @@ func (s State) String() string {
 	}
 	return "closed"
 }
+
+// MarshalText returns the text of String, for logs.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // Stats are totals since the client was made, and current values.
 type Stats struct {

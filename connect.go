@@ -92,6 +92,7 @@ func (c *client) detachLink(err error) (toWake []*Delivery) {
 		toWake = c.blame(err)
 	}
 	c.link = nil
+	c.attempts.lastErr = err
 	c.auth.loseAuth(err)
 	c.notices.traceDisconnected(err)
 	c.notices.moveTo(StateWaiting)
@@ -199,6 +200,7 @@ func (c *client) attach(l *link.Link, ack *codec.Connack) int {
 	clientID := c.connAck.ClientID
 	c.connAck = c.config.connAck(ack, clientID)
 	c.attempts.returnCode = codec.Success
+	c.attempts.failed = 0
 	c.notices.moveTo(StateConnected)
 	c.link = l
 	c.stats.Connects++

@@ -94,7 +94,7 @@ func (r *receiver) yield(s *Subscription) {
 // The caller holds mu. It is free meanwhile.
 func (r *receiver) block(s *Subscription, m *Message) {
 	if s.line.sending || s.channel == nil && s.line.qos0.Len() >= s.capacity() {
-		moved := s.nextMove()
+		moved := s.line.nextMove()
 		r.client.mu.Unlock()
 		r.Flush()
 		select {

@@ -18,8 +18,9 @@ type Delivery struct {
 	ticket uint64 // its number in the session's queue, while it waits there
 	id     uint16 // once it was sent
 	sent   bool
-	resent bool // it was sent more than once
-	reused bool // it belongs to Publish
+	wave   *wave // that Flush waits for it with; nil: it is not counted
+	resent bool  // it was sent more than once
+	reused bool  // it belongs to Publish
 
 	reason      ReasonCode
 	resolved    atomic.Bool // the outcome is known: reason, err and words do not change any more
@@ -143,8 +144,30 @@ var errWithdrawn = errors.New("mqtt: message withdrawn")
 // The caller holds mu.
 func (d *Delivery) resolve(toWake []*Delivery, reason ReasonCode, err error) []*Delivery {
 	d.reason, d.err = reason, err
+	d.leaveWave()
 	d.resolved.Store(true)
 	return append(toWake, d)
+}
+
+// wave is the messages that were published between two calls of Flush, without those at QoS 0 that went to the connection
+// at once.
+type wave struct {
+	// Guarded by mu.
+	open int           // messages whose outcome is not known
+	over chan struct{} // closed when there is none; nil: nobody waits for that
+}
+
+// leaveWave says that the outcome of a message is known, or that its publisher does not wait for it any more.
+// The caller holds mu.
+func (d *Delivery) leaveWave() {
+	w := d.wave
+	if w == nil {
+		return
+	}
+	d.wave = nil
+	if w.open--; w.open == 0 && w.over != nil {
+		close(w.over)
+	}
 }
 
 // wake wakes the callers that wait for these Deliveries. It does not block. Call it without the mutex, because they

@@ -107,6 +107,9 @@ func (r ReasonCode) Error() string {
 	return fmt.Sprintf("%v (0x%02X)", codec.ReasonCode(r), uint8(r))
 }
 
+// MarshalText returns the text of Error, for logs.
+func (r ReasonCode) MarshalText() ([]byte, error) { return []byte(r.Error()), nil }
+
 // Refusal is the server's reason for a refusal. It is part of the errors below.
 type Refusal struct {
 	Code           ReasonCode // 0: the server gave none

@@ -305,7 +305,7 @@ func (s *Subscription) advance() {
 	switch {
 	case s.line.gated:
 	case s.channel == nil:
-		s.callLoop()
+		s.line.callLoop()
 	case !s.line.sending && !s.ended && s.line.length() > 0:
 		s.line.sending = true
 		s.inbox.goroutines.Go(s.pump)
@@ -314,12 +314,12 @@ func (s *Subscription) advance() {
 
 // callLoop wakes a loop that waits for a message.
 // The caller holds mu.
-func (s *Subscription) callLoop() {
-	if s.line.awaiting == 0 {
+func (l *line) callLoop() {
+	if l.awaiting == 0 {
 		return
 	}
 	select {
-	case s.line.arrived <- struct{}{}:
+	case l.arrived <- struct{}{}:
 	default:
 	}
 }
@@ -357,7 +357,7 @@ func (s *Subscription) pump() {
 // The caller holds mu.
 func (s *Subscription) stopSending() {
 	s.line.sending = false
-	s.noteMove()
+	s.line.noteMove()
 	if s.ended {
 		close(s.channel)
 	}
@@ -365,18 +365,18 @@ func (s *Subscription) stopSending() {
 
 // noteMove wakes the goroutines that wait for the end of sending, or for messages to be taken out of the line.
 // The caller holds mu.
-func (s *Subscription) noteMove() {
-	if s.line.moved != nil {
-		close(s.line.moved)
-		s.line.moved = nil
+func (l *line) noteMove() {
+	if l.moved != nil {
+		close(l.moved)
+		l.moved = nil
 	}
 }
 
 // nextMove returns a channel that is closed when whoever sends now has stopped, or messages have been taken out of line.
 // The caller holds mu.
-func (s *Subscription) nextMove() <-chan struct{} {
-	if s.line.moved == nil {
-		s.line.moved = make(chan struct{})
+func (l *line) nextMove() <-chan struct{} {
+	if l.moved == nil {
+		l.moved = make(chan struct{})
 	}
-	return s.line.moved
+	return l.moved
 }

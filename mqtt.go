@@ -61,13 +61,8 @@ func configure[O OptionV5](v codec.Version, host string, opts []O) (*config, err
 	if err != nil {
 		return nil, err
 	}
-	for _, opt := range opts {
-		if any(opt) == nil {
-			continue
-		}
-		if err := opt.clientV5(cfg); err != nil {
-			return nil, err
-		}
+	if err := applyAll(cfg, opts); err != nil {
+		return nil, err
 	}
 	return cfg, cfg.finish()
 }

@@ -36,10 +36,15 @@ type Option interface {
 // Options is a slice of options that is itself one option.
 type Options []Option
 
-func (o Options) clientV311() {}
-func (o Options) clientV5(c *config) error {
-	for _, opt := range o {
-		if opt == nil {
+// OptionsV5 is a slice of options of MQTT 5 that is itself one option.
+type OptionsV5 []OptionV5
+
+func (o OptionsV5) clientV5(c *config) error { return applyAll(c, o) }
+
+// applyAll applies options, without those that are nil.
+func applyAll[O OptionV5](c *config, opts []O) error {
+	for _, opt := range opts {
+		if any(opt) == nil {
 			continue
 		}
 		if err := opt.clientV5(c); err != nil {
@@ -48,6 +53,9 @@ func (o Options) clientV5(c *config) error {
 	}
 	return nil
 }
+
+func (o Options) clientV311()              {}
+func (o Options) clientV5(c *config) error { return applyAll(c, o) }
 
 // option and optionV5 are the client options of this package. Their errors begin with the option's name.
 type (

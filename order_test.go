@@ -28,8 +28,9 @@ var fileOrder = [][]string{
 	{"receive.go"},
 	{"connect.go"},
 	{"supervise.go"},
-	{"client.go"},
-	{"mqtt.go", "versions.go"},
+	{"client.go", "status.go"},
+	{"drain.go", "mqtt.go"},
+	{"versions.go"},
 }
 
 // callAcross is a function of one file that calls a function of another file, or passes it on.

@@ -13,7 +13,8 @@ type UserProperty = codec.UserProperty
 type UserProperties = codec.UserProperties
 
 // PublishProperties are the MQTT 5 properties of a message (section 3.3.2.3). A pointer to it is a publish option; nil
-// means no properties. The client may read the slices until Publish has returned, or the Delivery is done.
+// means no properties. Of several in one call each sets the fields that are not zero, and user properties are appended. The
+// client may read the slices until Publish has returned, or the Delivery is done.
 //
 // Topic alias and subscription identifiers are not among them, because the client handles those itself. So the
 // properties of a received message can be used to publish another one.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,8 @@ type outbox struct {
 	room    waitlist      // publishes at QoS 0 that wait for room in the write buffer
 	queue   waitlist      // publishes at QoS 1 and 2 that wait for room in the queue
 	drained chan struct{} // closed when nothing is queued or in flight; nil: no goroutine waits for that
+	wave    *wave         // of messages published now; nil: there was none since the latest Flush
+	waves   []*wave       // earlier ones that are not over
 }
 
 // queues reports whether a message at QoS 0 waits in the queue after publishing it failed with err.
@@ -98,6 +101,7 @@ func (out *outbox) letGo(d *Delivery) (resolved, sent bool) {
 	default:
 		out.session.Keep(d.id, d)
 	}
+	d.leaveWave()
 	out.mu.Unlock()
 	return false, d.sent
 }
@@ -272,6 +276,9 @@ func (out *outbox) submit(ctx context.Context, d *Delivery, m *session.Message) 
 		}
 		if woken || out.queue.empty() {
 			if placed, err := out.sendOrQueue(d, m); placed || err != nil {
+				if err == nil {
+					out.enterWave(d)
+				}
 				out.queueChanged()
 				return err
 			}
@@ -284,6 +291,31 @@ func (out *outbox) submit(ctx context.Context, d *Delivery, m *session.Message) 
 		}
 		woken = true
 	}
+}
+
+// enterWave adds a message to the present wave.
+// The caller holds mu.
+func (out *outbox) enterWave(d *Delivery) {
+	if d.resolved.Load() {
+		return
+	}
+	if out.wave == nil {
+		out.wave = new(wave)
+	}
+	d.wave = out.wave
+	d.wave.open++
+}
+
+// endWave ends the present wave, and returns all that are not over.
+// The caller holds mu.
+func (out *outbox) endWave() []*wave {
+	if w := out.wave; w != nil {
+		w.over = make(chan struct{})
+		out.waves = append(out.waves, w)
+		out.wave = nil
+	}
+	out.waves = slices.DeleteFunc(out.waves, func(w *wave) bool { return w.open == 0 })
+	return slices.Clone(out.waves)
 }
 
 // sendOrQueue sends m if nothing has to go out before it, and otherwise queues it. It reports false if the queue has no

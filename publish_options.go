@@ -1,6 +1,10 @@
 package mqtt
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
 
 // QoS is a quality of service level (section 4.3). It is a publish option and a subscribe option.
 type QoS uint8
@@ -13,6 +17,9 @@ const (
 )
 
 func (q QoS) String() string { return fmt.Sprintf("QoS %d", uint8(q)) }
+
+// MarshalText returns the text of String, for logs.
+func (q QoS) MarshalText() ([]byte, error) { return []byte(q.String()), nil }
 
 // PublishOptionV5 is an option of one MQTT 5 publish: every PublishOption, and *PublishProperties.
 type PublishOptionV5 interface {
@@ -28,6 +35,9 @@ type PublishOption interface {
 // PublishOptions is a slice of options that is itself one option, so that shared code can pass options to a client of
 // either version.
 type PublishOptions []PublishOption
+
+// PublishOptionsV5 is a slice of options of MQTT 5 that is itself one option.
+type PublishOptionsV5 []PublishOptionV5
 
 // RetainFlag is a publish option (section 3.3.1.3).
 type RetainFlag bool
@@ -52,6 +62,7 @@ func (RetainFlag) publishV311()       {}
 func (PublishFlag) publishV5()        {}
 func (PublishFlag) publishV311()      {}
 func (PublishOptions) publishV5()     {}
+func (PublishOptionsV5) publishV5()   {}
 func (PublishOptions) publishV311()   {}
 func (*PublishProperties) publishV5() {}
 
@@ -77,11 +88,34 @@ func addOptions[O PublishOptionV5](o *publishOptions, opts []O) {
 		case PublishFlag:
 			o.flags |= v
 		case *PublishProperties:
-			o.properties = v
+			o.addProperties(v)
 		case PublishOptions:
+			addOptions(o, v)
+		case PublishOptionsV5:
 			addOptions(o, v)
 		}
 	}
+}
+
+// addProperties merges properties into those of earlier options, field by field: a field that is set replaces the earlier
+// value, and user properties are appended. The structs of the caller do not change.
+func (o *publishOptions) addProperties(p *PublishProperties) {
+	if o.properties == nil || p == nil {
+		if p != nil {
+			o.properties = p
+		}
+		return
+	}
+	m := *o.properties
+	m.UTF8Payload = m.UTF8Payload || p.UTF8Payload
+	m.MessageExpiry = cmp.Or(p.MessageExpiry, m.MessageExpiry)
+	m.ContentType = cmp.Or(p.ContentType, m.ContentType)
+	m.ResponseTopic = cmp.Or(p.ResponseTopic, m.ResponseTopic)
+	if p.CorrelationData != nil {
+		m.CorrelationData = p.CorrelationData
+	}
+	m.UserProperties = slices.Concat(m.UserProperties, p.UserProperties)
+	o.properties = &m
 }
 
 // defaults sets what neither the options of the publish nor earlier defaults have set.

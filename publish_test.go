@@ -1216,3 +1216,33 @@ func TestWindowAtQoS2(t *testing.T) {
 		})
 	}
 }
+
+// Several structs of properties in one call are merged field by field, and none of them changes.
+func TestPropertiesAreMerged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := dialV5(t, b.DialContext)
+		first := mqtt.PublishProperties{ContentType: "text/plain", ResponseTopic: "first", UserProperties: mqtt.UserProperties{{Key: "a", Value: "1"}}}
+		second := mqtt.PublishProperties{ResponseTopic: "second", UTF8Payload: true, UserProperties: mqtt.UserProperties{{Key: "b", Value: "2"}}}
+		noErr(t, c.Publish(t.Context(), "t", nil, mqtt.PublishOptionsV5{&first, nil, mqtt.AtLeastOnce}, &second, (*mqtt.PublishProperties)(nil)))
+		got := b.Received("t")
+		if len(got) != 1 || got[0].QoS != 1 {
+			t.Fatalf("%+v", got)
+		}
+		p := got[0].Properties
+		if p.ContentType != "text/plain" || p.ResponseTopic != "second" || !p.UTF8Payload || fmt.Sprint(p.UserProperties) != "[{a 1} {b 2}]" {
+			t.Errorf("%+v", p)
+		}
+		if len(first.UserProperties) != 1 || first.ResponseTopic != "first" || len(second.UserProperties) != 1 {
+			t.Errorf("the caller's structs are %+v and %+v", first, second)
+		}
+		p.UserProperties.Add("a", "3")
+		if all := p.UserProperties.All("a"); fmt.Sprint(all) != "[1 3]" {
+			t.Errorf("All returns %v", all)
+		}
+		p.UserProperties.Set("a", "4")
+		if fmt.Sprint(p.UserProperties) != "[{b 2} {a 4}]" {
+			t.Errorf("after Set: %v", p.UserProperties)
+		}
+	})
+}

@@ -229,6 +229,8 @@ type attempts struct {
 	doubtful     bool              // the session that a server has may be another one than ours; see doubt
 	returnCode   codec.ReasonCode  // of the latest CONNACK
 	reconnecting *reconnecting     // nil: no Reconnect waits
+	failed       int               // attempts in a row that failed
+	lastErr      error             // of the latest attempt or connection
 	farewell     *codec.Disconnect // the options of Disconnect; nil: it was not called
 }
 
@@ -276,6 +278,8 @@ func (at *attempts) attemptFailed(a *connectAttempt, err error) {
 	var refused *ConnectError
 	at.mu.Lock()
 	defer at.mu.Unlock()
+	at.failed++
+	at.lastErr = err
 	switch {
 	case errors.As(err, &refused) && refused.Code.Failed():
 		at.returnCode = codec.ReasonCode(refused.Code)

@@ -374,6 +374,7 @@ func TestReplyThatCannotBeSent(t *testing.T) {
 		messages <- mqtt.Message{Topic: "service", Properties: mqtt.PublishProperties{ResponseTopic: "a"}}
 		close(messages)
 		noErr(t, c.Respond(t.Context(), mqtt.NewSubscription("service", messages), echo))
+		synctest.Wait() // for the logger
 		if lines := strings.Count(log.String(), "a request was not answered"); lines != 2 {
 			t.Errorf("the log says:\n%s", &log)
 		}

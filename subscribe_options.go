@@ -28,13 +28,26 @@ type SubscribeOption interface {
 // either version.
 type SubscribeOptions []SubscribeOption
 
+// SubscribeOptionsV5 is a slice of options of MQTT 5 that is itself one option.
+type SubscribeOptionsV5 []SubscribeOptionV5
+
 // AckMode is a subscribe option: when messages at QoS 1 and 2 are acknowledged.
 type AckMode uint8
 
 const (
-	AutoAck   AckMode = iota // when the message enters the subscription's channel
+	AutoAck   AckMode = iota // when the consumer is done with the message; see All, Batches, Handle, Next and Messages
 	ManualAck                // by Message.Ack alone
 )
+
+func (m AckMode) String() string {
+	if m == ManualAck {
+		return "manual"
+	}
+	return "automatic"
+}
+
+// MarshalText returns the text of String, for logs.
+func (m AckMode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
 // Overflow is a subscribe option: what happens to QoS 0 messages that find the buffer full.
 type Overflow uint8
@@ -131,13 +144,18 @@ type subscribeOptions struct {
 	unsubscribe UnsubscribeProperties
 }
 
-func (o SubscribeOptions) subscribeV5(s *subscribeOptions) {
-	for _, opt := range o {
-		if opt != nil {
+func (o SubscribeOptions) subscribeV5(s *subscribeOptions)   { subscribeAll(s, o) }
+func (o SubscribeOptionsV5) subscribeV5(s *subscribeOptions) { subscribeAll(s, o) }
+
+// subscribeAll applies options, without those that are nil.
+func subscribeAll[O SubscribeOptionV5](s *subscribeOptions, opts []O) {
+	for _, opt := range opts {
+		if any(opt) != nil {
 			opt.subscribeV5(s)
 		}
 	}
 }
+
 func (q QoS) subscribeV5(s *subscribeOptions)                    { s.qos = q }
 func (a also) subscribeV5(s *subscribeOptions)                   { s.also = append(s.also, filterRequest(a)) }
 func (m AckMode) subscribeV5(s *subscribeOptions)                { s.ack = m }
@@ -175,11 +193,7 @@ func (o *subscribeOptions) server() route.Options {
 // parseSubscribe reads and checks the options of a subscription to filter and returns its filters.
 func parseSubscribe[O SubscribeOptionV5](filter string, opts []O) (o subscribeOptions, filters []filterRequest, err error) {
 	o.buffer = defaultBuffer
-	for _, opt := range opts {
-		if any(opt) != nil {
-			opt.subscribeV5(&o)
-		}
-	}
+	subscribeAll(&o, opts)
 	filters = append([]filterRequest{{filter, o.qos}}, o.also...)
 	return o, filters, o.check(filters)
 }

@@ -127,6 +127,7 @@ func (s *supervisor) connect() error {
 		s.returnToOriginal()
 		return err
 	}
+	s.logConnected(a)
 	s.failed = 0
 	c.auth.scheduleRenewal() // before attach, after which re-authentication is possible: calls of the Authenticator must not overlap
 	at := address(a.URL)
@@ -146,6 +147,17 @@ func (s *supervisor) prepare(ctx context.Context, a *connectAttempt) error {
 	a.cleanStart = s.cleanStart(a.URL)
 	a.fresh = s.client.config.invented && !s.known
 	return nil
+}
+
+// logConnected tells the logger that there is a connection.
+func (s *supervisor) logConnected(a *connectAttempt) {
+	n := &s.client.notices
+	if s.latest == "" {
+		n.report(slog.LevelInfo, "mqtt: connected", "server", transport.Redact(a.URL))
+	} else {
+		n.report(slog.LevelInfo, "mqtt: connected again", "server", transport.Redact(a.URL),
+			"after", time.Since(s.down), "attempts", s.failed+1)
+	}
 }
 
 // movedPatience is how many attempts in a row may fail at a server that another one has named for good.

@@ -57,7 +57,7 @@ func (t *taker) stop() {
 	defer s.unlock()
 	t.release()
 	s.line.loops--
-	s.noteMove()
+	s.line.noteMove()
 }
 
 // release settles what the loop is done with, and gives the rest of the batch back.
@@ -213,9 +213,9 @@ func (s *Subscription) grab(batch []entry, most int) []entry {
 		batch = append(batch, w)
 	}
 	if len(batch) > before {
-		s.noteMove()
+		s.line.noteMove()
 		if s.line.length() > 0 {
-			s.callLoop()
+			s.line.callLoop()
 		}
 	}
 	return batch

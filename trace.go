@@ -114,11 +114,12 @@ type notices struct {
 	callbacks
 
 	// Guarded by mu.
-	state    State // of the connection
-	reported State // passed to the latest StateChanged
+	state    State     // of the connection
+	reported State     // passed to the latest StateChanged
+	since    time.Time // of Status
 }
 
-func (n *notices) init(c *core) { n.core = c }
+func (n *notices) init(c *core) { n.core, n.since = c, c.began }
 
 // log reports an event that is not the error of any call.
 // The caller holds mu.
@@ -143,6 +144,9 @@ func (n *notices) moveTo(s State) {
 	n.state = s
 	from, to := n.reported, n.visible()
 	n.reported = to
+	if from != to && !(from == StateConnecting && to == StateWaiting || from == StateWaiting && to == StateConnecting) {
+		n.since = time.Now()
+	}
 	if f := n.config.trace.StateChanged; f != nil && from != to {
 		n.run(func() { f(from, to) })
 	}

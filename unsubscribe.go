@@ -83,7 +83,7 @@ const glance = 10 * time.Millisecond
 // is closed.
 // The caller holds mu. It is free meanwhile.
 func (s *Subscription) awaitMove(enough <-chan struct{}) {
-	moved := s.nextMove()
+	moved := s.line.nextMove()
 	var look <-chan time.Time
 	if s.unread() > 0 {
 		look = time.After(glance)

@@ -1,5 +1,7 @@
 package codec
 
+import "slices"
+
 // packets is a set of Control Packet types, a bit for each. A will, which has properties of its own, takes the bit of
 // the type that does not exist.
 type packets uint16
@@ -131,4 +133,25 @@ func (u UserProperties) Get(key string) (value string, ok bool) {
 		}
 	}
 	return "", false
+}
+
+// All returns the values of all pairs with the key, in their order.
+func (u UserProperties) All(key string) (values []string) {
+	for i := range u {
+		if u[i].Key == key {
+			values = append(values, u[i].Value)
+		}
+	}
+	return values
+}
+
+// Add appends a pair.
+func (u *UserProperties) Add(key, value string) {
+	*u = append(*u, UserProperty{Key: key, Value: value})
+}
+
+// Set removes all pairs with the key and appends one.
+func (u *UserProperties) Set(key, value string) {
+	*u = slices.DeleteFunc(slices.Clone(*u), func(p UserProperty) bool { return p.Key == key })
+	u.Add(key, value)
 }

@@ -1,0 +1,226 @@
+package mqtt_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
+)
+
+// Flush waits for what was published before it, and for nothing that is published later.
+func TestFlush(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		var last atomic.Int64
+		withhold := b.Intercept(func(_ string, outbound bool, p codec.Packet) bool {
+			_, ack := p.(*codec.Puback)
+			return !ack || last.Add(1) <= 3
+		})
+		c := dialAs(t, v, b.DialContext)
+		noErr(t, c.Flush(t.Context())) // nothing was published
+		for i := range 5 {
+			c.PublishAsync(t.Context(), "t", fmt.Append(nil, i), mqtt.AtLeastOnce)
+		}
+		flushing := startErr(func() error { return c.Flush(t.Context()) })
+		flushing.pending(t, "two are not acknowledged")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := c.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Flush returns %v at the end of its ctx", err)
+		}
+		flushing.pending(t, "two are not acknowledged")
+		withhold()
+		c.Close()
+		if err := flushing.wait(); !errors.Is(err, mqtt.ErrClosed) {
+			t.Errorf("Flush returns %v at the end of the client", err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := dialV5(t, b.DialContext)
+		stop := make(chan struct{})
+		go func() { // others go on publishing
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					c.PublishAsync(t.Context(), "other", nil, mqtt.AtLeastOnce).Wait(t.Context())
+				}
+			}
+		}()
+		d := c.PublishAsync(t.Context(), "t", nil, mqtt.ExactlyOnce)
+		noErr(t, c.Flush(t.Context()))
+		select {
+		case <-d.Done():
+		default:
+			t.Error("Flush has not waited")
+		}
+		close(stop)
+	})
+}
+
+// Drain lets handlers and loops finish what was delivered, their publishes included, and then disconnects.
+func TestDrain(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c := startConsuming(t, v)
+		var done atomic.Int64
+		handling := startErr(func() error {
+			return c.sub.Handle(t.Context(), func(ctx context.Context, m mqtt.Message) error {
+				time.Sleep(time.Second)
+				if err := c.client.Publish(ctx, "$done", nil, mqtt.ExactlyOnce); err != nil {
+					return err
+				}
+				done.Add(1)
+				return nil
+			}, mqtt.Workers(2), mqtt.Key(nil))
+		})
+		c.send("a", 1, 20)
+		noErr(t, c.client.Drain(t.Context()))
+		noErr(t, handling.wait())
+		if n := done.Load(); n != 20 {
+			t.Errorf("%d of 20 are handled", n)
+		}
+		c.wantUnacknowledged(t, "")
+		if !errors.Is(c.client.Err(), mqtt.ErrClosed) {
+			t.Errorf("the client has ended with %v", c.client.Err())
+		}
+	})
+}
+
+// When ctx ends before the handlers are done the error says so, and the client is closed.
+func TestDrainInVain(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c := startConsuming(t, v)
+		release := make(chan struct{})
+		handling := startErr(func() error {
+			return c.sub.Handle(t.Context(), func(context.Context, mqtt.Message) error {
+				<-release
+				return nil
+			})
+		})
+		c.send("a", 1, 2)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := c.client.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Drain returns %v", err)
+		}
+		close(release)
+		handling.wait()
+		if c.client.Err() == nil {
+			t.Error("the client lives")
+		}
+	})
+}
+
+// Three workers of a shared subscription are restarted one after another with Drain: nothing is lost, and at QoS 2 nothing
+// comes twice.
+func TestRollingRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		var processed [2000]atomic.Int64
+		worker := func(name string) mqtt.ClientV5 {
+			c, err := mqtt.NewClient(t.Context(), "mqtt://test", mqtt.WithDialer(b.DialContext), mqtt.WithClientID(name), mqtt.WithCleanStart(false), mqtt.WithSessionExpiry(time.Hour))
+			noErr(t, err)
+			sub, err := c.Subscribe(t.Context(), "$share/workers/jobs/#", mqtt.ExactlyOnce)
+			noErr(t, err)
+			go sub.Handle(t.Context(), func(_ context.Context, m mqtt.Message) error {
+				time.Sleep(10 * time.Millisecond)
+				var n int
+				fmt.Sscan(string(m.Payload), &n)
+				processed[n].Add(1)
+				return nil
+			}, mqtt.Workers(4))
+			return c
+		}
+		names := []string{"one", "two", "three"}
+		var clients []mqtt.ClientV5
+		for _, name := range names {
+			clients = append(clients, worker(name))
+		}
+		publishing := startErr(func() error {
+			for i := range processed {
+				b.Publish(text(fmt.Sprint("jobs/", i%10), fmt.Sprint(i), 2))
+				time.Sleep(time.Millisecond)
+			}
+			return nil
+		})
+		for i := range clients {
+			time.Sleep(200 * time.Millisecond)
+			noErr(t, clients[i].Drain(t.Context()))
+			clients[i] = worker(names[i])
+		}
+		noErr(t, publishing.wait())
+		time.Sleep(time.Minute)
+		for i := range processed {
+			if n := processed[i].Load(); n != 1 {
+				t.Errorf("message %d was processed %d times", i, n)
+			}
+		}
+		for _, c := range clients {
+			c.Close()
+		}
+	})
+}
+
+// Ready says in words what is missing.
+func TestReady(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v)
+		defer func() { p.client.Close() }()
+		noErr(t, p.client.Ready())
+		sub := start(func() (*mqtt.Subscription, error) { return p.client.Subscribe(t.Context(), "a/#") })
+		subscribe := mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
+		wantNotReady(t, p.client, `subscription "a/#" is not granted yet`)
+		p.Send(granted(subscribe))
+		s := sub.value(t)
+		synctest.Wait()
+		noErr(t, p.client.Ready())
+		if !s.Active() {
+			t.Error("the subscription is not active")
+		}
+		p.renew() // the server has lost the session, and does not answer
+		again := mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
+		wantNotReady(t, p.client, `subscription "a/#" is not granted yet`)
+		if s.Active() || p.client.State() != mqtt.StateConnected {
+			t.Errorf("active %v, state %v", s.Active(), p.client.State())
+		}
+		p.Send(granted(again))
+		synctest.Wait()
+		noErr(t, p.client.Ready())
+		p.client.Close()
+		wantNotReady(t, p.client, "the client has ended")
+	})
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, codec.V5, b.DialContext, mqtt.WithReconnect(mqtt.ReconnectPolicy{MaxDelay: time.Second}))
+		b.Offline()
+		lost := time.Now()
+		time.Sleep(time.Minute)
+		wantNotReady(t, c, "not connected since "+lost.UTC().Format(time.RFC3339))
+		if s := c.Status(); s.State == mqtt.StateConnected || !s.Since.Equal(lost) || s.Failed < 30 || s.LastErr == nil {
+			t.Errorf("%+v", s)
+		}
+		b.Online()
+		time.Sleep(time.Minute)
+		if s := c.Status(); s.State != mqtt.StateConnected || s.Failed != 0 || s.Since.Before(lost.Add(time.Minute)) {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func wantNotReady(t *testing.T, c mqtt.Client, words string) {
+	t.Helper()
+	synctest.Wait()
+	if err := c.Ready(); err == nil || !strings.Contains(err.Error(), words) {
+		t.Errorf("Ready says %v, want %q", err, words)
+	}
+}
