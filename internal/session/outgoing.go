@@ -265,21 +265,22 @@ func (s *Session) Pubcomp(id uint16) (m Message, ok bool) {
 	return s.out.complete(id, f), true
 }
 
+// complete removes what the peer has acknowledged for the last time.
 // [MQTT-4.4.0-2] [MQTT-4.9.0-2]
-func (o *outgoing) complete(id uint16, f *flight) Message {
+func (o *outgoing) complete(id uint16, f *flight) (m Message) {
 	o.acknowledged()
-	return o.land(id, f)
+	m = f.message
+	o.remove(id, f)
+	return m
 }
 
-// land takes what is in flight out.
-func (o *outgoing) land(id uint16, f *flight) Message {
-	m := f.message
+// remove takes what is in flight out.
+func (o *outgoing) remove(id uint16, f *flight) {
 	if f.counted {
 		o.inFlight--
 	}
 	o.messages--
 	o.sent.delete(id)
-	return m
 }
 
 // InFlightMessage returns the message in flight under id, or nil, and whether its PUBREC has been taken: then it is only

@@ -61,7 +61,8 @@ type Message struct {
 	Expires                 time.Duration // on the owner's clock; 0: never. It counts only with Properties
 	QoS                     byte
 	Retain                  bool
-	Owner                   any // handed back with the message's fate
+	_                       [8]byte // copies of a multiple of 16 bytes are twice as fast
+	Owner                   any     // handed back with the message's fate
 }
 
 func (m *Message) size() int { return len(m.Topic) + len(m.Payload) }
