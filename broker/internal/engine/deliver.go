@@ -15,6 +15,7 @@ type sheets struct {
 type sheet struct {
 	bytes    []byte
 	messages int
+	payload  int // bytes of all payloads
 	largest  int // the largest packet in it, in bytes
 	made     bool
 }
@@ -39,6 +40,7 @@ func (r *run) sheet(items []item, v codec.Version) *sheet {
 		before := len(s.bytes)
 		s.bytes = r.encode(s.bytes, &items[i], v, false, nil)
 		s.messages++
+		s.payload += len(items[i].payload)
 		s.largest = max(s.largest, len(s.bytes)-before)
 	}
 	return s
@@ -111,6 +113,7 @@ func (s *Session) takeAtOnce(r *run, items []item, t *target) {
 		default:
 			c.out.Commit(b)
 			c.charge(1, n)
+			s.engine.stats.countSent(1, len(it.payload))
 			it.kept = true
 		}
 	}
@@ -124,6 +127,7 @@ func (s *Session) fits(sheet *sheet) bool {
 // append appends a sheet that goes to so many clients.
 func (c *conn) append(s *sheet, clients int) {
 	n := len(s.bytes)
+	c.engine.stats.countSent(s.messages, s.payload)
 	if n < shareFrom || clients == 1 {
 		c.out.Commit(append(c.out.Buffer(), s.bytes...))
 		c.charge(s.messages, n)
@@ -180,7 +184,7 @@ func (s *Session) sendNow(m *session.Message) {
 		return
 	}
 	s.keep(messageOf(m.Owner))
-	s.engine.stats.sent.Add(1)
+	s.engine.stats.countSent(1, len(m.Payload))
 	if s.isStored(m) {
 		if id, err := s.state.Prepare(m); err == nil {
 			s.prepare(id, m.Owner)

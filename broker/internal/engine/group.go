@@ -169,7 +169,7 @@ func (g *group) take(r *run, items []item, wakes *[]*conn) {
 		if it.skip() {
 			continue
 		}
-		if it.message == nil { // at QoS 0: whoever has room now, or nobody
+		if r.qos == 0 { // whoever has room now, or nobody
 			m := newMessage(r.match.topic, it.payload, it.properties, 0, r.retain, g.engine.now())
 			it.kept = g.hand(m, wakes)
 			continue
@@ -378,6 +378,7 @@ func (s *Session) sendAtOnce(m *session.Message) {
 		n := len(b) - len(buffer)
 		c.out.Commit(b)
 		c.charge(1, n)
+		s.engine.stats.countSent(1, len(m.Payload))
 	}
 }
 

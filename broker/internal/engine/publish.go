@@ -229,6 +229,7 @@ func (c *conn) acknowledgeRun(r *run, wakes *[]*conn) error {
 	if n := to.out.Waiting() - before; n > 0 {
 		to.answers += n
 		to.wakeLater(wakes)
+		s.engine.stats.packetsSent.Add(uint64(len(r.items)))
 	}
 	return nil
 }

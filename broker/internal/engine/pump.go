@@ -71,8 +71,9 @@ func (s *Session) sendFront(c *conn, m *session.Message) {
 		if front := s.state.Front(); s.conn != c || front == nil || front.Owner != owner {
 			return
 		}
+		payload := len(m.Payload)
 		if s.sendQueued(c) {
-			e.stats.sent.Add(1)
+			e.stats.countSent(1, payload)
 			return
 		}
 	}

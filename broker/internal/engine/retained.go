@@ -120,7 +120,7 @@ func (s *Session) pumpRetained(c *conn) bool {
 			n := len(b) - len(c.out.Buffer())
 			c.out.Commit(b)
 			c.charge(0, n) // outside of the bound on messages that wait
-			s.engine.stats.sent.Add(1)
+			s.engine.stats.countSent(1, len(m.payload))
 		}
 	case !s.state.HasRoom():
 		return false

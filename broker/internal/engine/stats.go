@@ -9,7 +9,6 @@ type counters struct {
 	subscriptions, shares   atomic.Int64
 	retained                atomic.Int64
 	stored                  atomic.Int64 // messages that somebody keeps
-	inFlight                atomic.Int64
 
 	sockets, connects, refused atomic.Uint64
 	expiredSessions            atomic.Uint64
@@ -50,16 +49,29 @@ type Stats struct {
 // Stats returns the counters.
 func (e *Engine) Stats() Stats {
 	c := &e.stats
+	inFlight := int64(0)
+	e.sessions.each(func(s *Session) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		inFlight += int64(s.state.InFlight())
+	})
 	return Stats{
 		Connected: c.connected.Load(), MaxConnected: c.maxConnected.Load(), Sessions: c.sessions.Load(),
 		Subscriptions: c.subscriptions.Load(), SharedSubscriptions: c.shares.Load(), Retained: c.retained.Load(),
-		Stored: c.stored.Load(), Memory: e.memory.Load(), InFlight: c.inFlight.Load(),
+		Stored: c.stored.Load(), Memory: e.memory.Load(), InFlight: inFlight,
 		Sockets: c.sockets.Load(), Connects: c.connects.Load(), Refused: c.refused.Load(), ExpiredSessions: c.expiredSessions.Load(),
 		PacketsReceived: c.packetsReceived.Load(), PacketsSent: c.packetsSent.Load(),
 		BytesReceived: c.bytesReceived.Load(), BytesSent: c.bytesSent.Load(),
 		Published: c.published.Load(), PublishedBytes: c.publishedBytes.Load(), Sent: c.sent.Load(), SentBytes: c.sentBytes.Load(),
 		Dropped: c.dropped.Load(), Expired: c.expired.Load(), Denied: c.denied.Load(), Commits: c.commits.Load(),
 	}
+}
+
+// countSent counts messages that go out.
+func (c *counters) countSent(messages, payload int) {
+	c.sent.Add(uint64(messages))
+	c.sentBytes.Add(uint64(payload))
+	c.packetsSent.Add(uint64(messages))
 }
 
 // raise raises a maximum.

@@ -83,6 +83,9 @@ func (c *conn) send(out net.Buffers) error {
 	if c.engine.traces {
 		c.traceOut(out)
 	}
+	for _, b := range out {
+		c.engine.stats.bytesSent.Add(uint64(len(b)))
+	}
 	if len(out) == 1 {
 		_, err := c.net.Write(out[0])
 		return err
@@ -148,7 +151,6 @@ func (c *conn) charge(messages, bytes int) {
 	c.waiting.messages += messages
 	c.waiting.bytes += bytes
 	c.engine.memory.Add(int64(bytes))
-	c.engine.stats.sent.Add(uint64(messages))
 }
 
 // answer sends a packet to a client that waits for it.
@@ -174,6 +176,7 @@ func (c *conn) reply(p codec.Packet) {
 	if n := len(b) - len(buffer); err == nil && (c.largest == 0 || n <= c.largest) {
 		c.out.Commit(b)
 		c.answers += n
+		c.engine.stats.packetsSent.Add(1)
 	}
 }
 
