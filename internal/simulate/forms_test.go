@@ -120,7 +120,7 @@ func (l *listener) handle(ctx context.Context) (over bool) {
 	policy := mqtt.RetryPolicy{Attempts: 1 + l.random.IntN(3), InitialDelay: time.Millisecond + below(l.random, time.Second)}
 	l.work.mu.Lock()
 	l.work.first = l.work.first[:min(1, len(l.work.first))] // a retry may come between the others
-	if workers > 1 {
+	if workers > 1 || len(l.work.asleep) > 0 {
 		l.work.first = nil
 	}
 	l.work.mu.Unlock()
@@ -208,6 +208,9 @@ func (l *listener) begin(m mqtt.Message) *published {
 	if w.due[p] > 0 {
 		w.due[p]--
 		w.awake(p)
+		if p.retain {
+			l.record(m, p) // which of them came last matters
+		}
 		return p
 	}
 	l.record(m, p)
@@ -262,8 +265,10 @@ func (l *listener) putBack(m mqtt.Message, p *published, d time.Duration) {
 // leave notes that a loop is left with messages that are not finished.
 func (l *listener) leave(unfinished ...mqtt.Message) {
 	l.note("leaves a loop")
+	several := false // copies of one message: which of them is meant?
 	for _, m := range unfinished {
 		p := l.lookUp(m)
+		several = several || l.client.s.witness.copies(p) > 1
 		if m.QoS == 0 { // it does not come again
 			l.finish(p)
 			continue
@@ -276,7 +281,7 @@ func (l *listener) leave(unfinished ...mqtt.Message) {
 	l.work.mu.Lock()
 	defer l.work.mu.Unlock()
 	slices.SortFunc(l.work.first, func(a, b *published) int { return l.work.place[a] - l.work.place[b] })
-	several := len(slices.Compact(slices.Clone(l.work.first))) < len(l.work.first) // copies of one message: which is which?
+	several = several || len(slices.Compact(slices.Clone(l.work.first))) < len(l.work.first)
 	if len(l.work.first) > 0 && (several || l.work.place[l.work.first[0]] == 0) {
 		l.work.first = nil
 	}
