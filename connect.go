@@ -50,6 +50,7 @@ func (c *client) shutDown(err error) {
 	c.notices.moveTo(StateClosed)
 	c.cancel() // only after err is set: lost relies on that order
 	c.attempts.noteUp()
+	c.outbox.stopExpiry()
 	sent, unsent := c.session.Discard()
 	var toWake []*Delivery
 	for i := range sent {

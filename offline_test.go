@@ -234,3 +234,41 @@ func TestPoisonAcquitted(t *testing.T) {
 		wantFate(t, suspect, mqtt.ErrOutcomeUnknown)
 	})
 }
+
+// Messages that expire while they wait in the queue are resolved then, and take no room.
+func TestExpiredInTheQueue(t *testing.T) {
+	for name, opts := range map[string][]mqtt.PublishOptionV5{
+		"QoS 1": {mqtt.AtLeastOnce}, "QoS 2": {mqtt.ExactlyOnce}, "QueueOffline": {mqtt.QueueOffline},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := mqtttest.NewBroker(t)
+				c := reconnectingV5(t, b.DialContext, mqtt.WithQueue(2, 1000))
+				b.Offline()
+				synctest.Wait()
+				in := func(d time.Duration) *mqtt.Delivery {
+					return c.PublishAsync(t.Context(), "t", nil, append(opts, &mqtt.PublishProperties{MessageExpiry: d})...)
+				}
+				late, soon := in(10*time.Second), in(time.Second)
+				time.Sleep(1500 * time.Millisecond)
+				wantFate(t, soon, mqtt.ErrExpired)
+				wantOpen(t, late)
+				for range 2 * 200 { // each takes the place of the one before, which has expired though the timer has not gone off yet
+					in(time.Millisecond)
+					time.Sleep(time.Millisecond)
+				}
+				wantOpen(t, in(time.Hour))
+				if s := c.Stats(); s.Expired != 401 || s.Queued != 2 {
+					t.Errorf("%d expired, %d are queued", s.Expired, s.Queued)
+				}
+				time.Sleep(time.Minute)
+				wantFate(t, late, mqtt.ErrExpired)
+				if s := c.Stats(); s.Expired != 402 || s.Queued != 1 {
+					t.Errorf("in the end %d expired, %d are queued", s.Expired, s.Queued)
+				}
+				b.Online()
+				noErr(t, c.Disconnect(endingIn(t, time.Hour)))
+			})
+		})
+	}
+}

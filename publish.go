@@ -29,6 +29,7 @@ type outbox struct {
 	drained chan struct{} // closed when nothing is queued or in flight; nil: no goroutine waits for that
 	wave    *wave         // of messages published now; nil: there was none since the latest Flush
 	waves   []*wave       // earlier ones that are not over
+	expiry  expiry
 }
 
 // queues reports whether a message at QoS 0 waits in the queue after publishing it failed with err.
@@ -345,11 +346,84 @@ func (out *outbox) sendOrQueue(d *Delivery, m *session.Message) (placed bool, er
 		d.sent, d.id = true, id
 		return true, nil
 	}
-	if !out.session.CanQueue(len(m.Topic) + len(m.Payload)) {
+	if !out.canQueue(m) {
 		return false, nil
 	}
 	d.ticket = out.session.Queue(*m)
+	out.watchExpiry()
 	return true, nil
+}
+
+// canQueue reports whether the queue has room for m. Messages that have expired take none.
+// The caller holds mu.
+func (out *outbox) canQueue(m *session.Message) bool {
+	size := len(m.Topic) + len(m.Payload)
+	if out.session.CanQueue(size) {
+		return true
+	}
+	wake(out.dropExpired(nil))
+	return out.session.CanQueue(size)
+}
+
+// expiryPause is the shortest time between two searches of the queue for messages that have expired.
+const expiryPause = 100 * time.Millisecond
+
+// expiry is the timer that looks for messages that have expired in the queue. Its goroutine counts among the client's.
+type expiry struct {
+	timer *time.Timer   // nil: none has waited yet
+	at    time.Duration // when it goes off; 0: it is not set
+}
+
+// watchExpiry sets the timer, if a message in the queue expires before it goes off.
+// The caller holds mu.
+func (out *outbox) watchExpiry() {
+	next := out.session.NextExpiry()
+	if next == 0 || out.err != nil {
+		return
+	}
+	now := out.now()
+	at := max(next, now+expiryPause)
+	if out.expiry.at != 0 && out.expiry.at <= at {
+		return
+	}
+	out.stopExpiry()
+	out.goroutines.Add(1)
+	out.expiry = expiry{time.AfterFunc(at-now, out.expire), at}
+}
+
+// stopExpiry stops the timer.
+// The caller holds mu.
+func (out *outbox) stopExpiry() {
+	if t := out.expiry.timer; t != nil && t.Stop() {
+		out.goroutines.Done()
+	}
+	out.expiry = expiry{}
+}
+
+// expire drops the messages in the queue that have expired, and sets the timer for the next.
+func (out *outbox) expire() {
+	defer out.goroutines.Done()
+	out.mu.Lock()
+	toWake := out.dropExpired(nil)
+	out.expiry.at = 0
+	out.watchExpiry()
+	out.queueChanged()
+	out.mu.Unlock()
+	wake(toWake)
+}
+
+// dropExpired resolves the messages in the queue that have expired.
+// The caller holds mu.
+func (out *outbox) dropExpired(toWake []*Delivery) []*Delivery {
+	now := out.now()
+	if next := out.session.NextExpiry(); next == 0 || next > now {
+		return toWake
+	}
+	for _, m := range out.session.DropExpired(now) {
+		out.stats.Expired++
+		toWake = resolveOwner(toWake, m, &notSent{ErrExpired})
+	}
+	return toWake
 }
 
 // sendOffline sends the messages at QoS 0 that wait for a connection (QueueOffline).

@@ -204,6 +204,9 @@ func TestDropExpired(t *testing.T) {
 		s.Queue(Message{Topic: topic, QoS: 1, Expires: expires})
 		s.Queue(Message{Topic: topic, QoS: 0, Expires: expires})
 	}
+	if at := s.NextExpiry(); at != 5 {
+		t.Errorf("the next expires at %d", at)
+	}
 	var dropped []string
 	for _, m := range s.DropExpired(10) {
 		dropped = append(dropped, m.Topic)
@@ -214,6 +217,12 @@ func TestDropExpired(t *testing.T) {
 	}
 	if n, bytes := s.Queued(); n != 4 || bytes != 2*len("laternever") || s.InFlight() != 1 {
 		t.Errorf("%d messages of %d bytes wait, %d are in flight", n, bytes, s.InFlight())
+	}
+	if at := s.NextExpiry(); at != 11 {
+		t.Errorf("then the next expires at %d", at)
+	}
+	if s.DropExpired(11); s.NextExpiry() != 0 {
+		t.Errorf("in the end the next expires at %d", s.NextExpiry())
 	}
 }
 

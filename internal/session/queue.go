@@ -75,12 +75,31 @@ func (s *Session) DropExpired(now time.Duration) (expired []Message) {
 	return q.qos0.dropExpired(now, q.acked.dropExpired(now, nil))
 }
 
+// NextExpiry returns when the next message that waits to be sent for the first time expires, or an earlier time; 0: none
+// of them expires.
+func (s *Session) NextExpiry() time.Duration {
+	q := s.out.queues
+	if q == nil {
+		return 0
+	}
+	return earlier(q.acked.expires, q.qos0.expires)
+}
+
+// earlier returns the earlier of two times, of which 0 means never.
+func earlier(a, b time.Duration) time.Duration {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
 // queue holds messages in the order in which they were published. Each has a ticket by which it can be withdrawn. That
 // leaves an empty place, without a topic, until the place comes to the front or most places are empty.
 type queue struct {
 	entries fifo.Queue[waiting]
-	length  int // entries that were not withdrawn
-	bytes   int // of their topics and payloads
+	length  int           // entries that were not withdrawn
+	bytes   int           // of their topics and payloads
+	expires time.Duration // no message in it expires before; 0: none expires
 }
 
 type waiting struct {
@@ -96,6 +115,7 @@ func (q *queue) push(ticket uint64, m Message) {
 	q.entries.Push(waiting{ticket, m})
 	q.length++
 	q.bytes += m.size()
+	q.expires = earlier(q.expires, m.Expires)
 }
 
 // front returns the first message that was not withdrawn, or nil. The pointer is good until the next change.
@@ -131,11 +151,14 @@ func (q *queue) remove(ticket uint64) bool {
 
 // dropExpired removes what has expired and appends it to expired.
 func (q *queue) dropExpired(now time.Duration, expired []Message) []Message {
+	q.expires = 0
 	for i := range q.entries.Len() {
-		if m := &q.entries.At(i).message; m.Topic != "" && m.Expires != 0 && m.Expires <= now {
+		m := &q.entries.At(i).message
+		if m.Topic != "" && m.Expires != 0 && m.Expires <= now {
 			expired = append(expired, *m)
 			q.empty(m)
 		}
+		q.expires = earlier(q.expires, m.Expires)
 	}
 	q.compact()
 	return expired
