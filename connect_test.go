@@ -66,13 +66,13 @@ func TestConnectBytes(t *testing.T) {
 			"\x00\x04MQTT\x04", "\xf4", "\x00\x1e",
 			"\x00\x07billing", "\x00\x06will/t", "\x00\x04gone", "\x00\x04user", "\x00\x03p\x00\xff")},
 		{"defaults", codec.V5, []mqtt.OptionV5{mqtt.WithClientID("c")}, connectBytes(
-			"\x00\x04MQTT\x05", "\x02", "\x00\x3c", "\x0a", "\x11\x00\x00\x01\x2c", "\x21\x04\x00", "\x19\x01", "\x00\x01c")},
+			"\x00\x04MQTT\x05", "\x02", "\x00\x3c", "\x0f", "\x11\x00\x00\x01\x2c", "\x21\x04\x00", "\x27\x04\x00\x00\x00", "\x19\x01", "\x00\x01c")},
 		{"defaults", codec.V311, []mqtt.OptionV5{mqtt.WithClientID("c")}, connectBytes(
 			"\x00\x04MQTT\x04", "\x02", "\x00\x3c", "\x00\x01c")},
 		{"nothing", codec.V5, []mqtt.OptionV5{mqtt.WithClientID(""), mqtt.WithKeepAlive(0), mqtt.WithSessionExpiry(0)}, connectBytes(
-			"\x00\x04MQTT\x05", "\x02", "\x00\x00", "\x05", "\x21\x04\x00", "\x19\x01", "\x00\x00")},
+			"\x00\x04MQTT\x05", "\x02", "\x00\x00", "\x0a", "\x21\x04\x00", "\x27\x04\x00\x00\x00", "\x19\x01", "\x00\x00")},
 		{"session that never expires", codec.V5, []mqtt.OptionV5{mqtt.WithClientID("c"), mqtt.WithSessionExpiry(mqtt.SessionNeverExpires)},
-			connectBytes("\x00\x04MQTT\x05", "\x02", "\x00\x3c", "\x0a", "\x11\xff\xff\xff\xff", "\x21\x04\x00", "\x19\x01", "\x00\x01c")},
+			connectBytes("\x00\x04MQTT\x05", "\x02", "\x00\x3c", "\x0f", "\x11\xff\xff\xff\xff", "\x21\x04\x00", "\x27\x04\x00\x00\x00", "\x19\x01", "\x00\x01c")},
 		{"empty user name and password", codec.V311, []mqtt.OptionV5{mqtt.WithClientID("c"), mqtt.WithCredentials("", "")}, connectBytes(
 			"\x00\x04MQTT\x04", "\xc2", "\x00\x3c", "\x00\x01c", "\x00\x00", "\x00\x00")},
 		{"empty will", codec.V311, []mqtt.OptionV5{mqtt.WithClientID("c"), mqtt.WithWill("w", nil)}, connectBytes(
@@ -368,7 +368,8 @@ func TestConnectStalls(t *testing.T) {
 	}{
 		{"nothing", func(s *mqtttest.Script) {}, 7 * time.Second, context.DeadlineExceeded},
 		{"half a CONNACK", func(s *mqtttest.Script) { s.SendBytes(0x20, 3, 0) }, 7 * time.Second, context.DeadlineExceeded},
-		{"a header that promises 256 MiB", func(s *mqtttest.Script) { s.SendBytes(0x20, 0xff, 0xff, 0xff, 0x7f, 0, 0) }, 7 * time.Second, context.DeadlineExceeded},
+		{"a header that promises 64 MiB", func(s *mqtttest.Script) { s.SendBytes(0x20, 0xfb, 0xff, 0xff, 0x1f, 0, 0) }, 7 * time.Second, context.DeadlineExceeded},
+		{"a header that promises 1 byte more", func(s *mqtttest.Script) { s.SendBytes(0x20, 0xfc, 0xff, 0xff, 0x1f, 0, 0) }, 0, mqtt.PacketTooLarge},
 		{"half-open", func(s *mqtttest.Script) { s.HalfOpen() }, 7 * time.Second, context.DeadlineExceeded},
 		{"a byte a second", func(s *mqtttest.Script) {
 			s.SendBytes(0x20, 0x7f)

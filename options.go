@@ -82,6 +82,7 @@ const (
 	defaultParkingPlaces  = 1000
 	defaultParkingTime    = 30 * time.Second
 	defaultPoisonLimit    = 5
+	defaultPacketSize     = 64 << 20
 	defaultMaxRequests    = 1000
 )
 
@@ -160,14 +161,15 @@ func newConfig(v codec.Version, host string) (*config, error) {
 		return nil, fmt.Errorf("mqtt: %w", err)
 	}
 	c := &config{
-		version:        v,
-		servers:        []*url.URL{server},
-		logger:         slog.New(slog.DiscardHandler),
-		clientID:       "petrel-" + rand.Text(),
-		cleanStart:     true,
-		keepAlive:      defaultKeepAlive,
-		connectTimeout: defaultConnectTimeout,
-		receiveMaximum: defaultReceiveMaximum,
+		version:           v,
+		servers:           []*url.URL{server},
+		logger:            slog.New(slog.DiscardHandler),
+		clientID:          "petrel-" + rand.Text(),
+		cleanStart:        true,
+		keepAlive:         defaultKeepAlive,
+		connectTimeout:    defaultConnectTimeout,
+		receiveMaximum:    defaultReceiveMaximum,
+		maximumPacketSize: defaultPacketSize,
 		limits: session.Limits{
 			InFlight:      defaultMaxInFlight,
 			QueueMessages: defaultQueueMessages,
@@ -493,12 +495,15 @@ func WithMaxInFlight(n int) Option {
 	})
 }
 
-// WithMaximumPacketSize bounds the packets that the server may send, in bytes from 1 to 268,435,460. By default there
-// is no bound. Buffers grow with the bytes that arrive, never only because a length field is large.
+// WithMaximumPacketSize bounds the packets that the server may send, in bytes from 1 to 268,435,460, which is the largest
+// packet that MQTT allows. The default is 64 MiB (67,108,864). Buffers grow with the bytes that arrive, never only because a
+// length field is large. While a message arrives and is delivered it takes up to three times its size in memory, and once more
+// for each further subscription that it is for. Whoever may publish to the client's topics can make it take that much.
 //
 // On MQTT 5 the bound is announced (section 3.1.2.11.4). A server then silently discards larger messages, although
-// their publishers get a success. A server that sends one anyway is disconnected with reason code 0x95. On MQTT 3.1.1
-// the bound cannot be announced: a larger PUBLISH is discarded while it arrives, acknowledged, counted and logged.
+// their publishers get a success: raise the bound if there are such messages. A server that sends one anyway is disconnected
+// with reason code 0x95. On MQTT 3.1.1 the bound cannot be announced: a larger PUBLISH is discarded while it arrives,
+// acknowledged, counted in Stats.Oversized and logged.
 func WithMaximumPacketSize(bytes int) Option {
 	return option(func(c *config) error {
 		c.maximumPacketSize = bytes
