@@ -13,8 +13,12 @@ import (
 
 // showHelp is what --help shows.
 func showHelp(cmd *cobra.Command, _ []string) {
-	fmt.Fprintf(cmd.OutOrStdout(), "%s\n\n", description(cmd))
-	showUsage(cmd)
+	w := cmd.OutOrStdout()
+	fmt.Fprintf(w, "%s\n\n", description(cmd))
+	showCommand(w, cmd)
+	for _, g := range groupsOf(cmd) {
+		showGroup(w, g)
+	}
 }
 
 // description is a command's long description, or else its short one as a sentence.
@@ -45,16 +49,6 @@ func filled(text string) string {
 		}
 	}
 	return strings.Join(lines, "\n")
-}
-
-// showUsage is what --help shows below the description.
-func showUsage(cmd *cobra.Command) error {
-	w := cmd.OutOrStderr()
-	showCommand(w, cmd)
-	for _, g := range groupsOf(cmd) {
-		showGroup(w, g)
-	}
-	return nil
 }
 
 func showCommand(w io.Writer, cmd *cobra.Command) {

@@ -15,7 +15,7 @@ import (
 type object struct {
 	Time            string         `json:"time"`
 	Topic           string         `json:"topic"`
-	QoS             mqtt.QoS       `json:"qos"`
+	QoS             int            `json:"qos"`
 	Retain          bool           `json:"retain"`
 	Duplicate       bool           `json:"duplicate,omitempty"`
 	Payload         any            `json:"payload,omitempty"`
@@ -47,7 +47,7 @@ func textOrBase64(b []byte) (text any, encoded *string) {
 // appendJSON appends a message as an object.
 func appendJSON(dst []byte, m mqtt.Message, at time.Time) []byte {
 	o := object{
-		Time: at.Format(time.RFC3339Nano), Topic: m.Topic, QoS: m.QoS, Retain: m.Retain, Duplicate: m.Duplicate,
+		Time: at.Format(time.RFC3339Nano), Topic: m.Topic, QoS: int(m.QoS), Retain: m.Retain, Duplicate: m.Duplicate,
 		UTF8: m.Properties.UTF8Payload, Expiry: m.Properties.MessageExpiry.Seconds(), ContentType: m.Properties.ContentType,
 		ResponseTopic: m.Properties.ResponseTopic, SubscriptionIDs: m.SubscriptionIdentifiers(),
 	}
@@ -65,7 +65,7 @@ func appendJSON(dst []byte, m mqtt.Message, at time.Time) []byte {
 type theirs struct {
 	Time       string           `json:"tst"`
 	Topic      string           `json:"topic"`
-	QoS        mqtt.QoS         `json:"qos"`
+	QoS        int              `json:"qos"`
 	Retain     int              `json:"retain"`
 	Length     int              `json:"payloadlen"`
 	Properties *theirProperties `json:"properties,omitempty"`
@@ -85,7 +85,7 @@ type theirProperties struct {
 // appendTheirs appends a message as Mosquitto has it. With raw, a payload that is JSON is not made a string.
 func appendTheirs(dst []byte, m mqtt.Message, at time.Time, raw bool) []byte {
 	o := theirs{
-		Time: at.Format("2006-01-02T15:04:05.000000-0700"), Topic: m.Topic, QoS: m.QoS, Retain: bit(m.Retain),
+		Time: at.Format("2006-01-02T15:04:05.000000-0700"), Topic: m.Topic, QoS: int(m.QoS), Retain: bit(m.Retain),
 		Length: len(m.Payload), Properties: theirPropertiesOf(m), Payload: textOrNumbers(m.Payload),
 	}
 	if raw && json.Valid(m.Payload) {

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -36,6 +38,18 @@ func TestHelpFits(t *testing.T) {
 		}
 	}
 	check(newRoot())
+}
+
+// Help is what was asked for, so all of it goes to standard output.
+func TestHelpGoesToStandardOutput(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "pub", "-h")
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	var errors bytes.Buffer
+	cmd.Stderr = &errors
+	out, err := cmd.Output()
+	if err != nil || errors.Len() > 0 || !strings.Contains(string(out), "--retain") {
+		t.Errorf("%v, standard error %q, standard output %q", err, errors.String(), out)
+	}
 }
 
 type reference struct {

@@ -32,7 +32,6 @@ by -c, as "url: mqtt://example.com" or "keep_alive: 30". A flag wins over the en
 	}
 	root.SetVersionTemplate("petrel {{.Version}}\n") // of all commands
 	root.SetFlagErrorFunc(flagError)
-	root.SetUsageFunc(showUsage)
 	root.SetHelpFunc(showHelp)
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	root.AddCommand(
