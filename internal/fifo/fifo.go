@@ -3,12 +3,16 @@ package fifo
 
 import "slices"
 
-// keep is the largest capacity that an emptied queue keeps.
+// keep is the largest capacity that an emptied queue keeps, unless Keep says otherwise.
 const keep = 64
 
 // Queue is a first-in, first-out queue. The zero value is empty and holds no memory. It is not safe for concurrent
 // use.
 type Queue[T any] struct {
+	// Keep is the largest capacity that the queue keeps when it is empty; below 64 it is 64. An owner that sets it drops the
+	// queue when it has not been used for a while.
+	Keep int
+
 	items []T // items[head:] are in the queue
 	head  int
 }
@@ -27,7 +31,7 @@ func (q *Queue[T]) Push(v T) {
 // reuse makes room without growing. A few items in a large piece of memory move to a small one.
 func (q *Queue[T]) reuse() {
 	live := q.items[q.head:]
-	if cap(q.items) > max(keep, 16*len(live)) {
+	if cap(q.items) > max(keep, q.Keep, 16*len(live)) {
 		q.items, q.head = append(make([]T, 0, 4*len(live)), live...), 0
 		return
 	}
@@ -47,7 +51,7 @@ func (q *Queue[T]) Pop() T {
 	if q.head == len(q.items) {
 		q.head = 0
 		q.items = q.items[:0]
-		if cap(q.items) > keep {
+		if cap(q.items) > max(keep, q.Keep) {
 			q.items = nil
 		}
 	}

@@ -126,3 +126,22 @@ func BenchmarkQueue(b *testing.B) {
 		})
 	}
 }
+
+// An emptied queue keeps the memory that Keep allows, and no more.
+func TestKeep(t *testing.T) {
+	for _, c := range []struct {
+		keep, items int
+		kept        bool
+	}{{0, keep, true}, {0, 2 * keep, false}, {1, keep, true}, {2000, 1000, true}, {1000, 5000, false}} {
+		q := Queue[int]{Keep: c.keep}
+		for i := range c.items {
+			q.Push(i)
+		}
+		for q.Len() > 0 {
+			q.Pop()
+		}
+		if got := cap(q.items) > 0; got != c.kept {
+			t.Errorf("Keep %d: after %d items %d are kept", c.keep, c.items, cap(q.items))
+		}
+	}
+}

@@ -30,6 +30,7 @@ func (s *Session) CanQueue(size int) bool {
 func (s *Session) Queue(m Message) (ticket uint64) {
 	if s.out.queues == nil {
 		s.out.queues = new(queues)
+		s.out.queues.acked.entries.Keep = min(2*s.limits.QueueMessages, keptEntries)
 	}
 	s.out.ticket++
 	if m.QoS == 0 {
@@ -106,6 +107,10 @@ type waiting struct {
 	ticket  uint64 // greater than those before it
 	message Message
 }
+
+// keptEntries is for how many entries an emptied queue keeps memory until Trim, at most. A publisher that is faster than the
+// server fills and empties the queue again and again, and growing it each time costs a tenth of the time per message.
+const keptEntries = 1 << 14
 
 // spareEntries is how many empty places may stand in a queue that is otherwise empty.
 const spareEntries = 16
