@@ -26,6 +26,9 @@ type Lifecycle interface {
 	// outcome of that attempt. After a failure the client keeps trying as its policy says. Concurrent calls share an
 	// attempt. The end of ctx ends only the waiting.
 	Reconnect(ctx context.Context) error
+	// Outstanding returns the messages in the store whose fates are not known, in the order in which they were published:
+	// those of earlier processes as well, see WithStore.
+	Outstanding() []Outstanding
 	// Ping measures a round trip to the server. ctx bounds the wait; the answer to a Ping whose ctx has ended is
 	// ignored when it comes.
 	Ping(ctx context.Context) (time.Duration, error)
@@ -233,13 +236,22 @@ type client struct {
 func newClient(ctx context.Context, cfg *config) (*client, error) {
 	c := new(client)
 	c.core.init(cfg)
+	c.outbox.core = &c.core
+	if cfg.store != nil {
+		if err := c.outbox.restore(ctx, cfg); err != nil {
+			c.cancel()
+			return nil, err
+		}
+	}
 	c.connAck = cfg.connAck(&codec.Connack{}, cfg.clientID) // the defaults, until a server says otherwise
 	c.notices.init(&c.core)
-	c.outbox.core = &c.core
 	c.inbox.init(&c.core, &c.notices)
 	c.attempts.init(&c.core)
 	c.requests.init(c)
 	c.auth.init(&c.core, &c.notices)
+	if c.journal != nil {
+		c.goroutines.Go(c.outbox.keepJournal)
+	}
 	s := &supervisor{client: c, servers: cfg.servers, original: cfg.servers, down: time.Now()}
 	if cfg.inBackground {
 		c.goroutines.Go(s.run)
@@ -377,3 +389,5 @@ func (c *client) flush(ctx context.Context) error {
 		return fmt.Errorf("mqtt: disconnecting before everything was written: %w", ctx.Err())
 	}
 }
+
+func (c *client) Outstanding() []Outstanding { return c.outbox.outstanding() }

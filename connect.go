@@ -51,6 +51,9 @@ func (c *client) shutDown(err error) {
 	c.cancel() // only after err is set: lost relies on that order
 	c.attempts.noteUp()
 	c.outbox.stopExpiry()
+	if c.journal != nil {
+		c.journal.ended = true // what is in the store stays there
+	}
 	sent, unsent := c.session.Discard()
 	var toWake []*Delivery
 	for i := range sent {
@@ -60,7 +63,7 @@ func (c *client) shutDown(err error) {
 	}
 	for i := range unsent {
 		if d, ok := unsent[i].Owner.(*Delivery); ok {
-			toWake = d.resolve(toWake, Success, &notSent{err})
+			toWake = d.resolve(toWake, Success, unsentError(d, err))
 		}
 	}
 	for s := range c.inbox.subs {
@@ -76,6 +79,14 @@ func (c *client) shutDown(err error) {
 	c.mu.Unlock()
 	wake(toWake)
 	close(c.done)
+}
+
+// unsentError is the error of a message that was not sent when the client ended. One in a store will be sent by the next client.
+func unsentError(d *Delivery, err error) error {
+	if d.number() != 0 {
+		return fmt.Errorf("%w: the message stays in the store: %w", ErrOutcomeUnknown, err)
+	}
+	return &notSent{err}
 }
 
 // detach makes the client one without a connection. Messages in flight and in the queue stay. SUBSCRIBEs and
@@ -121,7 +132,9 @@ func (c *client) blame(err error) (toWake []*Delivery) {
 	c.notices.log(slog.LevelError, "mqtt: a message was given up: connections are lost whenever it is sent again",
 		"topic", m.Topic, "connections", c.config.poisonLimit, "because", err)
 	c.outbox.checkDrained()
-	return resolveOwner(nil, m, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
+	toWake = resolveOwner(nil, m, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
+	c.journal.reserve(m)
+	return toWake
 }
 
 // dial makes one connection, from the network to CONNACK, within the connect timeout. prepare fills in the attempt. ctx
@@ -200,6 +213,7 @@ func (c *client) attach(l *link.Link, ack *codec.Connack) int {
 	c.mu.Lock()
 	clientID := c.connAck.ClientID
 	c.connAck = c.config.connAck(ack, clientID)
+	c.outbox.identifyStore()
 	c.attempts.returnCode = codec.Success
 	c.attempts.failed = 0
 	c.notices.moveTo(StateConnected)
@@ -236,7 +250,9 @@ func (c *client) beginSession(l *link.Link) (toWake []*Delivery) {
 	if c.connAck.SessionPresent {
 		if c.attempts.sessions == 0 { // the session of an earlier client, for which the application asked
 			c.attempts.sessions = 1
-			c.session.StartAt(uint16(rand.Uint32()))
+			if !c.config.restored {
+				c.session.StartAt(uint16(rand.Uint32()))
+			}
 			c.inbox.router.StartAt(rand.Uint32N(maxIdentifier)) // to not use the identifiers of its subscriptions
 		}
 		if c.attempts.doubtful {

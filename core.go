@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"sync"
 	"time"
 
@@ -17,6 +18,8 @@ type core struct {
 	config  *config
 	version codec.Version
 	began   time.Time // when the client's clock started; Expires of a message counts from here
+
+	journal *journal // nil: no store
 
 	ctx        context.Context // ends when the client is to end
 	cancel     context.CancelFunc
@@ -183,3 +186,6 @@ func (c *core) countExpired() {
 	defer c.mu.Unlock()
 	c.stats.Expired++
 }
+
+// address identifies a server.
+func address(u *url.URL) string { return u.Host + u.Path }

@@ -22,10 +22,44 @@ type Delivery struct {
 	resent bool  // it was sent more than once
 	reused bool  // it belongs to Publish
 
-	reason      ReasonCode
-	resolved    atomic.Bool // the outcome is known: reason, err and words do not change any more
-	err         error
+	reason   ReasonCode
+	resolved atomic.Bool // the outcome is known: reason, err and details do not change any more
+	err      error
+	details  *details // nil: there are none
+}
+
+// details are what few Deliveries have.
+type details struct {
 	explanation *explanation
+	number      uint64        // in the store; 0: it is not there
+	name        string        // that the application has given the message, see StoreName
+	stored      chan struct{} // closed when the message is on disk; nil: it is not to be stored
+}
+
+// number is the message's in the store, 0 if it is not there.
+func (d *Delivery) number() uint64 {
+	if d.details == nil {
+		return 0
+	}
+	return d.details.number
+}
+
+// say notes what an acknowledgement says.
+// The caller holds mu.
+func (d *Delivery) say(w *explanation) {
+	switch {
+	case d.details != nil:
+		d.details.explanation = w
+	case w != nil:
+		d.details = &details{explanation: w}
+	}
+}
+
+func (d *Delivery) said() *explanation {
+	if d.details == nil {
+		return nil
+	}
+	return d.details.explanation
 }
 
 // explanation are the Reason String and the user properties of an acknowledgement; nil means that it has neither.
@@ -126,7 +160,7 @@ func (d *Delivery) ReasonString() string {
 	if !d.resolved.Load() {
 		return ""
 	}
-	return d.explanation.reasonString()
+	return d.said().reasonString()
 }
 
 // UserProperties returns those of the acknowledgement; nil while there are none.
@@ -134,7 +168,7 @@ func (d *Delivery) UserProperties() UserProperties {
 	if !d.resolved.Load() {
 		return nil
 	}
-	return d.explanation.userProperties()
+	return d.said().userProperties()
 }
 
 // errWithdrawn is the fate of a message that Withdraw took back.
@@ -146,6 +180,9 @@ func (d *Delivery) resolve(toWake []*Delivery, reason ReasonCode, err error) []*
 	d.reason, d.err = reason, err
 	d.leaveWave()
 	d.resolved.Store(true)
+	if d.number() != 0 {
+		d.outbox.journal.forget(d)
+	}
 	return append(toWake, d)
 }
 

@@ -43,12 +43,13 @@ var importRules = map[string]importRule{
 	"internal/topic":    {},
 	"internal/wire":     {petrel: []string{"codec"}},
 	"mqtttest":          {petrel: []string{"codec", "internal/topic"}, modules: []string{cmpModule, syncModule, websocketModule}},
+	"storetest":         {petrel: []string{"."}},
 	"examples/*":        {petrel: []string{".", "mqtttest"}},
 }
 
 // testRules is what the tests of a package may import besides the package and what it may import itself.
 var testRules = map[string]importRule{
-	".":                 {petrel: []string{"mqtttest"}},
+	".":                 {petrel: []string{"mqtttest", "storetest"}},
 	"internal/simulate": {petrel: []string{".", "codec", "internal/topic", "mqtttest"}}, // it is nothing but tests
 	"mqtttest":          {petrel: []string{"."}},                                        // its examples show a service that uses the client
 	"transport":         {petrel: []string{"mqtttest"}},

@@ -146,6 +146,9 @@ type config struct {
 
 	maxRequests int
 
+	store    Store // nil: none
+	restored bool  // the store has the state of an earlier client
+
 	topicDefaults  []topicDefault // in the order given; a later one overrides
 	filterPrefixes []string
 }
@@ -198,12 +201,15 @@ func newConfig(v codec.Version, host string) (*config, error) {
 // finish checks what can be checked only after all options are known.
 func (c *config) finish() error {
 	switch {
-	case c.clientID == "" && !c.cleanStart && c.version < codec.V5:
+	case c.clientID == "" && (!c.cleanStart || c.store != nil) && c.version < codec.V5:
 		return errors.New("mqtt: an empty client identifier needs a clean session") // [MQTT311-3.1.3-7]
 	case c.willProperties != nil && c.will == nil:
 		return errors.New("mqtt: WithWillProperties: there is no will")
 	case c.hasPassword && !c.hasUsername && c.version < codec.V5:
 		return errors.New("mqtt: MQTT 3.1.1 has no password without a user name [MQTT-3.1.2-22]")
+	}
+	if err := c.finishStore(); err != nil {
+		return err
 	}
 	c.reconnect.fill()
 	if err := c.reconnect.check(); err != nil {
@@ -212,7 +218,7 @@ func (c *config) finish() error {
 	if err := c.checkTransport(); err != nil {
 		return err
 	}
-	c.invented = c.version >= codec.V5 && !c.clientIDGiven && !c.startGiven && c.sessionExpiry > 0
+	c.invented = c.version >= codec.V5 && !c.clientIDGiven && !c.startGiven && c.sessionExpiry > 0 && c.store == nil
 	c.dialer.Patience = cmp.Or(c.pingTimeout, defaultWriteTimeout)
 	if c.attemptFunc != nil || slices.ContainsFunc(c.servers, isSecure) {
 		c.dialer.Sessions = tls.NewLRUClientSessionCache(0)
@@ -256,6 +262,60 @@ func WithCleanStart(clean bool) Option {
 		c.cleanStart, c.startGiven = clean, true
 		return nil
 	})
+}
+
+// WithStore keeps messages at QoS 1 and 2 in a store, so that they are delivered even if the process dies: PublishAsync returns
+// once the message is on disk, and a client that is made with the same store goes on where the last one has ended. What is
+// promised, while the server keeps the session:
+//
+//   - A message that PublishAsync has accepted is delivered, at QoS 2 exactly once from this client to the server, and in order.
+//     If the server has lost the session, messages at QoS 1 are published afresh, and those at QoS 2 that were sent have the fate
+//     ErrSessionLost, as without a store.
+//   - A message at QoS 2 from the server is not delivered again by the protocol once its PUBREC was sent. The application may
+//     have died before it was done with the message: see ManualAck.
+//
+// Publish stores the message as well. The end of ctx ends only the waiting, with an ErrOutcomeUnknown: the message stays and is
+// delivered. A message that cannot be stored fails with a *StoreError and is not sent; the client lives, and keeps what
+// it has accepted. Requests are not stored. Close and Disconnect leave in the store what is not acknowledged. Messages in the store
+// are in memory too, within the bounds of WithQueue.
+//
+// The store belongs to the first client identifier and the server that it was used with, and to one client at a time. Without
+// WithClientID the client takes the store's identifier. The client asks for its old session, which WithCleanStart(true) and a
+// WithSessionExpiry of 0 would contradict; the Session Expiry Interval is a day by default, and stays in force after Disconnect and
+// Close. It has one server, and follows no redirects.
+func WithStore(s Store) Option {
+	return option(func(c *config) error {
+		if s == nil {
+			return errors.New("mqtt: WithStore: nil")
+		}
+		c.store = s
+		return nil
+	})
+}
+
+// storedSession is the Session Expiry Interval of a client with a store.
+const storedSession = 24 * time.Hour
+
+// finishStore checks what a store needs.
+func (c *config) finishStore() error {
+	switch {
+	case c.store == nil:
+		return nil
+	case len(c.servers) > 1:
+		return errors.New("mqtt: WithStore: the state belongs to one server")
+	case c.startGiven && c.cleanStart:
+		return errors.New("mqtt: WithStore: WithCleanStart(true) would lose the session that the state belongs to")
+	case c.keepsSession && c.sessionExpiry == 0:
+		return errors.New("mqtt: WithStore: the session must not end with the connection")
+	case c.limits.QueueMessages == 0:
+		return errors.New("mqtt: WithStore: the queue has no room")
+	}
+	c.cleanStart, c.noRedirect = false, true
+	if c.version >= codec.V5 && !c.keepsSession {
+		c.sessionExpiry = storedSession
+	}
+	c.keepsSession = true
+	return nil
 }
 
 // WithKeepAlive sets the Keep Alive interval (section 3.1.2.10), in whole seconds from 0 to 65,535; 0 switches it off.

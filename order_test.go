@@ -13,10 +13,12 @@ import (
 // fileOrder is the order of the root's files, from the ground up. The functions of a file call only functions of the same
 // file and of rows above it in this list. Files of one row do not call each other.
 var fileOrder = [][]string{
-	{"delivery.go", "errors.go", "handle_options.go", "matchtopic.go", "properties.go", "publish_options.go", "redact.go", "trace.go", "transport_options.go", "waitlist.go"},
-	{"core.go", "subscribe_options.go"},
+	{"errors.go", "handle_options.go", "matchtopic.go", "properties.go", "publish_options.go", "redact.go", "trace.go", "transport_options.go", "waitlist.go"},
+	{"core.go", "store.go", "subscribe_options.go"},
+	{"journal.go"},
+	{"delivery.go"},
 	{"auth.go", "call.go", "publish.go"},
-	{"handshake.go", "inbox.go", "reconnect.go", "suspicion.go"},
+	{"handshake.go", "inbox.go", "persist.go", "reconnect.go", "suspicion.go"},
 	{"line.go", "options.go"},
 	{"subscription.go"},
 	{"deliver.go", "message.go", "take.go"},

@@ -48,6 +48,9 @@ func (out *outbox) publish(ctx context.Context, topicName string, payload []byte
 			return err
 		}
 	}
+	if out.journal != nil && m.QoS > 0 {
+		return out.publishStored(ctx, &m, o)
+	}
 	d := out.waiter()
 	defer out.reuse(d)
 	m.Owner = d
@@ -120,6 +123,9 @@ func (out *outbox) publishAsync(ctx context.Context, topicName string, payload [
 		case !o.queues(err):
 			return NewDelivery(Success, err)
 		}
+	}
+	if out.journal != nil && m.QoS > 0 {
+		return out.publishStoredAsync(ctx, &m, o)
 	}
 	if m.Properties != nil {
 		p := *m.Properties // the caller may change its struct for the next message
@@ -329,6 +335,9 @@ func (out *outbox) sendOrQueue(d *Delivery, m *session.Message) (placed bool, er
 	if m.QoS == 2 {
 		out.session.ExpectQoS2()
 	}
+	if d.details != nil {
+		return out.storeAndQueue(d, m)
+	}
 	switch l := out.live(); {
 	case l == nil || l.Full():
 	case m.QoS == 0 && out.session.FrontQoS0() == nil: // the client has connected since publishQoS0 found no connection
@@ -426,6 +435,85 @@ func (out *outbox) dropExpired(toWake []*Delivery) []*Delivery {
 	return toWake
 }
 
+// publishStored publishes with a store, and waits for the acknowledgement. When ctx ends the message stays.
+func (out *outbox) publishStored(ctx context.Context, m *session.Message, o *publishOptions) error {
+	d, err := out.submitStored(ctx, m, o)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-d.Done():
+		return d.err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: waiting for an acknowledgement: %w", ErrOutcomeUnknown, ctx.Err())
+	}
+}
+
+// publishStoredAsync publishes with a store, and waits until the message is on disk.
+func (out *outbox) publishStoredAsync(ctx context.Context, m *session.Message, o *publishOptions) *Delivery {
+	d, err := out.submitStored(ctx, m, o)
+	if err != nil {
+		return NewDelivery(Success, err)
+	}
+	select {
+	case <-d.details.stored:
+	case <-d.Done(): // the store has failed, or the client has ended
+	case <-ctx.Done():
+	}
+	return d
+}
+
+// submitStored hands a message to the store and to the queue. Its bytes are the store's from then on.
+func (out *outbox) submitStored(ctx context.Context, m *session.Message, o *publishOptions) (*Delivery, error) {
+	d := &Delivery{outbox: out, details: &details{name: string(o.name), stored: make(chan struct{})}}
+	m.Owner = d
+	return d, out.submit(ctx, d, m)
+}
+
+// storeAndQueue gives a message its place in the store and in the queue. It reports false if the queue has no room.
+// The caller holds mu.
+func (out *outbox) storeAndQueue(d *Delivery, m *session.Message) (placed bool, err error) {
+	if !out.canQueue(m) {
+		return false, nil
+	}
+	var expires int64
+	if m.Expires != 0 {
+		expires = wallClock(m.Expires - out.now())
+	}
+	record, err := appendMessage(nil, m, d.details.name, expires)
+	if err != nil {
+		return false, &notSent{err}
+	}
+	own, _, _, err := decodeMessage(record) // the publisher may change its slices
+	if err != nil {
+		return false, &notSent{err}
+	}
+	own.Expires, own.Owner = m.Expires, d
+	j := out.journal
+	j.number++
+	d.details.number = j.number
+	j.stored[d.number()] = d
+	j.put(numberKey(keyMessage, d.number()), record)
+	d.ticket = out.session.Queue(own)
+	j.then(step{kind: stepStored, d: d})
+	wake(out.sendQueued(nil))
+	out.watchExpiry()
+	return true, nil
+}
+
+// prepare gives the message at the front of the queue a packet identifier. It is sent when both are on disk.
+// The caller holds mu.
+func (out *outbox) prepare(d *Delivery) error {
+	id, err := out.session.PrepareFront()
+	if err != nil {
+		return &notSent{err}
+	}
+	d.id = id
+	out.journal.putFlight(d.number(), flight{id: id})
+	out.journal.then(step{kind: stepSend, id: id, d: d})
+	return nil
+}
+
 // sendOffline sends the messages at QoS 0 that wait for a connection (QueueOffline).
 // The caller holds mu.
 func (out *outbox) sendOffline(toWake []*Delivery) []*Delivery {
@@ -460,8 +548,17 @@ func (out *outbox) sendQueued(toWake []*Delivery) []*Delivery {
 			break
 		}
 		d, waited := m.Owner.(*Delivery) // read now: m is no longer valid after it was sent
+		if waited && d.resolved.Load() {
+			out.session.DropFront() // the store did not take it
+			continue
+		}
 		err := out.stale(m)
 		var id uint16
+		if err == nil && waited && d.number() != 0 {
+			if err = out.prepare(d); err == nil {
+				continue
+			}
+		}
 		if err == nil {
 			var b []byte
 			b, id, err = out.session.SendFront(l.Buffer(), out.nowFor(m))
@@ -500,13 +597,15 @@ func (out *outbox) resend(l *link.Link, m *session.Message, toWake []*Delivery) 
 	if err == nil {
 		var b []byte
 		if d, ok := m.Owner.(*Delivery); ok {
-			d.resent = true
+			d.sent, d.resent = true, d.sent
 		}
 		b, err = out.session.Resend(l.Buffer(), out.nowFor(m))
 		l.Commit(b)
 	}
 	if err != nil {
-		toWake = resolveOwner(toWake, out.session.GiveUpResend(), err)
+		m := out.session.GiveUpResend()
+		toWake = resolveOwner(toWake, m, err)
+		out.journal.reserve(m)
 	}
 	return toWake
 }
@@ -564,7 +663,7 @@ func (d *Delivery) Withdraw() bool {
 		d.outbox.mu.Unlock()
 		return false
 	}
-	toWake := d.resolve(nil, Success, &notSent{errWithdrawn})
+	toWake := d.resolve(nil, Success, &notSent{errWithdrawn}) // the store forgets it soon
 	d.outbox.queueChanged()
 	d.outbox.mu.Unlock()
 	wake(toWake)

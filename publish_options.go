@@ -26,7 +26,7 @@ type PublishOptionV5 interface {
 	publishV5()
 }
 
-// PublishOption is an option of one publish, in either version: QoS, RetainFlag, PublishFlag, PublishOptions.
+// PublishOption is an option of one publish, in either version: QoS, RetainFlag, StoreName, PublishFlag, PublishOptions.
 type PublishOption interface {
 	PublishOptionV5
 	publishV311()
@@ -48,6 +48,10 @@ const (
 	NoRetain RetainFlag = false
 )
 
+// StoreName is a publish option: a name that the application gives a message in a store, and finds again in Outstanding, also
+// after a restart. It is at most 65,535 bytes, and need not be unique. Without WithStore it means nothing.
+type StoreName string
+
 // PublishFlag is a publish option.
 type PublishFlag uint8
 
@@ -59,6 +63,8 @@ func (QoS) publishV5()                {}
 func (QoS) publishV311()              {}
 func (RetainFlag) publishV5()         {}
 func (RetainFlag) publishV311()       {}
+func (StoreName) publishV5()          {}
+func (StoreName) publishV311()        {}
 func (PublishFlag) publishV5()        {}
 func (PublishFlag) publishV311()      {}
 func (PublishOptions) publishV5()     {}
@@ -73,6 +79,7 @@ type publishOptions struct {
 	qosSet     bool
 	retainSet  bool
 	flags      PublishFlag
+	name       StoreName
 	properties *PublishProperties
 }
 
@@ -85,6 +92,8 @@ func addOptions[O PublishOptionV5](o *publishOptions, opts []O) {
 			o.qos, o.qosSet = v, true
 		case RetainFlag:
 			o.retain, o.retainSet = bool(v), true
+		case StoreName:
+			o.name = v
 		case PublishFlag:
 			o.flags |= v
 		case *PublishProperties:

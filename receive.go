@@ -121,14 +121,41 @@ func (r *receiver) pubrec(h codec.Header, body []byte) error {
 	if r.client.session.Misplaced(h.Type, p.PacketID) {
 		return r.misplaced(h)
 	}
+	if r.recordPubrec(&p) {
+		return nil
+	}
 	b, m, done, known := r.client.session.Pubrec(r.link.Buffer(), p.PacketID, p.Code)
 	r.link.Commit(b)
 	if done || !known {
 		r.complete(m, known, p.Code, p.ReasonString, p.UserProperties)
 	} else if d, ok := m.Owner.(*Delivery); ok {
-		d.reason, d.explanation = ReasonCode(p.Code), newExplanation(p.ReasonString, p.UserProperties) // PUBCOMP may have none
+		d.reason = ReasonCode(p.Code) // PUBCOMP may have none
+		d.say(newExplanation(p.ReasonString, p.UserProperties))
 	}
 	return nil
+}
+
+// recordPubrec has it written that the server has accepted a message, if that is to be on disk before PUBREL is sent.
+// The caller holds mu.
+func (r *receiver) recordPubrec(p *codec.Pubrec) bool {
+	j := r.client.journal
+	if j == nil || p.Code.Failed() {
+		return false
+	}
+	m, released := r.client.session.InFlightMessage(p.PacketID)
+	if m == nil || released || m.QoS != 2 {
+		return false
+	}
+	d, ok := m.Owner.(*Delivery)
+	if !ok || d.number() == 0 {
+		return false
+	}
+	d.reason = ReasonCode(p.Code)
+	d.say(newExplanation(p.ReasonString, p.UserProperties))
+	j.released++
+	j.putFlight(d.number(), flight{id: p.PacketID, released: j.released})
+	j.then(step{kind: stepRelease, id: p.PacketID, d: d})
+	return true
 }
 
 // The caller holds mu.
@@ -196,7 +223,7 @@ func (r *receiver) complete(m session.Message, known bool, code codec.ReasonCode
 			code = codec.ReasonCode(d.reason)
 		}
 		if w := newExplanation(reason, u); w != nil {
-			d.explanation = w
+			d.say(w)
 		}
 		r.toWake = d.resolve(r.toWake, ReasonCode(code), err)
 	}
@@ -212,6 +239,11 @@ func (r *receiver) pubrel(h codec.Header, body []byte) error {
 	}
 	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
+	}
+	if j := r.client.journal; j != nil {
+		j.put(receivedKey(p.PacketID), nil)
+		j.then(step{kind: stepEnded, id: p.PacketID, link: r.link})
+		return nil
 	}
 	r.link.Commit(r.client.session.Pubrel(r.link.Buffer(), p.PacketID))
 	return nil

@@ -129,6 +129,12 @@ func (s *supervisor) connect() error {
 	}
 	s.logConnected(a)
 	s.failed = 0
+	if c.journal != nil && !ack.SessionPresent {
+		if err := c.outbox.renewStore(c.ctx); err != nil {
+			l.Close(err)
+			return err
+		}
+	}
 	c.auth.scheduleRenewal() // before attach, after which re-authentication is possible: calls of the Authenticator must not overlap
 	at := address(a.URL)
 	if s.latest != "" && s.latest != at {
@@ -170,9 +176,6 @@ func (s *supervisor) returnToOriginal() {
 		s.servers, s.next = s.original, 0
 	}
 }
-
-// address identifies a server.
-func address(u *url.URL) string { return u.Host + u.Path }
 
 // newAttempt describes the next attempt.
 func (s *supervisor) newAttempt(to *url.URL) *connectAttempt {

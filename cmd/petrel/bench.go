@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -42,6 +40,26 @@ type bench struct {
 
 	subscriptions []*mqtt.Subscription // of pubsub
 	dropped       uint64               // of their messages, by the client because they came too fast
+}
+
+func newBench() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "bench KIND",
+
+		DisableFlagsInUseLine: true,
+		Short:                 "Measure a server, or this client",
+		Long: `Measure connecting, publishing, receiving and requests. Without --url and the like it runs a broker of its own.
+
+With --rate, latencies count from when a message was due, so that a server that stalls is not flattered. Without it
+messages are sent as fast as the server takes them, and latency says mostly how many of them were in flight.`,
+		Example: `  petrel bench pubsub --clients 10 --rate 10000 -q 1 --plot latency.html
+  petrel bench conn --url mqtt://broker.example.com --clients 1000 --rate 100
+  petrel bench rpc --duration 30 --json`,
+		Args: noSuchCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newBenchConn(), newBenchPub(), newBenchSub(), newBenchPubsub(), newBenchRPC())
+	return cmd
 }
 
 // benchCommand makes the command of a benchmark; add adds the flags that not all have.
@@ -145,31 +163,6 @@ func (b *bench) measure(cmd *cobra.Command, load func(ctx context.Context, cmd *
 		err = reportErr
 	}
 	return err
-}
-
-// report writes the results, and the plot if wanted. What has failed is its error.
-func (b *bench) report(w io.Writer) error {
-	r := b.results()
-	var err error
-	if b.json {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		err = e.Encode(r)
-	} else {
-		_, err = io.WriteString(w, r.String())
-	}
-	if b.plot != "" {
-		err = errors.Join(err, writePlot(b.plot, r))
-	}
-	switch {
-	case err != nil:
-		return err
-	case r.Failed > 0:
-		return fmt.Errorf("%d of %d failed, the first: %s", r.Failed, r.Sent, r.FirstFailure)
-	case b.kind == "conn" && r.Received < int64(b.clients):
-		return &exitError{exitTimeout, fmt.Errorf("time was up after %d of %s", r.Received, many(b.clients, "connection"))}
-	}
-	return nil
 }
 
 // redacted is a server's URL without its secrets.

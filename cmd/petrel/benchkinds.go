@@ -13,26 +13,6 @@ import (
 	"github.com/petrel-mqtt/mqtt"
 )
 
-func newBench() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "bench KIND",
-
-		DisableFlagsInUseLine: true,
-		Short:                 "Measure a server, or this client",
-		Long: `Measure connecting, publishing, receiving and requests. Without --url and the like it runs a broker of its own.
-
-With --rate, latencies count from when a message was due, so that a server that stalls is not flattered. Without it
-messages are sent as fast as the server takes them, and latency says mostly how many of them were in flight.`,
-		Example: `  petrel bench pubsub --clients 10 --rate 10000 -q 1 --plot latency.html
-  petrel bench conn --url mqtt://broker.example.com --clients 1000 --rate 100
-  petrel bench rpc --duration 30 --json`,
-		Args: noSuchCommand,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(newBenchConn(), newBenchPub(), newBenchSub(), newBenchPubsub(), newBenchRPC())
-	return cmd
-}
-
 func newBenchConn() *cobra.Command {
 	b := bench{kind: "conn", clients: 100}
 	return b.benchCommand("Connect many clients", func(g *group) {

@@ -98,6 +98,15 @@ func (s *serve) run(cmd *cobra.Command) error {
 	}
 }
 
+// startError tells mistakes in the configuration from what may be otherwise the next time.
+func startError(err error) error {
+	var file *broker.FileError
+	if errors.As(err, &file) {
+		return &exitError{exitUsage, err}
+	}
+	return err
+}
+
 // config returns the configuration of the file, or what there is without one.
 func (s *serve) config() (broker.Config, error) {
 	switch {

@@ -432,6 +432,21 @@ func (r *reconnectFlags) options(o *options) error {
 	return nil
 }
 
+// options are those of a client, by the versions that take them.
+type options struct {
+	both  []mqtt.Option
+	only5 []mqtt.OptionV5
+}
+
+func (o *options) add(opts ...mqtt.Option)    { o.both = append(o.both, opts...) }
+func (o *options) add5(opts ...mqtt.OptionV5) { o.only5 = append(o.only5, opts...) }
+
+// client is a connected client of either version.
+type client struct {
+	mqtt.Client
+	v5 mqtt.ClientV5 // nil with MQTT 3.1.1
+}
+
 // dialerKey is the key of a context's value with which tests replace the network.
 type dialerKey struct{}
 
@@ -445,6 +460,30 @@ func (c *connection) connect(cmd *cobra.Command, suffix string, more ...mqtt.Opt
 	}
 	o.add(more...)
 	return dial(cmd.Context(), server, c.server.version, o)
+}
+
+func dial(ctx context.Context, server string, version protocol, o *options) (*client, error) {
+	if version == v311 {
+		c, err := mqtt.NewClientV311(ctx, server, o.both...)
+		if err != nil {
+			return nil, dialError(err)
+		}
+		return &client{Client: c}, nil
+	}
+	c, err := mqtt.NewClient(ctx, server, append(o.only5, mqtt.Options(o.both))...)
+	if err != nil {
+		return nil, dialError(err)
+	}
+	return &client{mqtt.Common(c), c}, nil
+}
+
+// dialError tells a wrong option, which is a wrong flag, from a failed attempt.
+func dialError(err error) error {
+	var connect *mqtt.ConnectError
+	if errors.As(err, &connect) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return &exitError{exitUsage, err}
 }
 
 // options returns the server and the client's options.
@@ -478,4 +517,12 @@ func withoutUser(server string) string {
 	}
 	u.User = nil
 	return u.String()
+}
+
+// finish disconnects in an orderly way: it waits a little for what is in flight, also when ctx has ended.
+func (c *client) finish(ctx context.Context) error {
+	const patience = 2 * time.Second
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	return c.Disconnect(ctx)
 }

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"regexp"
 	"strings"
-	"syscall"
 	"unicode"
 
 	"github.com/petrel-mqtt/mqtt"
@@ -85,12 +83,6 @@ func exitCode(err error) int {
 		return exitConnection
 	}
 	return exitFailed
-}
-
-// isBrokenPipe reports whether a file, which a connection is not, is a pipe that nobody reads any more.
-func isBrokenPipe(err error) bool {
-	var file *fs.PathError
-	return errors.As(err, &file) && errors.Is(file, syscall.EPIPE)
 }
 
 // oneLine is an error as it is shown at the end: a line that says what to do, where that is known.

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -58,6 +59,15 @@ func annotate(f *pflag.Flag, mark string, values ...string) {
 		f.Annotations = map[string][]string{}
 	}
 	f.Annotations[mark] = values
+}
+
+// normalise makes underscores dashes, and aliases the names that they stand for.
+func normalise(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	name = strings.ReplaceAll(name, "_", "-")
+	if a, ok := aliases[name]; ok {
+		name = a
+	}
+	return pflag.NormalizedName(name)
 }
 
 var (

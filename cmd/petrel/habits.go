@@ -13,6 +13,24 @@ import (
 // People come with the habits of mosquitto_pub, mosquitto_sub and mqttx. What they type works here as there, or is an
 // error that names the flag to use; docs/flags.md has it all in one table.
 
+// aliases are other names of flags and keys: those of HBMQTT's, Mosquitto's and MQTTX's where ours differ.
+var aliases = map[string]string{
+	"uri": "url", "clean-session": "clean", "cleansession": "clean", "auto-reconnect": "reconnect",
+	"cafile": "ca-file", "capath": "ca-path", "cadata": "ca-data", "certfile": "cert", "keyfile": "key",
+	"max-in-flight": "max-inflight",
+
+	"disable-clean-session": "no-clean", "filter-out": "exclude", "keepalive": "keep-alive", "null-message": "null",
+	"pw": "password", "repeat-delay": "interval", "stdin-file": "stdin", "stdin-line": "stdin-lines", "tls-alpn": "alpn",
+	"tls-keylog": "keylog", "will-payload": "will-message",
+
+	"ca": "ca-file", "client-id": "id", "conn-user-properties": "connect-property", "file-read": "file", "hostname": "host",
+	"maximum-reconnect-times": "reconnect-retries", "message-expiry-interval": "message-expiry", "mqtt-version": "protocol-version",
+	"multiline": "stdin-lines", "payload-format-indicator": "utf8", "payload-size": "size", "rcv-max": "receive-maximum",
+	"session-expiry-interval": "session-expiry", "subscription-identifier": "subscription-id",
+	"will-delay-interval": "will-delay", "will-message-expiry-interval": "will-expiry",
+	"will-payload-format-indicator": "will-utf8", "will-user-properties": "will-user-property", "ws-headers": "header",
+}
+
 // instead says what to use in place of a flag that other tools have and we have not. A letter is one after a single dash.
 var instead = map[string]string{
 	"S": "Mosquitto's look-up of SRV records is not here, give --host and --port; MQTTX's payload size is --size",
@@ -75,6 +93,14 @@ var properties5 = map[string]string{
 	"will message-expiry-interval": "will-expiry", "will payload-format-indicator": "will-utf8",
 	"will response-topic": "will-response-topic", "will user-property": "will-user-property",
 	"will will-delay-interval": "will-delay",
+}
+
+// otherCommands are commands of other tools that we have not.
+var otherCommands = map[string]string{
+	"simulate": `"petrel bench pub" publishes without end, and "petrel pub --repeat 0 --interval 1 --size 100" at a pace`,
+	"init":     "a configuration file is a YAML file with the names of flags, for -c",
+	"ls":       `"petrel bench --help" lists what can be measured`,
+	"check":    "a package manager, or go install, brings a later version",
 }
 
 // accustomed rewrites a command line that has other tools' habits into ours, and returns its command, too.

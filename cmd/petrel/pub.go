@@ -158,3 +158,11 @@ func (p *pub) publish(cmd *cobra.Command, c *client, payload []byte) []*mqtt.Del
 	}
 	return deliveries
 }
+
+// publish is PublishAsync of either version.
+func (c *client) publish(ctx context.Context, topic string, payload []byte, p *mqtt.PublishProperties, opts ...mqtt.PublishOption) *mqtt.Delivery {
+	if c.v5 != nil {
+		return c.v5.PublishAsync(ctx, topic, payload, mqtt.PublishOptions(opts), p)
+	}
+	return c.PublishAsync(ctx, topic, payload, opts...)
+}

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"strconv"
 	"strings"
@@ -89,6 +92,31 @@ func (b *bench) results() *results {
 		r.Lost, r.Duplicates, r.OutOfOrder = &lost, &duplicates, &disorder
 	}
 	return r
+}
+
+// report writes the results, and the plot if wanted. What has failed is its error.
+func (b *bench) report(w io.Writer) error {
+	r := b.results()
+	var err error
+	if b.json {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		err = e.Encode(r)
+	} else {
+		_, err = io.WriteString(w, r.String())
+	}
+	if b.plot != "" {
+		err = errors.Join(err, writePlot(b.plot, r))
+	}
+	switch {
+	case err != nil:
+		return err
+	case r.Failed > 0:
+		return fmt.Errorf("%d of %d failed, the first: %s", r.Failed, r.Sent, r.FirstFailure)
+	case b.kind == "conn" && r.Received < int64(b.clients):
+		return &exitError{exitTimeout, fmt.Errorf("time was up after %d of %s", r.Received, many(b.clients, "connection"))}
+	}
+	return nil
 }
 
 // String is the results for people.

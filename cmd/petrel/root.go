@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"slices"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -68,6 +72,12 @@ func execute(ctx context.Context, root *cobra.Command, args []string) int {
 	return code
 }
 
+// isBrokenPipe reports whether a file, which a connection is not, is a pipe that nobody reads any more.
+func isBrokenPipe(err error) bool {
+	var file *fs.PathError
+	return errors.As(err, &file) && errors.Is(file, syscall.EPIPE)
+}
+
 // tell writes the error that ends a command, as the log is written.
 func tell(cmd *cobra.Command, err error, code int) {
 	w := cmd.ErrOrStderr()
@@ -76,4 +86,30 @@ func tell(cmd *cobra.Command, err error, code int) {
 		return
 	}
 	fmt.Fprintf(w, "%s: %s\n", cmd.CommandPath(), oneLine(err))
+}
+
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if text := otherCommands[args[0]]; text != "" {
+		return usagef("there is no command %q: %s", args[0], text)
+	}
+	var names []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	return usagef("there is no command %q%s; \"%s --help\" lists them", args[0], didYouMean(args[0], names), cmd.CommandPath())
+}
+
+func noArguments(_ *cobra.Command, args []string) error {
+	switch {
+	case len(args) > 0 && slices.Contains(schemes, args[0]):
+		return usagef("%q is not expected: the scheme is given by --protocol, or as the beginning of --url", args[0])
+	case len(args) > 0:
+		return usagef("%q is not expected: everything is given by flags; does something need quotes?", args[0])
+	}
+	return nil
 }

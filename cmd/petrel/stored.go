@@ -148,12 +148,3 @@ func quotedIfOdd(text string) string {
 	}
 	return text
 }
-
-// startError tells mistakes in the configuration from what may be otherwise the next time.
-func startError(err error) error {
-	var file *broker.FileError
-	if errors.As(err, &file) {
-		return &exitError{exitUsage, err}
-	}
-	return err
-}

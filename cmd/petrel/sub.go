@@ -244,6 +244,14 @@ func (s *sub) subscribe(ctx context.Context, c *client) (*mqtt.Subscription, err
 	return c.subscribe(ctx, s.filters[0], opts, s.options5.options()...)
 }
 
+// subscribe is Subscribe of either version.
+func (c *client) subscribe(ctx context.Context, filter string, both mqtt.SubscribeOptions, only5 ...mqtt.SubscribeOptionV5) (*mqtt.Subscription, error) {
+	if c.v5 != nil {
+		return c.v5.Subscribe(ctx, filter, append(only5, both)...)
+	}
+	return c.Subscribe(ctx, filter, both)
+}
+
 // errEnough ends the receiving where no number of messages does.
 var errEnough = errors.New("no more messages are wanted")
 

@@ -13,9 +13,10 @@ type incoming struct {
 	received  ring[completing]
 	pending   *pending             // nil: nothing waits for its acknowledgement
 	away      map[awayKey]*Receipt // unacknowledged messages of earlier connections
-	maximum   int                  // Connection.ReceiveMaximum
+	recording *recording           // nil: PUBREC does not wait for a record
 	unsettled int                  // QoS 1 and 2 messages that occupy our Receive Maximum
-	excess    int                  // by how much the peer's resends have exceeded it on this connection
+	maximum   int32                // Connection.ReceiveMaximum
+	excess    int32                // by how much the peer's resends have exceeded it on this connection
 }
 
 // pending is what waits for its acknowledgement on this connection.
@@ -136,6 +137,7 @@ type awayKey struct {
 type completing struct {
 	counted  bool   // towards our Receive Maximum: it came on this connection
 	restored bool   // content is not known
+	unsaved  bool   // Recorded has not been called
 	content  uint64 // as Receipt's
 }
 
@@ -158,9 +160,11 @@ func (s *Session) Arrive(dst []byte, p *codec.PublishView) ([]byte, Verdict) {
 		}
 		switch c := s.in.received.get(p.PacketID); {
 		case c == nil:
+		case c.counted && c.unsaved:
+			return dst, Repeated // its PUBREC is still to come
 		case c.counted: // the peer sends it again on the same connection
 			return s.appendAck(dst, p.PacketID, 2, nil), Repeated // [MQTT-4.3.3-10]
-		case !s.mayForget || c.restored || c.content == s.content(p):
+		case !s.mayForget || c.restored && p.Dup || c.content == s.content(p):
 			s.enter(&Receipt{id: p.PacketID, qos: 2, repeated: true})
 			return s.flush(dst, 2), Repeated // [MQTT-4.3.3-10] [MQTT-4.6.0-3]
 		default:
@@ -209,7 +213,7 @@ func (s *Session) resends(p *codec.PublishView, r *Receipt) bool {
 // the window of an earlier connection, and then fills places in that window with new messages.
 func (in *incoming) exceeds(dup bool) bool {
 	switch {
-	case in.unsettled < in.maximum+in.excess:
+	case in.unsettled < int(in.maximum)+int(in.excess):
 		return false
 	case !dup || in.unsettled >= maxID:
 		return true
@@ -344,7 +348,7 @@ func (s *Session) flush(dst []byte, qos byte) []byte {
 			s.in.pending.held.delete(r.id)
 		}
 		if r.repeated {
-			dst = s.appendAck(dst, r.id, 2, nil)
+			dst = s.sendPubrec(dst, r.id, nil)
 			continue
 		}
 		if r.accepted {
@@ -365,9 +369,15 @@ func (s *Session) acknowledge(dst []byte, r *Receipt) []byte {
 	if r.qos == 1 || reason.failed() {
 		s.in.unsettled-- // [MQTT-4.3.3-9]
 	} else {
-		*s.in.received.put(r.id) = completing{counted: true, content: r.content}
+		*s.in.received.put(r.id) = completing{counted: true, content: r.content, unsaved: s.in.recording != nil}
+		if s.in.recording != nil {
+			s.in.recording.record(r.id)
+		}
 	}
-	return s.appendAck(dst, r.id, r.qos, reason)
+	if r.qos == 1 {
+		return s.appendAck(dst, r.id, 1, reason)
+	}
+	return s.sendPubrec(dst, r.id, reason)
 }
 
 // appendAck drops the reason string and the user properties if they make the packet too large for the peer [MQTT-3.4.2-2]
@@ -416,6 +426,7 @@ func (s *Session) EndIncoming() {
 		}
 		s.in.pending = nil
 	}
+	s.in.recording.forget()
 	s.in.received.all(func(_ uint16, c *completing) { c.counted = false })
 	s.in.unsettled, s.in.excess = 0, 0
 }

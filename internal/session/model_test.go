@@ -302,7 +302,7 @@ func (d *taker) arrive() {
 		d.repeat(d.open[i])
 		return
 	}
-	full := len(d.open) >= d.s.in.maximum
+	full := len(d.open) >= int(d.s.in.maximum)
 	b, verdict := d.s.Arrive(nil, view(id, qos, false))
 	if full != (verdict == Exceeded) || len(b) > 0 {
 		d.t.Fatalf("MQTT-3.3.4-9: %d messages occupy the window, verdict %v", len(d.open), verdict)

@@ -265,29 +265,28 @@ func (s *Session) Pubcomp(id uint16) (m Message, ok bool) {
 	return s.out.complete(id, f), true
 }
 
-// complete removes what the peer has acknowledged for the last time.
 // [MQTT-4.4.0-2] [MQTT-4.9.0-2]
-func (o *outgoing) complete(id uint16, f *flight) (m Message) {
+func (o *outgoing) complete(id uint16, f *flight) Message {
 	o.acknowledged()
-	m = f.message
-	o.remove(id, f)
-	return m
+	return o.land(id, f)
 }
 
-// remove takes what is in flight out.
-func (o *outgoing) remove(id uint16, f *flight) {
+// land takes what is in flight out.
+func (o *outgoing) land(id uint16, f *flight) Message {
+	m := f.message
 	if f.counted {
 		o.inFlight--
 	}
 	o.messages--
 	o.sent.delete(id)
+	return m
 }
 
-// InFlightMessage returns the message in flight under id, or nil, and whether its PUBREC has been taken: then it is only
+// InFlightMessage returns the message that was sent under id, or nil, and whether its PUBREC has been taken: then it is only
 // what Pubrec returned. It is good until the next call.
 func (s *Session) InFlightMessage(id uint16) (m *Message, released bool) {
 	f := s.out.sent.get(id)
-	if f == nil || f.stage == stageReserved || f.stage == stageSubscribe {
+	if f == nil || f.stage == stageReserved || f.stage == stageSubscribe || f.unsent {
 		return nil, false
 	}
 	return &f.message, f.stage == stageRelease

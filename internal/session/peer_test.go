@@ -263,13 +263,6 @@ func TestIdleSessionIsSmall(t *testing.T) {
 	}
 }
 
-// A message is copied with each acknowledgement. A size that is no multiple of 16 bytes costs 10 ns a message.
-func TestMessageIsCopiedFast(t *testing.T) {
-	if size := unsafe.Sizeof(Message{}); size%16 != 0 {
-		t.Errorf("a message takes %d bytes", size)
-	}
-}
-
 // A Store lets nothing out before it is on disk: Prepare takes the identifier, Confirm sends.
 func TestPrepare(t *testing.T) {
 	s := server(codec.V5)

@@ -37,7 +37,5 @@ func (s *Session) Cancel(id uint16) (m Message, ok bool) {
 	if f == nil || !f.unsent {
 		return Message{}, false
 	}
-	m = f.message
-	s.out.remove(id, f)
-	return m, true
+	return s.out.land(id, f), true
 }

@@ -143,9 +143,7 @@ func (s *Session) GiveUpResend() Message {
 	o.resends = o.resends[1:]
 	f := o.sent.get(id)
 	if f.unsent {
-		m := f.message
-		o.remove(id, f)
-		return m
+		return o.land(id, f)
 	}
 	return o.giveUp(f)
 }

@@ -42,7 +42,7 @@ func serving(v codec.Version, limits Limits, receiveMaximum int) *Session {
 func connection(s *Session) Connection {
 	c := Connection{
 		Version: s.version, PeerReceiveMaximum: s.out.window, PeerPacketSize: s.largest,
-		PeerMayForget: s.mayForget, ReceiveMaximum: s.in.maximum,
+		PeerMayForget: s.mayForget, ReceiveMaximum: int(s.in.maximum),
 	}
 	if s.out.aliases != nil {
 		c.PeerTopicAliases = s.out.aliases.maximum

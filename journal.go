@@ -1,0 +1,164 @@
+package mqtt
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/internal/link"
+	"github.com/petrel-mqtt/mqtt/internal/session"
+)
+
+// journal gathers what is to be written to the Store, and what may happen once it is there. One goroutine hands it to the Store,
+// batch by batch and without the mutex, so that whatever comes up during an Apply shares the next one.
+type journal struct {
+	store  Store
+	urgent chan struct{} // capacity 1: somebody waits for what is in the batch
+	lazy   chan struct{} // capacity 1: there is something in the batch
+
+	// Guarded by mu.
+	batch    []StoreChange
+	steps    []step
+	number   uint64               // of the latest message
+	released uint64               // counts PUBRECs
+	stored   map[uint64]*Delivery // messages whose fate is not known, by their numbers
+	reserved map[uint64]bool      // numbers of messages that were given up, whose identifiers the server may still know
+	ended    bool                 // the client has: fates are not written any more
+}
+
+// step is what happens when the changes before it are on disk.
+type step struct {
+	kind stepKind
+	id   uint16     // packet identifier
+	d    *Delivery  // of stepStored, stepSend and stepRelease
+	link *link.Link // of stepEnded: the connection that the packet belongs to
+	done chan struct{}
+}
+
+type stepKind uint8
+
+const (
+	stepStored   stepKind = iota + 1 // PublishAsync returns
+	stepSend                         // PUBLISH is sent
+	stepRelease                      // PUBREL is sent
+	stepReceived                     // PUBREC is sent
+	stepEnded                        // PUBCOMP is sent
+	stepBarrier                      // done is closed
+)
+
+// lazyDelay is how long a change may wait for others if nobody waits for it.
+const lazyDelay = 100 * time.Millisecond
+
+func newJournal(store Store) *journal {
+	return &journal{
+		store:    store,
+		urgent:   make(chan struct{}, 1),
+		lazy:     make(chan struct{}, 1),
+		stored:   make(map[uint64]*Delivery),
+		reserved: make(map[uint64]bool),
+	}
+}
+
+// put adds a change.
+// The caller holds mu.
+func (j *journal) put(key, value []byte) {
+	j.batch = append(j.batch, StoreChange{key, value})
+	notify(j.lazy)
+}
+
+// then adds a step, which waits for all changes so far.
+// The caller holds mu.
+func (j *journal) then(s step) {
+	j.steps = append(j.steps, s)
+	notify(j.urgent)
+}
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// putFlight records how far a message has come.
+// The caller holds mu.
+func (j *journal) putFlight(number uint64, f flight) { j.put(numberKey(keyFlight, number), f.encode()) }
+
+// forget removes a message whose fate is known.
+// The caller holds mu.
+func (j *journal) forget(d *Delivery) {
+	delete(j.stored, d.details.number)
+	if !j.ended {
+		j.put(numberKey(keyMessage, d.details.number), nil)
+		j.put(numberKey(keyFlight, d.details.number), nil)
+	}
+}
+
+// barrier returns a channel that is closed when all changes so far are on disk.
+// The caller holds mu.
+func (j *journal) barrier() <-chan struct{} {
+	done := make(chan struct{})
+	j.then(step{kind: stepBarrier, done: done})
+	return done
+}
+
+// await waits until there is a batch to write, and returns false when ctx ends first.
+func (j *journal) await(ctx context.Context) bool {
+	select {
+	case <-j.urgent:
+		return true
+	case <-ctx.Done():
+		return false
+	case <-j.lazy:
+	}
+	t := time.NewTimer(lazyDelay)
+	defer t.Stop()
+	select {
+	case <-j.urgent:
+	case <-t.C:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// take takes the batch.
+// The caller holds mu.
+func (j *journal) take() (changes []StoreChange, steps []step) {
+	changes, steps = j.batch, j.steps
+	j.batch, j.steps = nil, nil
+	return changes, steps
+}
+
+// putBack puts a batch that was not written before what came up since. Messages that are given up for it are removed, in
+// case that the store has them after all.
+// The caller holds mu.
+func (j *journal) putBack(changes []StoreChange, steps []step) {
+	gone := make(map[string]bool)
+	kept := steps[:0]
+	var removed []StoreChange
+	for _, s := range steps {
+		if s.kind == stepStored {
+			for _, kind := range []byte{keyMessage, keyFlight} {
+				key := numberKey(kind, s.d.details.number)
+				gone[string(key)] = true
+				removed = append(removed, StoreChange{Key: key})
+			}
+		} else if s.d == nil || !gone[string(numberKey(keyMessage, s.d.details.number))] {
+			kept = append(kept, s)
+		}
+	}
+	isGone := func(c StoreChange) bool { return gone[string(c.Key)] }
+	old := append(slices.DeleteFunc(slices.Clone(changes), isGone), removed...)
+	j.batch = append(old, slices.DeleteFunc(j.batch, isGone)...)
+	j.steps = append(kept, j.steps...)
+}
+
+// reserve writes that the identifier of a message that was given up must not be used again while the session lasts.
+// The caller holds mu.
+func (j *journal) reserve(m session.Message) {
+	if d, ok := m.Owner.(*Delivery); ok && d.details != nil && d.sent {
+		j.putFlight(d.details.number, flight{id: d.id, givenUp: true})
+		j.reserved[d.details.number] = true
+	}
+}

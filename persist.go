@@ -1,0 +1,365 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/internal/session"
+)
+
+// storeRetry is how long a store that has failed is left alone, at first and at most.
+const (
+	storeRetry        = 100 * time.Millisecond
+	storeRetryMaximum = 5 * time.Second
+)
+
+// lastApply bounds what a client waits for its store when it ends.
+const lastApply = 5 * time.Second
+
+// keepJournal hands the journal to the store until the client ends, and then what is left.
+func (out *outbox) keepJournal() {
+	j := out.journal
+	pause := storeRetry
+	for j.await(out.ctx) {
+		err := out.commit(out.ctx)
+		if err == nil {
+			pause = storeRetry
+			continue
+		}
+		sleep(out.ctx, pause)
+		pause = min(2*pause, storeRetryMaximum)
+		notify(j.urgent)
+	}
+	<-out.done // the fates of all messages are decided
+	ctx, cancel := context.WithTimeout(context.Background(), lastApply)
+	defer cancel()
+	_ = out.commit(ctx) // what it says is lost is not: the messages are in the store, or their publishers know
+	_ = j.store.Release()
+}
+
+// sleep waits for a time, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// commit writes one batch and does what was waiting for it.
+func (out *outbox) commit(ctx context.Context) error {
+	out.mu.Lock()
+	changes, steps := out.journal.take()
+	out.mu.Unlock()
+	var err error
+	if len(changes) > 0 {
+		err = out.journal.store.Apply(ctx, changes)
+	}
+	out.mu.Lock()
+	var toWake []*Delivery
+	if err != nil {
+		toWake = out.notStored(changes, steps, err)
+	} else {
+		toWake = out.proceed(steps)
+	}
+	out.mu.Unlock()
+	wake(toWake)
+	return err
+}
+
+// notStored fails the messages of a batch that the store did not take. Whatever else is in it is tried again: what it is
+// about has happened.
+// The caller holds mu.
+func (out *outbox) notStored(changes []StoreChange, steps []step, err error) (toWake []*Delivery) {
+	failed := &StoreError{"storing a message", err}
+	for i := range steps {
+		d := steps[i].d
+		if steps[i].kind != stepStored || d.resolved.Load() {
+			continue
+		}
+		if !out.session.Withdraw(d.ticket) && d.id != 0 {
+			out.session.Cancel(d.id) // otherwise it waits to be published afresh, and is dropped in its turn
+		}
+		toWake = d.resolve(toWake, Success, failed)
+	}
+	out.journal.putBack(changes, steps)
+	out.queueChanged()
+	out.config.logger.Log(context.Background(), slog.LevelError, "mqtt: the store fails", "error", err)
+	return toWake
+}
+
+// proceed does what was waiting for a batch that is on disk.
+// The caller holds mu.
+func (out *outbox) proceed(steps []step) []*Delivery {
+	for i := range steps {
+		switch s := &steps[i]; s.kind {
+		case stepStored:
+			close(s.d.details.stored)
+		case stepSend:
+			if s.d.id == s.id && !s.d.resolved.Load() {
+				out.session.Confirm(s.id)
+			}
+		case stepRelease:
+			out.release(s)
+		case stepReceived:
+			out.append(func(b []byte) []byte { return out.session.Recorded(b, s.id) })
+		case stepEnded:
+			if s.link == out.link { // otherwise the server sends PUBREL again
+				out.append(func(b []byte) []byte { return out.session.Pubrel(b, s.id) })
+			}
+		case stepBarrier:
+			close(s.done)
+		}
+	}
+	return out.sendQueued(nil)
+}
+
+// append lets the session append packets to the connection, or nowhere if there is none.
+// The caller holds mu.
+func (out *outbox) append(packets func([]byte) []byte) {
+	if l := out.live(); l != nil {
+		l.Commit(packets(l.Buffer()))
+	} else {
+		packets(nil)
+	}
+}
+
+// release sends the PUBREL of a message whose PUBREC is on disk. Without a connection PUBREL follows at the next one.
+// The caller holds mu.
+func (out *outbox) release(s *step) {
+	if m, released := out.session.InFlightMessage(s.id); m == nil || released || m.Owner != s.d {
+		return // the server has lost the session since
+	}
+	out.append(func(b []byte) []byte {
+		b, _, _, _ = out.session.Pubrec(b, s.id, 0)
+		return b
+	})
+}
+
+// restore fills a new client with what its store has.
+func (out *outbox) restore(ctx context.Context, cfg *config) error {
+	r := &recovery{now: out.now(), flights: make(map[uint64]flight), messages: make(map[uint64]*restored)}
+	if err := cfg.store.Load(ctx, r.take); err != nil {
+		if errors.Is(err, ErrStoreInUse) {
+			return err
+		}
+		return &StoreError{"loading the store", err}
+	}
+	out.journal = newJournal(cfg.store)
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	if err := out.adopt(r, cfg); err != nil {
+		return errors.Join(&StoreError{"loading the store", err}, cfg.store.Release())
+	}
+	out.session.RecordReceived(out.recordReceived)
+	return nil
+}
+
+// recordReceived has it written that a message at QoS 2 from the server was accepted.
+// The caller holds mu.
+func (out *outbox) recordReceived(id uint16) {
+	out.journal.put(receivedKey(id), []byte{})
+	out.journal.then(step{kind: stepReceived, id: id})
+}
+
+// recovery is what a store has. It is loaded without the mutex, and then adopted with it.
+type recovery struct {
+	now      time.Duration // on the client's clock
+	identity *identity     // nil: the store is new
+	messages map[uint64]*restored
+	flights  map[uint64]flight
+	received []uint16
+}
+
+// restored is a message in a store.
+type restored struct {
+	message session.Message
+	name    string
+}
+
+// take takes one record.
+func (r *recovery) take(key, value []byte) (err error) {
+	number, id := numberOf(key)
+	switch {
+	case len(key) == 1 && key[0] == keyIdentity:
+		r.identity, err = decodeIdentity(value)
+	case number > 0 && key[0] == keyMessage:
+		r.messages[number], err = r.restore(value)
+	case number > 0 && key[0] == keyFlight:
+		r.flights[number], err = decodeFlight(value)
+	case id > 0 && key[0] == keyReceived:
+		r.received = append(r.received, id)
+	default:
+		err = fmt.Errorf("%w: key %x", ErrStoreForeign, key)
+	}
+	return err
+}
+
+// restore takes the record of a message. What has expired since is found out in its turn.
+func (r *recovery) restore(value []byte) (*restored, error) {
+	m, name, expires, err := decodeMessage(value)
+	if expires != 0 {
+		m.Expires = r.now + time.Until(time.UnixMilli(expires))
+		if m.Expires == 0 {
+			m.Expires = -1 // 0 would be never
+		}
+	}
+	return &restored{m, name}, err
+}
+
+// adopt makes what was loaded the client's.
+// The caller holds mu.
+func (out *outbox) adopt(r *recovery, cfg *config) error {
+	if r.identity == nil && len(r.messages)+len(r.flights)+len(r.received) > 0 {
+		return fmt.Errorf("%w: it does not say whose it is", ErrStoreForeign)
+	}
+	if err := out.identify(r.identity, cfg); err != nil {
+		return err
+	}
+	for number, m := range r.messages {
+		d := &Delivery{outbox: out, details: &details{number: number, name: m.name, stored: closed}}
+		m.message.Owner = d
+		out.journal.stored[number] = d
+		out.journal.number = max(out.journal.number, number)
+	}
+	st := out.restoredState(r)
+	if slices.ContainsFunc(st.Waiting, func(m session.Message) bool { return m.QoS == 2 }) {
+		out.session.ExpectQoS2()
+	}
+	if err := out.session.Restore(st); err != nil {
+		return err
+	}
+	out.watchExpiry()
+	return nil
+}
+
+// identify compares client and server with those of the store.
+// The caller holds mu.
+func (out *outbox) identify(stored *identity, cfg *config) error {
+	own := identity{recordVersion, cfg.clientID, address(cfg.servers[0])}
+	if stored == nil {
+		out.journal.put([]byte{keyIdentity}, own.encode())
+		return nil
+	}
+	if stored.Server != own.Server || cfg.clientIDGiven && own.ClientID != "" && stored.ClientID != own.ClientID {
+		return fmt.Errorf("%w: it has the messages of client %q to %s: use another store for client %q to %s",
+			ErrStoreForeign, stored.ClientID, stored.Server, own.ClientID, own.Server)
+	}
+	cfg.clientID = stored.ClientID
+	cfg.restored = true
+	return nil
+}
+
+// restoredState orders what was loaded: messages that were sent and have no PUBREC, those that have one in the order in which it
+// came, and messages that wait.
+// The caller holds mu.
+func (out *outbox) restoredState(r *recovery) (st session.State) {
+	j := out.journal
+	st.Received = r.received
+	released := make(map[uint64]session.Sent)
+	for _, number := range sortedKeys(r.flights) {
+		f, m := r.flights[number], r.messages[number]
+		j.number = max(j.number, number)
+		st.LastID = f.id
+		switch {
+		case f.givenUp:
+			j.reserved[number] = true
+			st.Sent = append(st.Sent, session.Sent{ID: f.id, GivenUp: true})
+			continue
+		case m == nil: // the end of the message was written, and that of its flight was not
+			j.put(numberKey(keyFlight, number), nil)
+			continue
+		case f.released > 0:
+			released[f.released] = session.Sent{ID: f.id, Message: m.message, Released: true}
+			j.released = max(j.released, f.released)
+		default:
+			st.Sent = append(st.Sent, session.Sent{ID: f.id, Message: m.message})
+		}
+		d := m.message.Owner.(*Delivery)
+		d.id, d.sent = f.id, true
+		delete(r.messages, number)
+	}
+	for _, place := range sortedKeys(released) {
+		st.Sent = append(st.Sent, released[place])
+	}
+	for _, number := range sortedKeys(r.messages) {
+		m := r.messages[number].message
+		st.Waiting = append(st.Waiting, m)
+		m.Owner.(*Delivery).ticket = uint64(len(st.Waiting))
+	}
+	if r.identity != nil {
+		st.LastID += 1 << 15 // far from those of requests, which are not stored and which the server may still know
+	}
+	return st
+}
+
+func sortedKeys[V any](m map[uint64]V) []uint64 { return slices.Sorted(maps.Keys(m)) }
+
+// Outstanding is a message in the store whose fate is not known.
+type Outstanding struct {
+	Name     string // see StoreName
+	Delivery *Delivery
+}
+
+func (out *outbox) outstanding() []Outstanding {
+	if out.journal == nil {
+		return nil
+	}
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	var all []Outstanding
+	for _, number := range sortedKeys(out.journal.stored) {
+		d := out.journal.stored[number]
+		all = append(all, Outstanding{d.details.name, d})
+	}
+	return all
+}
+
+// renewStore writes that the server has lost the session: before anything is sent in the new one, because messages may come in it
+// under identifiers that the store knows from the old one. It waits until that is on disk, and returns ctx's error if ctx ends first.
+func (out *outbox) renewStore(ctx context.Context) error {
+	j := out.journal
+	out.mu.Lock()
+	st := out.session.State()
+	for i := range st.Sent {
+		s := &st.Sent[i]
+		d, ok := s.Message.Owner.(*Delivery)
+		switch {
+		case !ok || d.number() == 0:
+			continue
+		case s.Message.QoS == 2 && !s.Unsent && !s.GivenUp:
+			j.put(numberKey(keyMessage, d.number()), nil) // its fate is ErrSessionLost in a moment
+		}
+		j.put(numberKey(keyFlight, d.number()), nil)
+	}
+	for number := range j.reserved {
+		j.put(numberKey(keyFlight, number), nil)
+	}
+	clear(j.reserved)
+	for _, id := range st.Received {
+		j.put(receivedKey(id), nil)
+	}
+	done := j.barrier()
+	out.mu.Unlock()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return &StoreError{"beginning a session", ctx.Err()}
+	}
+}
+
+// identifyStore writes the client identifier that the server has assigned.
+// The caller holds mu.
+func (out *outbox) identifyStore() {
+	if out.journal != nil && out.config.clientID == "" {
+		id := identity{recordVersion, out.connAck.ClientID, address(out.config.servers[0])}
+		out.journal.put([]byte{keyIdentity}, id.encode())
+	}
+}

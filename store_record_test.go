@@ -1,0 +1,51 @@
+package mqtt
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/session"
+)
+
+func FuzzStoreRecords(f *testing.F) {
+	for _, m := range []session.Message{
+		{Topic: "t", QoS: 1},
+		{Topic: "a/b", QoS: 2, Retain: true, Payload: []byte("payload"), Properties: &codec.PublishProperties{
+			ContentType: "c", MessageExpiry: time.Hour, UserProperties: codec.UserProperties{{Key: "k", Value: "v"}}}},
+	} {
+		b, err := appendMessage(nil, &m, "name", 12345)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(numberKey(keyMessage, 7), b)
+	}
+	f.Add(numberKey(keyFlight, 7), (&flight{id: 3, released: 5}).encode())
+	f.Add(receivedKey(9), []byte{})
+	f.Add([]byte{keyIdentity}, (&identity{recordVersion, "c", "s"}).encode())
+	f.Add(numberKey(keyMessage, 1), []byte{recordVersion, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Fuzz(func(t *testing.T, key, value []byte) {
+		r := &recovery{flights: make(map[uint64]flight), messages: make(map[uint64]*restored)}
+		if r.take(key, value) != nil {
+			return
+		}
+		for _, m := range r.messages {
+			_, name, expires, _ := decodeMessage(value)
+			again, err := appendMessage(nil, &m.message, name, expires)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m2, name2, expires2, err := decodeMessage(again)
+			m2.Expires = m.message.Expires
+			if err != nil || name2 != name || expires2 != expires || !reflect.DeepEqual(m2, m.message) {
+				t.Fatalf("%+v, then %+v, %v", m.message, m2, err)
+			}
+		}
+		for _, f := range r.flights {
+			if again, err := decodeFlight(f.encode()); err != nil || again != f {
+				t.Fatalf("%+v, then %+v, %v", f, again, err)
+			}
+		}
+	})
+}
