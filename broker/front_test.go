@@ -288,6 +288,28 @@ func TestRequireUsernameAsClientID(t *testing.T) {
 	}
 }
 
+// Who sends no client identifier is told which one it has, which nobody else has, and can come back with it.
+// [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-16]
+func TestAssignedClientID(t *testing.T) {
+	t.Parallel()
+	b := start(t, onLoopback())
+	seen := map[string]bool{}
+	for range 10 {
+		p, ack := join(t, b, codec.V5, sessionOf(""))
+		id := ack.Properties.AssignedClientID
+		if len(id) < 20 || seen[id] {
+			t.Errorf("%q is no identifier of its own", id)
+		}
+		seen[id] = true
+		p.conn.Close()
+		resume := sessionOf(id)
+		resume.CleanStart = false
+		if _, ack := join(t, b, codec.V5, resume); !ack.SessionPresent || ack.Properties.AssignedClientID != "" {
+			t.Errorf("%q: %+v", id, ack)
+		}
+	}
+}
+
 // Who has a certificate is who it says, and needs no password.
 func TestUseIdentityAsUsername(t *testing.T) {
 	t.Parallel()

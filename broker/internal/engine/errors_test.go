@@ -8,7 +8,7 @@ import (
 )
 
 // Every packet that breaks the specification ends the connection, and no other; MQTT 5 says why, 3.1.1 says nothing. What came
-// before it in the same write counts, and what comes after it does not. [MQTT-4.13.1-1] [MQTT311-4.8.0-1] [MQTT311-4.8.0-1]
+// before it in the same write counts, and what comes after it does not. [MQTT-4.13.1-1] [MQTT311-4.8.0-1]
 func TestMalformedPackets(t *testing.T) {
 	const malformed, protocol = codec.MalformedPacket, codec.ProtocolError
 	for _, c := range []struct {

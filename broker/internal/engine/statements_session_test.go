@@ -147,6 +147,34 @@ var sessionExchanges = []exchange{
 
 func TestSessionStatements(t *testing.T) { play(t, sessionExchanges) }
 
+// Who has no right to a session does not get it. The specification leaves it to the server who may, section 5.4.2.
+var ownerExchanges = []exchange{
+	{"a session of another user", "", `
+		a! id=c kept user=alice
+		a> 82(0001 {} 't' 01)
+		a< 90(0001 {} 01)
+		b> 10('MQTT' VV 80 0000 {} 'c' 'bob')
+		b% 85 02
+		a~
+		a/
+		b> 10('MQTT' VV 00 0000 {} 'c')
+		b% 85 02
+		a! present id=c kept user=alice
+		a~`},
+	{"a session of nobody", "", `
+		a! id=c kept
+		a> 82(0001 {} 't' 01)
+		a< 90(0001 {} 01)
+		a/
+		p! id=p clean
+		p> 32('t' 0001 {} "x")
+		p< 40(0001 +)
+		b! id=c user=bob
+		b~`},
+}
+
+func TestSessionOwners(t *testing.T) { play(t, ownerExchanges) }
+
 var willExchanges = []exchange{
 	{"[MQTT-3.1.2-8] [MQTT311-3.1.2-8] [MQTT-3.1.2-7] a will is published when the connection is cut", "", watcher + `
 		a! id=a clean will=will,x,1,0,0
@@ -229,6 +257,13 @@ var willExchanges = []exchange{
 		w< 30('will' {} "x")
 		a! present id=a expiry=10
 		a~`},
+	{"[MQTT-3.1.2-10] and not published again when the session ends", "5", watcher + `
+		a! id=a expiry=10 will=will,x,0,0,5
+		a/
+		wait 6s
+		w< 30('will' {} "x")
+		wait 20s
+		w~`},
 	{"[MQTT-3.1.3.2.2] but not beyond the session", "5", watcher + `
 		a! id=a expiry=5 will=will,x,0,0,10
 		a/

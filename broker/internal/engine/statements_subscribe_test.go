@@ -602,6 +602,17 @@ var sharedExchanges = []exchange{
 		p< 40(0003 +)
 		a! present id=a kept
 		a< 32('t' ?3 {} "3")`},
+	{"[MQTT-3.3.2-5] what has expired meanwhile comes to no member", "5", `
+		a! id=a expiry=100
+		a> 82(0001 {} '$share/g/t' 01)
+		a< 90(0001 {} 01)
+		a/
+		p! id=p clean
+		p> 32('t' 0001 {02 00000002} "1") 32('t' 0002 {} "2")
+		p< 40(0001 +) 40(0002 +)
+		wait 3s
+		a! present id=a
+		a< 32('t' ?1 {} "2")`},
 	{"[MQTT-3.3.4-3] the Subscription Identifier is the receiving member's", "5", `
 		a! id=a clean
 		a> 82(0001 {0b 05} '$share/g/t' 00)
