@@ -91,6 +91,7 @@ type Listener struct {
 	Type string // "tcp", or "ws" for WebSocket
 
 	MaxConnections int // connections at a time; 0 means no limit
+	MaxConnectRate int // connections a second; more wait. 0 means no limit
 
 	SSL      bool
 	CertFile string // the certificate and its chain, PEM
@@ -270,6 +271,7 @@ const (
 	maxQueued     = 10_000_000
 
 	maxFailedAttempts = 1_000_000
+	maxConnectRate    = 1_000_000
 )
 
 func (l *Listener) errorf(format string, args ...any) error {
@@ -284,6 +286,8 @@ func (l *Listener) check() error {
 		return l.errorf("type: %q is not known; use tcp or ws", l.Type)
 	case l.MaxConnections < 0:
 		return l.errorf("max-connections: must not be negative; 0 means no limit")
+	case l.MaxConnectRate < 0 || l.MaxConnectRate > maxConnectRate:
+		return l.errorf("max-connect-rate: must be from 0, which means no limit, to %d a second", maxConnectRate)
 	case l.SSL && l.CertFile == "":
 		return l.errorf("certfile: ssl needs one, and a keyfile")
 	case l.SSL && l.KeyFile == "":

@@ -17,6 +17,7 @@ type conn struct {
 // connected is called when CONNECT has come. It returns what the network knows of the client.
 func (c *conn) connected() engine.Client {
 	c.socket.connected.Store(true)
+	c.socket.known.Do(c.socket.listener.crowd.leave)
 	c.socket.SetReadDeadline(time.Time{})
 	return engine.Client{Remote: c.RemoteAddr(), TLS: c.tlsState()}
 }

@@ -33,6 +33,7 @@ type listener struct {
 	socket net.Listener
 
 	patience time.Duration // for CONNECT
+	crowd    *crowd
 
 	tls atomic.Pointer[tls.Config] // replaced by reload; nil without ssl
 
@@ -46,15 +47,20 @@ type listener struct {
 
 // listen opens the address. [MQTT-4.2.0-1] [MQTT311-7.1.1-1]
 func listen(ctx context.Context, config Listener, log *slog.Logger, patience time.Duration) (*listener, error) {
-	l := &listener{
-		config: config, log: log, patience: patience, sockets: map[*socket]struct{}{}, stop: make(chan struct{}),
-	}
+	l := newListener(config, log, patience)
 	s, err := new(net.ListenConfig).Listen(ctx, config.network(), config.Bind)
 	if err != nil {
 		return nil, listenError(config, err)
 	}
 	l.socket = s
 	return l, nil
+}
+
+func newListener(config Listener, log *slog.Logger, patience time.Duration) *listener {
+	return &listener{
+		config: config, log: log, patience: patience, crowd: newCrowd(maxStrangers, config.MaxConnectRate),
+		sockets: map[*socket]struct{}{}, stop: make(chan struct{}),
+	}
 }
 
 // serve accepts connections until the listener is closed.
@@ -90,12 +96,19 @@ func (l *listener) enter() bool {
 // are waited out.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
+		if !l.crowd.await(l.stop) {
+			return nil, net.ErrClosed
+		}
 		c, err := l.socket.Accept()
-		switch {
-		case err == nil:
+		if err == nil {
+			l.crowd.accepted()
 			if s := l.admit(c); s != nil {
 				return s, nil
 			}
+		}
+		l.crowd.leave()
+		switch {
+		case err == nil:
 		case errors.Is(err, net.ErrClosed):
 			return nil, err
 		default:

@@ -17,6 +17,7 @@ type socket struct {
 	surplus  bool // it is beyond max-connections
 
 	connected atomic.Bool // CONNECT has come
+	known     sync.Once   // it has, or the connection has ended
 	gone      sync.Once
 
 	mu      sync.Mutex // guards the fields below, and deadlines against who would move them
@@ -103,6 +104,7 @@ func (s *socket) hurry() {
 
 func (s *socket) Close() error {
 	err := s.Conn.Close()
+	s.known.Do(s.listener.crowd.leave)
 	s.gone.Do(func() { s.listener.forget(s) })
 	return err
 }

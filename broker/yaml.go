@@ -233,6 +233,7 @@ func (p *parser) listener(l *Listener, name string, v value) error {
 		"bind":                text(&l.Bind),
 		"type":                text(&l.Type),
 		"max-connections":     connections(&l.MaxConnections),
+		"max-connect-rate":    integer(&l.MaxConnectRate),
 		"ssl":                 boolean(&l.SSL),
 		"cafile":              text(&l.CAFile),
 		"capath":              text(&l.CAPath),
