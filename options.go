@@ -93,6 +93,8 @@ type config struct {
 	dialer  transport.Dialer // without what each attempt decides
 	logger  *slog.Logger
 
+	loggerGiven bool // the application wants to be told by this logger, or by none
+
 	clientID       string
 	clientIDGiven  bool
 	cleanStart     bool
@@ -643,7 +645,7 @@ func WithLogger(l *slog.Logger) Option {
 		if l == nil {
 			return errors.New("mqtt: WithLogger: nil")
 		}
-		c.logger = l
+		c.logger, c.loggerGiven = l, true
 		return nil
 	})
 }

@@ -23,7 +23,12 @@ type stall struct {
 	paused  bool             // there is no connection, or its message has not come again
 	lost    time.Duration    // on the client's clock: when the connection was lost, if it is paused
 	warned  bool
+	told    bool // slog's default logger, where the application has set none
 }
+
+// longStall is how long a message may wait for its acknowledgement before an application that has set no logger is told of
+// it: a message that was forgotten stops all subscriptions of a client without any other sign.
+const longStall = time.Minute
 
 // leastPatience bounds how often the supervisor looks for stalls.
 const leastPatience = 4 * time.Millisecond
@@ -92,6 +97,27 @@ func (in *inbox) checkStall(st *stall) {
 		}
 	}
 	st.warned = st.warned || lasts >= stallWarning
+	if lasts >= longStall && !st.told {
+		st.told = true
+		in.tellDefaultLogger(st, lasts)
+	}
+}
+
+// tellDefaultLogger warns of a message that is not acknowledged.
+// The caller holds mu.
+func (in *inbox) tellDefaultLogger(st *stall, lasts time.Duration) {
+	if in.config.loggerGiven {
+		return
+	}
+	for _, h := range st.receipt.Holders() {
+		if s, ok := h.(*Subscription); ok {
+			filter := s.filters[0].Filter
+			in.notices.run(func() {
+				slog.Default().Warn("mqtt: a message is not acknowledged and holds up all others: is it forgotten, or its consumer stuck?",
+					"client", in.ClientID(), "filter", filter, "for", lasts)
+			})
+		}
+	}
 }
 
 // The caller holds mu.

@@ -448,3 +448,34 @@ func TestEndIfStalledBeforeSuback(t *testing.T) {
 		}
 	})
 }
+
+// A forgotten message stops a client's subscriptions without any other sign, so the default logger is told of it, once,
+// where the application has set none.
+func TestForgottenMessageIsNamed(t *testing.T) {
+	before := slog.Default()
+	defer slog.SetDefault(before)
+	for name, opts := range map[string][]mqtt.Option{
+		"no logger":        nil,
+		"a logger of ours": {mqtt.WithLogger(slog.New(slog.DiscardHandler))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log strings.Builder
+				slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+				b := mqtttest.NewBroker(t)
+				c := dialAs(t, codec.V5, b.DialContext, opts...)
+				subscribe(t, c, "jobs/#", mqtt.AtLeastOnce, mqtt.ManualAck)
+				b.Publish(text("jobs/1", "x", 1))
+				time.Sleep(58 * time.Second)
+				synctest.Wait()
+				early := log.String()
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				lines, want := strings.Count(log.String(), `filter=jobs/#`), 1-len(opts)
+				if early != "" || lines != want || want > 0 && !strings.Contains(log.String(), "level=WARN") {
+					t.Errorf("after 58 s the log says %q, after an hour\n%s", early, &log)
+				}
+			})
+		})
+	}
+}
