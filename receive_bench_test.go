@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/petrel-mqtt/mqtt"
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -100,7 +101,7 @@ func flood(conn net.Conn, v codec.Version, qos byte) {
 }
 
 // eachFlood runs f with a subscription for each version and QoS. The policy is Block, so that all messages count.
-func eachFlood(tb testing.TB, f func(name string, messages <-chan mqtt.Message)) {
+func eachFlood(tb testing.TB, f func(name string, sub *mqtt.Subscription)) {
 	ctx := context.Background()
 	for _, v := range []codec.Version{codec.V5, codec.V311} {
 		for _, qos := range []mqtt.QoS{mqtt.AtMostOnce, mqtt.AtLeastOnce} {
@@ -123,21 +124,65 @@ func eachFlood(tb testing.TB, f func(name string, messages <-chan mqtt.Message))
 			if err != nil {
 				tb.Fatal(err)
 			}
-			f(v.String()+"/"+qos.String(), sub.Messages())
+			f(v.String()+"/"+qos.String(), sub)
 			c.Close()
 		}
 	}
 }
 
 func BenchmarkReceive(b *testing.B) {
-	eachFlood(b, func(name string, messages <-chan mqtt.Message) {
+	eachFlood(b, func(name string, sub *mqtt.Subscription) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
+			messages := sub.Messages()
 			for b.Loop() {
 				<-messages
 			}
 		})
 	})
+}
+
+// BenchmarkConsume has the forms of consuming that acknowledge after the work.
+func BenchmarkConsume(b *testing.B) {
+	forms := []struct {
+		name    string
+		consume func(b *testing.B, sub *mqtt.Subscription)
+	}{
+		{"All", func(b *testing.B, sub *mqtt.Subscription) {
+			for range sub.All(context.Background()) {
+				if !b.Loop() {
+					return
+				}
+			}
+		}},
+		{"Batches", func(b *testing.B, sub *mqtt.Subscription) {
+			for batch := range sub.Batches(context.Background(), 100, time.Millisecond) {
+				for range batch {
+					if !b.Loop() {
+						return
+					}
+				}
+			}
+		}},
+		{"Handle", func(b *testing.B, sub *mqtt.Subscription) {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			sub.Handle(ctx, func(context.Context, mqtt.Message) error {
+				if !b.Loop() {
+					cancel()
+				}
+				return nil
+			})
+		}},
+	}
+	for _, form := range forms {
+		eachFlood(b, func(name string, sub *mqtt.Subscription) {
+			b.Run(form.name+"/"+name, func(b *testing.B) {
+				b.ReportAllocs()
+				form.consume(b, sub)
+			})
+		})
+	}
 }
 
 // BenchmarkReceiveBare is what the same bytes cost without MQTT.
@@ -177,7 +222,8 @@ func TestReceiveAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	eachFlood(t, func(name string, messages <-chan mqtt.Message) {
+	eachFlood(t, func(name string, sub *mqtt.Subscription) {
+		messages := sub.Messages()
 		for range 10_000 { // let the buffers grow
 			<-messages
 		}
