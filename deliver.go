@@ -5,7 +5,6 @@ import (
 	"runtime"
 
 	"github.com/petrel-mqtt/mqtt/codec"
-	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
 // This file is the way of a message from the connection's reader into a subscription's channel. The reader never waits
@@ -43,9 +42,9 @@ func (r *receiver) try(s *Subscription, m *Message) bool {
 // hold lets a message at QoS 1 or 2 wait for its acknowledgement: in line, or with ManualAck until the application
 // acknowledges it.
 // The caller holds mu.
-func (r *receiver) hold(s *Subscription, m *Message, receipt *session.Receipt) {
+func (r *receiver) hold(s *Subscription, m *Message) {
 	r.client.inbox.watchStalls()
-	m.origin = &origin{sub: s, receipt: receipt, ids: m.origin.identifiers()}
+	receipt := m.origin.receipt
 	if s.options.ack == ManualAck && r.try(s, m) {
 		return
 	}

@@ -138,6 +138,16 @@ func (s *Subscription) giveBack(w entry) {
 	}
 }
 
+// lineRetained is the capacity that a line keeps while messages come, in messages. It is more than a window.
+const lineRetained = 2048
+
+// trim gives back the memory of an empty line.
+// The caller holds mu.
+func (l *line) trim() {
+	l.qos0.Trim()
+	l.acknowledged.Trim()
+}
+
 // length is how many messages are in line.
 // The caller holds mu.
 func (l *line) length() int { return l.returned.Len() + l.qos0.Len() + l.acknowledged.Len() }

@@ -43,7 +43,12 @@ func (r *receiver) Refused() { r.client.session.EndIncoming() }
 
 // Idle releases memory that an idle connection does not need.
 // The caller holds mu.
-func (r *receiver) Idle() { r.client.session.Trim() }
+func (r *receiver) Idle() {
+	r.client.session.Trim()
+	for s := range r.client.inbox.subs {
+		s.line.trim()
+	}
+}
 
 // Awaiting reports whether the server has something to acknowledge.
 // The caller holds mu.
@@ -400,6 +405,12 @@ func (r *receiver) readProperties(p *codec.PublishView) (alias int, err error) {
 	return int(number), err
 }
 
+// firstOrigin is the origin of a message's first copy that waits, and the receipt that all copies share: one allocation.
+type firstOrigin struct {
+	origin  origin
+	receipt session.Receipt
+}
+
 // deliver passes the message to its targets, and acknowledges it now or lets it wait for its acknowledgement.
 // The caller holds mu.
 // [MQTT-3.3.4-1] [MQTT-4.5.0-2] [MQTT311-3.3.4-1] [MQTT311-4.5.0-2]
@@ -420,11 +431,18 @@ func (r *receiver) deliver(p *codec.PublishView, name string, targets []route.Ta
 			accepted = true
 			continue
 		}
+		var o *origin
 		if receipt == nil {
-			receipt = c.session.Hold(p)
+			first := new(firstOrigin)
+			o, receipt = &first.origin, &first.receipt
+			c.session.HoldIn(receipt, p)
+		} else {
+			o = new(origin)
 		}
 		receipt.AddHolder(s)
-		r.hold(s, &m, receipt)
+		*o = origin{sub: s, receipt: receipt, ids: m.origin.identifiers()}
+		m.origin = o
+		r.hold(s, &m)
 	}
 	switch {
 	case p.QoS == 0:

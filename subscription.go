@@ -74,6 +74,8 @@ func newSubscription(in *inbox, o subscribeOptions) *Subscription {
 	s := &Subscription{inbox: in, options: o, done: make(chan struct{})}
 	s.holder = route.Holder{Owner: s, Options: o.server()}
 	s.line.arrived = make(chan struct{}, 1)
+	s.line.qos0.Keep = lineRetained
+	s.line.acknowledged.Keep = lineRetained
 	if o.overflow == Block {
 		s.left = make(chan struct{})
 	}

@@ -10,11 +10,18 @@ const keep = 64
 // use.
 type Queue[T any] struct {
 	// Keep is the largest capacity that the queue keeps when it is empty; below 64 it is 64. An owner that sets it drops the
-	// queue when it has not been used for a while.
+	// queue, or calls Trim, when it has not been used for a while.
 	Keep int
 
 	items []T // items[head:] are in the queue
 	head  int
+}
+
+// Trim gives back the memory of an empty queue.
+func (q *Queue[T]) Trim() {
+	if q.Len() == 0 && cap(q.items) > keep {
+		q.items, q.head = nil, 0
+	}
 }
 
 // Len returns the number of items.

@@ -65,8 +65,9 @@ type Receipt struct {
 	id       uint16
 	qos      byte
 	state    receiptState
-	arriving bool  // Release is still to come
-	holders  []any // subscriptions that have neither accepted nor rejected it
+	arriving bool   // Release is still to come
+	holders  []any  // subscriptions that have neither accepted nor rejected it
+	only     [1]any // the memory of holders while there is one
 	accepted bool
 	repeated bool    // its PUBREC was sent on an earlier connection, and has to be sent again
 	reason   *Reason // the latest, which counts if nobody accepts
@@ -252,9 +253,15 @@ func (s *Session) Accept(dst []byte, p *codec.PublishView, reason *Reason) []byt
 // Hold keeps a message that arrived just now unacknowledged until Release and until each holder that was added has
 // settled it.
 func (s *Session) Hold(p *codec.PublishView) *Receipt {
-	r := &Receipt{id: p.PacketID, qos: p.QoS, arriving: true, content: s.content(p)}
-	s.enter(r)
+	r := new(Receipt)
+	s.HoldIn(r, p)
 	return r
+}
+
+// HoldIn is Hold with memory of the caller's, which belongs to the session from then on.
+func (s *Session) HoldIn(r *Receipt, p *codec.PublishView) {
+	*r = Receipt{id: p.PacketID, qos: p.QoS, arriving: true, content: s.content(p)}
+	s.enter(r)
 }
 
 // enter puts r at the end of the order of acknowledgements.
@@ -270,7 +277,12 @@ func (s *Session) enter(r *Receipt) {
 }
 
 // AddHolder notes that one more subscription has to settle the message.
-func (r *Receipt) AddHolder(holder any) { r.holders = append(r.holders, holder) }
+func (r *Receipt) AddHolder(holder any) {
+	if r.holders == nil {
+		r.holders = r.only[:0]
+	}
+	r.holders = append(r.holders, holder)
+}
 
 // Pass replaces one holder by another.
 func (r *Receipt) Pass(from, to any) {
