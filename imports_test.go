@@ -50,8 +50,8 @@ var importRules = map[string]importRule{
 // testRules is what the tests of a package may import besides the package and what it may import itself.
 var testRules = map[string]importRule{
 	".":                 {petrel: []string{"mqtttest", "storetest"}},
-	"internal/simulate": {petrel: []string{".", "codec", "internal/topic", "mqtttest"}}, // it is nothing but tests
-	"mqtttest":          {petrel: []string{"."}},                                        // its examples show a service that uses the client
+	"internal/simulate": {petrel: []string{".", "codec", "internal/topic", "mqtttest", "storetest"}}, // it is nothing but tests
+	"mqtttest":          {petrel: []string{"."}},                                                     // its examples show a service that uses the client
 	"transport":         {petrel: []string{"mqtttest"}},
 }
 

@@ -41,6 +41,7 @@ func (s *simulation) check() {
 			}
 		}
 		c.checkMortal()
+		c.checkReceivedOnce()
 		c.checkStanding()
 	}
 	for _, filter := range []string{sharedFilter, otherSharedFilter} {
@@ -53,8 +54,10 @@ func (s *simulation) check() {
 
 // checkOutcome checks what a publisher was told [DESIGN 4.1].
 func (s *simulation) checkOutcome(m *published) {
-	refused := new(mqtt.PublishError)
+	refused, failed := new(mqtt.PublishError), new(mqtt.StoreError)
+	s.checkStored(m)
 	switch {
+	case m.publisher.client.stored && (m.endedWithClient() || errors.As(m.err, &failed) && m.seen == 0):
 	case !m.done:
 		if m.delivery != nil {
 			s.problem("%v has no outcome", m)
@@ -64,7 +67,7 @@ func (s *simulation) checkOutcome(m *published) {
 			s.problem("%v is said to be published, and was not", m)
 		}
 	case mqtt.SafeToRetry(m.err):
-		if m.seen > 0 {
+		if m.seen > 0 && !m.withdrawnBeforeDeath() {
 			s.problem("%v was sent, and is said to be safe to retry: %v", m, m.err)
 		}
 		if !s.mayBeUnsent(m) {
@@ -87,13 +90,18 @@ func (s *simulation) mayBeUnsent(m *published) bool {
 	case errors.Is(m.err, mqtt.ErrExpired):
 		return m.expiry > 0
 	case errors.As(m.err, &local):
-		return local.Local && local.Code == mqtt.PacketTooLarge && s.largest > 0 && m.size+len(m.topic) > int(s.largest)-20
+		return local.Local && local.Code == mqtt.PacketTooLarge && s.mayNotTake(m)
 	case errors.Is(m.err, mqtt.ErrNotConnected):
 		return m.qos == 0 && !m.offline
 	case errors.Is(m.err, context.DeadlineExceeded), errors.Is(m.err, mqtt.ErrQueueFull), errors.Is(m.err, mqtt.ErrClosed):
 		return true
 	}
 	return ended || strings.Contains(m.err.Error(), "withdrawn")
+}
+
+// mayNotTake reports whether a message may be too large for the servers.
+func (s *simulation) mayNotTake(m *published) bool {
+	return s.largest > 0 && m.size+len(m.topic) > int(s.largest)-20
 }
 
 // mayBeUnknown reports whether there is a reason that the outcome of a message is not known.
@@ -355,7 +363,7 @@ func (w *witness) lastAt(server int, name string) (number int, any bool) {
 
 // checkTopics checks order and number of the messages of each topic.
 func (l *listener) checkTopics() {
-	if !l.client.exact {
+	if !l.client.exact || l.work.unsure {
 		return
 	}
 	for name, got := range l.got {

@@ -29,6 +29,8 @@ type simulated struct {
 	v5      []mqtt.OptionV5
 
 	authenticates bool
+	stored        bool // its clients keep a store
+	disk          *disk
 
 	refused atomic.Bool // a fault has refused something
 	denied  atomic.Bool // one of its messages, perhaps
@@ -45,6 +47,7 @@ type instance struct {
 	mqtt.Client
 	v5     mqtt.ClientV5 // nil with MQTT 3.1.1
 	number int
+	dead   *atomic.Bool // it was killed
 }
 
 func (s *simulation) addClient(i int) *simulated {
@@ -53,6 +56,7 @@ func (s *simulation) addClient(i int) *simulated {
 	if oneIn(r, 3) {
 		c.version = codec.V311
 	}
+	c.keepStore(s.random(forStore, i))
 	c.exact = s.merging || !c.overlap || c.told()
 	c.common = c.options(r)
 	if c.version == codec.V5 {
@@ -79,7 +83,7 @@ func (c *simulated) options(r *rand.Rand) mqtt.Options {
 		}}),
 	}
 	if oneIn(r, 3) {
-		opts = append(opts, mqtt.WithQueue(r.IntN(20), 1000))
+		opts = append(opts, mqtt.WithQueue(1+r.IntN(20), 1000))
 	}
 	if !c.mortal && oneIn(r, 5) {
 		c.inbound = 500 + r.IntN(20_000)
@@ -141,7 +145,12 @@ func (c *simulated) begin() {
 func (c *simulated) connect(extra mqtt.Options) error {
 	var client mqtt.Client
 	var v5 mqtt.ClientV5
-	first := c.s.network.hostsFor(c)[0]
+	first, dead := c.s.network.hostsFor(c)[0], new(atomic.Bool)
+	if c.stored {
+		var stored mqtt.Options
+		stored, dead = c.open()
+		extra = append(stored, extra...)
+	}
 	err := c.s.lasting(time.Hour, 0, c.id+" NewClient", func(ctx context.Context) (err error) {
 		opts := append(append(mqtt.Options{}, c.common...), extra...)
 		if c.version == codec.V311 {
@@ -159,7 +168,7 @@ func (c *simulated) connect(extra mqtt.Options) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.instances++
-	c.now = &instance{client, v5, c.instances}
+	c.now = &instance{client, v5, c.instances, dead}
 	return nil
 }
 
@@ -184,7 +193,7 @@ func (c *simulated) listenersOf(now *instance) (all []*listener) {
 
 // live is the life of a mortal one: clients that come and go, until it is calm.
 func (c *simulated) live(r *rand.Rand) {
-	plan := plan{filters: []string{[]string{"#", "+/+/q1", "+/+/q2", sharedFilter}[r.IntN(4)]}, qos: mqtt.QoS(1 + r.IntN(2)), base: true}
+	plan := plan{filters: []string{[]string{"#", "+/+/q1", "+/+/q2", sharedFilter}[r.IntN(4)]}, qos: mqtt.QoS(1 + r.IntN(2)), base: true, careful: oneIn(r, 2)}
 	for {
 		c.revive(r)
 		now := c.current()
@@ -200,11 +209,17 @@ func (c *simulated) live(r *rand.Rand) {
 			if calm {
 				return
 			}
-			c.s.note(c.id, "client %d ends", now.number)
-			c.leave(now, r)
+			if c.stored && oneIn(r, 2) {
+				c.kill(now)
+			} else {
+				c.s.note(c.id, "client %d ends", now.number)
+				c.leave(now, r)
+			}
 		}
 		c.s.pause(below(r, 20*time.Second))
-		c.s.network.each(func(s *server) { s.Restarted(c.id) })
+		if !c.stored {
+			c.s.network.each(func(s *server) { s.Restarted(c.id) })
+		}
 	}
 }
 
@@ -369,6 +384,7 @@ func (p *publisher) publishAsync(now *instance, m *published) {
 		}
 		return nil
 	})
+	m.accept()
 }
 
 func (m *published) options() []mqtt.PublishOption {

@@ -208,9 +208,6 @@ func (l *listener) begin(m mqtt.Message) *published {
 	if w.due[p] > 0 {
 		w.due[p]--
 		w.awake(p)
-		if p.retain {
-			l.record(m, p) // which of them came last matters
-		}
 		return p
 	}
 	l.record(m, p)
@@ -246,7 +243,6 @@ func (l *listener) settle(m mqtt.Message, p *published) {
 	}
 	l.work.mu.Lock() // it is open still, and may come again where the loop is left
 	defer l.work.mu.Unlock()
-	l.work.due[p]++
 	l.work.unsure = true
 }
 
@@ -268,7 +264,7 @@ func (l *listener) leave(unfinished ...mqtt.Message) {
 	several := false // copies of one message: which of them is meant?
 	for _, m := range unfinished {
 		p := l.lookUp(m)
-		several = several || l.client.s.witness.copies(p) > 1
+		several = several || p.retain || l.client.s.witness.copies(p) > 1
 		if m.QoS == 0 { // it does not come again
 			l.finish(p)
 			continue

@@ -60,9 +60,10 @@ func (n *network) serverOf(host string) *server {
 
 // hostsFor returns the hosts that a client is told of, the first of which it tries first. A mortal that uses servers that are
 // apart stays with one: the session of an earlier process at the other server is not the one that it would have to go on with.
+// A store belongs to one host.
 func (n *network) hostsFor(c *simulated) []string {
 	first := c.number % len(n.hosts)
-	if n.apart() && c.mortal {
+	if n.apart() && c.mortal || c.stored {
 		return n.hosts[first : first+1]
 	}
 	return append(slices.Clone(n.hosts[first:]), n.hosts[:first]...)

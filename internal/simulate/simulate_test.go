@@ -105,6 +105,7 @@ const (
 	forRequests
 	forNetwork
 	forHandlers
+	forStore
 )
 
 // random returns the source of randomness of one actor.

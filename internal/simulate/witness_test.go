@@ -30,6 +30,7 @@ type published struct {
 	timeout   time.Duration // of the ctx
 	instance  *instance
 	delivery  *mqtt.Delivery
+	onDisk    bool // accepted by a client with a store
 	done      bool
 	took      time.Duration // until done
 	err       error
@@ -324,6 +325,9 @@ func (w *witness) came(server int, clientID string, a *account, packet codec.Pac
 	switch p := packet.(type) {
 	case *codec.Connect:
 		a.number++
+		for _, st := range a.standing {
+			st.sure = false // if a CONNECT before this one was lost, the client may doubt that the session has gone on
+		}
 		w.connecting(a, p)
 		a.expiry = sessionExpiry(p)
 		a.requests, a.publishes = make(map[uint16]*openSubscribe), make(map[uint16]*arrival)
@@ -499,7 +503,8 @@ func (w *witness) mistaken(clientID string, a *account, p *codec.Publish, m *pub
 	if h.message == m {
 		return false
 	}
-	if h.by == w.s.instance(clientID) && !w.client(clientID).astray {
+	stored := m != nil && m.publisher.client.stored // its clients know which identifiers are in use
+	if (h.by == w.s.instance(clientID) || stored) && !w.client(clientID).astray {
 		w.s.problem("%s publishes %v under packet identifier %d, which it uses for %v [PROTOCOL 21]", clientID, m, p.PacketID, h.message)
 	}
 	return true
@@ -516,6 +521,7 @@ func (w *witness) checkExpiry(m *published, p *codec.Publish) {
 	case m.expiry == 0 && left == 0:
 	case left > most || left < least:
 		w.s.problem("%v says that it expires in %v, of %v, %v later", m, left, m.expiry, waited)
+	case m.publisher.client.stored: // a message that waits for the store when the connection ends counts as sent
 	case !p.Dup && m.then == w.sessionsOf(m.publisher.client.id) && !m.publisher.client.slow.Load() && waited > m.expiry+maxLatency:
 		w.s.problem("%v is sent %v after it was published, and expires after %v", m, waited, m.expiry)
 	}
