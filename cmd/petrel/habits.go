@@ -171,7 +171,7 @@ func takesNext(flags *pflag.FlagSet, word string) bool {
 			return false
 		}
 		if f.NoOptDefVal == "" {
-			return i+1 == len(word)-1 // else what follows in the word is the value
+			return i+1 == len(word)-1 // otherwise what follows in the word is the value
 		}
 	}
 	return false

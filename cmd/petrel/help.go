@@ -21,7 +21,7 @@ func showHelp(cmd *cobra.Command, _ []string) {
 	}
 }
 
-// description is a command's long description, or else its short one as a sentence.
+// description is a command's long description, or its short one as a sentence if it has none.
 func description(cmd *cobra.Command) string {
 	if cmd.Long == "" {
 		return cmd.Short + "."
