@@ -176,6 +176,7 @@ func (c *conn) terms(connect *codec.Connect) session.Connection {
 	}
 	if c.version == codec.V5 {
 		t.ReceiveMaximum = ReceiveMaximum // MQTT 3.1.1 cannot be told, so it may have as many as there are identifiers
+		t.PeerTopicAliases = c.aliasing
 	}
 	return t
 }

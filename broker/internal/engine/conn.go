@@ -39,6 +39,7 @@ type conn struct {
 	client     *Client
 	version    codec.Version
 	largest    int           // packet that the client takes, in bytes; 0: any
+	aliasing   int           // how many topic aliases the client is sent
 	silence    time.Duration // after which the connection ends; 0: never
 	credential any
 	awaitStore bool   // CONNACK waits until the store knows which sessions there are

@@ -47,7 +47,7 @@ func (r *run) sheet(items []item, v codec.Version) *sheet {
 }
 
 // encode appends an item at QoS 0.
-// [MQTT-3.3.1-3] [MQTT311-3.3.1-3] [MQTT311-4.3.1-1] [MQTT-3.1.2-26] [MQTT-3.1.2-27] [MQTT-3.3.2-11] [MQTT-3.3.4-5] [MQTT-3.3.2.3]
+// [MQTT-3.3.1-3] [MQTT311-3.3.1-3] [MQTT311-4.3.1-1] [MQTT-3.3.4-5] [MQTT-3.3.2.3]
 // [MQTT311-3.3.1-9]
 func (r *run) encode(dst []byte, it *item, v codec.Version, retain bool, ids []uint32) []byte {
 	if v != codec.V5 || it.properties == nil && ids == nil {
@@ -89,6 +89,10 @@ func (s *Session) take(r *run, items []item, t *target, wakes *[]*conn) {
 func (s *Session) takeAtOnce(r *run, items []item, t *target) {
 	c := s.conn
 	retain := r.retain && t.retainAsPublished
+	if c.aliasing > 0 {
+		s.takeAliased(r, items, t, retain)
+		return
+	}
 	if t.ids == nil && !retain {
 		if sheet := r.sheet(items, c.version); s.fits(sheet) {
 			c.append(sheet, len(r.match.targets))
@@ -116,6 +120,38 @@ func (s *Session) takeAtOnce(r *run, items []item, t *target) {
 			s.engine.stats.countSent(1, len(it.payload))
 			it.kept = true
 		}
+	}
+}
+
+// takeAliased is takeAtOnce for a client that takes topic aliases. What is encoded is sent: the client would not know an alias
+// that comes with a packet that is left out. [MQTT-3.1.2-26] [MQTT-3.1.2-27] [MQTT-3.3.2-11]
+func (s *Session) takeAliased(r *run, items []item, t *target, retain bool) {
+	c := s.conn
+	for i := range items {
+		it := &items[i]
+		if it.skip() {
+			continue
+		}
+		m := session.Message{Topic: r.match.topic, Payload: it.payload, Properties: it.properties, Retain: retain, SubscriptionIdentifiers: t.ids}
+		n := c.sizeOf(&m)
+		if c.largest > 0 && n > c.largest { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+			s.engine.stats.dropped.Add(1)
+			it.kept = true
+			continue
+		}
+		if !s.room(1, n) {
+			s.drop(1, r.match.topic)
+			continue
+		}
+		before := len(c.out.Buffer())
+		b, err := s.state.AppendPublish(c.out.Buffer(), &m, 0, false, s.engine.now())
+		if err != nil {
+			continue // it became too long for the protocol
+		}
+		c.out.Commit(b)
+		c.charge(1, len(b)-before)
+		s.engine.stats.countSent(1, len(it.payload))
+		it.kept = true
 	}
 }
 

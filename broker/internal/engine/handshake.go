@@ -46,6 +46,7 @@ func (c *conn) shakeHands(p Peer) error {
 		client.ID = rand.Text() // [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-16] [MQTT311-3.1.3-6]
 	}
 	c.largest = int(connect.Properties.MaximumPacketSize)
+	c.aliasing = min(int(connect.Properties.TopicAliasMaximum), TopicAliasMaximum)
 	ack, err := c.admit(p, connect)
 	if err == nil {
 		err = c.engine.attach(c, connect, ack)

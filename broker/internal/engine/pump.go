@@ -113,9 +113,11 @@ func (s *Session) mayStillReceive(c *conn, name string) bool {
 
 // exceeds reports whether a message is too large for the client [MQTT-3.1.2-24].
 func (c *conn) exceeds(m *session.Message) bool {
-	if c.largest == 0 {
-		return false
-	}
+	return c.largest > 0 && c.sizeOf(m) > c.largest
+}
+
+// sizeOf returns the bytes of a message's PUBLISH, without a topic alias.
+func (c *conn) sizeOf(m *session.Message) int {
 	p := codec.Publish{QoS: m.QoS, Topic: m.Topic, PacketID: 1, Payload: m.Payload}
 	if c.version == codec.V5 {
 		p.SubscriptionIdentifiers = m.SubscriptionIdentifiers
@@ -123,7 +125,7 @@ func (c *conn) exceeds(m *session.Message) bool {
 			p.Properties = *m.Properties
 		}
 	}
-	return p.Size(c.version) > c.largest
+	return p.Size(c.version)
 }
 
 // acknowledgement takes PUBACK, PUBREC or PUBCOMP. One for an identifier that is not in use can cross a reconnect, and is

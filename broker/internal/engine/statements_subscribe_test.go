@@ -378,13 +378,29 @@ var deliveryExchanges = []exchange{
 		a< 40(0001 +) 40(0002 +)
 		s! present id=s largest=20 window=1
 		s< 32('t' ?2 {} "x")`},
-	{"[MQTT-3.1.2-26] [MQTT-3.3.2-11] no alias above the client's maximum comes: the broker uses none", "5", `
-		s! id=s clean aliases=1
-		s> 82(0001 {} 't/#' 00)
+	{"[MQTT-3.1.2-26] [MQTT-3.3.2-11] [MQTT-3.3.2-7] a client that takes an alias gets it, first with its topic, on each connection", "5", `
+		s! id=s expiry=100 aliases=1
+		s> 82(0001 {} 'topic/#' 01)
+		s< 90(0001 {} 01)
+		a! id=a clean
+		a> 30('topic/1' {} "1") 30('topic/1' {26 'k' 'v'} "2") 32('topic/1' 0001 {} "3")
+		a< 40(0001 +)
+		s< 30('topic/1' {23 0001} "1") 30('' {23 0001 26 'k' 'v'} "2") 32('' ?3 {23 0001} "3")
+		a> 30('topic/2' {} "4") 30('topic/2' {} "5") 30('topic/1' {} "6")
+		s< 30('topic/2' {23 0001} "4") 30('' {23 0001} "5") 30('topic/1' {23 0001} "6")
+		s/
+		s! present id=s aliases=1
+		s< 3a('topic/1' ?3 {23 0001} "3")
+		a> 30('topic/1' {} "7")
+		s< 30('' {23 0001} "7")`},
+	{"[MQTT-3.1.2-24] [MQTT-3.1.2-26] an alias does not make a packet too large, nor stand for one that was left out", "5", `
+		s! id=s clean aliases=2 largest=24
+		s> 82(0001 {} 'topic/#' 00)
 		s< 90(0001 {} 00)
 		a! id=a clean
-		a> 30('t/1' {} "1") 30('t/2' {} "2") 30('t/1' {} "3") 30('t/2' {} "4")
-		s< 30('t/1' {} "1") 30('t/2' {} "2") 30('t/1' {} "3") 30('t/2' {} "4")`},
+		a> 30('topic/1' {} "0123456789abc") 30('topic/1' {} "0123456789ab") 30('topic/1' {} "x") 30('topic/1' {} "y")
+		s< 30('topic/1' {} "0123456789ab")
+		s< 30('topic/1' {23 0001} "x") 30('' {23 0001} "y")`},
 	{"[MQTT-3.1.2-27] [MQTT-3.3.2-11] no alias goes to a client that takes none", "5", subscriber + `
 		a! id=a clean
 		a> 30('t/1' {} "1") 30('t/1' {} "2")
