@@ -15,7 +15,7 @@ func brief(packet codec.Packet) string {
 	case *codec.Connect:
 		return fmt.Sprintf("%s clean %v", name, p.CleanStart)
 	case *codec.Connack:
-		return fmt.Sprintf("%s %v present %v", name, p.Code, p.SessionPresent)
+		return fmt.Sprintf("%s %v present %v maximum %d", name, p.Code, p.SessionPresent, p.Properties.ReceiveMaximum)
 	case *codec.Publish:
 		return briefPublish(p)
 	case *codec.Puback:
