@@ -161,8 +161,11 @@ func (b *Broker) snapshot() stats.Snapshot {
 
 // ready says why clients cannot use the broker; nil if they can.
 func (b *Broker) ready() error {
-	if b.ctx.Err() != nil {
+	switch {
+	case b.ctx.Err() != nil:
 		return errShuttingDown
+	case b.engine.Failing():
+		return errStoreFails
 	}
 	return nil
 }

@@ -92,4 +92,7 @@ func heap() int64 {
 	return int64(sample[0].Value.Uint64())
 }
 
-var errShuttingDown = errors.New("the broker is shutting down")
+var (
+	errShuttingDown = errors.New("the broker is shutting down")
+	errStoreFails   = errors.New("the persistence file cannot be written")
+)

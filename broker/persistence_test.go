@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"io/fs"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/bbolt"
 
+	"github.com/petrel-mqtt/mqtt/broker/internal/engine"
 	"github.com/petrel-mqtt/mqtt/codec"
 )
 
@@ -155,4 +157,49 @@ func TestCheckPersistenceFile(t *testing.T) {
 	if warnings, err := warningsOf(t, used, (*Broker).Check); err != nil || warnings != nil {
 		t.Errorf("%v, %q", err, warnings)
 	}
+}
+
+// fullDisk is a persistence file that cannot be written.
+type fullDisk struct{ engine.Store }
+
+func (fullDisk) Load(func(byte, []byte, []byte) error) error { return nil }
+func (fullDisk) Commit([]engine.Change) error                { return errors.New("no space left on device") }
+func (fullDisk) Close() error                                { return nil }
+
+// A broker that cannot keep what it has to is not ready, and says why.
+func TestNotReadyWithoutStore(t *testing.T) {
+	b, err := New(onLoopback())
+	check(t, err)
+	config := b.engineConfig()
+	config.Store = fullDisk{}
+	b.engine, err = engine.New(config)
+	check(t, err)
+	check(t, b.ready())
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	check(t, err)
+	ours, err := l.Accept()
+	check(t, err)
+	served := make(chan error)
+	go func() {
+		s := &socket{Conn: ours, listener: newListener(Listener{}, b.log, time.Hour)}
+		s.known.Do(func() {}) // it never was a stranger
+		served <- b.engine.Serve(&conn{Conn: s, socket: s}, engine.Peer{Connected: func() engine.Client { return engine.Client{Remote: ours.RemoteAddr()} }})
+	}()
+	p := &peer{t, c, codec.V5}
+	p.send(&codec.Connect{CleanStart: true}, &codec.Publish{Topic: "t", Payload: []byte("x"), QoS: 1, PacketID: 1, Retain: true})
+	receive[*codec.Connack](p)
+	if ack := receive[*codec.Puback](p); ack.Code != codec.QuotaExceeded {
+		t.Errorf("%v", ack.Code)
+	}
+	if err := b.ready(); !errors.Is(err, errStoreFails) {
+		t.Errorf("ready: %v", err)
+	}
+	c.Close()
+	<-served
+	ours.Close()
+	b.engine.Close()
+	b.engine.Wait()
 }

@@ -254,6 +254,9 @@ func (j *journal) commit(changes []Change) error {
 	return err
 }
 
+// Failing reports whether the store did not take what was last given to it, so that nothing is acknowledged that has to be kept.
+func (e *Engine) Failing() bool { return e.failing.Load() }
+
 // releaseAll is the releaser: it carries out what had to wait for a commit, while the next one is under way.
 func (j *journal) releaseAll() {
 	for entries := range j.released {
