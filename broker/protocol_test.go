@@ -272,7 +272,7 @@ func TestPlainAcknowledgements(t *testing.T) {
 	}
 }
 
-// A client that announces a Topic Alias Maximum is sent no aliases, which would be unknown to it after a reconnect.
+// Messages at QoS 0, which are encoded once for all clients, have no aliases.
 func TestNoAliases(t *testing.T) {
 	b := start(t, onLoopback())
 	p, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true, Properties: codec.ConnectProperties{TopicAliasMaximum: 10}})

@@ -410,3 +410,42 @@ func TestSharedAway(t *testing.T) {
 		a.quiet()
 	})
 }
+
+// A client that takes aliases gets them, never more than it takes; after a reconnect it knows none any more. What has an
+// alias is measured as it is sent. [MQTT-3.1.2-26] [MQTT-3.1.2-27] [MQTT-3.3.2-7]
+func TestAliasesToClients(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := newLab(t, nil)
+		connect := kept5("x", true)
+		connect.Properties.TopicAliasMaximum = 1
+		p, _ := l.join(codec.V5, connect)
+		p.subscribe(1, "#")
+		pub := l.client("p")
+		for _, c := range []struct {
+			topic string
+			known bool
+			alias uint16
+		}{{"a/long/topic", false, 1}, {"a/long/topic", true, 1}, {"another/topic", false, 1}, {"a/long/topic", false, 1}, {"x", false, 0}} {
+			pub.publish(c.topic, "m")
+			if m := p.want("m"); (m.Topic == "") != c.known || m.TopicAlias != c.alias {
+				t.Errorf("%+v: %+v", c, m)
+			}
+		}
+		pub.publish("a/long/topic", "m")
+		if m := receive[*codec.Publish](p); m.Topic != "" {
+			t.Errorf("%+v", m)
+		}
+		p.leave(false)
+		connect.CleanStart = false
+		p, _ = l.join(codec.V5, connect)
+		if m := p.want("m"); m.Topic != "a/long/topic" || !m.Dup {
+			t.Errorf("%+v", m)
+		}
+		p.leave(false)
+		p, _ = l.join(codec.V5, kept5("x", false))
+		pub.publish("a/long/topic", "m")
+		if m := p.want("m"); m.TopicAlias != 0 {
+			t.Errorf("%+v", m)
+		}
+	})
+}
