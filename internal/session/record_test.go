@@ -126,3 +126,28 @@ func TestRestoredIdentifier(t *testing.T) {
 		}
 	}
 }
+
+// A prepared message that is taken back between two connections takes no place in the window of the next one, and gives none
+// [MQTT-3.3.4-7].
+func TestCancelWithoutConnection(t *testing.T) {
+	s := New(Limits{InFlight: 10})
+	c := Connection{Version: codec.V5, PeerReceiveMaximum: 1, PeerMayForget: true}
+	s.Serve(c)
+	s.Resumed(nil)
+	id, err := s.Prepare(&Message{Topic: "t", QoS: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Lost()
+	if _, ok := s.Cancel(id); !ok {
+		t.Fatal("the message is gone")
+	}
+	s.Serve(c)
+	s.Resumed(nil)
+	if _, err := s.Prepare(&Message{Topic: "t", QoS: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if s.HasRoom() {
+		t.Error("there is room for a second message")
+	}
+}

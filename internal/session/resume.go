@@ -22,6 +22,7 @@ func (s *Session) Lost() (owners []any) {
 		}
 	}
 	o.taken, o.window, o.inFlight = 0, 0, 0
+	o.sent.all(func(_ uint16, f *flight) { f.counted = false }) // what is taken back before the next connection gives no place
 	o.resends = nil
 	s.EndIncoming()
 	return owners
@@ -49,7 +50,6 @@ func (s *Session) Resumed(dst []byte) []byte {
 	s.out.resends = s.out.resends[:0]
 	s.out.recovery.begin()
 	for _, f := range s.out.oldestFirst() {
-		f.value.counted = false
 		switch f.value.stage {
 		case stageRelease:
 			dst = s.pubrel(dst, f.id, codec.Success) // takes no place in the window
