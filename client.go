@@ -122,7 +122,11 @@ type ClientV5 interface {
 	// nobody waits for. MessageExpiry, ResponseTopic and CorrelationData of *PublishProperties are used where they are
 	// set. Two requests that wait for replies on the same response topic must have different correlation data.
 	//
-	// The client subscribes to the response topic, at QoS 1, before the first request is sent. It keeps the
+	// Request may be called from a consumer or a handler, also of Respond, while messages that are not acknowledged fill the
+	// Receive Maximum: replies to a client with subscriptions at QoS 1 or 2 come at QoS 0, see WithReplyQoS. Such a reply is
+	// lost if the connection is down when it is published, and then ctx bounds the wait.
+	//
+	// The client subscribes to the response topic before the first request is sent. It keeps the
 	// subscription through reconnects, and between requests for the 64 topics that were used last. The default topic is
 	// "petrel/reply/{client identifier}" or, if the server gives Response Information, "{Response Information}/{client
 	// identifier}". The server's access control must allow the client to subscribe to it, and responders to publish to

@@ -19,6 +19,7 @@ type inbox struct {
 	subscribeCount  uint64                  // counts subscriptions
 	subscribing     fifo.Queue[subscribing] // SUBSCRIBEs that wait for their turn, after a connect
 	suspicion       suspicion
+	acknowledges    bool            // a subscription to more than QoS 0 was made, except to replies
 	unsubscribes    []*filterPacket // UNSUBSCRIBEs to be sent, or sent again, at the next connect
 	lineBytes       int             // bytes of memory in the subscriptions' lines
 	stalls          [2]stall        // for QoS 1 and for QoS 2

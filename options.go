@@ -147,6 +147,7 @@ type config struct {
 	trace         *Trace
 
 	maxRequests int
+	replyQoS    *QoS // of WithReplyQoS; nil: not given
 
 	store    Store // nil: none
 	restored bool  // the store has the state of an earlier client

@@ -92,6 +92,21 @@ func WithMaxRequests(n int) OptionV5 {
 	})
 }
 
+// WithReplyQoS sets the QoS at which the client subscribes to replies. Without it, replies come at QoS 0 once the client has
+// made a subscription at QoS 1 or 2, and before that at QoS 1.
+//
+// The reason is that MQTT has one window for all messages at QoS 1 and 2 to a client: the server's own limit and the Receive
+// Maximum. When messages that the application has not acknowledged fill the window, no reply at QoS 1 can come. A handler that
+// waits for one keeps its own message unacknowledged, so that the window would stay full. A reply at QoS 0 needs no
+// room in the window. But it is lost if the connection is down when it is published, and then the request waits until its
+// ctx ends. AtLeastOnce is for clients whose handlers make no requests.
+func WithReplyQoS(qos QoS) OptionV5 {
+	return optionV5(func(c *config) error {
+		c.replyQoS = &qos
+		return between("WithReplyQoS", int(qos), 0, 2)
+	})
+}
+
 func (c clientV5) Request(ctx context.Context, topic string, payload []byte, opts ...PublishOptionV5) (Message, error) {
 	o := publishOptions{qos: AtLeastOnce} // an option, here or in topic defaults, overrides it
 	addOptions(&o, opts)
@@ -251,6 +266,8 @@ func (q *requests) repliesTo(name string) (*replies, error) {
 		if r, err = q.subscribeReplies(name); err != nil {
 			return nil, err
 		}
+	} else if err := r.lower(); err != nil {
+		return nil, err
 	}
 	q.clock++
 	r.used = q.clock
@@ -290,7 +307,7 @@ func (q *requests) subscribeReplies(name string) (*replies, error) {
 	s := newSubscription(q.inbox, subscribeOptions{retain: SkipRetained, buffer: 1})
 	r := &replies{requests: q, topic: name, sub: s, exchanges: make(map[string]*exchange)}
 	s.sink = r
-	if _, err := q.inbox.beginSubscribe(s, []filterRequest{{name, AtLeastOnce}}); err != nil {
+	if _, err := q.inbox.beginSubscribe(s, []filterRequest{{name, q.replyQoS()}}); err != nil {
 		return nil, err
 	}
 	if s.ended { // refused at once; awaitGrant returns the error
@@ -301,6 +318,31 @@ func (q *requests) subscribeReplies(name string) (*replies, error) {
 	}
 	q.topics[name] = r
 	return r, nil
+}
+
+// replyQoS is the QoS for replies, see WithReplyQoS.
+// The caller holds mu.
+func (q *requests) replyQoS() QoS {
+	switch {
+	case q.config.replyQoS != nil:
+		return *q.config.replyQoS
+	case q.inbox.acknowledges:
+		return AtMostOnce
+	}
+	return AtLeastOnce
+}
+
+// lower lowers the QoS of the subscription, if the client has made others at QoS 1 or 2 since. The server has the SUBSCRIBE
+// before the request.
+// The caller holds mu.
+func (r *replies) lower() error {
+	if r.sub.ended {
+		return nil
+	}
+	if err := r.requests.inbox.lower(r.sub, r.sub.holder.Routes()[0], r.requests.replyQoS()); err != nil {
+		return &notSent{fmt.Errorf("mqtt: subscribing to replies: %w", err)}
+	}
+	return nil
 }
 
 // dropIdleReplies makes room for one more response topic: if there are too many, it unsubscribes the one that was not
@@ -441,7 +483,20 @@ func (q *requests) stopWaitingForReply(ctx context.Context, x *exchange, d *Deli
 			return Message{}, err
 		}
 	}
+	if n, full := q.windowFull(x); full {
+		return Message{}, fmt.Errorf("%w: waiting for a reply, which cannot come while %d messages wait for this client's acknowledgement: %w",
+			ErrOutcomeUnknown, n, ctx.Err())
+	}
 	return Message{}, fmt.Errorf("%w: waiting for a reply: %w", ErrOutcomeUnknown, ctx.Err())
+}
+
+// windowFull reports whether the Receive Maximum is exhausted, so that the server cannot send the reply for x. n is the
+// number of messages without acknowledgement.
+func (q *requests) windowFull(x *exchange) (n int, full bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n = q.session.Unacknowledged()
+	return n, x.replies != nil && n >= q.config.receiveMaximum && x.replies.sub.holder.Routes()[0].QoS() > 0
 }
 
 // result returns the reply, or the failure in it.

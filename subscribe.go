@@ -68,6 +68,7 @@ func (in *inbox) beginSubscribe(s *Subscription, filters []filterRequest) (*call
 				f.filter)}
 		}
 		s.filters = append(s.filters, Filter{Filter: f.filter, QoS: f.qos})
+		in.acknowledges = in.acknowledges || f.qos > 0 && s.sink == nil
 	}
 	in.subscribeCount++
 	in.subs[s], s.number = struct{}{}, in.subscribeCount
@@ -200,6 +201,16 @@ func (in *inbox) sendSubscribe(r *filterPacket, s *Subscription, retainTo *route
 		r.sent = append(r.sent, in.router.Sent(rt, p.SubscriptionIdentifier, handling(rt) != SkipRetained, retainTo))
 	}
 	return nil
+}
+
+// lower makes a subscription ask the server for a lower QoS. No call waits for the answer.
+// The caller holds mu.
+func (in *inbox) lower(s *Subscription, rt *route.Route, qos QoS) error {
+	if !in.router.Lower(&s.holder, rt, byte(qos)) || in.live() == nil {
+		return nil // without a connection: the next one subscribes
+	}
+	skip := func(*route.Route) RetainHandling { return SkipRetained }
+	return in.sendSubscribe(&filterPacket{routes: []*route.Route{rt}}, s, nil, skip)
 }
 
 // identifierFor returns the subscription identifier for one more SUBSCRIBE; 0 means none.

@@ -131,3 +131,39 @@ func TestResponseTopicInAccessControl(t *testing.T) {
 		t.Errorf("%s, %v", m.Payload, err)
 	}
 }
+
+// A service that asks another service for each of its requests, in 8 handlers, with 1,500 requests at once.
+func TestNestedRequests(t *testing.T) {
+	const requests = 1500
+	server := startMosquitto(t)
+	ctx := within(t, 2*time.Minute)
+	dial := func(opts ...mqtt.OptionV5) mqtt.ClientV5 {
+		c, err := mqtt.NewClient(ctx, server.url(), opts...)
+		check(t, err)
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	serve := func(c mqtt.ClientV5, topic string, f func(context.Context, mqtt.Message) ([]byte, error)) {
+		sub, err := c.Subscribe(ctx, topic, mqtt.AtLeastOnce)
+		check(t, err)
+		go c.Respond(ctx, sub, f, mqtt.Workers(8))
+	}
+	serve(dial(), "back", func(_ context.Context, m mqtt.Message) ([]byte, error) { return m.Payload, nil })
+	front := dial()
+	serve(front, "front", func(ctx context.Context, m mqtt.Message) ([]byte, error) {
+		r, err := front.Request(ctx, "back", m.Payload)
+		return r.Payload, err
+	})
+	user := dial() // it has at most 1,000 requests at a time, which the server's queue for front holds
+	var all sync.WaitGroup
+	began := time.Now()
+	for i := range requests {
+		all.Go(func() {
+			if m, err := user.Request(ctx, "front", fmt.Append(nil, i)); err != nil || string(m.Payload) != fmt.Sprint(i) {
+				t.Errorf("request %d: %q, %v", i, m.Payload, err)
+			}
+		})
+	}
+	all.Wait()
+	t.Logf("%d requests in %v", requests, time.Since(began).Round(time.Millisecond))
+}

@@ -54,6 +54,7 @@ type Route struct {
 	granted    byte         // QoS, to the latest SUBSCRIBE that was granted
 	subscribes []*Subscribe // the latest SUBSCRIBEs of the filter that were not refused, oldest first
 	undone     uint64       // up to this SUBSCRIBE all were sent before the latest UNSUBSCRIBE
+	lowered    uint64       // up to this SUBSCRIBE all were sent before the latest Lower
 }
 
 // hold is a holder's part in a route.
@@ -178,8 +179,7 @@ func (r *Router) leave(rt *Route, part hold) {
 // remove leaves a gap where part was. When gaps are most of the list it is made anew, so that n holders leave in time that
 // grows with n.
 func (rt *Route) remove(part hold) {
-	i, _ := slices.BinarySearchFunc(rt.holds, part.number, func(h hold, n uint64) int { return cmp.Compare(h.number, n) })
-	rt.holds[i].holder = nil
+	rt.holds[rt.position(part.number)].holder = nil
 	rt.gaps++
 	rt.asked[part.qos]--
 	if 2*rt.gaps > len(rt.holds) {
@@ -228,14 +228,44 @@ func (rt *Route) Filter() string { return rt.filter }
 // Options returns what all holders of the route have in common.
 func (rt *Route) Options() Options { return rt.options }
 
-// QoS is what the next SUBSCRIBE asks for: the highest that a holder asks for, and not less than the latest SUBSCRIBE.
+// QoS is what the next SUBSCRIBE asks for: the highest that a holder asks for, and not less than the latest SUBSCRIBE, unless
+// Lower has been called since.
 func (rt *Route) QoS() byte {
-	for qos := byte(2); qos > 0; qos-- {
+	var least byte
+	if s := rt.latest(); s != nil && s.number > rt.lowered {
+		least = s.qos
+	}
+	for qos := byte(2); qos > least; qos-- {
 		if rt.asked[qos] > 0 {
-			return max(qos, rt.requested())
+			return qos
 		}
 	}
-	return rt.requested()
+	return least
+}
+
+// Lower makes a route's holder ask for a lower QoS than it did. A SUBSCRIBE is to be sent if the result is true: the
+// server's QoS is higher than any holder asks for.
+func (r *Router) Lower(h *Holder, rt *Route, qos byte) bool {
+	i := slices.Index(h.routes, rt)
+	part := &h.holds[i]
+	if part.qos <= qos {
+		return false
+	}
+	rt.asked[part.qos]--
+	rt.asked[qos]++
+	part.qos = qos
+	rt.holds[rt.position(part.number)].qos = qos
+	if s := rt.latest(); s != nil {
+		rt.lowered = s.number
+	}
+	r.generation++
+	return rt.QoS() < rt.requested()
+}
+
+// position returns where the hold with a number is in holds.
+func (rt *Route) position(number uint64) int {
+	i, _ := slices.BinarySearchFunc(rt.holds, number, func(h hold, n uint64) int { return cmp.Compare(h.number, n) })
+	return i
 }
 
 // requested is the QoS in the latest SUBSCRIBE.
