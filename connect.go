@@ -130,9 +130,10 @@ func (c *client) blame(err error) (toWake []*Delivery) {
 		return nil
 	}
 	c.notices.log(slog.LevelError, "mqtt: a message was given up: connections are lost whenever it is sent again",
-		"topic", m.Topic, "connections", c.config.poisonLimit, "because", err)
+		"topic", m.Topic, "bytes", packetSize(&m, c.version), "connections", c.config.poisonLimit, "because", err)
 	c.outbox.checkDrained()
-	toWake = resolveOwner(nil, m, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
+	toWake = resolveOwner(nil, m, fmt.Errorf("%w: connections are lost whenever this message to %q, a packet of %d bytes, is sent: %w",
+		ErrOutcomeUnknown, m.Topic, packetSize(&m, c.version), err))
 	c.journal.reserve(m)
 	return toWake
 }

@@ -174,7 +174,7 @@ var hostileAcks = []hostile{
 	{"PUBREC, identifier 0 [MQTT-2.2.1-5] [MQTT311-2.3.1-6]", 0, "\x50\x02\x00\x00", illegal, ""},
 	{"PUBREL, identifier 0 [MQTT-2.2.1-5] [MQTT311-2.3.1-6]", 0, "\x62\x02\x00\x00", illegal, ""},
 	{"PUBCOMP, identifier 0 [MQTT-2.2.1-5] [MQTT311-2.3.1-6]", 0, "\x70\x02\x00\x00", illegal, ""},
-	{"PUBACK to QoS 2 [MQTT-2.2.1-5] [MQTT311-2.3.1-6]", 0, "\x40\x02\x00\x02", illegal, ""},
+	{"PUBACK to QoS 2 [MQTT-2.2.1-5]", v5, "\x40\x02\x00\x02", illegal, ""},
 	{"PUBACK to QoS 2 that was released [MQTT-2.2.1-5] [MQTT311-2.3.1-6]", 0, "\x50\x02\x00\x02" + "\x40\x02\x00\x02", illegal, "\x62\x02\x00\x02"},
 	{"PUBACK to SUBSCRIBE [MQTT-2.2.1-5] [MQTT311-2.3.1-6]", 0, "\x40\x02\x00\x03", illegal, ""},
 	{"PUBREC to QoS 1 [MQTT-2.2.1-5] [MQTT311-2.3.1-6]", 0, "\x50\x02\x00\x01", illegal, ""},

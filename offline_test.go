@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -149,6 +150,7 @@ func testPoison(t *testing.T, v codec.Version, keeps bool) {
 		return outbound || !fallen
 	})
 	defer remove()
+	began := time.Now()
 	bad := c.PublishAsync(t.Context(), "t", []byte("poison"), mqtt.AtLeastOnce)
 	good := c.PublishAsync(t.Context(), "t", []byte("good"), mqtt.AtLeastOnce)
 	err := bad.Wait(endingIn(t, 24*time.Hour))
@@ -158,6 +160,12 @@ func testPoison(t *testing.T, v codec.Version, keeps bool) {
 	}
 	if losses := c.Stats().Losses; losses != 6 { // the first sent it for the first time
 		t.Errorf("given up after %d losses", losses)
+	}
+	if took := time.Since(began); took > 6*time.Second { // each delay is at most 1 s
+		t.Errorf("given up after %v", took)
+	}
+	if text := err.Error(); !strings.Contains(text, `to "t", a packet of 1`) {
+		t.Errorf("%q does not name topic and size", text)
 	}
 	noErr(t, good.Wait(t.Context()))
 	noErr(t, c.Disconnect(t.Context()))

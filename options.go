@@ -615,7 +615,10 @@ func WithParking(n int, d time.Duration) Option {
 
 // WithPoisonLimit sets when the client gives up a message that seems to make the server fail: after n connections in a
 // row on which that message was the first one sent again, or the first one published again in a new session, and which
-// ended without any acknowledgement. Its publisher gets an ErrOutcomeUnknown that wraps the last connection's error.
+// ended without any acknowledgement. Its publisher gets an ErrOutcomeUnknown that names topic and size, and wraps the last
+// connection's error. Servers of MQTT 3.1.1 can refuse a message, for its size or its topic, in no other way than by closing the
+// connection. Messages are sent again in the order of their publishing (section 4.6), so that those behind it wait. Therefore the
+// delays of the ReconnectPolicy do not grow until the first such message since a stable connection is given up.
 //
 // The same limit holds for a filter whose SUBSCRIBE the server answers by closing the connection. After two such losses
 // in a row it is subscribed last and alone. At the limit the Subscribe fails, or the subscription ends, with an error

@@ -575,6 +575,13 @@ func (out *outbox) sendQueued(toWake []*Delivery) []*Delivery {
 	return toWake
 }
 
+// suspects reports whether connections were lost in a row because of a message, as far as one can tell.
+func (out *outbox) suspects() bool {
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	return out.session.Suspects()
+}
+
 // resolveOwner resolves the Delivery of a message that leaves the queue: because it must not be sent, or not again, or
 // because it was sent at QoS 0.
 // The caller holds mu.

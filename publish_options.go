@@ -9,7 +9,8 @@ import (
 // QoS is a quality of service level (section 4.3). It is a publish option and a subscribe option.
 type QoS uint8
 
-// The levels of the specification.
+// The levels of the specification. A server of MQTT 3.1.1 cannot announce that it knows no QoS 2. RabbitMQ answers a message at
+// ExactlyOnce with PUBACK, as one at QoS 1: then the error is an ErrOutcomeUnknown, and errors.Is(err, QoSNotSupported) is true.
 const (
 	AtMostOnce QoS = iota
 	AtLeastOnce

@@ -105,11 +105,30 @@ func (r *receiver) puback(h codec.Header, body []byte) error {
 		return err
 	}
 	if r.client.session.Misplaced(h.Type, p.PacketID) {
+		if r.client.version < codec.V5 && r.downgraded(p.PacketID) {
+			return nil
+		}
 		return r.misplaced(h)
 	}
 	m, ok := r.client.session.Puback(p.PacketID)
 	r.complete(m, ok, p.Code, p.ReasonString, p.UserProperties)
 	return nil
+}
+
+// downgraded completes a message at QoS 2 that the server has answered with PUBACK. RabbitMQ does so on MQTT 3.1.1, where a server
+// cannot announce that it knows no QoS 2. To end the connection would bring the same answer again.
+// The caller holds mu.
+func (r *receiver) downgraded(id uint16) bool {
+	m, ok := r.client.session.PubackForQoS2(id)
+	if !ok {
+		return false
+	}
+	err := fmt.Errorf("%w: publishing to %q: the server answered QoS 2 with PUBACK, so it has taken the message at QoS 1 at most: %w",
+		ErrOutcomeUnknown, m.Topic, QoSNotSupported)
+	r.toWake = resolveOwner(r.toWake, m, err)
+	r.toWake = r.client.outbox.sendQueued(r.toWake)
+	r.client.inbox.probe()
+	return true
 }
 
 // The caller holds mu.

@@ -859,3 +859,26 @@ func TestReceiveManyPropertiesOnce(t *testing.T) {
 		}
 	})
 }
+
+// A server of MQTT 3.1.1 that knows no QoS 2 answers with PUBACK; RabbitMQ does. The publish fails, the connection stays, and the
+// packet identifier is free.
+func TestPubackForQoS2(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := scripted(t, codec.V311, mqtt.WithMaxInFlight(1))
+		result := calling(func() error { return c.Publish(t.Context(), "t/2", nil, mqtt.ExactlyOnce) })
+		s.Expect(&codec.Publish{Topic: "t/2", QoS: 2, PacketID: 1})
+		next := calling(func() error { return c.Publish(t.Context(), "next", nil, mqtt.AtLeastOnce) })
+		s.Send(&codec.Puback{PacketID: 1})
+		err := outcome(t, result)
+		wantErr(t, err, mqtt.ErrOutcomeUnknown, false)
+		if !errors.Is(err, mqtt.QoSNotSupported) || !strings.Contains(err.Error(), `publishing to "t/2": the server answered QoS 2 with PUBACK`) {
+			t.Error(err)
+		}
+		s.Expect(&codec.Publish{Topic: "next", QoS: 1, PacketID: 2})
+		s.Send(&codec.Puback{PacketID: 2})
+		noErr(t, outcome(t, next))
+		if losses := c.Stats().Losses; losses != 0 {
+			t.Errorf("%d connections were lost", losses)
+		}
+	})
+}

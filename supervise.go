@@ -332,6 +332,16 @@ func (c *client) stableAfter() time.Duration {
 	return max(c.config.reconnect.MaxDelay, 2*c.config.keepAlive)
 }
 
+// backoff is the number of failures that decides about the next delay. While the client finds out which message the server
+// fails over, the delays do not grow: the other messages wait behind it. That holds for one message, because a server
+// may as well fail for another reason.
+func (s *supervisor) backoff() int {
+	if s.failures <= s.client.config.poisonLimit+1 && s.client.outbox.suspects() {
+		return 1
+	}
+	return s.failures
+}
+
 // suspectTakeover is a number of short connections in a row, all closed by the server without DISCONNECT. After so
 // many, a second client probably uses the same client identifier.
 const suspectTakeover = 5
@@ -359,7 +369,7 @@ func (s *supervisor) handleFailure(err error) error {
 		Attempts:  s.attempts,
 		Failed:    s.failed,
 		Down:      time.Since(s.down),
-		Delay:     c.config.reconnect.delay(s.failures),
+		Delay:     c.config.reconnect.delay(s.backoff()),
 		Permanent: c.config.permanent(err) && !(s.blamed && errors.Is(err, NotAuthorized)),
 	}
 	if s.silent >= suspectTakeover {

@@ -225,6 +225,16 @@ func (s *Session) Puback(id uint16) (m Message, ok bool) {
 	return s.out.complete(id, f), true
 }
 
+// PubackForQoS2 takes a PUBACK for a message at QoS 2, which completes it: the peer has taken the message as one at QoS 1.
+// ok is false for every other PUBACK.
+func (s *Session) PubackForQoS2(id uint16) (m Message, ok bool) {
+	f := s.out.sent.get(id)
+	if f == nil || f.stage != stagePublish || f.message.QoS != 2 || f.unsent {
+		return Message{}, false
+	}
+	return s.out.complete(id, f), true
+}
+
 // Pubrec takes a PUBREC for m and appends the PUBREL that answers it. After a reason code of 0x80 or more the message is
 // complete, and done is true. After PUBREL the PUBLISH is never sent again [MQTT-4.3.3-6], so the session
 // drops what the publisher owns. An unknown identifier is answered as well, and ok is false.

@@ -88,6 +88,10 @@ func (s *Session) Blame(limit int) (m Message, guilty bool) {
 	return Message{}, false
 }
 
+// Suspects reports whether the latest connections were lost without any acknowledgement after a message was sent again.
+// Blame has looked at the latest.
+func (s *Session) Suspects() bool { return s.out.recovery != nil && s.out.recovery.suspect.losses > 0 }
+
 // Unproved reports whether messages were sent again on this connection and nothing has been acknowledged since: the peer may
 // be about to fail over them.
 func (s *Session) Unproved() bool {

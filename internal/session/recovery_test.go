@@ -46,6 +46,9 @@ func TestSuspect(t *testing.T) {
 				c.spoil(s, connection)
 				m, guilty := s.Blame(limit)
 				s.Lost()
+				if want := !guilty && !s.out.recovery.suspect.acknowledged && s.out.recovery.suspect.losses > 0; s.Suspects() != want {
+					t.Errorf("after connection %d a message is suspected: %v", connection, !want)
+				}
 				switch {
 				case !guilty && connection == c.after:
 					t.Fatalf("nothing is given up after %d connections", connection)
