@@ -12,7 +12,8 @@ import (
 
 // Mosquitto as Debian installs it, which is with persistence, loses nothing of 3,000 pipelined messages at any QoS, in either
 // version, while it is restarted three times in order. Persistence is on because a server without it keeps no message through a
-// restart. The publisher leaves at most half of the 1,000 messages on their way that the server queues for a client.
+// restart. 200 messages are on their way at any time: each restart may double those at QoS 1, and the server queues 1,000 for a
+// client and drops the rest.
 func TestStockMosquittoLosesNothing(t *testing.T) {
 	for name, dial := range map[string]func(ctx context.Context, url, id string) (mqtt.Client, error){
 		"3.1.1": func(ctx context.Context, url, id string) (mqtt.Client, error) {
@@ -37,8 +38,8 @@ func TestStockMosquittoLosesNothing(t *testing.T) {
 }
 
 func testStockLosesNothing(t *testing.T, dial func(ctx context.Context, url, id string) (mqtt.Client, error), of func(i int) mqtt.QoS) {
-	const messages, restarts, window = 3000, 3, 500
-	ctx := within(t, 2*time.Minute)
+	const messages, restarts, window = 3000, 3, 200
+	ctx := within(t, time.Minute)
 	server := persistent(t)
 	var clients [2]mqtt.Client
 	for i := range clients {
@@ -61,6 +62,9 @@ func testStockLosesNothing(t *testing.T, dial func(ctx context.Context, url, id 
 		fates <- all
 	}()
 	came, different := make([]int, messages), 0
+	defer func() {
+		t.Logf("%d came; publisher %+v, consumer %+v", different, publisher.Stats(), consumer.Stats())
+	}()
 	for m, err := range sub.All(ctx) {
 		check(t, err)
 		var i int
