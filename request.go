@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/petrel-mqtt/mqtt/internal/route"
 	"github.com/petrel-mqtt/mqtt/internal/session"
 	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
@@ -339,7 +340,12 @@ func (r *replies) lower() error {
 	if r.sub.ended {
 		return nil
 	}
-	if err := r.requests.inbox.lower(r.sub, r.sub.holder.Routes()[0], r.requests.replyQoS()); err != nil {
+	in, rt := r.requests.inbox, r.sub.holder.Routes()[0]
+	if !in.router.Lower(&r.sub.holder, rt, byte(r.requests.replyQoS())) || in.live() == nil {
+		return nil // without a connection: the next one subscribes
+	}
+	skip := func(*route.Route) RetainHandling { return SkipRetained }
+	if err := in.sendSubscribe(&filterPacket{routes: []*route.Route{rt}}, r.sub, nil, skip); err != nil {
 		return &notSent{fmt.Errorf("mqtt: subscribing to replies: %w", err)}
 	}
 	return nil

@@ -203,16 +203,6 @@ func (in *inbox) sendSubscribe(r *filterPacket, s *Subscription, retainTo *route
 	return nil
 }
 
-// lower makes a subscription ask the server for a lower QoS. No call waits for the answer.
-// The caller holds mu.
-func (in *inbox) lower(s *Subscription, rt *route.Route, qos QoS) error {
-	if !in.router.Lower(&s.holder, rt, byte(qos)) || in.live() == nil {
-		return nil // without a connection: the next one subscribes
-	}
-	skip := func(*route.Route) RetainHandling { return SkipRetained }
-	return in.sendSubscribe(&filterPacket{routes: []*route.Route{rt}}, s, nil, skip)
-}
-
 // identifierFor returns the subscription identifier for one more SUBSCRIBE; 0 means none.
 // The caller holds mu.
 func (in *inbox) identifierFor(s *Subscription) uint32 {
