@@ -320,6 +320,41 @@ func synced(publishers, window, n int) func(*testing.B) {
 	}
 }
 
+// pairs measures single messages: pairs of a publisher and a subscriber, so many messages a second in all.
+func pairs(n, rate int, qos byte) func(*testing.B) {
+	return func(b *testing.B) {
+		s := startServer(b, false)
+		const seconds = 4
+		each := rate * seconds / n
+		interval := time.Duration(n) * time.Second / time.Duration(rate)
+		var pubs []*benchClient
+		var running sync.WaitGroup
+		for i := range n {
+			topic := fmt.Sprint("pair/", i)
+			sub := s.client(fmt.Sprint("s", i), false)
+			sub.subscribe(topic, qos)
+			running.Go(func() { sub.take(each) })
+			pubs = append(pubs, s.client(fmt.Sprint("p", i), false))
+		}
+		s.report(each*n, func() {
+			for i, p := range pubs {
+				running.Go(func() {
+					packet, _ := codec.AppendPlainPublish(nil, codec.PublishFlags(false, qos, false), fmt.Sprint("pair/", i), uint16(qos), make([]byte, 64), codec.V5)
+					tick := time.NewTicker(interval)
+					defer tick.Stop()
+					for range each {
+						<-tick.C
+						if p.write(packet); qos > 0 {
+							p.expect(codec.PUBACK)
+						}
+					}
+				})
+			}
+			running.Wait()
+		})
+	}
+}
+
 func BenchmarkBroker(b *testing.B) {
 	b.Run("publish QoS 0, nobody", fan(1, 0, 0, 2_000_000))
 	b.Run("1 to 1, QoS 0", fan(1, 1, 0, 1_000_000))
@@ -327,6 +362,10 @@ func BenchmarkBroker(b *testing.B) {
 	b.Run("1 to 100, QoS 0", fan(1, 100, 0, 40_000))
 	b.Run("1 to 100, QoS 1", fan(1, 100, 1, 20_000))
 	b.Run("100 to 1, QoS 0", fan(100, 1, 0, 400_000))
+	b.Run("50 pairs at 2,000/s, QoS 0", pairs(50, 2000, 0))
+	b.Run("50 pairs at 2,000/s, QoS 1", pairs(50, 2000, 1))
+	b.Run("50 pairs at 10,000/s, QoS 0", pairs(50, 10_000, 0))
+	b.Run("50 pairs at 10,000/s, QoS 1", pairs(50, 10_000, 1))
 	b.Run("20,000 topics", func(b *testing.B) {
 		s := startServer(b, false)
 		sub := s.client("s", false)

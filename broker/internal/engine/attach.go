@@ -175,8 +175,7 @@ func (c *conn) terms(connect *codec.Connect) session.Connection {
 		t.PeerReceiveMaximum = int(n)
 	}
 	if c.version == codec.V5 {
-		t.PeerTopicAliases = min(int(connect.Properties.TopicAliasMaximum), TopicAliasMaximum) // [MQTT-3.1.2-26] [MQTT-3.1.2-27]
-		t.ReceiveMaximum = ReceiveMaximum                                                      // MQTT 3.1.1 cannot be told, so it may have as many as there are identifiers
+		t.ReceiveMaximum = ReceiveMaximum // MQTT 3.1.1 cannot be told, so it may have as many as there are identifiers
 		t.PeerTopicAliases = c.aliasing
 	}
 	return t

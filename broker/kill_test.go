@@ -1,0 +1,133 @@
+package broker
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// victim is a broker in a process of its own, which can be killed.
+type victim struct {
+	*exec.Cmd
+	addr string
+	in   io.Closer // its standard input, whose end is an orderly one
+}
+
+func startVictim(t *testing.T, file string) *victim {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "PETREL_BENCH=1", "PETREL_BENCH_FILE="+file)
+	out, err := cmd.StdoutPipe()
+	check(t, err)
+	in, err := cmd.StdinPipe()
+	check(t, err)
+	check(t, cmd.Start())
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	addr, err := bufio.NewReader(out).ReadString('\n')
+	check(t, err)
+	return &victim{cmd, strings.TrimSpace(addr), in}
+}
+
+// end ends the process, without a warning or in an orderly way.
+func (v *victim) end(t *testing.T, orderly bool) {
+	t.Helper()
+	if orderly {
+		v.in.Close()
+	} else {
+		check(t, v.Process.Kill())
+	}
+	v.Wait()
+}
+
+func (v *victim) join(t *testing.T, connect *codec.Connect) (*peer, *codec.Connack) {
+	t.Helper()
+	c, err := net.Dial("tcp", v.addr)
+	check(t, err)
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	p := &peer{t, c, codec.V5}
+	p.send(connect)
+	return p, receive[*codec.Connack](p)
+}
+
+// A broker that is killed, or stopped in an orderly way, again and again and at any moment, has lost nothing that it
+// acknowledged, and keeps the order.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	const kills = 6
+	file := t.TempDir() + "/petrel.db"
+	v := startVictim(t, file)
+	p, _ := v.join(t, sessionOf("away"))
+	if ack := p.subscribe(1, 1, "a"); ack.Codes[0] != 1 {
+		t.Fatal(ack.Codes)
+	}
+	acknowledged := 0
+	for n := range kills {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(50+rand.IntN(200))*time.Millisecond)
+		pub, _ := v.join(t, &codec.Connect{CleanStart: true})
+		stop := context.AfterFunc(ctx, func() { pub.conn.SetDeadline(time.Unix(1, 0)) })
+		acknowledged = pub.flood(acknowledged) // ends with ctx, in the middle of it
+		v.end(t, n%2 == 1)
+		stop()
+		cancel()
+		v = startVictim(t, file)
+	}
+	connect := sessionOf("away")
+	connect.CleanStart = false
+	p, ack := v.join(t, connect)
+	if !ack.SessionPresent {
+		t.Fatal("the session is lost")
+	}
+	next := 0
+	for next < acknowledged {
+		m := receive[*codec.Publish](p)
+		var i int
+		fmt.Sscan(string(m.Payload), &i)
+		if i > next {
+			t.Fatalf("got %d, want %d", i, next)
+		}
+		next = max(next, i+1)
+		p.send(&codec.Puback{PacketID: m.PacketID})
+	}
+	if acknowledged < kills {
+		t.Errorf("only %d were acknowledged", acknowledged)
+	}
+	t.Logf("%d messages in %d lives", acknowledged, kills)
+}
+
+// flood publishes numbers from next on, 50 at a time, until the connection fails. It returns the first that was not
+// acknowledged: the acknowledgements come in order.
+func (p *peer) flood(next int) int {
+	for {
+		var batch []byte
+		for i := range 50 {
+			batch, _ = (&codec.Publish{Topic: "a", QoS: 1, PacketID: uint16(i + 1), Payload: fmt.Append(nil, next+i)}).Append(batch, codec.V5)
+		}
+		if _, err := p.conn.Write(batch); err != nil {
+			return next
+		}
+		for range 50 {
+			ack, err := codec.ReadPacket(p.conn, codec.V5, 0)
+			if err != nil {
+				return next
+			}
+			if ack, ok := ack.(*codec.Puback); !ok || ack.Code != codec.Success {
+				p.t.Fatalf("got %+v", ack)
+			}
+			next++
+		}
+	}
+}
