@@ -37,8 +37,11 @@ func Example() {
 	if err := client.Publish(ctx, "sensors/7/temp", []byte("91.5"), mqtt.AtLeastOnce); err != nil {
 		log.Fatal(err)
 	}
-	for msg := range sub.Messages() {
-		err := client.Publish(ctx, "alarms/heat", msg.Payload, mqtt.AtLeastOnce, mqtt.Retain,
+	for msg, err := range sub.All(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		err = client.Publish(ctx, "alarms/heat", msg.Payload, mqtt.AtLeastOnce, mqtt.Retain,
 			&mqtt.PublishProperties{ContentType: "text/plain"})
 		if err != nil {
 			log.Fatal(err)
@@ -143,6 +146,218 @@ func ExampleClientV5_request() {
 	// Output:
 	// 4, <nil>
 	// , mqtt: the responder failed: too difficult
+}
+
+// connect connects a client to a broker in memory. It is ready when the examples begin.
+func connect(ctx context.Context) (*mqtttest.Broker, mqtt.ClientV5) {
+	broker, connection := memory()
+	client, err := mqtt.NewClient(ctx, "mqtt://memory", connection, mqtt.WithClientID("worker"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	return broker, client
+}
+
+// orders publishes some orders.
+func orders(broker *mqtttest.Broker, payloads ...string) {
+	for _, p := range payloads {
+		broker.Publish(mqtttest.Message{Topic: "orders/7", Payload: []byte(p), QoS: 1})
+	}
+}
+
+// A message is acknowledged when the loop comes back for the next one. The one at which the loop is left comes again.
+func ExampleSubscription_All() {
+	ctx := context.Background()
+	broker, client := connect(ctx)
+	defer broker.Close()
+	defer client.Close()
+	sub, err := client.Subscribe(ctx, "orders/+", mqtt.AtLeastOnce)
+	if err != nil {
+		log.Fatal(err)
+	}
+	orders(broker, "2 owls", "1 cat", "3 toads")
+
+	for msg, err := range sub.All(ctx) {
+		if err != nil {
+			log.Fatal(err) // why the subscription has ended
+		}
+		if string(msg.Payload) == "1 cat" {
+			fmt.Println("no cats today")
+			break
+		}
+		fmt.Printf("%s\n", msg.Payload)
+	}
+	for msg := range sub.All(ctx) {
+		fmt.Printf("%s, after all\n", msg.Payload)
+		break
+	}
+	// Output:
+	// 2 owls
+	// no cats today
+	// 1 cat, after all
+}
+
+// All messages of a slice are acknowledged after the body, so one transaction can store them.
+func ExampleSubscription_Batches() {
+	ctx := context.Background()
+	broker, client := connect(ctx)
+	defer broker.Close()
+	defer client.Close()
+	sub, err := client.Subscribe(ctx, "orders/+", mqtt.AtLeastOnce)
+	if err != nil {
+		log.Fatal(err)
+	}
+	orders(broker, "2 owls", "1 cat", "3 toads")
+
+	for batch, err := range sub.Batches(ctx, 3, time.Minute) { // 3 messages, or what has come within a minute
+		if err != nil {
+			log.Fatal(err)
+		}
+		for _, msg := range batch {
+			fmt.Printf("INSERT %s\n", msg.Payload)
+		}
+		fmt.Println("COMMIT; not acknowledged yet:", len(broker.Unacknowledged("worker")))
+		if err := sub.Unsubscribe(ctx); err != nil { // ends the loop, after this batch
+			log.Fatal(err)
+		}
+	}
+	if err := client.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// INSERT 2 owls
+	// INSERT 1 cat
+	// INSERT 3 toads
+	// COMMIT; not acknowledged yet: 3
+}
+
+// What fails is tried again. What cannot be handled goes to another topic.
+func ExampleSubscription_Handle() {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	broker, client := connect(ctx)
+	defer broker.Close()
+	defer client.Close()
+	sub, err := client.Subscribe(ctx, "orders/+", mqtt.AtLeastOnce)
+	if err != nil {
+		log.Fatal(err)
+	}
+	orders(broker, "2 owls", "an unreadable order", "3 toads")
+
+	attempts := 0
+	handle := func(ctx context.Context, msg mqtt.Message) error {
+		switch string(msg.Payload) {
+		case "an unreadable order":
+			return mqtt.Permanent(errors.New("cannot read it")) // no use to try again
+		case "2 owls":
+			if attempts++; attempts < 3 {
+				return errors.New("the database does not answer")
+			}
+		}
+		fmt.Printf("%s\n", msg.Payload)
+		if string(msg.Payload) == "3 toads" {
+			stop() // Handle returns when this message is done
+		}
+		return nil
+	}
+	bury := func(ctx context.Context, msg mqtt.Message, err error) error {
+		fmt.Printf("%s: %v\n", msg.Payload, err)
+		return client.Publish(ctx, "dead/"+msg.Topic, msg.Payload, mqtt.AtLeastOnce, &msg.Properties)
+	}
+	err = sub.Handle(ctx, handle,
+		mqtt.Workers(8), // of different topics; those of one stay in order
+		mqtt.RetryPolicy{Attempts: 5, InitialDelay: time.Millisecond, MaxDelay: time.Second},
+		mqtt.DeadLetter(bury))
+	fmt.Println("stopped:", err)
+	// Output:
+	// 2 owls
+	// an unreadable order: cannot read it
+	// 3 toads
+	// stopped: <nil>
+}
+
+// A service that is told to stop finishes what it has, and gets nothing more. Its handlers may publish until they are done.
+func ExampleClientV5_drain() {
+	ctx := context.Background()
+	broker, client := connect(ctx)
+	defer broker.Close()
+	sub, err := client.Subscribe(ctx, "$share/workers/orders/+", mqtt.AtLeastOnce)
+	if err != nil {
+		log.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	working := make(chan bool, 3)
+	go func() {
+		ended <- sub.Handle(ctx, func(ctx context.Context, msg mqtt.Message) error {
+			working <- true
+			return client.Publish(ctx, "bills/7", msg.Payload, mqtt.AtLeastOnce)
+		})
+	}()
+	orders(broker, "2 owls", "1 cat", "3 toads")
+	<-working // here a service waits for SIGTERM
+
+	patience, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	fmt.Println("drained:", client.Drain(patience))
+	fmt.Println("handler:", <-ended)
+	fmt.Println("not acknowledged:", len(broker.Unacknowledged("worker")))
+	// Output:
+	// drained: <nil>
+	// handler: <nil>
+	// not acknowledged: 0
+}
+
+// What a readiness probe asks for.
+func ExampleClientV5_ready() {
+	ctx := context.Background()
+	broker, client := connect(ctx)
+	defer broker.Close()
+	http.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := client.Ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		}
+	})
+	fmt.Println(client.Ready())
+	client.Close()
+	fmt.Println(client.Ready())
+	// Output:
+	// <nil>
+	// mqtt: not ready: the client has ended: mqtt: client closed
+}
+
+// With ManualAck a message can be acknowledged later, by another goroutine.
+func ExampleMessage_Ack() {
+	ctx := context.Background()
+	broker, client := connect(ctx)
+	defer broker.Close()
+	sub, err := client.Subscribe(ctx, "orders/+", mqtt.AtLeastOnce, mqtt.ManualAck)
+	if err != nil {
+		log.Fatal(err)
+	}
+	orders(broker, "2 owls", "1 cat", "3 toads")
+
+	packed := make(chan mqtt.Message, 3)
+	for msg, err := range sub.All(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		if packed <- msg; len(packed) == 3 { // they stay unacknowledged when the body is done
+			break
+		}
+	}
+	fmt.Println("packed, not acknowledged:", len(broker.Unacknowledged("worker")))
+	for range 3 {
+		if err := (<-packed).Ack(); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := client.Disconnect(ctx); err != nil { // after the acknowledgements
+		log.Fatal(err)
+	}
+	fmt.Println("shipped, not acknowledged:", len(broker.Unacknowledged("worker")))
+	// Output:
+	// packed, not acknowledged: 3
+	// shipped, not acknowledged: 0
 }
 
 // A token that expires is fetched for each attempt to connect.
