@@ -79,7 +79,7 @@ const (
 	defaultQueueMessages  = 10_000
 	defaultQueueBytes     = 64 << 20
 	defaultInboundLimit   = 64 << 20
-	defaultParkingPlaces  = 1000
+	defaultParkingPlaces  = 65_535 // as many as a server can send without acknowledgement: WithInboundLimit bounds them
 	defaultParkingTime    = 30 * time.Second
 	defaultPoisonLimit    = 5
 	defaultPacketSize     = 64 << 20
@@ -601,7 +601,7 @@ func WithInboundLimit(bytes int) Option {
 // earlier client at the first connect, messages at QoS 1 and 2 that match no subscription are parked without
 // acknowledgement: at most n of them, for the time d. A later Subscribe with a filter that matches gets them. Messages
 // that no subscription claims are acknowledged when the time is over. At any other time a message that matches no
-// subscription is acknowledged at once. The default is 1,000 messages and 30 s; with 0 messages there is no parking.
+// subscription is acknowledged at once. The default is 65,535 messages and 30 s; with 0 messages there is no parking.
 // Together they are never more than WithInboundLimit in bytes; what comes beyond either bound is acknowledged at once.
 func WithParking(n int, d time.Duration) Option {
 	return option(func(c *config) error {

@@ -20,6 +20,7 @@ type parkingLot struct {
 	// Guarded by mu.
 	closes   time.Time // zero: it is not open
 	messages []*parked
+	bytes    int      // about how much memory they take
 	opened   bool     // the first connect is over; only then it could open
 	count    uint64   // number of messages that were parked
 	gone     []string // filters that were unsubscribed since it opened, in the form that topics are matched against
@@ -48,17 +49,17 @@ func (in *inbox) openParking() {
 // takes reports whether a message of some size on a topic may be parked.
 // The caller holds mu.
 func (lot *parkingLot) takes(name string, size int, c *config) bool {
-	return !lot.closes.IsZero() && len(lot.messages) < c.parkingPlaces && lot.bytes()+size <= c.inboundLimit &&
+	return !lot.closes.IsZero() && len(lot.messages) < c.parkingPlaces && lot.bytes+size <= c.inboundLimit &&
 		!slices.ContainsFunc(lot.gone, func(f string) bool { return topic.Match(f, name) })
 }
 
-// bytes is about how much memory the parked messages take.
+// keep replaces the parked messages.
 // The caller holds mu.
-func (lot *parkingLot) bytes() (n int) {
-	for _, p := range lot.messages {
-		n += p.size
+func (lot *parkingLot) keep(messages []*parked) {
+	lot.messages, lot.bytes = messages, 0
+	for _, p := range messages {
+		lot.bytes += p.size
 	}
-	return n
 }
 
 // claim moves the parked messages that match a new subscription into its line, before all later messages. While the
@@ -66,13 +67,13 @@ func (lot *parkingLot) bytes() (n int) {
 // The caller holds mu.
 func (in *inbox) claim(s *Subscription) {
 	s.line.gated = !in.parking.closes.IsZero()
-	in.parking.messages = slices.DeleteFunc(in.parking.messages, func(p *parked) bool {
+	in.parking.keep(slices.DeleteFunc(in.parking.messages, func(p *parked) bool {
 		qos, ok := s.holder.Wants(in.router.Lookup(p.message.Topic))
 		if ok {
 			s.take(p, QoS(qos))
 		}
 		return ok
-	})
+	}))
 }
 
 // giveBackParked parks the messages of a subscription that failed again: those that it had claimed, and those that came
@@ -101,7 +102,7 @@ func (in *inbox) giveBackParked(s *Subscription) {
 		in.clearParked(back)
 		return
 	}
-	in.parking.messages = append(in.parking.messages, back...)
+	in.parking.keep(append(in.parking.messages, back...))
 	slices.SortFunc(in.parking.messages, func(a, b *parked) int { return cmp.Compare(a.number, b.number) })
 }
 
@@ -179,13 +180,13 @@ func (in *inbox) unpark(filters []string) {
 		inner := in.router.Inner(f)
 		lot.gone = append(lot.gone, inner)
 		var gone []*parked
-		lot.messages = slices.DeleteFunc(lot.messages, func(p *parked) bool {
+		lot.keep(slices.DeleteFunc(lot.messages, func(p *parked) bool {
 			match := topic.Match(inner, p.message.Topic)
 			if match {
 				gone = append(gone, p)
 			}
 			return match
-		})
+		}))
 		in.clearParked(gone)
 	}
 }

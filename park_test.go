@@ -354,3 +354,34 @@ func TestClaimedWhenTheClientEnds(t *testing.T) {
 		}
 	})
 }
+
+// A server may send as much as our Receive Maximum allows before the application has subscribed. All of it is parked: what
+// would be acknowledged for want of a place would be lost.
+func TestParkingHasRoomForAWindow(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		first := reconnectingAs(t, v, b.DialContext, mqtt.WithClientID("kept"), mqtt.WithCleanStart(false))
+		_, err := first.Subscribe(t.Context(), "a", mqtt.AtLeastOnce)
+		noErr(t, err)
+		b.Cut("kept")
+		b.Offline()
+		const n = 3000
+		for i := range n {
+			b.Publish(text("a", fmt.Sprint(i), 1))
+		}
+		first.Close()
+		b.Online()
+		second := reconnectingAs(t, v, b.DialContext, mqtt.WithClientID("kept"), mqtt.WithCleanStart(false))
+		time.Sleep(time.Second) // the server has sent what it may
+		sub, err := second.Subscribe(t.Context(), "a", mqtt.AtLeastOnce)
+		noErr(t, err)
+		got := 0
+		taken(t, sub, func(mqtt.Message) bool {
+			got++
+			return got < n
+		})
+		if unmatched := second.Stats().Unmatched; unmatched != 0 {
+			t.Errorf("%d were acknowledged unseen", unmatched)
+		}
+	})
+}

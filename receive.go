@@ -562,6 +562,7 @@ func (r *receiver) park(p *codec.PublishView, name string) bool {
 	receipt.AddHolder(lot)
 	lot.count++
 	lot.messages = append(lot.messages, &parked{r.message(p, name), receipt, lot.count, size})
+	lot.bytes += size
 	r.link.Commit(r.client.session.Release(r.link.Buffer(), receipt, false))
 	return true
 }
