@@ -165,7 +165,7 @@ func (c *conn) confirm(err error) {
 		c.finish(serverUnavailable)
 		c.session.mu.Unlock()
 	}
-	c.write()
+	go c.write() // not here: a client that reads nothing must not hold up what others wait for
 }
 
 // terms are what holds on the connection.

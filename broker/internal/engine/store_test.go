@@ -360,3 +360,25 @@ func takes(t *testing.T, p *peer, packet codec.Packet, next map[byte]int, random
 		p.send(&codec.Pubcomp{PacketID: m.PacketID})
 	}
 }
+
+// A client that does not even read CONNACK holds up nothing that waits for the store.
+func TestDeafClientAndStore(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := newLab(t, with(newMemoryStore()))
+		away, _ := l.join(codec.V5, kept5("away", true))
+		away.subscribe(1, "a")
+		away.leave(true)
+		deaf := l.dialDeaf(codec.V5)
+		deaf.send(kept5("deaf", true))
+		synctest.Wait()
+		time.Sleep(10 * time.Millisecond)
+		pub := l.client("p")
+		began := time.Now()
+		if code := pub.publish("a", "x"); code != codec.Success {
+			t.Error(code)
+		}
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+	})
+}
