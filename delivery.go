@@ -33,6 +33,7 @@ type details struct {
 	explanation *explanation
 	number      uint64        // in the store; 0: it is not there
 	name        string        // that the application has given the message, see StoreName
+	restored    bool          // an earlier process has published it
 	stored      chan struct{} // closed when the message is on disk; nil: it is not to be stored
 }
 

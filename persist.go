@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -70,6 +69,9 @@ func (out *outbox) commit(ctx context.Context) error {
 	}
 	out.mu.Unlock()
 	wake(toWake)
+	if err != nil {
+		out.config.logger.Error("mqtt: the store fails", "error", err)
+	}
 	return err
 }
 
@@ -90,7 +92,6 @@ func (out *outbox) notStored(changes []StoreChange, steps []step, err error) (to
 	}
 	out.journal.putBack(changes, steps)
 	out.queueChanged()
-	out.config.logger.Log(context.Background(), slog.LevelError, "mqtt: the store fails", "error", err)
 	return toWake
 }
 
@@ -223,7 +224,7 @@ func (out *outbox) adopt(r *recovery, cfg *config) error {
 		return err
 	}
 	for number, m := range r.messages {
-		d := &Delivery{outbox: out, details: &details{number: number, name: m.name, stored: closed}}
+		d := &Delivery{outbox: out, details: &details{number: number, name: m.name, stored: closed, restored: true}}
 		m.message.Owner = d
 		out.journal.stored[number] = d
 		out.journal.number = max(out.journal.number, number)

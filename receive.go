@@ -243,6 +243,10 @@ func (r *receiver) complete(m session.Message, known bool, code codec.ReasonCode
 		c.stats.Published++
 	}
 	if d, ok := m.Owner.(*Delivery); ok {
+		if err != nil && d.details != nil && d.details.restored {
+			c.notices.log(slog.LevelError, "mqtt: the server refuses a message of an earlier process",
+				"topic", m.Topic, "name", d.details.name, "error", err)
+		}
 		if code == codec.Success {
 			code = codec.ReasonCode(d.reason)
 		}

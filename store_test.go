@@ -1,9 +1,12 @@
 package mqtt_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -575,6 +578,37 @@ func TestStoreFailsAtTheEnd(t *testing.T) {
 		p.client.Close()
 		p = newProcess(t, v, p.die(), true)
 		p.wantPackets("PUBLISH 1 a q1 dup") // at QoS 1 that is allowed
+		p.die()
+	})
+}
+
+// What the server refuses blocks nothing. If the process that has published it is gone, the log says so, and whoever asks
+// for what is outstanding.
+func TestStoreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		p := newProcess(t, codec.V5, new(storetest.Memory), false, mqtt.WithMaxInFlight(1))
+		for _, name := range []mqtt.StoreName{"first", "second"} {
+			d := p.client.PublishAsync(t.Context(), string(name), nil, mqtt.AtLeastOnce, name)
+			noErr(t, d.Err())
+		}
+		p = newProcess(t, codec.V5, p.die(), true, mqtt.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+		all := p.client.Outstanding()
+		if len(all) != 2 || all[0].Name != "first" || all[1].Name != "second" {
+			t.Fatalf("%+v", all)
+		}
+		p.wantPackets("PUBLISH 1 first q1 dup")
+		p.Send(&codec.Puback{PacketID: 1, Code: codec.NotAuthorized})
+		second := mqtttest.ReceiveAs[*codec.Publish](p.Script)
+		p.Send(&codec.Puback{PacketID: second.PacketID})
+		wantFate(t, all[0].Delivery, mqtt.NotAuthorized)
+		wantFate(t, all[1].Delivery, nil)
+		settle()
+		if text := log.String(); !strings.Contains(text, "earlier process") || !strings.Contains(text, "name=first") || strings.Contains(text, "name=second") {
+			t.Errorf("the log says:\n%s", text)
+		}
+		p = newProcess(t, codec.V5, p.die(), true)
+		p.wantSilence()
 		p.die()
 	})
 }

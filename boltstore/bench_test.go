@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"path/filepath"
 	"testing"
@@ -21,7 +22,7 @@ func BenchmarkAccept(b *testing.B) {
 				s := open(b, filepath.Join(b.TempDir(), "store"), opts...)
 				offline := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("offline") }
 				c, err := mqtt.NewClient(b.Context(), "mqtt://test", mqtt.WithStore(s), mqtt.WithConnectInBackground(),
-					mqtt.WithDialer(offline), mqtt.WithQueue(1<<30, 1<<40))
+					mqtt.WithDialer(offline), mqtt.WithQueue(1<<30, math.MaxInt))
 				check(b, err)
 				defer c.Close()
 				payload := make([]byte, 100)
