@@ -195,7 +195,6 @@ type proof struct {
 	done          map[int]int  // how often each message was processed
 	pending       map[int]bool // what the server had for the session after the latest kill
 	cutShort      int          // bodies that had begun and were not done when their process was killed
-	acknowledged  int          // messages that the server took for acknowledged, after the latest kill
 }
 
 func newProof(t *testing.T, server *mosquitto, form, version string) *proof {

@@ -65,7 +65,6 @@ type lab struct {
 	*Engine
 	t      *testing.T
 	rules  *rules
-	log    *slog.Logger
 	serves sync.WaitGroup
 	closed bool
 }

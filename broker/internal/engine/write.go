@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"errors"
 	"net"
 	"time"
 
@@ -196,6 +195,3 @@ func (c *conn) unflood() {
 		<-drained
 	}
 }
-
-// errStalled ends a connection whose client takes nothing.
-var errStalled = errors.New("the client took nothing for too long")
