@@ -43,8 +43,8 @@ func (e *Engine) attach(c *conn, connect *codec.Connect, ack *codec.Connack) err
 		}
 	}
 	if before != nil { // its last batch comes before the first one of this connection
-		//lint:ignore SA2001 nothing is to be done in between
 		before.ingress.Lock()
+		//lint:ignore SA2001 nothing is to be done in between
 		before.ingress.Unlock()
 	}
 	e.welcome(c, connect)
