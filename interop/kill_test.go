@@ -147,6 +147,7 @@ func (d diary) note(prefix string, messages []mqtt.Message) {
 // its session, and so takes for acknowledged, is in the record of the bodies that were done. In the end that record has
 // every message. Mosquitto keeps its persistence file meanwhile, as it is installed on most machines.
 func TestKilledConsumer(t *testing.T) {
+	onlyUnexplained(t)
 	server := startMosquitto(t, "persistence true", "persistence_location "+t.TempDir()+"/")
 	ways := []string{"All", "Batches", "Handle"}
 	cutShort := 0
