@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -37,7 +38,7 @@ func TestMain(m *testing.M) {
 func benchBroker() {
 	c := onLoopback()
 	c.SysInterval = 0
-	c.MaxQueuedMessages, c.MaxQueuedBytes, c.MaxMemory = 1_000_000, 1<<30, 1<<31 // an absent session keeps all
+	c.MaxQueuedMessages, c.MaxQueuedBytes, c.MaxMemory = 1_000_000, 1<<30, math.MaxInt // an absent session keeps all
 	c.PersistenceFile = os.Getenv("PETREL_BENCH_FILE")
 	b, err := New(c)
 	if err == nil {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,8 +53,8 @@ func (e *Engine) newSession(id, owner string) *Session {
 	s := &Session{engine: e, id: id, owner: owner}
 	s.state = session.New(session.Limits{
 		InFlight:      maxInFlight,
-		QueueMessages: 1 << 30, // the bounds are the engine's: see room
-		QueueBytes:    1 << 60,
+		QueueMessages: math.MaxInt, // the bounds are the engine's: see room
+		QueueBytes:    math.MaxInt,
 	})
 	s.timers.expiry = newTimer(func() { e.expire(s) })
 	s.timers.will = newTimer(func() { e.willIsDue(s) })
