@@ -520,6 +520,58 @@ func TestRedeliver(t *testing.T) {
 	})
 }
 
+// The time until the redelivery may be over before the body is: the message is not acknowledged then, and comes again once.
+func TestRedeliverBeforeTheBodyEnds(t *testing.T) {
+	for _, leave := range []bool{false, true} {
+		inBothVersions(t, func(t *testing.T, v codec.Version) {
+			c := startConsuming(t, v)
+			c.send("a", 1, 1)
+			c.send("a", 2, 2)
+			rounds := 0
+			body := func(m mqtt.Message) bool {
+				switch rounds++; rounds {
+				case 1:
+					noErr(t, m.Redeliver(time.Second))
+					time.Sleep(5 * time.Second)
+					return !leave
+				case 2:
+					c.wantUnacknowledged(t, "1 2")
+				}
+				return string(m.Payload) != "2"
+			}
+			got := taken(t, c.sub, body)
+			if leave {
+				got += " " + taken(t, c.sub, body)
+			}
+			if got != "1 1 2" && got != "1 2 1" {
+				t.Errorf("the loop gets %q", got)
+			}
+		})
+	}
+}
+
+// A message that is acknowledged while it waits for its redelivery does not come again, and nothing waits for it.
+func TestAckInsteadOfRedelivery(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c := startConsuming(t, v)
+		c.send("a", 1, 1)
+		ended := startErr(func() error {
+			for m := range c.sub.All(t.Context()) {
+				noErr(t, m.Redeliver(time.Hour))
+				noErr(t, m.Ack())
+			}
+			return nil
+		})
+		c.wantUnacknowledged(t, "")
+		began := time.Now()
+		noErr(t, c.sub.Unsubscribe(t.Context()))
+		noErr(t, ended.wait())
+		if d := time.Since(began); d >= time.Hour || c.sub.Dropped() != 0 {
+			t.Errorf("it takes %v; %d are dropped", d, c.sub.Dropped())
+		}
+	})
+}
+
 // What waits for its redelivery when the subscription ends is acknowledged; it is delivered first where a loop runs.
 func TestRedeliverAndUnsubscribe(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

@@ -21,7 +21,7 @@ type inbox struct {
 	suspicion       suspicion
 	acknowledges    bool            // a subscription to more than QoS 0 was made, except to replies
 	unsubscribes    []*filterPacket // UNSUBSCRIBEs to be sent, or sent again, at the next connect
-	lineBytes       int             // bytes of memory in the subscriptions' lines
+	lineBytes       int             // bytes of memory in the lines of subscriptions that have not ended
 	stalls          [2]stall        // for QoS 1 and for QoS 2
 	watchingStalls  bool            // the supervisor looks for stalls, or will do so at once
 	parking         parkingLot

@@ -33,6 +33,7 @@ type line struct {
 type entry struct {
 	message Message
 	place   uint64           // in the subscription's line
+	turn    uint64           // the origin's, when the message was put in line
 	counted bool             // its memory is
 	parked  *parked          // what it was before its subscription claimed it; nil: it came for the subscription
 	receipt *session.Receipt // to be settled when the message is consumed, except with ManualAck; nil at QoS 0
@@ -47,6 +48,7 @@ type origin struct {
 
 	// Guarded by mu.
 	place uint64 // in the subscription's line
+	turn  uint64 // how often it was put back in line for its redelivery
 	fate  fate
 }
 
@@ -81,9 +83,18 @@ func (s *Subscription) inLine(w entry) entry {
 // The caller holds mu.
 func (s *Subscription) count(w entry) entry {
 	w.counted = true
-	s.line.bytes += w.size()
-	s.inbox.lineBytes += w.size()
+	s.addBytes(w.size())
 	return w
+}
+
+// addBytes changes the memory of the line. What the loops of an ended subscription still hold does not count among that of
+// all lines: to end other subscriptions would not free it.
+// The caller holds mu.
+func (s *Subscription) addBytes(n int) {
+	s.line.bytes += n
+	if !s.ended {
+		s.inbox.lineBytes += n
+	}
 }
 
 // leaveLine subtracts the memory of a message that has left the line.
@@ -93,8 +104,7 @@ func (s *Subscription) leaveLine(w *entry) {
 		return
 	}
 	w.counted = false
-	s.line.bytes -= w.size()
-	s.inbox.lineBytes -= w.size()
+	s.addBytes(-w.size())
 }
 
 // size is about how much memory the message takes.
@@ -197,12 +207,16 @@ func (s *Subscription) dropQoS0() {
 	s.drop(w.message)
 }
 
+// past reports whether the message was put back in line for its redelivery since w was taken out of it.
+// The caller holds mu.
+func (w *entry) past() bool { return w.receipt != nil && w.turn != w.message.origin.turn }
+
 // finish notes that the consumer is done with a message that was taken out of the line. It acknowledges the message,
-// except with ManualAck, and except if the application has settled it already.
+// except with ManualAck, and except if the application has settled it or is to get it again.
 // The caller holds mu.
 func (s *Subscription) finish(w *entry) {
 	s.leaveLine(w)
-	if w.receipt == nil || s.options.ack == ManualAck || s.inbox.err != nil {
+	if w.receipt == nil || w.past() || s.options.ack == ManualAck || s.inbox.err != nil {
 		return
 	}
 	if o := w.message.origin; o != nil && o.receipt != nil {
@@ -257,10 +271,19 @@ func (s *Subscription) acknowledgeLine() {
 func (s *Subscription) wakeAll() {
 	for _, w := range s.line.asleep {
 		w.timer.Stop()
-		w.message.origin.fate = fateOpen
-		s.giveBack(s.count(*w))
+		s.redeliver(w)
 	}
 	s.line.asleep = nil
+}
+
+// redeliver puts a message that was asleep back in line.
+// The caller holds mu.
+func (s *Subscription) redeliver(w *entry) {
+	o := w.message.origin
+	o.fate = fateOpen
+	o.turn++
+	w.turn = o.turn
+	s.giveBack(s.count(*w))
 }
 
 // busy reports whether messages of a subscription that ends are still on their way to a consumer.

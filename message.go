@@ -90,9 +90,24 @@ func (m Message) settle(reason *session.Reason) error {
 	if ok, err := o.undecided(); !ok {
 		return err
 	}
+	if o.fate == fateAsleep {
+		o.sub.cancelRedelivery(o)
+	}
 	o.fate = fateSettled
 	o.sub.inbox.settle(o.receipt, o.sub, reason)
 	return nil
+}
+
+// cancelRedelivery forgets the redelivery of a message that is acknowledged instead.
+// The caller holds mu.
+func (s *Subscription) cancelRedelivery(o *origin) {
+	s.line.asleep = slices.DeleteFunc(s.line.asleep, func(w *entry) bool {
+		if w.message.origin == o {
+			w.timer.Stop()
+		}
+		return w.message.origin == o
+	})
+	s.line.noteMove()
 }
 
 // sleep puts a message that is not settled back in line after the time d.
@@ -120,11 +135,8 @@ func (s *Subscription) awake(w *entry) {
 	defer s.unlock()
 	i := slices.Index(s.line.asleep, w)
 	if i < 0 {
-		return // the subscription has ended
+		return // the subscription has ended, or the message was acknowledged
 	}
 	s.line.asleep = slices.Delete(s.line.asleep, i, i+1)
-	if o := w.message.origin; o.fate == fateAsleep { // it was not acknowledged meanwhile
-		o.fate = fateOpen
-		s.giveBack(s.count(*w))
-	}
+	s.redeliver(w)
 }

@@ -278,6 +278,57 @@ func TestInboundLimitTrimsTheLargest(t *testing.T) {
 	})
 }
 
+// What the loop of a subscription still works on that was ended counts no longer: other subscriptions do not end for it.
+func TestInboundLimitAndTheLoopOfTheEnded(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext, mqtt.WithInboundLimit(100_000))
+		large, err := c.Subscribe(t.Context(), "large", mqtt.AtLeastOnce)
+		noErr(t, err)
+		small, err := c.Subscribe(t.Context(), "small", mqtt.AtLeastOnce)
+		noErr(t, err)
+		publish := func(topic string, size int) {
+			b.Publish(mqtttest.Message{Topic: topic, QoS: 1, Payload: make([]byte, size)})
+			synctest.Wait()
+		}
+		ended := startErr(func() error {
+			for _, err := range large.Batches(t.Context(), 10, time.Second) {
+				if err != nil {
+					return err
+				}
+				time.Sleep(time.Hour)
+			}
+			return nil
+		})
+		for range 9 {
+			publish("large", 10_000)
+		}
+		time.Sleep(2 * time.Second)
+		for range 2 {
+			publish("large", 10_000)
+		}
+		if err := large.Err(); !errors.Is(err, mqtt.ErrSlowConsumer) {
+			t.Errorf("the first one ends with %v", err)
+		}
+		publish("large", 10_000)
+		for range 5 {
+			publish("small", 10_000)
+		}
+		if err := small.Err(); err != nil {
+			t.Errorf("the other one ends with %v", err)
+		}
+		if err := ended.wait(); !errors.Is(err, mqtt.ErrSlowConsumer) {
+			t.Errorf("the loop ends with %v", err)
+		}
+		for range 12 {
+			publish("small", 10_000)
+		}
+		if err := small.Err(); !errors.Is(err, mqtt.ErrSlowConsumer) {
+			t.Errorf("the other one, beyond the limit itself, ends with %v", err)
+		}
+	})
+}
+
 // A subscription that is ended gives up its messages of an earlier connection too: the server sends them again, and must not wait
 // for an acknowledgement for ever.
 func TestInboundLimitAfterACut(t *testing.T) {

@@ -145,6 +145,7 @@ func (s *Subscription) end(err error) {
 	if s.ended {
 		return
 	}
+	s.inbox.lineBytes -= s.line.bytes
 	s.ended, s.err = true, err
 	s.call.finish(err) // a Subscribe that waits for SUBACK
 	delete(s.inbox.subs, s)

@@ -80,7 +80,7 @@ func (t *taker) release() {
 func (s *Subscription) handBack(w *entry, given bool) {
 	o := w.message.origin
 	switch {
-	case given && (w.message.QoS == 0 || s.options.ack == ManualAck), o != nil && o.fate != fateOpen:
+	case given && (w.message.QoS == 0 || s.options.ack == ManualAck), o != nil && o.fate != fateOpen, w.past():
 		s.finish(w)
 	case s.inbox != nil && s.ended:
 		s.leaveLine(w)
