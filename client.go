@@ -48,8 +48,9 @@ type Lifecycle interface {
 	// Batches, Handle and Respond have finished what was delivered and the channels of Messages are empty, and then does
 	// what Disconnect does. Handlers may publish meanwhile. A member of a shared subscription whose session is kept
 	// would otherwise be given messages that nobody handles until it comes back. With ManualAck, messages that the
-	// application holds outside of a loop are not waited for. When ctx ends first, what waits in line is acknowledged and
-	// dropped, as with Unsubscribe, and the error says so. Do not call it from a loop's body or a handler: it waits for
+	// application holds outside of a loop are not waited for. What nobody has processed when ctx ends, or
+	// waits where there is no loop, stays unacknowledged, so that the server gives it to the session's next client, or to
+	// another one of a shared subscription. Do not call it from a loop's body or a handler: it waits for
 	// them.
 	Drain(ctx context.Context) error
 	// Ready returns nil if the client is connected and the server has granted every subscription since it connected.
@@ -180,9 +181,9 @@ type State uint8
 const (
 	StateConnecting    State = iota // it dials or waits for CONNACK
 	StateConnected                  // it has received a CONNACK that accepts the connection
-	StateWaiting                    // it waits it waits it waits before the next attempt to connect to connect to connect
+	StateWaiting                    // it waits before the next attempt to connect
 	StateDisconnecting              // Disconnect waits for messages in flight
-	StateClosed                     // it has it has it has ended; see Err
+	StateClosed                     // it has ended; see Err
 )
 
 func (s State) String() string {

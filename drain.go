@@ -25,7 +25,7 @@ func (c *client) Flush(ctx context.Context) error {
 }
 
 func (c *client) Drain(ctx context.Context) error {
-	subs := c.inbox.consumed()
+	subs := c.inbox.stop()
 	errs := make([]error, len(subs))
 	var leaving sync.WaitGroup
 	for i, s := range subs {
@@ -39,10 +39,12 @@ func (c *client) Drain(ctx context.Context) error {
 	return errors.Join(append(errs, c.disconnect(ctx, nil))...)
 }
 
-// consumed returns the subscriptions, except those for replies: requests may still wait for them.
-func (in *inbox) consumed() []*Subscription {
+// stop notes that nothing more is acknowledged that was not processed. It returns the subscriptions, except those for replies:
+// requests may still wait for them.
+func (in *inbox) stop() []*Subscription {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.stopping = true
 	var subs []*Subscription
 	for s := range in.subs {
 		if s.sink == nil {

@@ -121,6 +121,50 @@ func TestDrainInVain(t *testing.T) {
 	})
 }
 
+// What nobody has processed is not acknowledged: neither what waits when ctx ends, nor what a Handle has given back whose ctx
+// ended before.
+func TestDrainAcknowledgesNothingUnprocessed(t *testing.T) {
+	for _, early := range []bool{false, true} {
+		inBothVersions(t, func(t *testing.T, v codec.Version) {
+			c := startConsuming(t, v)
+			intake, stop := context.WithCancel(t.Context())
+			defer stop()
+			handling := startErr(func() error {
+				return c.sub.Handle(intake, func(context.Context, mqtt.Message) error {
+					time.Sleep(10 * time.Second)
+					return nil
+				})
+			})
+			c.send("a", 1, 4)
+			var acknowledged []codec.Packet
+			defer c.Intercept(func(_ string, outbound bool, p codec.Packet) bool {
+				switch p.(type) {
+				case *codec.Puback, *codec.Pubrec:
+					if !outbound {
+						acknowledged = append(acknowledged, p)
+					}
+				}
+				return true
+			})()
+			if early { // one is done by then
+				stop()
+				noErr(t, handling.wait())
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+			defer cancel()
+			if err := c.client.Drain(ctx); !early && !errors.Is(err, context.DeadlineExceeded) || early && err != nil {
+				t.Errorf("Drain returns %v", err)
+			}
+			stop()
+			handling.wait()
+			synctest.Wait()
+			if n := len(acknowledged); n != 1 || c.sub.Dropped() != 0 {
+				t.Errorf("%d are acknowledged, %d dropped", n, c.sub.Dropped())
+			}
+		})
+	}
+}
+
 // Three workers of a shared subscription are restarted one after another with Drain: nothing is lost, and at QoS 2 nothing
 // comes twice.
 func TestRollingRestart(t *testing.T) {

@@ -16,6 +16,7 @@ type inbox struct {
 	// Guarded by mu.
 	router          *route.Router
 	subs            map[*Subscription]struct{}
+	stopping        bool                    // Drain was called: what nobody has processed stays unacknowledged
 	subscribeCount  uint64                  // counts subscriptions
 	subscribing     fifo.Queue[subscribing] // SUBSCRIBEs that wait for their turn, after a connect
 	suspicion       suspicion

@@ -228,10 +228,11 @@ func (s *Subscription) finish(w *entry) {
 	s.inbox.settle(w.receipt, s, nil)
 }
 
-// discard acknowledges a message that no consumer will take, and counts it as dropped, unless the client has ended.
+// discard acknowledges a message that no consumer will take, and counts it as dropped, unless the client has ended or is to
+// end: then the server gives the message to the session's next client, or to another one of a shared subscription.
 // The caller holds mu.
 func (s *Subscription) discard(w entry) {
-	if s.inbox.err != nil {
+	if s.inbox.err != nil || s.inbox.stopping {
 		return
 	}
 	s.drop(w.message)
@@ -253,6 +254,9 @@ func (s *Subscription) discardLine() {
 // taken, as what is in a channel.
 // The caller holds mu.
 func (s *Subscription) acknowledgeLine() {
+	if s.inbox.stopping {
+		return
+	}
 	var kept []entry
 	for w, ok := s.next(); ok; w, ok = s.next() {
 		if w.receipt != nil && s.inbox.err == nil {
@@ -320,6 +324,9 @@ func (s *Subscription) noteSent(m *Message) {
 // take it.
 // The caller holds mu.
 func (s *Subscription) acknowledgeUnread() {
+	if s.inbox.stopping {
+		return
+	}
 	for n := s.unread(); n > 0; n-- {
 		o := *s.line.sent.At(s.line.sent.Len() - n)
 		if o != nil && o.receipt != nil && o.fate == fateOpen && s.inbox.err == nil {
