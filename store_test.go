@@ -541,6 +541,34 @@ func TestStoreOptions(t *testing.T) {
 	}
 }
 
+// The ctx of NewClient bounds the wait for a store that does not take the beginning of the session.
+func TestStoreFailsAtTheFirstConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		store := new(storetest.Memory)
+		store.Before(func(context.Context, []mqtt.StoreChange) error { return errFull })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		connecting := startErr(func() error {
+			_, err := mqtt.NewClient(ctx, "mqtt://test", mqtt.WithDialer(b.DialContext), mqtt.WithStore(store))
+			return err
+		})
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		late := false
+		select {
+		case <-connecting.done:
+		default:
+			late = true
+		}
+		store.Before(nil)
+		var failed *mqtt.StoreError
+		if err := connecting.wait(); late || !errors.As(err, &failed) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("NewClient returns %v; late: %v", err, late)
+		}
+	})
+}
+
 // A message that failed because of the store is gone, whatever the store has of it: the publisher was told so.
 func TestStoreFailedMessageIsGone(t *testing.T) {
 	withStores(t, func(t *testing.T, v codec.Version) {

@@ -130,7 +130,7 @@ func (s *supervisor) connect() error {
 	s.logConnected(a)
 	s.failed = 0
 	if c.journal != nil && !ack.SessionPresent {
-		if err := c.outbox.renewStore(c.ctx); err != nil {
+		if err := c.outbox.renewStore(ctx); err != nil {
 			l.Close(err)
 			return err
 		}
