@@ -24,7 +24,7 @@ func (in *inbox) endHolders(rt *route.Route, err error) {
 func (in *inbox) endSlow(s *Subscription) {
 	in.unsubscribeFor(s, nil, in.router.Leave(&s.holder))
 	s.end(ErrSlowConsumer)
-	for w, ok := s.next(); ok; w, ok = s.next() {
+	for w, ok := s.line.next(); ok; w, ok = s.line.next() {
 		s.drop(w.message)
 	}
 	in.settleAll(s, &session.Reason{Code: codec.QuotaExceeded})

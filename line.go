@@ -19,6 +19,7 @@ type line struct {
 	moved        chan struct{}       // closed when sending ends or messages were taken; nil: no goroutine waits for that
 	place        uint64              // number of the latest message in line
 	bytes        int                 // of memory that the messages in line, and those taken out and not finished, take
+	total        *int                // the bytes of all lines of the client; nil: the subscription has ended
 	returned     fifo.Queue[entry]   // taken out and given back, in the order of their places; they are before all others
 	qos0         fifo.Queue[entry]   // at QoS 0
 	acknowledged fifo.Queue[entry]   // at QoS 1 and 2
@@ -68,43 +69,50 @@ func (o *origin) identifiers() []uint32 {
 	return o.ids
 }
 
-// inLine gives a message its number at the end of the line.
+// number gives a message its place at the end of the line.
 // The caller holds mu.
-func (s *Subscription) inLine(w entry) entry {
-	s.line.place++
-	w.place = s.line.place
+func (l *line) number(w entry) entry {
+	l.place++
+	w.place = l.place
 	if o := w.message.origin; o != nil && o.receipt != nil {
 		o.place = w.place
 	}
-	return s.count(w)
+	return l.count(w)
 }
 
-// count adds the memory of a message to that of all lines.
+// count adds the memory of a message.
 // The caller holds mu.
-func (s *Subscription) count(w entry) entry {
+func (l *line) count(w entry) entry {
 	w.counted = true
-	s.addBytes(w.size())
+	l.addBytes(w.size())
 	return w
 }
 
-// addBytes changes the memory of the line. What the loops of an ended subscription still hold does not count among that of
-// all lines: to end other subscriptions would not free it.
+// addBytes changes the memory of the line.
 // The caller holds mu.
-func (s *Subscription) addBytes(n int) {
-	s.line.bytes += n
-	if !s.ended {
-		s.inbox.lineBytes += n
+func (l *line) addBytes(n int) {
+	l.bytes += n
+	if l.total != nil {
+		*l.total += n
 	}
 }
 
-// leaveLine subtracts the memory of a message that has left the line.
+// detach takes the line's memory out of the total, for good. What the loops of an ended subscription still hold does not
+// count there: to end other subscriptions would not free it.
 // The caller holds mu.
-func (s *Subscription) leaveLine(w *entry) {
+func (l *line) detach() {
+	*l.total -= l.bytes
+	l.total = nil
+}
+
+// release subtracts the memory of a message that has left the line.
+// The caller holds mu.
+func (l *line) release(w *entry) {
 	if !w.counted {
 		return
 	}
 	w.counted = false
-	s.addBytes(-w.size())
+	l.addBytes(-w.size())
 }
 
 // size is about how much memory the message takes.
@@ -128,9 +136,9 @@ const (
 // The caller holds mu.
 func (s *Subscription) enqueue(w entry) {
 	if w.receipt == nil {
-		s.line.qos0.Push(s.inLine(w))
+		s.line.qos0.Push(s.line.number(w))
 	} else {
-		s.line.acknowledged.Push(s.inLine(w))
+		s.line.acknowledged.Push(s.line.number(w))
 	}
 	s.advance()
 }
@@ -178,10 +186,10 @@ func (l *line) pop() (w entry, ok bool) {
 
 // next takes the first message out of line, for good.
 // The caller holds mu.
-func (s *Subscription) next() (w entry, ok bool) {
-	w, ok = s.line.pop()
+func (l *line) next() (w entry, ok bool) {
+	w, ok = l.pop()
 	if ok {
-		s.leaveLine(&w)
+		l.release(&w)
 	}
 	return w, ok
 }
@@ -203,7 +211,7 @@ func (s *Subscription) dropQoS0() {
 	} else {
 		w = s.line.qos0.Pop()
 	}
-	s.leaveLine(&w)
+	s.line.release(&w)
 	s.drop(w.message)
 }
 
@@ -215,7 +223,7 @@ func (w *entry) past() bool { return w.receipt != nil && w.turn != w.message.ori
 // except with ManualAck, and except if the application has settled it or is to get it again.
 // The caller holds mu.
 func (s *Subscription) finish(w *entry) {
-	s.leaveLine(w)
+	s.line.release(w)
 	if w.receipt == nil || w.past() || s.options.ack == ManualAck || s.inbox.err != nil {
 		return
 	}
@@ -245,7 +253,7 @@ func (s *Subscription) discard(w entry) {
 // discardLine acknowledges the messages in the line of a subscription that has ended.
 // The caller holds mu.
 func (s *Subscription) discardLine() {
-	for w, ok := s.next(); ok; w, ok = s.next() {
+	for w, ok := s.line.next(); ok; w, ok = s.line.next() {
 		s.discard(w)
 	}
 }
@@ -258,7 +266,7 @@ func (s *Subscription) acknowledgeLine() {
 		return
 	}
 	var kept []entry
-	for w, ok := s.next(); ok; w, ok = s.next() {
+	for w, ok := s.line.next(); ok; w, ok = s.line.next() {
 		if w.receipt != nil && s.inbox.err == nil {
 			w.message.origin.fate = fateSettled
 			s.inbox.settle(w.receipt, s, nil)
@@ -287,7 +295,7 @@ func (s *Subscription) redeliver(w *entry) {
 	o.fate = fateOpen
 	o.turn++
 	w.turn = o.turn
-	s.giveBack(s.count(*w))
+	s.giveBack(s.line.count(*w))
 }
 
 // busy reports whether messages of a subscription that ends are still on their way to a consumer.
@@ -371,7 +379,7 @@ func (s *Subscription) pump() {
 	mu.Lock()
 	defer mu.Unlock()
 	for !s.ended {
-		w, ok := s.next()
+		w, ok := s.line.next()
 		if !ok {
 			break
 		}

@@ -94,7 +94,7 @@ func (in *inbox) giveBackParked(s *Subscription) {
 			s.line.acknowledged.Push(w)
 			continue
 		}
-		s.leaveLine(&w)
+		s.line.release(&w)
 		w.receipt.Pass(s, &in.parking)
 		back = append(back, p)
 	}

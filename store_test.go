@@ -547,7 +547,7 @@ func TestStoreFailsAtTheFirstConnect(t *testing.T) {
 		b := mqtttest.NewBroker(t)
 		store := new(storetest.Memory)
 		store.Before(func(context.Context, []mqtt.StoreChange) error { return errFull })
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		connecting := startErr(func() error {
 			_, err := mqtt.NewClient(ctx, "mqtt://test", mqtt.WithDialer(b.DialContext), mqtt.WithStore(store))
@@ -632,6 +632,7 @@ func TestStoreRefused(t *testing.T) {
 		wantFate(t, all[0].Delivery, mqtt.NotAuthorized)
 		wantFate(t, all[1].Delivery, nil)
 		settle()
+		synctest.Wait()
 		if text := log.String(); !strings.Contains(text, "earlier process") || !strings.Contains(text, "name=first") || strings.Contains(text, "name=second") {
 			t.Errorf("the log says:\n%s", text)
 		}

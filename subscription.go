@@ -71,7 +71,7 @@ func NewSubscription(filter string, messages <-chan Message) *Subscription {
 }
 
 func newSubscription(in *inbox, o subscribeOptions) *Subscription {
-	s := &Subscription{inbox: in, options: o, done: make(chan struct{})}
+	s := &Subscription{inbox: in, options: o, done: make(chan struct{}), line: line{total: &in.lineBytes}}
 	s.holder = route.Holder{Owner: s, Options: o.server()}
 	s.line.arrived = make(chan struct{}, 1)
 	s.line.qos0.Keep = lineRetained
@@ -145,7 +145,7 @@ func (s *Subscription) end(err error) {
 	if s.ended {
 		return
 	}
-	s.inbox.lineBytes -= s.line.bytes
+	s.line.detach()
 	s.ended, s.err = true, err
 	s.call.finish(err) // a Subscribe that waits for SUBACK
 	delete(s.inbox.subs, s)

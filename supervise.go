@@ -132,6 +132,7 @@ func (s *supervisor) connect() error {
 	if c.journal != nil && !ack.SessionPresent {
 		if err := c.outbox.renewStore(ctx); err != nil {
 			l.Close(err)
+			l.Wait()
 			return err
 		}
 	}

@@ -83,7 +83,7 @@ func (s *Subscription) handBack(w *entry, given bool) {
 	case given && (w.message.QoS == 0 || s.options.ack == ManualAck), o != nil && o.fate != fateOpen, w.past():
 		s.finish(w)
 	case s.inbox != nil && s.ended:
-		s.leaveLine(w)
+		s.line.release(w)
 		s.discard(*w)
 	default:
 		s.giveBack(*w)
