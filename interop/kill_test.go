@@ -186,7 +186,7 @@ func TestKilledConsumerOfTheChannel(t *testing.T) {
 // messages in flight to a client, so that askServer gets to know all of them without an acknowledgement: as it is installed it
 // has 20, and a test would take the others for acknowledged.
 func startProofServer(t *testing.T) *mosquitto {
-	return startMosquitto(t, "persistence true", "persistence_location "+t.TempDir()+"/", "max_inflight_messages 0", unboundedQueues)
+	return persistent(t, "max_inflight_messages 0", unboundedQueues)
 }
 
 // proof is what a test knows of one session, and of the consumers that were killed with it.

@@ -214,8 +214,8 @@ func receiveSet(t *testing.T, ctx context.Context, sub *mqtt.Subscription, n int
 }
 
 // persistent keeps its sessions on disk.
-func persistent(t *testing.T) *mosquitto {
-	return startMosquitto(t, "persistence true", "persistence_location "+t.TempDir()+"/")
+func persistent(t *testing.T, lines ...string) *mosquitto {
+	return startMosquitto(t, append(lines, "persistence true", "persistence_location "+t.TempDir()+"/")...)
 }
 
 // A server that is stopped with SIGTERM and started again loses nothing at QoS 1 and 2, while both ends publish.

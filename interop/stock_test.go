@@ -15,7 +15,6 @@ import (
 // restart. 200 messages are on their way at any time: each restart may double those at QoS 1, and the server queues 1,000 for a
 // client and drops the rest.
 func TestStockMosquittoLosesNothing(t *testing.T) {
-	onlyUnexplained(t)
 	for name, dial := range map[string]func(ctx context.Context, url, id string) (mqtt.Client, error){
 		"3.1.1": func(ctx context.Context, url, id string) (mqtt.Client, error) {
 			return mqtt.NewClientV311(ctx, url, quickly, mqtt.WithClientID(id), mqtt.WithCleanStart(false))
@@ -33,15 +32,22 @@ func TestStockMosquittoLosesNothing(t *testing.T) {
 			"QoS 2":       func(int) mqtt.QoS { return mqtt.ExactlyOnce },
 			"QoS 1 and 2": func(i int) mqtt.QoS { return mqtt.QoS(1 + i%2) },
 		} {
-			t.Run(name+"/"+qos, func(t *testing.T) { testStockLosesNothing(t, dial, of) })
+			t.Run(name+"/"+qos, func(t *testing.T) { testRestarts(t, persistent(t), true, dial, of) })
+			t.Run(name+"/"+qos+"/1,000 in flight", func(t *testing.T) {
+				testRestarts(t, persistent(t, "max_inflight_messages 1000"), false, dial, of)
+			})
 		}
 	}
 }
 
-func testStockLosesNothing(t *testing.T, dial func(ctx context.Context, url, id string) (mqtt.Client, error), of func(i int) mqtt.QoS) {
+// testRestarts pipelines messages through a server while it is restarted. A server that doubles sends a message at QoS 2 again
+// whose PUBREL it has sent: Mosquitto 2.0.11 has up to 40 of them in flight where 20 are configured, and at a restart keeps the
+// state of 20 only. No client can know such a copy from a new message, because PUBREL has made its identifier free. With more
+// than are ever in flight configured, nothing is doubled, which proves the cause.
+func testRestarts(t *testing.T, server *mosquitto, doubles bool,
+	dial func(ctx context.Context, url, id string) (mqtt.Client, error), of func(i int) mqtt.QoS) {
 	const messages, restarts, window = 3000, 3, 200
 	ctx := within(t, time.Minute)
-	server := persistent(t)
 	var clients [2]mqtt.Client
 	for i := range clients {
 		c, err := dial(ctx, server.url(), fmt.Sprint("client", i))
@@ -83,7 +89,7 @@ func testStockLosesNothing(t *testing.T, dial func(ctx context.Context, url, id 
 		}
 	}
 	for i, n := range came {
-		if n == 0 || n > 1 && of(i) == mqtt.ExactlyOnce {
+		if n == 0 || n > 1 && of(i) == mqtt.ExactlyOnce && !doubles {
 			t.Errorf("message %d came %d times", i, n)
 		}
 	}
