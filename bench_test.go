@@ -222,3 +222,26 @@ func TestPublishAllocations(t *testing.T) {
 		}
 	})
 }
+
+// What the hook Publish costs: "none" must be what BenchmarkPublishQoS0 is, without an allocation.
+func BenchmarkTracePublish(b *testing.B) {
+	done := func(mqtt.PublishOutcome) {}
+	for name, trace := range map[string]*mqtt.Trace{
+		"none": {},
+		"hook": {Publish: func(context.Context, *mqtt.PublishTrace) func(mqtt.PublishOutcome) { return done }},
+	} {
+		b.Run(name, func(b *testing.B) {
+			c, err := mqtt.NewClient(context.Background(), startAckServer(b, codec.V5, nil), mqtt.WithTrace(trace))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer c.Close()
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := c.Publish(context.Background(), "bench/topic", payload64); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

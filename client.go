@@ -241,7 +241,7 @@ type client struct {
 func newClient(ctx context.Context, cfg *config) (*client, error) {
 	c := new(client)
 	c.core.init(cfg)
-	c.outbox.core = &c.core
+	c.outbox.core, c.outbox.notices = &c.core, &c.notices
 	if cfg.store != nil {
 		if err := c.outbox.restore(ctx, cfg); err != nil {
 			c.cancel()

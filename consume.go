@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"time"
@@ -45,6 +46,7 @@ func (s *Subscription) All(ctx context.Context) iter.Seq2[Message, error] {
 func (s *Subscription) each(ctx context.Context, f func(Message) bool) bool {
 	t := newTaker(s)
 	defer t.stop()
+	f = traceBody(ctx, s, f)
 	for {
 		w, result := t.take(ctx, nil)
 		if result == finished {
@@ -92,6 +94,7 @@ func (s *Subscription) Batches(ctx context.Context, most int, wait time.Duration
 func (s *Subscription) eachBatch(ctx context.Context, most int, wait time.Duration, f func([]Message) bool) bool {
 	t := newTaker(s)
 	defer t.stop()
+	f = traceBatch(ctx, s, f)
 	var batch []Message
 	for t.collect(ctx, most, wait) {
 		batch = batch[:0]
@@ -107,6 +110,53 @@ func (s *Subscription) eachBatch(ctx context.Context, most int, wait time.Durati
 		clear(batch)
 	}
 	return true
+}
+
+// errLeft is what the hook Process is told of a message that stays unacknowledged because its loop was left.
+var errLeft = errors.New("mqtt: the loop was left, and the message will be delivered again")
+
+// traceBody returns f with the calls of the hook Process around it.
+func traceBody(ctx context.Context, s *Subscription, f func(Message) bool) func(Message) bool {
+	hook := processHook(s)
+	if hook == nil {
+		return f
+	}
+	return func(m Message) (more bool) {
+		if _, done := hook(ctx, s, m); done != nil {
+			defer func() { done(leftOver(s, m, more)) }()
+		}
+		return f(m)
+	}
+}
+
+// traceBatch does for slices what traceBody does.
+func traceBatch(ctx context.Context, s *Subscription, f func([]Message) bool) func([]Message) bool {
+	hook := processHook(s)
+	if hook == nil {
+		return f
+	}
+	return func(batch []Message) (more bool) {
+		for _, m := range batch {
+			if _, done := hook(ctx, s, m); done != nil {
+				defer func() { done(leftOver(s, m, more)) }()
+			}
+		}
+		return f(batch)
+	}
+}
+
+// leftOver returns an error if a loop was left and the message will be the first of the next one.
+func leftOver(s *Subscription, m Message, more bool) error {
+	o := m.origin
+	if more || o == nil || o.receipt == nil || s.options.ack == ManualAck {
+		return nil
+	}
+	s.lock()
+	defer s.unlock()
+	if o.fate == fateOpen {
+		return errLeft
+	}
+	return nil
 }
 
 // collect exchanges the batch for the next one, which it fills for a while once there is a message. It reports false if

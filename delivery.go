@@ -26,6 +26,8 @@ type Delivery struct {
 	resolved atomic.Bool // the outcome is known: reason, err and details do not change any more
 	err      error
 	details  *details // nil: there are none
+
+	publishing *publishing // nil: no hook wants to know the outcome
 }
 
 // details are what few Deliveries have.
@@ -180,6 +182,9 @@ var errWithdrawn = errors.New("mqtt: message withdrawn")
 func (d *Delivery) resolve(toWake []*Delivery, reason ReasonCode, err error) []*Delivery {
 	d.reason, d.err = reason, err
 	d.leaveWave()
+	if d.publishing != nil {
+		d.outbox.notices.resolved(d.publishing, reason, err)
+	}
 	d.resolved.Store(true)
 	if d.number() != 0 {
 		d.outbox.journal.forget(d)

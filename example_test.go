@@ -72,6 +72,53 @@ func ExampleNewClient() {
 	mqtt.NewClientV311(ctx, "broker.example.com")                                                  // MQTT 3.1.1
 }
 
+// A trace that goes from the publisher through a consumer to what that publishes. The identifier travels in a user property.
+// With OpenTelemetry the hooks would inject and extract its propagation headers, and begin and end spans.
+func ExampleWithTrace() {
+	type traceID struct{} // key of the identifier in a ctx
+	trace := &mqtt.Trace{
+		Publish: func(ctx context.Context, p *mqtt.PublishTrace) func(mqtt.PublishOutcome) {
+			topic := p.Topic // p is not valid later
+			id, _ := ctx.Value(traceID{}).(string)
+			p.Properties.UserProperties.Add("trace", id)
+			return func(o mqtt.PublishOutcome) { fmt.Printf("%s: published to %s: %v\n", id, topic, o.Err) }
+		},
+		Process: func(ctx context.Context, s *mqtt.Subscription, m mqtt.Message) (context.Context, func(error)) {
+			id, _ := m.Properties.UserProperties.Get("trace")
+			return context.WithValue(ctx, traceID{}, id), func(err error) { fmt.Printf("%s: processed %s: %v\n", id, m.Topic, err) }
+		},
+	}
+
+	ctx := context.WithValue(context.Background(), traceID{}, "4711")
+	broker, connection := memory()
+	defer broker.Close()
+	client, err := mqtt.NewClient(ctx, "mqtt://memory", connection, mqtt.WithTrace(trace))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	sub, err := client.Subscribe(ctx, "orders", mqtt.AtLeastOnce)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Publish(ctx, "orders", []byte("tea")); err != nil {
+		log.Fatal(err)
+	}
+	err = sub.Handle(ctx, func(ctx context.Context, m mqtt.Message) error {
+		if err := client.Publish(ctx, "bills", m.Payload); err != nil {
+			return err
+		}
+		return sub.Unsubscribe(ctx) // ends Handle
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// 4711: published to orders: <nil>
+	// 4711: published to bills: <nil>
+	// 4711: processed orders: <nil>
+}
+
 // What became of a message, when Publish fails.
 func ExampleSafeToRetry() {
 	ctx, giveUp := context.WithCancel(context.Background())

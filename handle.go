@@ -38,7 +38,7 @@ func (s *Subscription) handle(ctx context.Context, f func(context.Context, Messa
 		defer context.AfterFunc(s.inbox.ctx, end)()
 	}
 	h := &handling{
-		sub: s, options: o, f: f, base: base, stop: stop,
+		sub: s, options: o, f: traceFunction(s, f), base: base, stop: stop,
 		lanes: make(map[laneKey]*lane), call: make(chan struct{}, 1),
 	}
 	if o.workers > 1 {
@@ -57,6 +57,22 @@ func (s *Subscription) handle(ctx context.Context, f func(context.Context, Messa
 		<-s.inbox.done // then the client's error is set
 	}
 	return s.Err()
+}
+
+// traceFunction returns f with the calls of the hook Process around it.
+func traceFunction(s *Subscription, f func(context.Context, Message) error) func(context.Context, Message) error {
+	hook := processHook(s)
+	if hook == nil {
+		return f
+	}
+	return func(ctx context.Context, m Message) error {
+		ctx, done := hook(ctx, s, m)
+		err := f(ctx, m)
+		if done != nil {
+			done(err)
+		}
+		return err
+	}
 }
 
 // handling is one call of Handle. The goroutine of the call takes messages out of the subscription. With one worker it

@@ -18,6 +18,7 @@ import (
 // wait to hand one over.
 type outbox struct {
 	*core
+	notices *notices
 
 	// waiters keeps the Deliveries of Publish calls, to be used again. Clients do not share it, because a channel that
 	// was made in a testing/synctest bubble must not be used outside that bubble.
@@ -39,12 +40,18 @@ func (o *publishOptions) queues(err error) bool {
 
 // publish sends a message. At QoS 1 and 2 it waits for the acknowledgement.
 func (out *outbox) publish(ctx context.Context, topicName string, payload []byte, o *publishOptions) error {
+	err := out.publishAndWait(ctx, topicName, payload, o)
+	out.notices.end(o.publishing, err)
+	return err
+}
+
+func (out *outbox) publishAndWait(ctx context.Context, topicName string, payload []byte, o *publishOptions) error {
 	var m session.Message
-	if err := out.compose(&m, topicName, payload, o); err != nil {
+	if err := out.compose(ctx, &m, topicName, payload, o); err != nil {
 		return err
 	}
 	if m.QoS == 0 {
-		if err := out.publishQoS0(ctx, &m); !o.queues(err) {
+		if err := out.publishQoS0(ctx, &m, o.publishing); !o.queues(err) {
 			return err
 		}
 	}
@@ -53,7 +60,7 @@ func (out *outbox) publish(ctx context.Context, topicName string, payload []byte
 	}
 	d := out.waiter()
 	defer out.reuse(d)
-	m.Owner = d
+	m.Owner, d.publishing = d, o.publishing
 	if err := out.submit(ctx, d, &m); err != nil {
 		return err
 	}
@@ -112,17 +119,28 @@ func (out *outbox) letGo(d *Delivery) (resolved, sent bool) {
 
 // publishAsync sends or queues a message.
 func (out *outbox) publishAsync(ctx context.Context, topicName string, payload []byte, o *publishOptions) *Delivery {
+	d := out.publishNow(ctx, topicName, payload, o)
+	if o.publishing != nil && d.publishing == nil { // it was not submitted, and d is done
+		out.notices.end(o.publishing, d.err)
+	}
+	return d
+}
+
+func (out *outbox) publishNow(ctx context.Context, topicName string, payload []byte, o *publishOptions) *Delivery {
 	var m session.Message
-	if err := out.compose(&m, topicName, payload, o); err != nil {
+	if err := out.compose(ctx, &m, topicName, payload, o); err != nil {
 		return NewDelivery(Success, err)
 	}
 	if m.QoS == 0 {
-		switch err := out.publishQoS0(ctx, &m); {
+		switch err := out.publishQoS0(ctx, &m, o.publishing); {
 		case err == nil:
 			return delivered
 		case !o.queues(err):
 			return NewDelivery(Success, err)
 		}
+	}
+	if o.publishing != nil {
+		o.publishing.async = true
 	}
 	if out.journal != nil && m.QoS > 0 {
 		return out.publishStoredAsync(ctx, &m, o)
@@ -131,7 +149,7 @@ func (out *outbox) publishAsync(ctx context.Context, topicName string, payload [
 		p := *m.Properties // the caller may change its struct for the next message
 		m.Properties = &p
 	}
-	d := &Delivery{outbox: out}
+	d := &Delivery{outbox: out, publishing: o.publishing}
 	m.Owner = d
 	if err := out.submit(ctx, d, &m); err != nil {
 		return NewDelivery(Success, err)
@@ -139,9 +157,9 @@ func (out *outbox) publishAsync(ctx context.Context, topicName string, payload [
 	return d
 }
 
-// compose makes a message and checks everything that can be checked without a connection.
+// compose makes a message and checks everything that can be checked without a connection. It calls the hook of a Trace.
 // [MQTT-3.3.1-3] [MQTT-3.3.2.1] [MQTT311-3.3.1-3]
-func (out *outbox) compose(m *session.Message, topicName string, payload []byte, o *publishOptions) error {
+func (out *outbox) compose(ctx context.Context, m *session.Message, topicName string, payload []byte, o *publishOptions) error {
 	if err := topic.CheckName(topicName); err != nil {
 		return topicError(topicName, false, err)
 	}
@@ -154,6 +172,9 @@ func (out *outbox) compose(m *session.Message, topicName string, payload []byte,
 	m.Properties = (*codec.PublishProperties)(o.properties)
 	if o.qos > ExactlyOnce {
 		return &notSent{fmt.Errorf("mqtt: publishing to %q: %v does not exist", topicName, o.qos)} // [MQTT-3.3.1-4]
+	}
+	if out.config.trace.Publish != nil {
+		out.config.tracePublish(ctx, m, o)
 	}
 	if m.Properties != nil || len(payload) > codec.MaxRemainingLength/2 {
 		return out.checkContent(m)
@@ -221,8 +242,8 @@ func (out *outbox) forbidden(m *session.Message) error {
 // maxPacketSize is the length of the largest packet that MQTT allows, with its fixed header.
 const maxPacketSize = codec.MaxRemainingLength + 5
 
-// publishQoS0 hands a message at QoS 0 to the connection. It waits for room in the write buffer.
-func (out *outbox) publishQoS0(ctx context.Context, m *session.Message) error {
+// publishQoS0 hands a message at QoS 0 to the connection. It waits for room in the write buffer. p may be nil.
+func (out *outbox) publishQoS0(ctx context.Context, m *session.Message, p *publishing) error {
 	if ctx.Err() != nil {
 		return notPublished(ctx)
 	}
@@ -235,7 +256,7 @@ func (out *outbox) publishQoS0(ctx context.Context, m *session.Message) error {
 			return out.notConnected()
 		}
 		if !l.Full() && out.session.FrontQoS0() == nil && (woken || out.room.empty()) {
-			return out.writeQoS0(l, m)
+			return out.writeQoS0(l, m, p)
 		}
 		if out.room.wait(ctx, &out.mu, woken) != nil {
 			return notPublished(ctx)
@@ -246,7 +267,7 @@ func (out *outbox) publishQoS0(ctx context.Context, m *session.Message) error {
 
 // The caller holds mu.
 // [MQTT-3.3.4-8] [MQTT-4.3.1-1] [MQTT311-4.3.1-1]
-func (out *outbox) writeQoS0(l *link.Link, m *session.Message) error {
+func (out *outbox) writeQoS0(l *link.Link, m *session.Message, p *publishing) error {
 	err := out.stale(m)
 	if err == nil {
 		var b []byte
@@ -260,6 +281,7 @@ func (out *outbox) writeQoS0(l *link.Link, m *session.Message) error {
 		return err
 	}
 	out.stats.Published++
+	p.sent()
 	return nil
 }
 
@@ -341,7 +363,7 @@ func (out *outbox) sendOrQueue(d *Delivery, m *session.Message) (placed bool, er
 	switch l := out.live(); {
 	case l == nil || l.Full():
 	case m.QoS == 0 && out.session.FrontQoS0() == nil: // the client has connected since publishQoS0 found no connection
-		if err := out.writeQoS0(l, m); err != nil {
+		if err := out.writeQoS0(l, m, d.publishing); err != nil {
 			return false, err
 		}
 		wake(d.resolve(nil, Success, nil))
@@ -352,13 +374,15 @@ func (out *outbox) sendOrQueue(d *Delivery, m *session.Message) (placed bool, er
 			return false, &notSent{err}
 		}
 		l.Commit(b)
-		d.sent, d.id = true, id
+		d.id = id
+		d.noteSent()
 		return true, nil
 	}
 	if !out.canQueue(m) {
 		return false, nil
 	}
 	d.ticket = out.session.Queue(*m)
+	d.publishing.queued()
 	out.watchExpiry()
 	return true, nil
 }
@@ -465,7 +489,7 @@ func (out *outbox) publishStoredAsync(ctx context.Context, m *session.Message, o
 
 // submitStored hands a message to the store and to the queue. Its bytes are the store's from then on.
 func (out *outbox) submitStored(ctx context.Context, m *session.Message, o *publishOptions) (*Delivery, error) {
-	d := &Delivery{outbox: out, details: &details{name: string(o.name), stored: make(chan struct{})}}
+	d := &Delivery{outbox: out, details: &details{name: string(o.name), stored: make(chan struct{})}, publishing: o.publishing}
 	m.Owner = d
 	return d, out.submit(ctx, d, m)
 }
@@ -495,6 +519,7 @@ func (out *outbox) storeAndQueue(d *Delivery, m *session.Message) (placed bool, 
 	j.stored[d.number()] = d
 	j.put(numberKey(keyMessage, d.number()), record)
 	d.ticket = out.session.Queue(own)
+	d.publishing.queued()
 	j.then(step{kind: stepStored, d: d})
 	wake(out.sendQueued(nil))
 	out.watchExpiry()
@@ -522,7 +547,11 @@ func (out *outbox) sendOffline(toWake []*Delivery) []*Delivery {
 		return toWake
 	}
 	for m := out.session.FrontQoS0(); m != nil && !l.Full(); m = out.session.FrontQoS0() {
-		err := out.writeQoS0(l, m)
+		var p *publishing
+		if d, ok := m.Owner.(*Delivery); ok {
+			p = d.publishing
+		}
+		err := out.writeQoS0(l, m, p)
 		toWake = resolveOwner(toWake, out.session.DropQoS0(), err)
 	}
 	out.room.wake()
@@ -568,7 +597,8 @@ func (out *outbox) sendQueued(toWake []*Delivery) []*Delivery {
 		case err != nil:
 			toWake = resolveOwner(toWake, out.session.DropFront(), err)
 		case waited:
-			d.id, d.sent, d.resent = id, true, d.sent
+			d.id = id
+			d.noteSent()
 		}
 	}
 	out.queueChanged()
@@ -596,6 +626,13 @@ func resolveOwner(toWake []*Delivery, m session.Message, err error) []*Delivery 
 	return d.resolve(toWake, Success, err)
 }
 
+// noteSent notes that the message was handed to the connection.
+// The caller holds mu.
+func (d *Delivery) noteSent() {
+	d.sent, d.resent = true, d.sent
+	d.publishing.sent()
+}
+
 // resend sends a message again, in the session that the server has kept. A message that the server no longer accepts is
 // not sent again; whether the server has it already is unknown.
 // The caller holds mu.
@@ -604,7 +641,7 @@ func (out *outbox) resend(l *link.Link, m *session.Message, toWake []*Delivery) 
 	if err == nil {
 		var b []byte
 		if d, ok := m.Owner.(*Delivery); ok {
-			d.sent, d.resent = true, d.sent
+			d.noteSent()
 		}
 		b, err = out.session.Resend(l.Buffer(), out.nowFor(m))
 		l.Commit(b)

@@ -82,6 +82,7 @@ type publishOptions struct {
 	flags      PublishFlag
 	name       StoreName
 	properties *PublishProperties
+	publishing *publishing // set by compose; nil: no hook wants to know the outcome
 }
 
 // addOptions applies options to o. It uses a type switch instead of a method of each option, because then o stays on

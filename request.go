@@ -20,6 +20,7 @@ import (
 // requests is the state of a client's requests.
 type requests struct {
 	*core
+	notices  *notices
 	outbox   *outbox
 	inbox    *inbox
 	attempts *attempts
@@ -36,7 +37,7 @@ type requests struct {
 }
 
 func (q *requests) init(c *client) {
-	q.core, q.outbox, q.inbox, q.attempts = &c.core, &c.outbox, &c.inbox, &c.attempts
+	q.core, q.notices, q.outbox, q.inbox, q.attempts = &c.core, &c.notices, &c.outbox, &c.inbox, &c.attempts
 }
 
 const (
@@ -53,7 +54,7 @@ type replies struct {
 	sub      *Subscription
 
 	// Guarded by mu.
-	exchanges map[string]*exchange // requests requests requests that wait for a reply, by correlation data
+	exchanges map[string]*exchange // requests that wait for a reply, by correlation data
 	users     int                  // number of exchanges, and of requests that wait for the subscription
 	used      uint64               // the latest use, on requests.clock
 	granting  waitlist             // requests that wait for the subscription
@@ -69,7 +70,7 @@ type exchange struct {
 	err         error             // why there will be no reply
 
 	// Guarded by mu.
-	replies *replies // where it waits; nil: it does not wait wait wait
+	replies *replies // where it waits; nil: it does not wait
 }
 
 // ResponseError is a failure that the responder sent instead of an answer. Request returns it if the reply has a user
@@ -115,6 +116,12 @@ func (c clientV5) Request(ctx context.Context, topic string, payload []byte, opt
 }
 
 func (q *requests) request(ctx context.Context, topicName string, payload []byte, o *publishOptions) (Message, error) {
+	reply, err := q.exchange(ctx, topicName, payload, o)
+	q.notices.end(o.publishing, err)
+	return reply, err
+}
+
+func (q *requests) exchange(ctx context.Context, topicName string, payload []byte, o *publishOptions) (Message, error) {
 	if err := topic.CheckName(topicName); err != nil {
 		return Message{}, topicError(topicName, false, err)
 	}
@@ -126,11 +133,11 @@ func (q *requests) request(ctx context.Context, topicName string, payload []byte
 	x.expireWith(ctx)
 	o.properties = &x.properties
 	var m session.Message
-	if err := q.outbox.compose(&m, topicName, payload, o); err != nil {
+	if err := q.outbox.compose(ctx, &m, topicName, payload, o); err != nil {
 		return Message{}, err
 	}
 	if m.QoS == 0 {
-		err := q.outbox.publishQoS0(ctx, &m)
+		err := q.outbox.publishQoS0(ctx, &m, o.publishing)
 		switch {
 		case err == nil:
 			return q.awaitReply(ctx, x, &m, nil)
@@ -140,7 +147,7 @@ func (q *requests) request(ctx context.Context, topicName string, payload []byte
 	}
 	d := q.outbox.waiter()
 	defer q.outbox.reuse(d)
-	m.Owner = d
+	m.Owner, d.publishing = d, o.publishing
 	if err := q.outbox.submit(ctx, d, &m); err != nil {
 		return Message{}, err
 	}

@@ -109,7 +109,7 @@ func (r *responder) serve(ctx context.Context, m Message) error {
 	case ctx.Err() != nil:
 		return r.served(m, errRequestExpired)
 	case err != nil:
-		return &requestFailure{payload, err}
+		return &requestFailure{payload, err, ctx}
 	case m.Properties.ResponseTopic == "":
 		return r.served(m, nil)
 	}
@@ -135,13 +135,14 @@ func (r *responder) refuse(ctx context.Context, m Message, err error) error {
 	case m.Properties.ResponseTopic == "":
 		return r.served(m, failure.err)
 	}
-	return r.served(m, r.reply(ctx, m, failure.payload, failure.err))
+	return r.served(m, r.reply(valuesOf{ctx, failure.values}, m, failure.payload, failure.err))
 }
 
 // requestFailure is an error of a handler, with what is to be sent beside it.
 type requestFailure struct {
 	payload []byte
 	err     error
+	values  context.Context // the handler's: its values are for the hooks that see the reply
 }
 
 func (f *requestFailure) Error() string { return f.err.Error() }
@@ -209,12 +210,20 @@ func (r *responder) reply(ctx context.Context, m Message, payload []byte, failur
 		sending, cancel = context.WithTimeout(r.client.ctx, replyGrace)
 		defer cancel()
 	}
-	err := r.client.outbox.publish(sending, m.Properties.ResponseTopic, payload, &o)
+	err := r.client.outbox.publish(valuesOf{sending, ctx}, m.Properties.ResponseTopic, payload, &o)
 	if err != nil && sending.Err() != nil || errors.Is(err, ErrClosed) {
 		return fmt.Errorf("%w: %w", errGivenUp, err)
 	}
 	return err
 }
+
+// valuesOf is a Context with the values of another one.
+type valuesOf struct {
+	context.Context
+	values context.Context
+}
+
+func (c valuesOf) Value(key any) any { return c.values.Value(key) }
 
 // fail changes the properties to those of a reply that reports a failure, and returns the payload of that reply.
 func (p *PublishProperties) fail(payload []byte, failure error) []byte {

@@ -42,6 +42,14 @@ const (
 	finished               // there will be no more
 )
 
+// processHook returns the hook Process of the client's Trace; nil if there is none.
+func processHook(s *Subscription) func(context.Context, *Subscription, Message) (context.Context, func(error)) {
+	if s.inbox == nil {
+		return nil
+	}
+	return s.inbox.config.trace.Process
+}
+
 // newTaker begins a loop over s. stop ends it.
 func newTaker(s *Subscription) *taker {
 	s.lock()

@@ -1,21 +1,46 @@
 package mqtt
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/fifo"
+	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
-// Trace is a set of hooks that observe a client; any may be nil. Hooks only observe. Decisions are made by
-// ReconnectPolicy.Decide and the functions of WithAttemptFunc and WithCredentialsFunc.
+// Trace is a set of hooks that observe a client; any may be nil, and then costs nothing. Hooks only observe, except that
+// Publish may add properties and Process may replace a ctx. Decisions are made by ReconnectPolicy.Decide and the functions
+// of WithAttemptFunc and WithCredentialsFunc.
 //
-// All hooks except Packet run one at a time, in the order of the events, in a goroutine that exists while a hook waits
-// to run. A hook that blocks holds up the other hooks, and also Close and Disconnect, which wait for the hooks. So a
-// hook must not call Close or Disconnect.
+// All hooks except Publish, Process and Packet run one at a time, in the order of the events, in a goroutine that exists
+// while a hook waits to run. A hook that blocks holds up the other hooks, and also Close and Disconnect, which wait for the
+// hooks. So a hook must not call Close or Disconnect.
 type Trace struct {
+	// Publish is called by Publish and PublishAsync, by Request when replies can come, and by Respond for each reply, before
+	// the message is composed. It runs in the goroutine of the call, with its ctx; for a reply with the values of the
+	// handler's. It may block, which holds up that call alone, and it may call the client. An invalid topic name or QoS fails
+	// before.
+	//
+	// The function that it returns, if that is not nil, is called once, when the outcome is known. Publish, Request and
+	// Respond call it themselves before they return or go on, so it may block there too. After PublishAsync it runs among
+	// the other hooks, when the Delivery is done, or in the call if the Delivery is done by then. No such call is ever left
+	// out, so one that blocks costs memory with each message.
+	Publish func(ctx context.Context, p *PublishTrace) func(PublishOutcome)
+	// Process is called before the application processes a message: before each call of the function of Handle or Respond,
+	// and before each body of All and Batches, there for every message of the slice. It runs in the goroutine of that
+	// call or loop, and may block, which holds up that goroutine alone.
+	//
+	// The function of Handle or Respond gets the ctx that Process returns, which must come from the one that it got. A body
+	// has no ctx. The function that Process returns, if that is not nil, is called when the processing is over, and before
+	// the message is acknowledged: with the error of the function, or with nil after a body. If a loop is left by break,
+	// return or a panic, and the message stays unacknowledged and is delivered again, it gets an error that says so. It is
+	// not called when the function of Handle or Respond panics. Next and Messages do not show when the processing
+	// is over, and do not call Process.
+	Process func(ctx context.Context, s *Subscription, m Message) (context.Context, func(error))
 	// ConnectStart and ConnectDone are called before and after every attempt to connect. attempt is the number of the
 	// attempt since the last stable connection, from 1. server has no password. err is nil if the attempt succeeded.
 	ConnectStart func(server string, attempt int)
@@ -33,6 +58,97 @@ type Trace struct {
 	// WithMaximumPacketSize. The reading and the writing goroutine of the connection call it, so two calls may run at
 	// the same time, one for each direction. The connection waits for it. It must not call the client.
 	Packet func(p PacketTrace)
+}
+
+// PublishTrace is a message that is to be published.
+type PublishTrace struct {
+	Topic   string
+	Payload []byte // valid until the hook returns; it must not be changed
+	QoS     QoS
+	Retain  bool
+	// Properties are those of the message, and the hook may change them. ResponseTopic and CorrelationData stay if they are
+	// set, because a reply depends on them. The elements of slices belong to the publisher: to change some, replace the
+	// slice; Add is safe. On MQTT 3.1.1 they are empty, and changes mean nothing.
+	Properties PublishProperties
+}
+
+// PublishOutcome is what became of a publish.
+type PublishOutcome struct {
+	Queued time.Time  // when the message began to wait in the queue; zero: it did not
+	Sent   time.Time  // when it was handed to the connection, for the last time; zero: it was not
+	Resent bool       // it was handed over more than once
+	Reason ReasonCode // as Delivery.Reason says
+	Err    error      // what Publish or Request returns, or the Err of the Delivery; nil: success
+}
+
+// publishing is a publish whose outcome a hook wants to know.
+type publishing struct {
+	done  func(PublishOutcome)
+	async bool // the hook is called when the Delivery is resolved; otherwise the publisher calls it
+
+	// Guarded by mu once the message was submitted.
+	outcome PublishOutcome
+}
+
+// sent notes that the message was handed to the connection. p may be nil.
+func (p *publishing) sent() {
+	if p != nil {
+		p.outcome.Resent = !p.outcome.Sent.IsZero()
+		p.outcome.Sent = time.Now()
+	}
+}
+
+// queued notes that the message begins to wait in the queue. p may be nil.
+func (p *publishing) queued() {
+	if p != nil {
+		p.outcome.Queued = time.Now()
+	}
+}
+
+// tracePublish calls the hook Publish with a message, and sets the properties that it wants.
+func (c *config) tracePublish(ctx context.Context, m *session.Message, o *publishOptions) {
+	t := &PublishTrace{Topic: m.Topic, Payload: m.Payload, QoS: QoS(m.QoS), Retain: m.Retain}
+	var given PublishProperties
+	if o.properties != nil {
+		given = *o.properties
+		t.Properties = given
+		t.Properties.UserProperties = slices.Clip(given.UserProperties)
+	}
+	if done := c.trace.Publish(ctx, t); done != nil {
+		o.publishing = &publishing{done: done}
+	}
+	if c.version < codec.V5 {
+		return
+	}
+	p := t.Properties
+	p.ResponseTopic = cmp.Or(given.ResponseTopic, p.ResponseTopic)
+	if given.CorrelationData != nil {
+		p.CorrelationData = given.CorrelationData
+	}
+	m.Properties = (*codec.PublishProperties)(&p)
+}
+
+// resolved notes the outcome of a message. After a PublishAsync it has the hook called.
+// The caller holds mu.
+func (n *notices) resolved(p *publishing, reason ReasonCode, err error) {
+	p.outcome.Reason = reason
+	if p.async {
+		o := p.outcome
+		o.Err = err
+		n.run(func() { p.done(o) })
+	}
+}
+
+// end calls the hook with the outcome of a publish. p may be nil.
+func (n *notices) end(p *publishing, err error) {
+	if p == nil {
+		return
+	}
+	n.mu.Lock()
+	o := p.outcome
+	n.mu.Unlock()
+	o.Err = err
+	p.done(o)
 }
 
 // PacketTrace is a packet on the wire.

@@ -1,6 +1,7 @@
 package mqtt_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"github.com/petrel-mqtt/mqtt"
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/mqtttest"
+	"github.com/petrel-mqtt/mqtt/storetest"
 )
 
 // diary is what hooks tell, in order.
@@ -247,5 +249,348 @@ func TestTraceHookThatExits(t *testing.T) {
 		noErr(t, c.Publish(t.Context(), "t", nil, mqtt.AtLeastOnce))
 		noErr(t, c.Reconnect(t.Context()))
 		noErr(t, c.Close())
+	})
+}
+
+// traceKey is the key of a value in a ctx.
+type traceKey struct{}
+
+// tracePublishes returns a hook that writes each publish and its outcome into the diary. It adds a user property.
+func (d *diary) tracePublishes(began time.Time) *mqtt.Trace {
+	since := func(at time.Time) string {
+		if at.IsZero() {
+			return "never"
+		}
+		return at.Sub(began).String()
+	}
+	return &mqtt.Trace{Publish: func(ctx context.Context, p *mqtt.PublishTrace) func(mqtt.PublishOutcome) {
+		p.Properties.UserProperties.Add("trace", "1")
+		topic := p.Topic
+		d.note("publish %s at %v: %s, for %v", p.Topic, p.QoS, p.Payload, ctx.Value(traceKey{}))
+		return func(o mqtt.PublishOutcome) {
+			d.note("%s queued %s, sent %s, resent %v: %d, %v", topic, since(o.Queued), since(o.Sent), o.Resent, o.Reason, errors.Unwrap(o.Err) != nil)
+		}
+	}}
+}
+
+// The hook Publish sees every way in which a message goes out, and once what became of it.
+func TestTracePublish(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		var d diary
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, v, b.DialContext, mqtt.WithTrace(d.tracePublishes(time.Now())), mqtt.WithTopicDefaults("twice/#", mqtt.ExactlyOnce))
+		none := 0
+		if v == codec.V5 {
+			none = int(mqtt.NoMatchingSubscribers)
+		}
+		ctx := context.WithValue(t.Context(), traceKey{}, "x")
+		for _, topic := range []string{"never", "twice/1"} {
+			noErr(t, c.Publish(ctx, topic, []byte("p")))
+		}
+		d.want(t, "publish never at QoS 0: p, for x", "never queued never, sent 0s, resent false: 0, false",
+			"publish twice/1 at QoS 2: p, for x", fmt.Sprintf("twice/1 queued never, sent 0s, resent false: %d, false", none))
+		for _, qos := range []mqtt.QoS{0, 1, 2} {
+			noErr(t, c.PublishAsync(ctx, "a", nil, qos).Wait(t.Context()))
+			first := fmt.Sprintf("publish a at QoS %d: , for x", qos)
+			code := none
+			if qos == 0 {
+				code = 0
+			}
+			d.want(t, first, fmt.Sprintf("a queued never, sent 0s, resent false: %d, false", code))
+		}
+		if c.Publish(ctx, "wild/#", nil) == nil || c.PublishAsync(ctx, "a", nil, mqtt.QoS(3)).Err() == nil {
+			t.Error("an invalid publish succeeds")
+		}
+		d.want(t)
+		for _, m := range b.Received("#") {
+			if want := v == codec.V5; len(m.Properties.UserProperties) > 0 != want {
+				t.Errorf("%s has the user properties %v", m.Topic, m.Properties.UserProperties)
+			}
+		}
+	})
+}
+
+// The hook says when a message waited in the queue, that it was sent twice, and why it failed.
+func TestTracePublishThroughALoss(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		var d diary
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, v, b.DialContext, mqtt.WithTrace(d.tracePublishes(time.Now())), mqtt.WithMaxInFlight(1))
+		release := b.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Drop: true})
+		first := c.PublishAsync(t.Context(), "first", nil, mqtt.AtLeastOnce)
+		second := c.PublishAsync(t.Context(), "second", nil, mqtt.AtLeastOnce)
+		third := c.PublishAsync(t.Context(), "third", nil, mqtt.AtLeastOnce)
+		if !third.Withdraw() {
+			t.Error("a message that waits cannot be withdrawn")
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := c.Publish(ctx, "fourth", nil, mqtt.AtLeastOnce); !mqtt.SafeToRetry(err) {
+			t.Error(err)
+		}
+		d.want(t, "publish first at QoS 1: , for <nil>", "publish second at QoS 1: , for <nil>", "publish third at QoS 1: , for <nil>",
+			"third queued 0s, sent never, resent false: 0, true", "publish fourth at QoS 1: , for <nil>",
+			"fourth queued 0s, sent never, resent false: 0, true")
+		release()
+		b.Cut()
+		noErr(t, c.Reconnect(t.Context()))
+		noErr(t, first.Wait(t.Context()))
+		noErr(t, second.Wait(t.Context()))
+		code := 0
+		if v == codec.V5 {
+			code = int(mqtt.NoMatchingSubscribers)
+		}
+		d.want(t, fmt.Sprintf("first queued never, sent 1s, resent true: %d, false", code),
+			fmt.Sprintf("second queued 0s, sent 1s, resent false: %d, false", code))
+
+		b.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Drop: true})
+		lost := c.PublishAsync(t.Context(), "lost", nil, mqtt.AtLeastOnce)
+		noErr(t, c.Close())
+		if !errors.Is(lost.Err(), mqtt.ErrOutcomeUnknown) {
+			t.Error(lost.Err())
+		}
+		c.PublishAsync(t.Context(), "late", nil, mqtt.AtLeastOnce)
+		d.want(t, "publish lost at QoS 1: , for <nil>", "lost queued never, sent 1s, resent false: 0, false",
+			"publish late at QoS 1: , for <nil>", "late queued never, sent never, resent false: 0, true")
+	})
+}
+
+// A message in a store is shown like any other. The publisher that stops waiting gets the hook called once.
+func TestTracePublishStored(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		var d diary
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, v, b.DialContext, mqtt.WithTrace(d.tracePublishes(time.Now())), mqtt.WithStore(new(storetest.Memory)))
+		subscribe(t, c, "s", mqtt.AtMostOnce)
+		noErr(t, c.Publish(t.Context(), "s", nil, mqtt.AtLeastOnce))
+		noErr(t, c.PublishAsync(t.Context(), "s", nil, mqtt.ExactlyOnce).Wait(t.Context()))
+		d.want(t, "publish s at QoS 1: , for <nil>", "s queued 0s, sent 0s, resent false: 0, false",
+			"publish s at QoS 2: , for <nil>", "s queued 0s, sent 0s, resent false: 0, false")
+		release := b.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Drop: true})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := c.Publish(ctx, "s", nil, mqtt.AtLeastOnce); !errors.Is(err, mqtt.ErrOutcomeUnknown) {
+			t.Error(err)
+		}
+		release()
+		b.Cut()
+		noErr(t, c.Reconnect(t.Context()))
+		noErr(t, c.Disconnect(t.Context()))
+		d.want(t, "publish s at QoS 1: , for <nil>", "s queued 0s, sent 0s, resent false: 0, false")
+	})
+}
+
+// The properties that a hook adds do not reach the caller's, which may be shared.
+func TestTracePublishProperties(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := dialV5(t, b.DialContext, mqtt.WithTrace(&mqtt.Trace{Publish: func(_ context.Context, p *mqtt.PublishTrace) func(mqtt.PublishOutcome) {
+			p.Properties.UserProperties.Add("hook", "1")
+			p.Properties.ResponseTopic, p.Properties.CorrelationData, p.Properties.ContentType = "r", []byte("c"), "text"
+			return nil
+		}}))
+		shared := make(mqtt.UserProperties, 1, 8)
+		shared[0] = mqtt.UserProperty{Key: "own", Value: "1"}
+		own := &mqtt.PublishProperties{UserProperties: shared, ResponseTopic: "mine"}
+		noErr(t, c.Publish(t.Context(), "t", nil, own))
+		noErr(t, c.PublishAsync(t.Context(), "t", nil, own, mqtt.AtLeastOnce).Wait(t.Context()))
+		if own.ContentType != "" || shared[:2][1].Key != "" {
+			t.Errorf("the caller's properties are %v, %v", own, shared[:2])
+		}
+		for _, m := range b.Received("t") {
+			p := m.Properties
+			if len(p.UserProperties) != 2 || p.ContentType != "text" || p.ResponseTopic != "mine" || string(p.CorrelationData) != "c" {
+				t.Errorf("published with %+v", p)
+			}
+		}
+		if n := len(b.Received("t")); n != 2 {
+			t.Errorf("%d messages", n)
+		}
+		p := &mqtt.PublishProperties{}
+		noErr(t, c.Publish(t.Context(), "\u00fc", nil, p)) // properties from the hook alone
+	})
+}
+
+// A request, its handling and the reply are shown, each with the ctx of what is around it.
+func TestTraceRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, fails := range []bool{false, true} {
+			var d diary
+			b := mqtttest.NewBroker(t)
+			trace := d.tracePublishes(time.Now())
+			trace.Process = func(ctx context.Context, s *mqtt.Subscription, m mqtt.Message) (context.Context, func(error)) {
+				d.note("process %s of %s", m.Topic, s.Filters()[0].Filter)
+				return context.WithValue(ctx, traceKey{}, "handler"), func(err error) { d.note("processed: %v", err) }
+			}
+			c := dialV5(t, b.DialContext, mqtt.WithTrace(trace), mqtt.WithClientID("c"))
+			sub := subscribeV5(t, c, "ask", mqtt.AtLeastOnce)
+			ctx, cancel := context.WithCancel(t.Context())
+			responding := calling(func() error {
+				return c.Respond(ctx, sub, func(ctx context.Context, m mqtt.Message) ([]byte, error) {
+					if fails {
+						return nil, errHandler
+					}
+					return []byte(fmt.Sprint(ctx.Value(traceKey{}))), nil
+				})
+			})
+			_, err := c.Request(context.WithValue(t.Context(), traceKey{}, "asker"), "ask", []byte("?"))
+			if fails != (err != nil) {
+				t.Error(err)
+			}
+			synctest.Wait()
+			answer, result := "handler", "<nil>"
+			if fails {
+				answer, result = "", errHandler.Error()
+			}
+			reply := []string{"publish petrel/reply/c at QoS 1: " + answer + ", for handler", "petrel/reply/c queued never, sent 0s, resent false: 0, false"}
+			processed := "processed: " + result
+			d.mu.Lock()
+			got := slices.Clone(d.lines)
+			d.mu.Unlock()
+			want := append([]string{"publish ask at QoS 1: ?, for asker", "process ask of ask", processed,
+				"ask queued never, sent 0s, resent false: 0, false"}, reply...)
+			slices.Sort(got) // the two ends run at the same time
+			slices.Sort(want)
+			if !slices.Equal(got, want) {
+				t.Errorf("noted:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+			}
+			cancel()
+			noErr(t, outcome(t, responding))
+			c.Close()
+		}
+	})
+}
+
+// traceProcessing returns a hook that writes into the diary what is processed.
+func (d *diary) traceProcessing() mqtt.Option {
+	return mqtt.WithTrace(&mqtt.Trace{Process: func(ctx context.Context, _ *mqtt.Subscription, m mqtt.Message) (context.Context, func(error)) {
+		d.note("begin %s", m.Payload)
+		return context.WithValue(ctx, traceKey{}, string(m.Payload)), func(err error) { d.note("end %s: %v", m.Payload, err) }
+	}})
+}
+
+// The hook Process surrounds each body of All, and says if the message comes again.
+func TestTraceAll(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		const left = "mqtt: the loop was left, and the message will be delivered again"
+		var d diary
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext, d.traceProcessing())
+		sub, err := c.Subscribe(t.Context(), "t", mqtt.AtLeastOnce)
+		noErr(t, err)
+		b.Publish(text("t", "1", 1))
+		b.Publish(text("t", "2", 1))
+		b.Publish(text("t", "3", 0))
+		for m, err := range sub.All(t.Context()) {
+			noErr(t, err)
+			d.note("body %s", m.Payload)
+			if string(m.Payload) == "2" {
+				break
+			}
+		}
+		d.want(t, "begin 1", "body 1", "end 1: <nil>", "begin 2", "body 2", "end 2: "+left)
+		for m := range sub.All(t.Context()) {
+			if noErr(t, m.Ack()); string(m.Payload) == "3" {
+				break
+			}
+			break
+		}
+		d.want(t, "begin 2", "end 2: <nil>") // it was acknowledged
+		for range sub.All(t.Context()) {
+			break
+		}
+		d.want(t, "begin 3", "end 3: <nil>") // QoS 0 does not come again
+		b.Publish(text("t", "4", 1))
+		func() {
+			defer func() { recover() }()
+			for range sub.All(t.Context()) {
+				panic("the body")
+			}
+		}()
+		d.want(t, "begin 4", "end 4: "+left)
+		b.Publish(text("t", "5", 1))
+		synctest.Wait()
+		for range sub.Batches(t.Context(), 2, time.Second) {
+			break
+		}
+		d.want(t, "begin 4", "begin 5", "end 5: "+left, "end 4: "+left)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		for batch := range sub.Batches(ctx, 2, time.Second) {
+			d.note("batch of %d", len(batch))
+			cancel()
+		}
+		d.want(t, "begin 4", "begin 5", "batch of 2", "end 5: <nil>", "end 4: <nil>")
+	})
+}
+
+// The hook Process surrounds each call of a handler, which gets its ctx.
+func TestTraceHandle(t *testing.T) {
+	inWorkers(t, func(t *testing.T, workers mqtt.Workers) {
+		for _, v := range []codec.Version{codec.V5, codec.V311} {
+			var d diary
+			b := mqtttest.NewBroker(t)
+			c := dialAs(t, v, b.DialContext, d.traceProcessing())
+			sub, err := c.Subscribe(t.Context(), "t", mqtt.AtLeastOnce)
+			noErr(t, err)
+			b.Publish(text("t", "1", 1))
+			ctx, cancel := context.WithCancel(t.Context())
+			failures := 1
+			noErr(t, sub.Handle(ctx, func(ctx context.Context, m mqtt.Message) error {
+				d.note("handle %v", ctx.Value(traceKey{}))
+				if failures--; failures >= 0 {
+					return errHandler
+				}
+				cancel()
+				return nil
+			}, workers))
+			d.want(t, "begin 1", "handle 1", "end 1: "+errHandler.Error(), "begin 1", "handle 1", "end 1: <nil>")
+			c.Close()
+		}
+	})
+}
+
+// Hooks that may be slow are slow for their call alone.
+func TestTraceHooksThatBlock(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		hold := make(chan struct{})
+		c := dialAs(t, v, b.DialContext, mqtt.WithTrace(&mqtt.Trace{
+			Publish: func(_ context.Context, p *mqtt.PublishTrace) func(mqtt.PublishOutcome) {
+				if p.Topic == "slow" {
+					<-hold
+				}
+				return nil
+			},
+			Process: func(ctx context.Context, s *mqtt.Subscription, _ mqtt.Message) (context.Context, func(error)) {
+				if s.Filters()[0].Filter == "slow" {
+					<-hold
+				}
+				return ctx, nil
+			},
+		}))
+		handle := func(filter string) (*mqtt.Subscription, <-chan error) {
+			sub, err := c.Subscribe(t.Context(), filter, mqtt.AtLeastOnce)
+			noErr(t, err)
+			return sub, calling(func() error {
+				return sub.Handle(t.Context(), func(context.Context, mqtt.Message) error { return nil })
+			})
+		}
+		slow, slowLoop := handle("slow")
+		fast, fastLoop := handle("fast")
+		publishing := calling(func() error { return c.Publish(t.Context(), "slow", nil, mqtt.AtLeastOnce) })
+		b.Publish(text("slow", "", 1))
+		noErr(t, c.Publish(t.Context(), "fast", nil, mqtt.AtLeastOnce))
+		stillWaits(t, publishing)
+		if w := fast.Stats().Waiting; w != 0 {
+			t.Errorf("%d messages wait", w)
+		}
+		close(hold)
+		noErr(t, outcome(t, publishing))
+		noErr(t, slow.Unsubscribe(t.Context()))
+		noErr(t, fast.Unsubscribe(t.Context()))
+		noErr(t, outcome(t, slowLoop))
+		noErr(t, outcome(t, fastLoop))
 	})
 }
