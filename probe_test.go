@@ -1,7 +1,6 @@
 package mqtt_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -82,7 +81,7 @@ func wantNamed(t *testing.T, err error, filter string, why error) {
 // filter. Everything else lives: other subscriptions, those that wait at the same time, and every publish.
 func TestSubscribeAnsweredByClosing(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
-		var log bytes.Buffer
+		var log lines
 		b := newCloser(t, "bad", 0)
 		c := reconnectingAs(t, v, b.DialContext, mqtt.WithCleanStart(false), mqtt.WithClientID("c"),
 			mqtt.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))

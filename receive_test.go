@@ -434,7 +434,7 @@ func TestReceiveUnmatched(t *testing.T) {
 // are not touched.
 func TestReceiveOversized(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
+		var log lines
 		c, s := scripted(t, codec.V311, mqtt.WithMaximumPacketSize(100), mqtt.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
 		sub, _ := subscribed(t, c, s, "a/#", mqtt.ExactlyOnce)
 		large := func(qos byte, id uint16, size int) *codec.Publish {
@@ -495,7 +495,7 @@ func TestReceiveInvalidTopic(t *testing.T) {
 func TestReceiveDropInvalidTopic(t *testing.T) {
 	for _, invalid := range invalidTopics {
 		inBothVersions(t, func(t *testing.T, v codec.Version) {
-			var log bytes.Buffer
+			var log lines
 			c, s := scripted(t, v, mqtt.WithDropInvalidTopics(), mqtt.WithLogger(slog.New(slog.NewJSONHandler(&log, nil))))
 			sub, _ := subscribed(t, c, s, "#", mqtt.ExactlyOnce)
 			for qos := range byte(3) {
@@ -554,7 +554,7 @@ func TestReceiveOversizedV5(t *testing.T) {
 // subscriber. What it costs is bounded.
 func TestReceiveManyProperties(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
+		var log lines
 		c, s := scriptedV5(t, codec.ConnackProperties{}, mqtt.WithTopicAliasMaximum(2), mqtt.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
 		sub, _ := subscribed(t, mqtt.Common(c), s, "a/#", mqtt.ExactlyOnce)
 		user := []byte{0x26, 0, 0, 0, 0}

@@ -815,7 +815,7 @@ func TestOtherEndsAreNotSuspicious(t *testing.T) {
 	})
 }
 
-// lines is a log.
+// lines is a log. The loggers of a client write in goroutines of their own.
 type lines struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -827,11 +827,13 @@ func (l *lines) Write(b []byte) (int, error) {
 	return l.text.Write(b)
 }
 
-func (l *lines) count(what string) int {
+func (l *lines) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return strings.Count(l.text.String(), what)
+	return l.text.String()
 }
+
+func (l *lines) count(what string) int { return strings.Count(l.String(), what) }
 
 // PROTOCOL 29: Reconnect drops the connection and returns at CONNACK: then the client is connected. Concurrent calls
 // share an attempt; it cuts the backoff short; a failure is returned, and the client goes on.

@@ -365,7 +365,7 @@ func TestRespondAcknowledges(t *testing.T) {
 // What a requester can do wrong ends in the log, not in a stall.
 func TestReplyThatCannotBeSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
+		var log lines
 		b := mqtttest.NewBroker(t, mqtttest.MaximumPacketSize(200))
 		c := reconnectingV5(t, b.DialContext, mqtt.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
 		messages := make(chan mqtt.Message, 4)

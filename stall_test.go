@@ -511,7 +511,7 @@ func TestForgottenMessageIsNamed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var log strings.Builder
+				var log lines
 				slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
 				b := mqtttest.NewBroker(t)
 				c := dialAs(t, codec.V5, b.DialContext, opts...)

@@ -1,7 +1,6 @@
 package mqtt_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -614,7 +613,7 @@ func TestStoreFailsAtTheEnd(t *testing.T) {
 // for what is outstanding.
 func TestStoreRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
+		var log lines
 		p := newProcess(t, codec.V5, new(storetest.Memory), false, mqtt.WithMaxInFlight(1))
 		for _, name := range []mqtt.StoreName{"first", "second"} {
 			d := p.client.PublishAsync(t.Context(), string(name), nil, mqtt.AtLeastOnce, name)

@@ -192,7 +192,7 @@ func TestAttemptHidesSecrets(t *testing.T) {
 			}
 			data, err := json.Marshal(v)
 			noErr(t, err)
-			var log strings.Builder
+			var log lines
 			slog.New(slog.NewTextHandler(&log, nil)).Error("failed", "attempt", v)
 			slog.New(slog.NewJSONHandler(&log, nil)).Error("failed", "attempt", v)
 			texts = append(texts, string(data), log.String())

@@ -92,7 +92,7 @@ func TestTrace(t *testing.T) {
 func TestTraceOfSlowConsumers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var d diary
-		var log strings.Builder
+		var log lines
 		b := mqtttest.NewBroker(t)
 		trace := &mqtt.Trace{Dropped: d.trace().Dropped, Stalled: d.trace().Stalled}
 		c := dialV5(t, b.DialContext, mqtt.WithTrace(trace), mqtt.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))

@@ -102,8 +102,11 @@ func (w *cable) Read(b []byte) (int, error) {
 }
 
 func (w *cable) Write(b []byte) (n int, err error) {
-	if w.onWrite != nil {
-		w.onWrite()
+	w.mu.Lock()
+	onWrite := w.onWrite
+	w.mu.Unlock()
+	if onWrite != nil {
+		onWrite()
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
