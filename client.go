@@ -208,6 +208,7 @@ type Stats struct {
 	Connects, Losses  uint64 // connections made, connections lost
 	BytesIn, BytesOut uint64
 	Published         uint64 // messages that were acknowledged or, at QoS 0, handed to the connection
+	Failed            uint64 // messages that were sent or queued, and then failed; not those that were withdrawn
 	Received          uint64 // messages that arrived
 	Dropped           uint64 // messages dropped by all subscriptions, see Subscription.Dropped
 	Unmatched         uint64 // messages at QoS 1 and 2 that matched no subscription
@@ -220,10 +221,7 @@ type Stats struct {
 	InFlight, Queued, QueueBytes int // current, outgoing
 	Unacknowledged, Parked       int // current, incoming at QoS 1 and 2
 
-	// The subscription that holds up all acknowledgements, because it has the oldest unacknowledged message: its
-	// filters, and for how long that message has been the oldest. nil and 0 if there is none.
-	HeldBy  []Filter
-	HeldFor time.Duration
+	Held Held // by the message that holds up all acknowledgements
 }
 
 // client is a client of either version: the core, and the parts that own the rest of its state. One mutex, the core's,
@@ -295,7 +293,7 @@ func (c *client) Stats() Stats {
 	s.Queued, s.QueueBytes = c.session.Queued()
 	s.Unacknowledged = c.session.Unacknowledged()
 	s.Parked = len(c.inbox.parking.messages)
-	s.HeldBy, s.HeldFor = c.inbox.longestStall()
+	s.Held = c.inbox.longestStall(nil)
 	return s
 }
 

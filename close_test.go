@@ -791,6 +791,9 @@ func TestPing(t *testing.T) {
 		if a := <-first; a.err != nil || a.rtt != 30*time.Millisecond {
 			t.Errorf("%+v", a)
 		}
+		if trip := p.client.Status().RoundTrip; trip != 30*time.Millisecond {
+			t.Errorf("the last round trip took %v", trip)
+		}
 		// An answer that comes too late is not taken for the answer to another ping.
 		late := ping(endingIn(t, time.Second))
 		if a := <-late; !errors.Is(a.err, context.DeadlineExceeded) {

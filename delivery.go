@@ -181,6 +181,9 @@ var errWithdrawn = errors.New("mqtt: message withdrawn")
 // The caller holds mu.
 func (d *Delivery) resolve(toWake []*Delivery, reason ReasonCode, err error) []*Delivery {
 	d.reason, d.err = reason, err
+	if err != nil && !errors.Is(err, errWithdrawn) {
+		d.outbox.stats.Failed++
+	}
 	d.leaveWave()
 	if d.publishing != nil {
 		d.outbox.notices.resolved(d.publishing, reason, err)

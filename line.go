@@ -34,7 +34,7 @@ type line struct {
 type entry struct {
 	message Message
 	place   uint64           // in the subscription's line
-	turn    uint64           // the origin's, when the message was put in line
+	turn    uint32           // the origin's, when the message was put in line
 	counted bool             // its memory is
 	parked  *parked          // what it was before its subscription claimed it; nil: it came for the subscription
 	receipt *session.Receipt // to be settled when the message is consumed, except with ManualAck; nil at QoS 0
@@ -49,7 +49,7 @@ type origin struct {
 
 	// Guarded by mu.
 	place uint64 // in the subscription's line
-	turn  uint64 // how often it was put back in line for its redelivery
+	turn  uint32 // how often it was put back in line for its redelivery
 	fate  fate
 }
 

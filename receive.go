@@ -336,7 +336,7 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 	}
 	targets, known := c.inbox.router.Targets(t, r.ids, p.Retain)
 	if p.QoS > 0 && len(targets) == 0 && !known {
-		if r.park(p, t.Name) {
+		if r.park(p, t) {
 			return nil
 		}
 		c.inbox.noteUnmatched(t.Name, r.ids)
@@ -344,7 +344,7 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 			c.inbox.passUnmatched(r.message(p, t.Name))
 		}
 	}
-	r.deliver(p, t.Name, targets)
+	r.deliver(p, t, targets)
 	c.inbox.router.Clear()
 	return nil
 }
@@ -437,14 +437,14 @@ type firstOrigin struct {
 // deliver passes the message to its targets, and acknowledges it now or lets it wait for its acknowledgement.
 // The caller holds mu.
 // [MQTT-3.3.4-1] [MQTT-4.5.0-2] [MQTT311-3.3.4-1] [MQTT311-4.5.0-2]
-func (r *receiver) deliver(p *codec.PublishView, name string, targets []route.Target) {
+func (r *receiver) deliver(p *codec.PublishView, t *route.Topic, targets []route.Target) {
 	c := r.client
 	var receipt *session.Receipt
 	accepted := false
 	for _, to := range targets {
 		s := to.Holder.Owner.(*Subscription)
 		var m Message
-		r.fill(&m, p, name, s, QoS(to.QoS))
+		r.fill(&m, p, t.Name, s, QoS(to.QoS))
 		if m.QoS == 0 {
 			r.offer(s, &m)
 			accepted = true // at QoS 0 it cannot be refused: if a refusal were lost, the message would come again as a new one
@@ -459,6 +459,7 @@ func (r *receiver) deliver(p *codec.PublishView, name string, targets []route.Ta
 			first := new(firstOrigin)
 			o, receipt = &first.origin, &first.receipt
 			c.session.HoldIn(receipt, p)
+			receipt.Topic = &t.Name
 		} else {
 			o = new(origin)
 		}
@@ -556,16 +557,17 @@ func (r *receiver) auth(h codec.Header, body []byte) error {
 
 // park keeps a message for a later subscription. It reports false if there is no room for it.
 // The caller holds mu.
-func (r *receiver) park(p *codec.PublishView, name string) bool {
+func (r *receiver) park(p *codec.PublishView, t *route.Topic) bool {
 	lot := &r.client.inbox.parking
-	size := messageSize + len(name) + len(p.Payload) + len(p.Properties)
-	if !lot.takes(name, size, r.client.config) || r.client.inbox.router.Retired(r.ids) {
+	size := messageSize + len(t.Name) + len(p.Payload) + len(p.Properties)
+	if !lot.takes(t.Name, size, r.client.config) || r.client.inbox.router.Retired(r.ids) {
 		return false
 	}
 	receipt := r.client.session.Hold(p)
+	receipt.Topic = &t.Name
 	receipt.AddHolder(lot)
 	lot.count++
-	lot.messages = append(lot.messages, &parked{r.message(p, name), receipt, lot.count, size})
+	lot.messages = append(lot.messages, &parked{r.message(p, t.Name), receipt, lot.count, size})
 	lot.bytes += size
 	r.link.Commit(r.client.session.Release(r.link.Buffer(), receipt, false))
 	return true

@@ -30,6 +30,15 @@ type stall struct {
 // it: a message that was forgotten stops all subscriptions of a client without any other sign.
 const longStall = time.Minute
 
+// topic is the topic name of the message.
+// The caller holds mu.
+func (st *stall) topic() string {
+	if st.receipt == nil || st.receipt.Topic == nil {
+		return ""
+	}
+	return *st.receipt.Topic
+}
+
 // leastPatience bounds how often the supervisor looks for stalls.
 const leastPatience = 4 * time.Millisecond
 
@@ -93,7 +102,7 @@ func (in *inbox) checkStall(st *stall) {
 		case s.options.stalled != nil && lasts >= *s.options.stalled:
 			in.endSlow(s)
 		case lasts >= stallWarning && !st.warned:
-			in.warnOfStall(s, in.began.Add(st.since))
+			in.warnOfStall(s, st)
 		}
 	}
 	st.warned = st.warned || lasts >= stallWarning
@@ -111,39 +120,50 @@ func (in *inbox) tellDefaultLogger(st *stall, lasts time.Duration) {
 	}
 	for _, h := range st.receipt.Holders() {
 		if s, ok := h.(*Subscription); ok {
-			filter := s.filters[0].Filter
+			filter, topic := s.filters[0].Filter, st.topic()
 			in.notices.run(func() {
 				slog.Default().Warn("mqtt: a message is not acknowledged and holds up all others: is it forgotten, or its consumer stuck?",
-					"client", in.ClientID(), "filter", filter, "for", lasts)
+					"client", in.ClientID(), "topic", topic, "filter", filter, "for", lasts)
 			})
 		}
 	}
 }
 
 // The caller holds mu.
-func (in *inbox) warnOfStall(s *Subscription, since time.Time) {
+func (in *inbox) warnOfStall(s *Subscription, st *stall) {
+	topic, since := st.topic(), in.began.Add(st.since)
 	in.notices.log(slog.LevelWarn, "mqtt: a slow consumer holds up all acknowledgements; the server may pause, and drop what it cannot keep",
-		"filter", s.filters[0].Filter, "for", stallWarning)
+		"topic", topic, "filter", s.filters[0].Filter, "for", stallWarning)
 	if f := in.config.trace.Stalled; f != nil {
-		in.notices.run(func() { f(s, since) })
+		in.notices.run(func() { f(s, topic, since) })
 	}
 }
 
-// longestStall returns the filters of the subscription that holds up all acknowledgements, and for how long it has done so.
+// Held describes the message that was the first to come of those that are not acknowledged. It holds up the acknowledgements
+// of all others. The zero value says that there is none.
+type Held struct {
+	Filters []Filter // of the subscription that is not done with it
+	Topic   string
+	For     time.Duration // how long it has been the first
+}
+
+// longestStall returns the message that holds up all acknowledgements. With a subscription, it must be one of that.
 // The caller holds mu.
-func (in *inbox) longestStall() (filters []Filter, lasts time.Duration) {
+func (in *inbox) longestStall(of *Subscription) (held Held) {
 	for i := range in.stalls {
 		st := in.stalled(i)
 		if st == nil {
 			continue
 		}
+		lasts := in.now() - st.since
 		for _, h := range st.receipt.Holders() {
-			if s, ok := h.(*Subscription); ok && in.now()-st.since >= lasts {
-				filters, lasts = slices.Clone(s.filters), in.now()-st.since
+			s, ok := h.(*Subscription)
+			if ok && (of == nil || s == of) && lasts >= held.For {
+				held = Held{slices.Clone(s.filters), st.topic(), lasts}
 			}
 		}
 	}
-	return filters, lasts
+	return held
 }
 
 // shortestStall is the shortest time after which a stall has a consequence.

@@ -123,7 +123,7 @@ func TestEndIfStalledThroughReconnects(t *testing.T) {
 			time.Sleep(12 * time.Second)
 			reconnect()
 			time.Sleep(time.Second)
-			if d := p.client.Stats().HeldFor; d < 12*time.Second || d > 14*time.Second {
+			if d := p.client.Stats().Held.For; d < 12*time.Second || d > 14*time.Second {
 				t.Errorf("held for %v", d)
 			}
 			time.Sleep(3 * time.Second)
@@ -522,7 +522,7 @@ func TestForgottenMessageIsNamed(t *testing.T) {
 				early := log.String()
 				time.Sleep(time.Hour)
 				synctest.Wait()
-				lines, want := strings.Count(log.String(), `filter=jobs/#`), 1-len(opts)
+				lines, want := strings.Count(log.String(), `topic=jobs/1 filter=jobs/# for=1m`), 1-len(opts)
 				if early != "" || lines != want || want > 0 && !strings.Contains(log.String(), "level=WARN") {
 					t.Errorf("after 58 s the log says %q, after an hour\n%s", early, &log)
 				}

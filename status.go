@@ -12,6 +12,10 @@ type Status struct {
 	Since   time.Time // when the client became connected, or ceased to be
 	Failed  int       // attempts to connect that failed in a row
 	LastErr error     // why the latest attempt failed, or the latest connection ended; nil: neither happened
+
+	// RoundTrip is how long the server took to answer the last PINGREQ, or to send something when it had something to
+	// acknowledge, whichever was measured last on this connection. It is 0 if nothing was, or without a connection.
+	RoundTrip time.Duration
 }
 
 func (c *client) Status() Status {
@@ -22,12 +26,16 @@ func (c *client) Status() Status {
 
 // The caller holds mu.
 func (c *client) status() Status {
-	return Status{
+	s := Status{
 		State:   c.notices.visible(),
 		Since:   c.notices.since,
 		Failed:  c.attempts.failed,
 		LastErr: c.attempts.lastErr,
 	}
+	if c.link != nil {
+		s.RoundTrip = c.link.RoundTrip()
+	}
+	return s
 }
 
 func (c *client) Ready() error {
@@ -77,16 +85,22 @@ type SubscriptionStats struct {
 	Waiting   int    // messages in line, which no consumer has
 	WaitBytes int    // memory of those, and of those that a loop has and is not done with, in bytes
 	Asleep    int    // messages that wait for their redelivery
+	Held      Held   // by a message of this subscription
 }
 
 // Stats returns a snapshot of the subscription's counters.
 func (s *Subscription) Stats() SubscriptionStats {
 	s.lock()
 	defer s.unlock()
-	return SubscriptionStats{
+	st := SubscriptionStats{
 		Dropped:   s.dropped,
 		Waiting:   s.line.length(),
 		WaitBytes: s.line.bytes,
 		Asleep:    len(s.line.asleep),
 	}
+	if s.inbox == nil {
+		return st
+	}
+	st.Held = s.inbox.longestStall(s)
+	return st
 }

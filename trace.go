@@ -50,10 +50,10 @@ type Trace struct {
 	// Retrying is called before the client waits for the next attempt.
 	Retrying     func(f Failure, delay time.Duration)
 	StateChanged func(from, to State)
-	// Dropped is called for every message that Subscription.Dropped counts. Stalled is called when a subscription has
-	// held up all acknowledgements for 10 s. While 1,000 hooks wait to run, further calls of Dropped are left out.
+	// Dropped is called for every message that Subscription.Dropped counts. Stalled is called when a message of a subscription
+	// has held up all acknowledgements for 10 s, with its topic name and since when it has. While 1,000 hooks wait to run, further calls of Dropped are left out.
 	Dropped func(s *Subscription, m Message)
-	Stalled func(s *Subscription, since time.Time)
+	Stalled func(s *Subscription, topic string, since time.Time)
 	// Packet is called before a packet is written and after one was read, except for a message that is too large for
 	// WithMaximumPacketSize. The reading and the writing goroutine of the connection call it, so two calls may run at
 	// the same time, one for each direction. The connection waits for it. It must not call the client.

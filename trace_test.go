@@ -57,8 +57,8 @@ func (d *diary) trace() *mqtt.Trace {
 		},
 		StateChanged: func(from, to mqtt.State) { d.note("%v -> %v", from, to) },
 		Dropped:      func(s *mqtt.Subscription, m mqtt.Message) { d.note("%s drops %s", s.Filters()[0].Filter, m.Payload) },
-		Stalled: func(s *mqtt.Subscription, since time.Time) {
-			d.note("%s stalls for %v", s.Filters()[0].Filter, time.Since(since).Round(time.Second))
+		Stalled: func(s *mqtt.Subscription, topic string, since time.Time) {
+			d.note("%s stalls with %s for %v", s.Filters()[0].Filter, topic, time.Since(since).Round(time.Second))
 		},
 	}
 }
@@ -96,25 +96,31 @@ func TestTraceOfSlowConsumers(t *testing.T) {
 		b := mqtttest.NewBroker(t)
 		trace := &mqtt.Trace{Dropped: d.trace().Dropped, Stalled: d.trace().Stalled}
 		c := dialV5(t, b.DialContext, mqtt.WithTrace(trace), mqtt.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
-		subscribeV5(t, c, "fast", mqtt.AtLeastOnce)
-		subscribeV5(t, c, "slow", mqtt.AtLeastOnce, mqtt.Buffer(2))
-		if s := c.Stats(); s.HeldBy != nil || s.HeldFor != 0 {
-			t.Errorf("held up by %v for %v", s.HeldBy, s.HeldFor)
+		fast := subscribeV5(t, c, "fast", mqtt.AtLeastOnce)
+		slow := subscribeV5(t, c, "slow/+", mqtt.AtLeastOnce, mqtt.Buffer(2))
+		if s := c.Stats(); s.Held.Filters != nil || s.Held.For != 0 {
+			t.Errorf("held up by %v", s.Held)
 		}
 		for n := range 4 {
-			b.Publish(text("slow", fmt.Sprint("q1 ", n), 1))
+			b.Publish(text("slow/1", fmt.Sprint("q1 ", n), 1))
 		}
 		for n := range 6 {
-			b.Publish(text("slow", fmt.Sprint("q0 ", n), 0))
+			b.Publish(text("slow/1", fmt.Sprint("q0 ", n), 0))
 		}
 		b.Publish(text("fast", "held up", 1))
 		time.Sleep(15 * time.Second)
-		if s := c.Stats(); len(s.HeldBy) != 1 || s.HeldBy[0].Filter != "slow" || s.HeldFor != 15*time.Second {
-			t.Errorf("held up by %v for %v", s.HeldBy, s.HeldFor)
+		if s := c.Stats(); len(s.Held.Filters) != 1 || s.Held.Filters[0].Filter != "slow/+" || s.Held.Topic != "slow/1" || s.Held.For != 15*time.Second {
+			t.Errorf("held up by %v", s.Held)
+		}
+		if s := slow.Stats(); s.Held.Topic != "slow/1" || s.Held.For != 15*time.Second {
+			t.Errorf("holds up with %v", s.Held)
+		}
+		if s := fast.Stats(); s.Held.Topic != "" || s.Held.For != 0 {
+			t.Errorf("the other one holds up with %v", s.Held)
 		}
 		c.Close()
-		d.want(t, "slow drops q0 0", "slow drops q0 1", "slow drops q0 2", "slow drops q0 3", "slow stalls for 10s")
-		if !strings.Contains(log.String(), "filter=slow") {
+		d.want(t, "slow/+ drops q0 0", "slow/+ drops q0 1", "slow/+ drops q0 2", "slow/+ drops q0 3", "slow/+ stalls with slow/1 for 10s")
+		if !strings.Contains(log.String(), "topic=slow/1 filter=slow/+") {
 			t.Errorf("the log says %q", log.String())
 		}
 	})
@@ -349,6 +355,9 @@ func TestTracePublishThroughALoss(t *testing.T) {
 		noErr(t, c.Close())
 		if !errors.Is(lost.Err(), mqtt.ErrOutcomeUnknown) {
 			t.Error(lost.Err())
+		}
+		if n := c.Stats().Failed; n != 1 {
+			t.Errorf("%d messages failed", n)
 		}
 		c.PublishAsync(t.Context(), "late", nil, mqtt.AtLeastOnce)
 		d.want(t, "publish lost at QoS 1: , for <nil>", "lost queued never, sent 1s, resent false: 0, false",

@@ -78,8 +78,8 @@ func (l *logFlags) options(o *options, logger *slog.Logger, version protocol) {
 			}
 			logger.Log(context.Background(), level, "trying again", "after", delay.Round(time.Millisecond), "because", plain(f.Err))
 		},
-		Stalled: func(_ *mqtt.Subscription, since time.Time) {
-			logger.Warn("messages are not taken fast enough, and hold up the server", "since", since.Format(time.TimeOnly))
+		Stalled: func(_ *mqtt.Subscription, topic string, since time.Time) {
+			logger.Warn("messages are not taken fast enough, and hold up the server", "topic", topic, "since", since.Format(time.TimeOnly))
 		},
 	}
 	if l.debug {

@@ -35,6 +35,7 @@ type keepAlive struct {
 	taken    int           // mu; how many of pings the writer has taken
 	asked    time.Duration // mu; when the server was found to have something to acknowledge, or notAsked
 	trip     time.Duration // mu; how long it usually takes until a packet comes then; 0: not known
+	last     time.Duration // mu; how long it took the last time that it was measured; 0: never
 	early    int           // mu; PINGREQs since then, because no packet came
 	lastSent time.Duration // when the latest bytes were written; owned by the writer
 	progress time.Duration // when the latest write ended that was held up; owned by the writer
@@ -103,8 +104,12 @@ func (l *Link) pingresp(h codec.Header, body []byte) error {
 	if len(l.alive.pings) == 0 {
 		return nil
 	}
-	if done := l.alive.pings[0].done; done != nil {
-		close(done)
+	p := &l.alive.pings[0]
+	if p.done != nil {
+		close(p.done)
+	}
+	if p.sent != unsent {
+		l.alive.last = time.Since(l.began) - p.sent
 	}
 	l.alive.pings = slices.Delete(l.alive.pings, 0, 1)
 	l.alive.taken = max(0, l.alive.taken-1)
@@ -157,13 +162,19 @@ func (l *Link) answered() {
 	if l.alive.asked == notAsked {
 		return
 	}
-	if trip := time.Since(l.began) - l.alive.asked; l.alive.trip == 0 {
+	trip := time.Since(l.began) - l.alive.asked
+	l.alive.last = trip
+	if l.alive.trip == 0 {
 		l.alive.trip = trip
 	} else {
 		l.alive.trip += (trip - l.alive.trip) / 8
 	}
 	l.alive.asked, l.alive.early = notAsked, 0
 }
+
+// RoundTrip returns how long the server took to answer, the last time that it was measured; 0 if it was not.
+// The caller holds mu.
+func (l *Link) RoundTrip() time.Duration { return l.alive.last }
 
 // due returns when a PINGREQ is due [MQTT-3.1.2-20], whether or not an earlier one was answered.
 // The caller holds mu.

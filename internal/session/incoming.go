@@ -72,6 +72,7 @@ type Receipt struct {
 	repeated bool    // its PUBREC was sent on an earlier connection, and has to be sent again
 	reason   *Reason // the latest, which counts if nobody accepts
 	content  uint64  // of topic and payload, by which a resend is recognised
+	Topic    *string // the message's, for its owner's reports; nil: not set
 }
 
 // Reason is what an acknowledgement says other than success. Code is one that PUBACK and PUBREC have; the rest are
