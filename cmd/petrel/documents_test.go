@@ -27,7 +27,8 @@ var shellCommand = regexp.MustCompile(`^(?:[A-Z_]+=\S+ )*(?:env (?:-u [A-Z]+ )?)
 func typedLines(t *testing.T) (all []typed) {
 	t.Helper()
 	pages, _ := filepath.Glob(filepath.Join(repository, "docs", "*.md"))
-	for _, name := range append(pages, filepath.Join(repository, "README.md")) {
+	deeper, _ := filepath.Glob(filepath.Join(repository, "docs", "*", "*.md"))
+	for _, name := range append(append(pages, deeper...), filepath.Join(repository, "README.md")) {
 		if filepath.Base(name) == "CLI.md" { // it is what the program says itself
 			continue
 		}
