@@ -9,7 +9,7 @@ import (
 
 // Plugin is code of the application that the broker asks about its clients, or tells about them. Every function may be
 // nil. They are called from many goroutines at once, and whatever client a call is about waits for it, so they should be
-// quick.
+// quick. A panic of one goes to the log; where it was asked, that denies.
 type Plugin struct {
 	Name string // as configuration files call it
 
@@ -94,13 +94,3 @@ const (
 	Receive                 // be sent a message that was published to it
 	Subscribe               // subscribe to a filter, for a shared subscription without $share and the share name
 )
-
-// firstOpinion returns the first decision that is one.
-func firstOpinion(plugins []Plugin, ask func(Plugin) Decision) Decision {
-	for _, p := range plugins {
-		if d := ask(p); d != Abstain {
-			return d
-		}
-	}
-	return Abstain
-}

@@ -2,6 +2,9 @@ package broker
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
 
 	"github.com/petrel-mqtt/mqtt/broker/internal/engine"
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -9,6 +12,36 @@ import (
 
 // policy is what the engine asks and tells: first the plugins, then the files.
 type policy struct{ b *Broker }
+
+// guard calls a plugin. A panic of it must not end a broker that serves others: some calls are made by goroutines that belong
+// to no client, such as the one that brings messages from the persistence file to their targets.
+func (b *Broker) guard(name string, f func()) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			b.log.Error("a plugin panics", "plugin", name, "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
+		}
+	}()
+	f()
+}
+
+// firstOpinion returns the first decision of a plugin that is one. A plugin that panics denies.
+func (b *Broker) firstOpinion(ask func(*Plugin) Decision) Decision {
+	for i := range b.plugins {
+		p, d := &b.plugins[i], Deny
+		b.guard(p.Name, func() { d = ask(p) })
+		if d != Abstain {
+			return d
+		}
+	}
+	return Abstain
+}
+
+// tell calls every plugin.
+func (b *Broker) tell(f func(*Plugin)) {
+	for i := range b.plugins {
+		b.guard(b.plugins[i].Name, func() { f(&b.plugins[i]) })
+	}
+}
 
 // credential is a password that was right.
 type credential struct {
@@ -26,7 +59,7 @@ func (p *policy) Authenticate(ctx context.Context, c *engine.Client, assigned bo
 	if code := listener.identify((*Client)(c), assigned); code != codec.Success {
 		return nil, code
 	}
-	decision := firstOpinion(p.b.plugins, func(plugin Plugin) Decision {
+	decision := p.b.firstOpinion(func(plugin *Plugin) Decision {
 		if plugin.Authenticate == nil {
 			return Abstain
 		}
@@ -71,21 +104,32 @@ func (p *policy) Valid(of any) bool {
 
 // Exchange asks the plugins for an authentication method.
 func (p *policy) Exchange(c *engine.Client, method string) engine.Exchange {
-	for _, plugin := range p.b.plugins {
-		if plugin.Exchange != nil {
-			if x := plugin.Exchange(Client(*c), method); x != nil {
-				return exchange{x}
-			}
+	for i := range p.b.plugins {
+		plugin := &p.b.plugins[i]
+		if plugin.Exchange == nil {
+			continue
+		}
+		var x Exchange
+		p.b.guard(plugin.Name, func() { x = plugin.Exchange(Client(*c), method) })
+		if x != nil {
+			return &exchange{x, p.b, plugin.Name}
 		}
 	}
 	return nil
 }
 
 // exchange is a plugin's enhanced authentication, as the engine knows it.
-type exchange struct{ Exchange }
+type exchange struct {
+	Exchange
+	b      *Broker
+	plugin string // its name
+}
 
-func (x exchange) Next(ctx context.Context, data []byte) (engine.Step, error) {
-	step, err := x.Exchange.Next(ctx, data)
+var errPanic = errors.New("the plugin panics")
+
+func (x *exchange) Next(ctx context.Context, data []byte) (engine.Step, error) {
+	step, err := Step{}, errPanic
+	x.b.guard(x.plugin, func() { step, err = x.Exchange.Next(ctx, data) })
 	return engine.Step(step), err
 }
 
@@ -99,7 +143,7 @@ func (p *policy) Asks() bool { return p.b.asks }
 
 // Ask asks the plugins.
 func (p *policy) Ask(c *engine.Client, access engine.Access, topic string) engine.Decision {
-	return engine.Decision(firstOpinion(p.b.plugins, func(plugin Plugin) Decision {
+	return engine.Decision(p.b.firstOpinion(func(plugin *Plugin) Decision {
 		if plugin.Authorize == nil {
 			return Abstain
 		}
@@ -108,43 +152,43 @@ func (p *policy) Ask(c *engine.Client, access engine.Access, topic string) engin
 }
 
 func (p *policy) Connected(c *engine.Client) {
-	for _, plugin := range p.b.plugins {
+	p.b.tell(func(plugin *Plugin) {
 		if plugin.Connected != nil {
 			plugin.Connected(Client(*c))
 		}
-	}
+	})
 }
 
 func (p *policy) Disconnected(c *engine.Client, err error) {
-	for _, plugin := range p.b.plugins {
+	p.b.tell(func(plugin *Plugin) {
 		if plugin.Disconnected != nil {
 			plugin.Disconnected(Client(*c), err)
 		}
-	}
+	})
 }
 
 func (p *policy) Subscribed(c *engine.Client, filter string, qos byte) {
-	for _, plugin := range p.b.plugins {
+	p.b.tell(func(plugin *Plugin) {
 		if plugin.Subscribed != nil {
 			plugin.Subscribed(Client(*c), filter, qos)
 		}
-	}
+	})
 }
 
 func (p *policy) Unsubscribed(c *engine.Client, filter string) {
-	for _, plugin := range p.b.plugins {
+	p.b.tell(func(plugin *Plugin) {
 		if plugin.Unsubscribed != nil {
 			plugin.Unsubscribed(Client(*c), filter)
 		}
-	}
+	})
 }
 
 func (p *policy) Hears() bool { return p.b.hears }
 
 func (p *policy) Published(c *engine.Client, m engine.Message) {
-	for _, plugin := range p.b.plugins {
+	p.b.tell(func(plugin *Plugin) {
 		if plugin.Published != nil {
 			plugin.Published(Client(*c), Message(m))
 		}
-	}
+	})
 }

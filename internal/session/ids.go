@@ -35,6 +35,9 @@ func (o *outgoing) exhausted() bool { return o.sent.used >= maxID }
 // earlier one picks it at random, in order not to use identifiers which that one had in flight.
 func (s *Session) StartAt(id uint16) { s.out.lastID = id }
 
+// LastID returns the packet identifier that was handed out last.
+func (s *Session) LastID() uint16 { return s.out.lastID }
+
 // TakeID takes a packet identifier for a SUBSCRIBE or UNSUBSCRIBE of owner.
 // [MQTT-4.9.0-3]
 func (s *Session) TakeID(owner any) (uint16, error) {

@@ -69,7 +69,7 @@ func (e *Engine) tryAttach(c *conn, connect *codec.Connect, ack *codec.Connack) 
 	case s == nil:
 		s = e.newSession(c.client.ID, c.client.Username)
 		if expiryOf(connect) > 0 && e.journal != nil {
-			s.ledger = &ledger{journal: e.journal, number: e.journal.newNumber(), lock: &s.mu}
+			s.ledger = s.ledgerOf(e.journal.newNumber())
 			c.awaitStore = true
 		}
 		sh.sessions[s.id] = s

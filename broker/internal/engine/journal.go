@@ -45,15 +45,16 @@ type journal struct {
 	store     Store
 	restoring bool // the store is being read
 
-	mu       sync.Mutex // guards the fields below
-	entries  []*entry
-	bytes    int // of entries, and of those that are being committed or released
-	later    []Change
-	dirty    map[saver]bool
-	sequence uint64        // of the latest message
-	number   uint64        // of the latest session or group
-	room     chan struct{} // closed when bytes falls below the bound; nil: nobody waits for that
-	closed   bool
+	mu        sync.Mutex // guards the fields below
+	entries   []*entry
+	bytes     int // of entries, and of those that are being committed or released
+	later     []Change
+	dirty     map[saver]bool
+	retaining map[string]int // by topic: runs of retained messages that are not released yet
+	sequence  uint64         // of the latest message
+	number    uint64         // of the latest session or group
+	room      chan struct{}  // closed when bytes falls below the bound; nil: nobody waits for that
+	closed    bool
 
 	wake     chan struct{} // capacity 1: there is something to commit
 	released chan []*entry // to the releaser
@@ -78,7 +79,7 @@ const (
 
 func newJournal(e *Engine, s Store) *journal {
 	return &journal{
-		engine: e, store: s, dirty: map[saver]bool{},
+		engine: e, store: s, dirty: map[saver]bool{}, retaining: map[string]int{},
 		wake: make(chan struct{}, 1), released: make(chan []*entry, 1),
 	}
 }

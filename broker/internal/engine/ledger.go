@@ -7,14 +7,17 @@ import (
 	"sync"
 
 	"github.com/petrel-mqtt/mqtt/internal/fifo"
+	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
-// ledger says which stored messages a session, or a group, still needs. It belongs to its owner, whose lock guards it. One
-// small record of it is written for all that has changed between two commits, however many messages were acknowledged.
+// ledger says which stored messages a session, or a group, still needs, and how far a session is with its packet
+// identifiers. It belongs to its owner, whose lock guards it. One small record of it is written for all that has changed
+// between two commits, however many messages were acknowledged.
 type ledger struct {
 	journal *journal
-	number  uint64      // names the owner in the records of messages
-	lock    sync.Locker // the owner's
+	number  uint64           // names the owner in the records of messages
+	lock    sync.Locker      // the owner's
+	state   *session.Session // the owner's; nil: it is a group
 
 	debts   fifo.Queue[debt] // in the order of their messages; the first one is not settled
 	last    uint64           // sequence of the latest message that was entered
@@ -70,13 +73,23 @@ func (l *ledger) changes() []Change {
 	return []Change{{bucketLedgers, number(l.number), l.record()}}
 }
 
-// record is the sequence up to which everything is settled, and then what is settled beyond that.
+// ledgerOf returns an empty ledger of a session.
+func (s *Session) ledgerOf(number uint64) *ledger {
+	return &ledger{journal: s.engine.journal, number: number, lock: &s.mu, state: s.state}
+}
+
+// record is the sequence up to which everything is settled, the latest packet identifier, and then what is settled beyond
+// that sequence.
 func (l *ledger) record() []byte {
 	upTo := l.last
 	if l.debts.Len() > 0 {
 		upTo = l.debts.At(0).sequence - 1
 	}
-	b := binary.AppendUvarint(nil, upTo)
+	var lastID uint16
+	if l.state != nil {
+		lastID = l.state.LastID()
+	}
+	b := binary.AppendUvarint(binary.AppendUvarint(nil, upTo), uint64(lastID))
 	for i := 0; i < l.debts.Len() && l.settled > 0; i++ {
 		if d := l.debts.At(i); d.settled {
 			b = binary.AppendUvarint(b, d.sequence)
@@ -85,14 +98,41 @@ func (l *ledger) record() []byte {
 	return b
 }
 
-// readLedger is the inverse of record.
-func readLedger(b []byte) (upTo uint64, settled []uint64, ok bool) {
-	r := recordReader{b: slices.Clone(b)}
-	upTo = r.uvarint()
+// restoredLedger is what the store has of a ledger; nil: nothing.
+type restoredLedger struct {
+	upTo    uint64
+	lastID  uint16
+	settled map[uint64]bool
+}
+
+// newRestoredLedger is the inverse of record.
+func newRestoredLedger(record []byte) (*restoredLedger, error) {
+	r := recordReader{b: slices.Clone(record)}
+	l := &restoredLedger{upTo: r.uvarint(), lastID: uint16(r.uvarint()), settled: map[uint64]bool{}}
 	for len(r.b) > 0 && !r.bad {
-		settled = append(settled, r.uvarint())
+		l.settled[r.uvarint()] = true
 	}
-	return upTo, settled, !r.bad
+	if r.bad {
+		return nil, errRecord
+	}
+	return l, nil
+}
+
+// needs reports whether the owner needs a message.
+func (l *restoredLedger) needs(sequence uint64) bool {
+	return l == nil || sequence > l.upTo && !l.settled[sequence]
+}
+
+// halfCircle is half of all packet identifiers.
+const halfCircle = 1 << 15
+
+// startAt is the packet identifier that a session goes on after. A client may still acknowledge what an earlier process has
+// sent it at QoS 1: those identifiers are far away.
+func (l *restoredLedger) startAt() uint16 {
+	if l == nil {
+		return halfCircle
+	}
+	return l.lastID + halfCircle
 }
 
 // number is a number as a key: keys are in the order of their numbers.

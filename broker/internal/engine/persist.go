@@ -90,12 +90,40 @@ func (j *journal) submitRun(publisher *ledger, r *run, done func(error)) {
 			n.changes = append(n.changes, j.engine.retainedChange(it.message))
 		}
 	}
+	if r.retain {
+		n.done = func(err error) {
+			done(err)
+			j.retained(r.match.topic)
+		}
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if r.retain {
+		j.retaining[r.match.topic]++
+	}
 	if len(targets) > 0 {
 		j.enumerate(n, r)
 	}
 	j.add(n)
+}
+
+// retained notes that a run of retained messages of a topic is no longer under way.
+func (j *journal) retained(topic string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.retaining[topic]--; j.retaining[topic] == 0 {
+		delete(j.retaining, topic)
+	}
+}
+
+// forgetRetained removes a retained message that has expired, with the next commit. Where a later one of its topic is under
+// way that one takes its place in the store, and may have done so already.
+func (j *journal) forgetRetained(topic string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.retaining[topic] == 0 {
+		j.later = append(j.later, Change{Bucket: bucketRetained, Key: []byte(topic)})
+	}
 }
 
 // enumerate gives the messages of a run their sequence, which is that of the commits. The lock is held.

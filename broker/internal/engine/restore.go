@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/session"
@@ -21,16 +20,6 @@ type restoring struct {
 	messages []restoredMessage            // in the order of their sequence
 	sessions map[uint64]*Session
 	useless  []Change // that remove what nobody needs
-}
-
-type restoredLedger struct {
-	upTo    uint64
-	settled map[uint64]bool
-}
-
-// needs reports whether the owner needs a message.
-func (l *restoredLedger) needs(sequence uint64) bool {
-	return l == nil || sequence > l.upTo && !l.settled[sequence]
 }
 
 // flight is a message at QoS 2 that is on its way to a session.
@@ -123,18 +112,6 @@ func (r *restoring) readLedger(n uint64, value []byte) (err error) {
 	return err
 }
 
-func newRestoredLedger(record []byte) (*restoredLedger, error) {
-	upTo, settled, ok := readLedger(record)
-	if !ok {
-		return nil, errRecord
-	}
-	l := &restoredLedger{upTo: upTo, settled: map[uint64]bool{}}
-	for _, sequence := range settled {
-		l.settled[sequence] = true
-	}
-	return l, nil
-}
-
 func (r *restoring) readMessage(sequence uint64, value []byte) error {
 	m, targets, err := r.engine.readMessage(value)
 	if err != nil {
@@ -172,7 +149,7 @@ func (r *restoring) readSession(n uint64, value []byte) error {
 	}
 	e := r.engine
 	s := e.newSession(of.ID, of.Owner)
-	s.ledger = &ledger{journal: e.journal, number: n, lock: &s.mu}
+	s.ledger = s.ledgerOf(n)
 	client := &Client{ID: of.ID, Username: of.Owner, Version: of.Version, Listener: of.Listener}
 	s.client.Store(client)
 	s.expiry, s.endsAt = of.Expiry, e.engineTime(of.EndsAt)
@@ -216,8 +193,7 @@ func (r *restoring) restoreMessages() error {
 	for n, s := range r.sessions {
 		st := states[n]
 		slices.SortStableFunc(st.Sent, func(a, b session.Sent) int { return order(a.Released, b.Released) })
-		// A client may still acknowledge what an earlier process has sent at QoS 1: those identifiers are far away.
-		st.LastID = uint16(time.Now().UnixNano())
+		st.LastID = r.ledgers[n].startAt()
 		if err := s.state.Restore(*st); err != nil {
 			return err
 		}
@@ -292,4 +268,5 @@ func (s *Session) awaitClient() {
 		e.timers.set(s.timers.will, e.now()+min(s.will.delay, seconds(s.expiry)))
 	}
 	s.save()
+	e.journal.spoil(s.ledger) // the next process must not begin where this one does
 }

@@ -62,6 +62,9 @@ func (e *Engine) forgetRetained(k *kept) {
 	defer r.mu.Unlock()
 	if now, _ := r.messages.Get(k.topic); now == k {
 		r.remove(e, k.topic)
+		if e.journal != nil {
+			e.journal.forgetRetained(k.topic)
+		}
 	}
 }
 

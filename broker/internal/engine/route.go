@@ -85,8 +85,10 @@ func (e *Engine) deliver(r *run, items []item, wakes *[]*conn) {
 	if r.qos > 0 {
 		r.makeMessages(items, e.now())
 	}
+	nobody = len(m.groups) == 0
 	for i := range m.targets {
 		if t := &m.targets[i]; m.mayReceive(e, t) {
+			nobody = false
 			t.session.take(r, items, t, wakes)
 		} else if e.journal != nil {
 			t.forgive(items)
@@ -94,6 +96,9 @@ func (e *Engine) deliver(r *run, items []item, wakes *[]*conn) {
 	}
 	for _, g := range m.groups {
 		g.take(r, items, wakes)
+	}
+	for i := range items { // who may not receive is not one whose queue is full
+		items[i].kept = items[i].kept || nobody
 	}
 }
 

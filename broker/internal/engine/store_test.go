@@ -382,3 +382,85 @@ func TestDeafClientAndStore(t *testing.T) {
 		}
 	})
 }
+
+// After each crash a session goes on with packet identifiers that are half a circle away from those that its client may
+// still acknowledge.
+func TestIdentifiersAfterCrash(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newMemoryStore()
+		l := newLab(t, with(s))
+		p, _ := l.join(codec.V5, kept5("x", true))
+		p.subscribe(1, "a")
+		pub := l.client("p")
+		for range 10 {
+			pub.publish("a", "acknowledged")
+			p.take()
+		}
+		pub.publish("a", "in flight")
+		want := receive[*codec.Publish](p).PacketID
+		for range 3 {
+			time.Sleep(2 * lazyCommit)
+			s = s.crash()
+			l = newLab(t, with(s))
+			p, _ = l.join(codec.V5, kept5("x", false))
+			got := receive[*codec.Publish](p).PacketID
+			want += halfCircle
+			if distance := int16(got - want); distance < -10 || distance > 10 {
+				t.Errorf("identifier %d, want about %d", got, want)
+			}
+			want = got
+		}
+	})
+}
+
+// A retained message that has expired leaves the store.
+func TestRetainedExpireInStore(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newMemoryStore()
+		l := newLab(t, with(s))
+		pub := l.client("p")
+		for i := range 100 {
+			pub.send(&codec.Publish{Topic: fmt.Sprint(i), QoS: 1, PacketID: 1, Retain: true, Payload: []byte("x"),
+				Properties: codec.PublishProperties{MessageExpiry: time.Minute}})
+			receive[*codec.Puback](pub)
+		}
+		if n := s.count(bucketRetained); n != 100 {
+			t.Fatalf("%d are stored", n)
+		}
+		time.Sleep(time.Minute + 2*lazyCommit)
+		if n := s.count(bucketRetained); n != 0 {
+			t.Errorf("%d are still stored", n)
+		}
+	})
+}
+
+// A retained message expires after its successor was stored, and before anybody else knows of it.
+func TestRetainedExpiresWhileReplaced(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newMemoryStore()
+		slow := &rules{ask: func(_ *Client, access Access, topic string) Decision {
+			if access == Receive && topic == "slow" {
+				time.Sleep(20 * time.Second) // the releaser
+			}
+			return Abstain
+		}}
+		l := newLab(t, func(c *Config) { c.Store, c.Policy = s, slow })
+		p, _ := l.join(codec.V5, kept5("x", true))
+		p.subscribe(1, "slow")
+		pub := l.client("p")
+		pub.send(&codec.Publish{Topic: "r", QoS: 1, PacketID: 1, Retain: true, Payload: []byte("old"),
+			Properties: codec.PublishProperties{MessageExpiry: 10 * time.Second}})
+		receive[*codec.Puback](pub)
+		pub.send(&codec.Publish{Topic: "slow", QoS: 1, PacketID: 2, Payload: []byte("x")})
+		time.Sleep(time.Second)
+		other := l.client("q")
+		other.send(&codec.Publish{Topic: "r", QoS: 1, PacketID: 1, Retain: true, Payload: []byte("new")})
+		receive[*codec.Puback](other)
+		time.Sleep(2 * lazyCommit)
+
+		l = newLab(t, with(s.crash()))
+		late := l.client("late")
+		late.subscribe(1, "r")
+		late.want("new")
+	})
+}
