@@ -29,6 +29,13 @@ type Lifecycle interface {
 	// Outstanding returns the messages in the store whose fates are not known, in the order in which they were published:
 	// those of earlier processes as well, see WithStore.
 	Outstanding() []Outstanding
+	// Outcomes returns what became of messages in the store, in the order in which that was known: of each message that was
+	// not delivered, with the message (a dead letter), and of each that the application has given a StoreName. They are kept for 7
+	// days, the latest 1,000 with together at most 16 MiB.
+	Outcomes() []StoredMessage
+	// ForgetOutcomes removes from the store what Outcomes has returned, and waits until that is on disk, or ctx ends. The
+	// error is ErrClosed, or a *StoreError with ctx's.
+	ForgetOutcomes(ctx context.Context, messages ...StoredMessage) error
 	// Ping measures a round trip to the server. ctx bounds the wait; the answer to a Ping whose ctx has ended is
 	// ignored when it comes.
 	Ping(ctx context.Context) (time.Duration, error)
@@ -394,3 +401,9 @@ func (c *client) flush(ctx context.Context) error {
 }
 
 func (c *client) Outstanding() []Outstanding { return c.outbox.outstanding() }
+
+func (c *client) Outcomes() []StoredMessage { return c.outbox.keptOutcomes() }
+
+func (c *client) ForgetOutcomes(ctx context.Context, messages ...StoredMessage) error {
+	return c.outbox.forgetOutcomes(ctx, messages)
+}

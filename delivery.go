@@ -37,6 +37,7 @@ type details struct {
 	name        string        // that the application has given the message, see StoreName
 	restored    bool          // an earlier process has published it
 	stored      chan struct{} // closed when the message is on disk; nil: it is not to be stored
+	record      []byte        // of the message, while its fate is not known; guarded by mu
 }
 
 // number is the message's in the store, 0 if it is not there.
@@ -190,9 +191,20 @@ func (d *Delivery) resolve(toWake []*Delivery, reason ReasonCode, err error) []*
 	}
 	d.resolved.Store(true)
 	if d.number() != 0 {
-		d.outbox.journal.forget(d)
+		d.outbox.journal.settle(d, err)
 	}
 	return append(toWake, d)
+}
+
+// settle keeps what has become of a message, except for one that its publisher knows is not sent, and forgets it.
+// The caller holds mu.
+func (j *journal) settle(d *Delivery, err error) {
+	var failed *StoreError
+	if !errors.Is(err, errWithdrawn) && !errors.As(err, &failed) {
+		j.keep(d.details, err)
+	}
+	d.details.record = nil
+	j.forget(d)
 }
 
 // wave is the messages that were published between two calls of Flush, without those at QoS 0 that went to the connection

@@ -23,6 +23,8 @@ type journal struct {
 	released uint64               // counts PUBRECs
 	stored   map[uint64]*Delivery // messages whose fate is not known, by their numbers
 	reserved map[uint64]bool      // numbers of messages that were given up, whose identifiers the server may still know
+	outcomes outcomes             // of messages whose fate is known
+	tidy     time.Time            // when outcomes were removed that are not kept any longer
 	ended    bool                 // the client has: fates are not written any more
 }
 
@@ -56,13 +58,21 @@ func newJournal(store Store) *journal {
 		lazy:     make(chan struct{}, 1),
 		stored:   make(map[uint64]*Delivery),
 		reserved: make(map[uint64]bool),
+		outcomes: make(outcomes),
 	}
 }
 
 // put adds a change.
 // The caller holds mu.
 func (j *journal) put(key, value []byte) {
-	j.batch = append(j.batch, StoreChange{key, value})
+	j.batch = append(j.batch, StoreChange{Key: key, Value: value})
+	notify(j.lazy)
+}
+
+// putMessage adds a new message.
+// The caller holds mu.
+func (j *journal) putMessage(number uint64, record []byte) {
+	j.batch = append(j.batch, StoreChange{numberKey(keyMessage, number), record, true})
 	notify(j.lazy)
 }
 
@@ -92,6 +102,39 @@ func (j *journal) forget(d *Delivery) {
 		j.put(numberKey(keyMessage, d.details.number), nil)
 		j.put(numberKey(keyFlight, d.details.number), nil)
 	}
+}
+
+// keep keeps what has become of a message, if that is an error, or if the application has given the message a name.
+// It is written together with the end of the message.
+// The caller holds mu.
+func (j *journal) keep(d *details, err error) {
+	if j.ended || d.record == nil || err == nil && d.name == "" {
+		return
+	}
+	o, damaged := newOutcome(d.record, err)
+	if damaged != nil {
+		return
+	}
+	j.outcomes[d.number] = o
+	j.put(numberKey(keyOutcome, d.number), o.encode())
+	if len(j.outcomes) > mostOutcomes+mostOutcomes/4 || time.Since(j.tidy) > time.Minute {
+		j.tidyOutcomes()
+	}
+}
+
+// tidyOutcomes removes those that are not kept any longer.
+// The caller holds mu.
+func (j *journal) tidyOutcomes() {
+	j.tidy = time.Now()
+	for _, number := range j.outcomes.surplus(j.tidy) {
+		j.dropOutcome(number)
+	}
+}
+
+// The caller holds mu.
+func (j *journal) dropOutcome(number uint64) {
+	delete(j.outcomes, number)
+	j.put(numberKey(keyOutcome, number), nil)
 }
 
 // barrier returns a channel that is closed when all changes so far are on disk.

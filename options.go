@@ -279,7 +279,8 @@ func WithCleanStart(clean bool) Option {
 //
 // Publish stores the message as well. The end of ctx ends only the waiting, with an ErrOutcomeUnknown: the message stays and is
 // delivered. A message that cannot be stored fails with a *StoreError and is not sent; the client lives, and keeps what
-// it has accepted. A message that the server refuses is removed: see Outstanding for those of earlier processes. Requests are not stored. Close and Disconnect leave in the store what is not acknowledged. Messages in the store
+// it has accepted. A message that the server refuses blocks nothing: Outcomes
+// keeps it, as a dead letter. Requests are not stored. Close and Disconnect leave in the store what is not acknowledged. Messages in the store
 // are in memory too, within the bounds of WithQueue.
 //
 // The store belongs to the first client identifier and the server that it was used with, and to one client at a time. Without

@@ -15,6 +15,7 @@ import (
 var fileOrder = [][]string{
 	{"errors.go", "handle_options.go", "matchtopic.go", "properties.go", "publish_options.go", "redact.go", "trace.go", "transport_options.go", "waitlist.go"},
 	{"core.go", "store.go", "subscribe_options.go"},
+	{"outcome.go"},
 	{"journal.go"},
 	{"delivery.go"},
 	{"auth.go", "call.go", "publish.go"},

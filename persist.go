@@ -145,7 +145,7 @@ func (out *outbox) release(s *step) {
 
 // restore fills a new client with what its store has.
 func (out *outbox) restore(ctx context.Context, cfg *config) error {
-	r := &recovery{now: out.now(), flights: make(map[uint64]flight), messages: make(map[uint64]*restored)}
+	r := newRecovery(out.now())
 	if err := cfg.store.Load(ctx, r.take); err != nil {
 		if errors.Is(err, ErrStoreInUse) {
 			return err
@@ -176,12 +176,20 @@ type recovery struct {
 	messages map[uint64]*restored
 	flights  map[uint64]flight
 	received []uint16
+	outcomes map[uint64]*outcome
 }
 
 // restored is a message in a store.
 type restored struct {
 	message session.Message
 	name    string
+	record  []byte
+}
+
+func newRecovery(now time.Duration) *recovery {
+	return &recovery{
+		now: now, flights: make(map[uint64]flight), messages: make(map[uint64]*restored), outcomes: make(map[uint64]*outcome),
+	}
 }
 
 // take takes one record.
@@ -196,6 +204,8 @@ func (r *recovery) take(key, value []byte) (err error) {
 		r.flights[number], err = decodeFlight(value)
 	case id > 0 && key[0] == keyReceived:
 		r.received = append(r.received, id)
+	case number > 0 && key[0] == keyOutcome:
+		r.outcomes[number], err = decodeOutcome(value)
 	default:
 		err = fmt.Errorf("%w: key %x", ErrStoreForeign, key)
 	}
@@ -211,24 +221,29 @@ func (r *recovery) restore(value []byte) (*restored, error) {
 			m.Expires = -1 // 0 would be never
 		}
 	}
-	return &restored{m, name}, err
+	return &restored{m, name, value}, err
 }
 
 // adopt makes what was loaded the client's.
 // The caller holds mu.
 func (out *outbox) adopt(r *recovery, cfg *config) error {
-	if r.identity == nil && len(r.messages)+len(r.flights)+len(r.received) > 0 {
+	if r.identity == nil && len(r.messages)+len(r.flights)+len(r.received)+len(r.outcomes) > 0 {
 		return fmt.Errorf("%w: it does not say whose it is", ErrStoreForeign)
 	}
 	if err := out.identify(r.identity, cfg); err != nil {
 		return err
 	}
 	for number, m := range r.messages {
-		d := &Delivery{outbox: out, details: &details{number: number, name: m.name, stored: closed, restored: true}}
+		d := &Delivery{outbox: out, details: &details{number: number, name: m.name, stored: closed, restored: true, record: m.record}}
 		m.message.Owner = d
 		out.journal.stored[number] = d
 		out.journal.number = max(out.journal.number, number)
 	}
+	for number, o := range r.outcomes {
+		out.journal.outcomes[number] = o
+		out.journal.number = max(out.journal.number, number)
+	}
+	out.journal.tidyOutcomes()
 	st := out.restoredState(r)
 	if slices.ContainsFunc(st.Waiting, func(m session.Message) bool { return m.QoS == 2 }) {
 		out.session.ExpectQoS2()
@@ -322,6 +337,119 @@ func (out *outbox) outstanding() []Outstanding {
 	return all
 }
 
+// keptOutcomes returns what became of messages, in the order in which that was known.
+func (out *outbox) keptOutcomes() []StoredMessage {
+	if out.journal == nil {
+		return nil
+	}
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	out.journal.tidyOutcomes()
+	return publicOutcomes(out.journal.outcomes)
+}
+
+func publicOutcomes(all outcomes) []StoredMessage {
+	var messages []StoredMessage
+	for _, number := range slices.Backward(all.latestFirst()) {
+		if m, err := all[number].public(number); err == nil {
+			m.Message.Payload = slices.Clone(m.Message.Payload)
+			messages = append(messages, m)
+		}
+	}
+	return messages
+}
+
+// forgetOutcomes removes outcomes, and waits until that is on disk.
+func (out *outbox) forgetOutcomes(ctx context.Context, messages []StoredMessage) error {
+	if out.journal == nil {
+		return nil
+	}
+	out.mu.Lock()
+	for i := range messages {
+		if out.journal.outcomes[messages[i].Number] != nil {
+			out.journal.dropOutcome(messages[i].Number)
+		}
+	}
+	done := out.journal.barrier()
+	out.mu.Unlock()
+	select {
+	case <-done:
+		return nil
+	case <-out.ctx.Done():
+		return ErrClosed
+	case <-ctx.Done():
+		return &StoreError{"forgetting outcomes", ctx.Err()}
+	}
+}
+
+// StoreContents is what a store keeps of a client.
+type StoreContents struct {
+	ClientID    string          // "": the server has not assigned one yet
+	Server      string          // host, port and path
+	Outstanding []StoredMessage // in the order in which they were published
+	Outcomes    []StoredMessage // in the order in which they were known
+}
+
+// ReadStore returns what a store keeps, for tools: no client may use the store. ctx bounds the reading. The error is
+// ErrStoreInUse or a *StoreError.
+func ReadStore(ctx context.Context, s Store) (*StoreContents, error) {
+	r, err := inspectStore(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Release()
+	c := &StoreContents{Outcomes: publicOutcomes(r.outcomes)}
+	if r.identity != nil {
+		c.ClientID, c.Server = r.identity.ClientID, r.identity.Server
+	}
+	for _, number := range sortedKeys(r.messages) {
+		m, err := publicMessage(number, r.messages[number].record)
+		if err != nil {
+			return nil, &StoreError{"reading the store", err}
+		}
+		_, m.Sent = r.flights[number]
+		c.Outstanding = append(c.Outstanding, m)
+	}
+	return c, nil
+}
+
+// DropStored removes messages and outcomes with these numbers from a store that no client uses, and returns how many it has found. A
+// message that was sent may be delivered in spite of that. The error is ErrStoreInUse or a *StoreError, and then nothing is removed.
+func DropStored(ctx context.Context, s Store, numbers ...uint64) (dropped int, err error) {
+	r, err := inspectStore(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	defer s.Release()
+	var changes []StoreChange
+	for _, number := range slices.Compact(slices.Sorted(slices.Values(numbers))) {
+		if r.messages[number] == nil && r.outcomes[number] == nil {
+			continue
+		}
+		dropped++
+		changes = append(changes, StoreChange{Key: numberKey(keyMessage, number)}, StoreChange{Key: numberKey(keyOutcome, number)})
+		if f, ok := r.flights[number]; ok { // the server may know the identifier
+			f.givenUp = true
+			changes = append(changes, StoreChange{Key: numberKey(keyFlight, number), Value: f.encode()})
+		}
+	}
+	if err := s.Apply(ctx, changes); err != nil {
+		return 0, &StoreError{"dropping messages", err}
+	}
+	return dropped, nil
+}
+
+func inspectStore(ctx context.Context, s Store) (*recovery, error) {
+	r := newRecovery(0)
+	switch err := s.Load(ctx, r.take); {
+	case errors.Is(err, ErrStoreInUse):
+		return nil, err
+	case err != nil:
+		return nil, &StoreError{"reading the store", err}
+	}
+	return r, nil
+}
+
 // renewStore writes that the server has lost the session: before anything is sent in the new one, because messages may come in it
 // under identifiers that the store knows from the old one. It waits until that is on disk, and returns ctx's error if ctx ends first.
 func (out *outbox) renewStore(ctx context.Context) error {
@@ -336,6 +464,7 @@ func (out *outbox) renewStore(ctx context.Context) error {
 			continue
 		case s.Message.QoS == 2 && !s.Unsent && !s.GivenUp:
 			j.put(numberKey(keyMessage, d.number()), nil) // its fate is ErrSessionLost in a moment
+			j.keep(d.details, ErrSessionLost)
 		}
 		j.put(numberKey(keyFlight, d.number()), nil)
 	}

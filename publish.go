@@ -517,7 +517,8 @@ func (out *outbox) storeAndQueue(d *Delivery, m *session.Message) (placed bool, 
 	j.number++
 	d.details.number = j.number
 	j.stored[d.number()] = d
-	j.put(numberKey(keyMessage, d.number()), record)
+	d.details.record = record
+	j.putMessage(d.number(), record)
 	d.ticket = out.session.Queue(own)
 	d.publishing.queued()
 	j.then(step{kind: stepStored, d: d})

@@ -28,6 +28,7 @@ import (
 //	PUBREC                               the identifier                        the message is delivered twice
 //	PUBCOMP                              the end of the identifier             the next message with it is taken for a resend and
 //	                                                                           lost
+//	a message is removed                 its outcome, if that is kept          nobody learns what became of it
 //	the first SUBSCRIBE or PUBLISH       that the old one has ended            the same, and messages at QoS 2 are sent again though
 //	of a new session                                                           nobody knows whether they arrived
 //	any of these                         client identifier and server          another client takes the state for its own
@@ -48,7 +49,12 @@ type Store interface {
 }
 
 // StoreChange sets the value of a key or, if Value is nil, removes the key.
-type StoreChange struct{ Key, Value []byte }
+type StoreChange struct {
+	Key, Value []byte
+	// Bounded says that a store with a bound may refuse the change, with ErrQueueFull. It is a new message. What the other
+	// changes are about has happened: a store that refuses them because of its bound stops the client.
+	Bounded bool
+}
 
 // Errors of stores.
 var (
@@ -75,6 +81,7 @@ const (
 	keyMessage                  // message, see appendMessage
 	keyFlight                   // flight, see appendFlight
 	keyReceived                 // a message at QoS 2 from the server whose PUBREL has not come: nothing
+	keyOutcome                  // what became of a message, see outcome
 )
 
 func numberKey(kind byte, n uint64) []byte {

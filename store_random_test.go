@@ -3,6 +3,7 @@ package mqtt_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -19,15 +20,24 @@ import (
 	"github.com/petrel-mqtt/mqtt/storetest"
 )
 
+// To play more: go test -run TestStoreRandom -store-seeds 50000 -timeout 2h .
+var (
+	storeSeed  = flag.Int("store-seed", 0, "the first seed that TestStoreRandom plays")
+	storeSeeds = flag.Int("store-seeds", 0, "how many seeds TestStoreRandom plays; 0: as many as a test run has time for")
+)
+
 // Processes with a store publish and receive, and die at random moments; connections are cut, and the store is slow and fails. In
 // the end every message that PublishAsync has accepted is at the broker, at QoS 2 once, and in order; every message from the broker
 // was delivered; and the store is empty.
 func TestStoreRandom(t *testing.T) {
-	seeds := 150
-	if testing.Short() || raceEnabled {
-		seeds = 20
+	seeds := *storeSeeds
+	if seeds == 0 {
+		seeds = 150
+		if testing.Short() || raceEnabled {
+			seeds = 20
+		}
 	}
-	for seed := range seeds {
+	for seed := *storeSeed; seed < *storeSeed+seeds; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				v := []codec.Version{codec.V5, codec.V311}[seed%2]

@@ -23,12 +23,29 @@ func FuzzStoreRecords(f *testing.F) {
 	}
 	f.Add(numberKey(keyFlight, 7), (&flight{id: 3, released: 5}).encode())
 	f.Add(receivedKey(9), []byte{})
+	for _, fate := range []error{nil, ErrSessionLost, &PublishError{Topic: "t", Refusal: Refusal{Code: NotAuthorized, Reason: "no"}}} {
+		record, err := appendMessage(nil, &session.Message{Topic: "t", QoS: 1}, "name", 0)
+		if err != nil {
+			f.Fatal(err)
+		}
+		o, err := newOutcome(record, fate)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(numberKey(keyOutcome, 7), o.encode())
+	}
 	f.Add([]byte{keyIdentity}, (&identity{recordVersion, "c", "s"}).encode())
 	f.Add(numberKey(keyMessage, 1), []byte{recordVersion, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, key, value []byte) {
-		r := &recovery{flights: make(map[uint64]flight), messages: make(map[uint64]*restored)}
+		r := newRecovery(0)
 		if r.take(key, value) != nil {
 			return
+		}
+		for _, o := range r.outcomes {
+			again, err := decodeOutcome(o.encode())
+			if err != nil || !reflect.DeepEqual(again, o) {
+				t.Fatalf("%+v, then %+v, %v", o, again, err)
+			}
 		}
 		for _, m := range r.messages {
 			_, name, expires, _ := decodeMessage(value)

@@ -77,7 +77,8 @@ func WithSyncInterval(d time.Duration) Option {
 }
 
 // WithMaxBytes bounds what is in the store, in bytes: a message that finds no room fails with mqtt.ErrQueueFull. The file is larger,
-// up to about twice, and does not shrink. Without this option the client's queue, WithQueue, is the only bound.
+// up to about twice, and does not shrink. How far messages have come and what became of them is written beyond the bound.
+// Without this option the client's queue, WithQueue, is the only bound.
 func WithMaxBytes(n int64) Option {
 	return func(o *options) error {
 		if o.most = n; n <= 0 {
@@ -322,14 +323,16 @@ func (s *Store) Apply(ctx context.Context, changes []mqtt.StoreChange) error {
 	err := guarded(func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {
 			b := tx.Bucket(records)
+			bounded := false
 			for i := range changes {
+				bounded = bounded || changes[i].Bounded
 				grown, err := s.change(b, &changes[i])
 				if err != nil {
 					return err
 				}
 				size += grown
 			}
-			if s.options.most > 0 && size > s.options.most && size > before {
+			if bounded && s.options.most > 0 && size > s.options.most && size > before {
 				return mqtt.ErrQueueFull
 			}
 			return nil

@@ -8,15 +8,18 @@ import (
 	"crypto/rand"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.etcd.io/bbolt"
 
 	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/mqtttest"
 	"github.com/petrel-mqtt/mqtt/storetest"
 )
 
@@ -217,12 +220,51 @@ func TestMaxBytes(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "store"), WithMaxBytes(1000))
 	ctx := t.Context()
 	check(t, s.Load(ctx, nothing))
-	check(t, s.Apply(ctx, set("a", strings.Repeat("x", 600))))
-	if err := s.Apply(ctx, set("b", strings.Repeat("x", 600))); !errors.Is(err, mqtt.ErrQueueFull) {
+	message := func(key string) []mqtt.StoreChange {
+		return []mqtt.StoreChange{{Key: []byte(key), Value: make([]byte, 600), Bounded: true}}
+	}
+	check(t, s.Apply(ctx, message("a")))
+	if err := s.Apply(ctx, message("b")); !errors.Is(err, mqtt.ErrQueueFull) {
 		t.Errorf("%v", err)
 	}
-	check(t, s.Apply(ctx, []mqtt.StoreChange{{Key: []byte("a")}}))
-	check(t, s.Apply(ctx, set("b", strings.Repeat("x", 600))))
+	check(t, s.Apply(ctx, set("how far a has come", strings.Repeat("x", 600))))
+	check(t, s.Apply(ctx, []mqtt.StoreChange{{Key: []byte("a")}, {Key: []byte("how far a has come")}}))
+	check(t, s.Apply(ctx, message("b")))
+}
+
+// A store that is full up to its bound delivers what it has: how far a message has come needs a record more.
+func TestMaxBytesDelivers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		s := open(t, filepath.Join(t.TempDir(), "store"), WithMaxBytes(400))
+		full := make(chan struct{})
+		dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+			<-full
+			return b.DialContext(ctx, network, address)
+		}
+		c, err := mqtt.NewClient(t.Context(), "mqtt://broker", mqtt.WithDialer(dial), mqtt.WithStore(s),
+			mqtt.WithClientID("c"), mqtt.WithConnectInBackground())
+		check(t, err)
+		defer c.Close()
+		var accepted []*mqtt.Delivery
+		for n := 300; n > 0; n-- { // until not even an empty message finds room
+			d := c.PublishAsync(t.Context(), "t", make([]byte, n), mqtt.AtLeastOnce)
+			if d.Err() == nil {
+				accepted = append(accepted, d)
+			} else if !errors.Is(d.Err(), mqtt.ErrQueueFull) {
+				t.Fatal(d.Err())
+			}
+		}
+		close(full)
+		if len(accepted) == 0 {
+			t.Fatal("nothing is accepted")
+		}
+		for _, d := range accepted {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			check(t, d.Wait(ctx))
+			cancel()
+		}
+	})
 }
 
 func TestOptions(t *testing.T) {
