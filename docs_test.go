@@ -94,7 +94,7 @@ func (p page) prose() []string {
 // its own.
 var usual = []string{
 	"context", "crypto/tls", "database/sql", "encoding/json", "errors", "expvar", "fmt", "log", "log/slog", "net", "net/http",
-	"net/url", "os", "os/signal", "strings", "syscall", "testing", "testing/synctest", "time",
+	"net/url", "os", "os/signal", "runtime", "strings", "syscall", "testing", "testing/synctest", "time",
 	modulePath, modulePath + "/boltstore", modulePath + "/broker", modulePath + "/codec", modulePath + "/mqtttest",
 	modulePath + "/outbox", modulePath + "/scram",
 }
@@ -399,6 +399,7 @@ var (
 	testName     = regexp.MustCompile("`((?:Test|Fuzz|Example)[A-Z]\\w*)`")
 	apiName      = regexp.MustCompile("`(?:mqtt\\.)?((?:With|Err|State)[A-Z]\\w*)")
 	qualified    = regexp.MustCompile("`mqtt\\.([A-Z]\\w*)")
+	member       = regexp.MustCompile(`(\w+|\))\.([A-Z]\w*)`)
 	declaredTest = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Example)\w*)\(`)
 )
 
@@ -415,6 +416,13 @@ func TestMarkdownNames(t *testing.T) {
 					t.Errorf("%s:%d: there is no test %s", p.name, i+1, name[1])
 				}
 			}
+			for _, code := range inCode.FindAllString(line, -1) {
+				for _, name := range member.FindAllStringSubmatch(code, -1) {
+					if !names[name[2]] && !slices.ContainsFunc(usual, func(p string) bool { return !strings.HasPrefix(p, modulePath) && path.Base(p) == name[1] }) {
+						t.Errorf("%s:%d: %s: nothing has a member of this name", p.name, i+1, name[0])
+					}
+				}
+			}
 			for _, name := range slices.Concat(apiName.FindAllStringSubmatch(line, -1), qualified.FindAllStringSubmatch(line, -1)) {
 				if !names[name[1]] {
 					t.Errorf("%s:%d: nothing exported has the name %s", p.name, i+1, name[1])
@@ -424,7 +432,7 @@ func TestMarkdownNames(t *testing.T) {
 	}
 }
 
-// goNames returns the names of all tests of the repository, and all exported names at package level.
+// goNames returns the names of all tests of the repository, and those of all other declarations, methods and fields.
 func goNames(t *testing.T) (tests, names map[string]bool) {
 	t.Helper()
 	tests, names = make(map[string]bool), make(map[string]bool)
@@ -446,11 +454,22 @@ func goNames(t *testing.T) (tests, names map[string]bool) {
 		if err != nil {
 			return nil // testdata
 		}
-		for _, d := range file.Decls {
-			for _, name := range declared(d) {
-				names[name] = true
+		ast.Inspect(file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.FuncDecl:
+				names[n.Name.Name] = true
+				return false // what is inside of a function nobody can name
+			case *ast.GenDecl:
+				for _, name := range declared(n) {
+					names[name] = true
+				}
+			case *ast.Field:
+				for _, name := range n.Names {
+					names[name.Name] = true
+				}
 			}
-		}
+			return true
+		})
 		return nil
 	})
 	if err != nil || len(tests) < 500 {
