@@ -410,11 +410,30 @@ func ExampleMessage_Ack() {
 // A token that expires is fetched for each attempt to connect.
 func ExampleWithAttemptFunc() {
 	ctx := context.Background()
-	token := func(context.Context) (string, error) { return "abc", nil }
+	broker := mqtttest.New(mqtttest.Upgrade(func(r *http.Request) (status int) {
+		fmt.Println("the server sees", r.Header.Get("Authorization"))
+		return 0
+	}))
+	defer broker.Close()
+	issued := 0
+	token := func(context.Context) (string, error) {
+		issued++
+		return fmt.Sprint("token-", issued), nil
+	}
 
-	mqtt.NewClient(ctx, "wss://broker.example.com/mqtt", mqtt.WithAttemptFunc(func(ctx context.Context, a *mqtt.Attempt) error {
+	client, err := mqtt.NewClient(ctx, broker.ListenWS(), mqtt.WithAttemptFunc(func(ctx context.Context, a *mqtt.Attempt) error {
 		t, err := token(ctx)
 		a.Header.Set("Authorization", "Bearer "+t)
 		return err // a failed attempt; another will follow
 	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.Reconnect(ctx); err != nil { // as after a lost connection
+		log.Fatal(err)
+	}
+	// Output:
+	// the server sees Bearer token-1
+	// the server sees Bearer token-2
 }
