@@ -37,6 +37,9 @@ func TestMain(m *testing.M) {
 // benchBroker runs a broker, tells its address, and ends with its standard input.
 func benchBroker() {
 	c := onLoopback()
+	if addr := os.Getenv("PETREL_BENCH_ADDR"); addr != "" {
+		c.Listeners[0].Bind = addr
+	}
 	c.SysInterval = 0
 	c.MaxQueuedMessages, c.MaxQueuedBytes, c.MaxMemory = 1_000_000, 1<<30, math.MaxInt // an absent session keeps all
 	c.PersistenceFile = os.Getenv("PETREL_BENCH_FILE")

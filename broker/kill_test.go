@@ -22,10 +22,11 @@ type victim struct {
 	in   io.Closer // its standard input, whose end is an orderly one
 }
 
-func startVictim(t *testing.T, file string) *victim {
+// startVictim starts a broker that has a file, at an address that is free or that an earlier one had.
+func startVictim(t *testing.T, file, addr string) *victim {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "PETREL_BENCH=1", "PETREL_BENCH_FILE="+file)
+	cmd.Env = append(os.Environ(), "PETREL_BENCH=1", "PETREL_BENCH_FILE="+file, "PETREL_BENCH_ADDR="+addr)
 	out, err := cmd.StdoutPipe()
 	check(t, err)
 	in, err := cmd.StdinPipe()
@@ -35,9 +36,9 @@ func startVictim(t *testing.T, file string) *victim {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	addr, err := bufio.NewReader(out).ReadString('\n')
+	where, err := bufio.NewReader(out).ReadString('\n')
 	check(t, err)
-	return &victim{cmd, strings.TrimSpace(addr), in}
+	return &victim{cmd, strings.TrimSpace(where), in}
 }
 
 // end ends the process, without a warning or in an orderly way. It does not wait.
@@ -66,7 +67,7 @@ func TestKilled(t *testing.T) {
 	t.Parallel()
 	const kills = 6
 	file := t.TempDir() + "/petrel.db"
-	v := startVictim(t, file)
+	v := startVictim(t, file, "")
 	p, _ := v.join(t, sessionOf("away"))
 	if ack := p.subscribe(1, 1, "a"); ack.Codes[0] != 1 {
 		t.Fatal(ack.Codes)
@@ -78,7 +79,7 @@ func TestKilled(t *testing.T) {
 		acknowledged = pub.flood(acknowledged) // until the broker is no more
 		soon.Stop()
 		v.Wait()
-		v = startVictim(t, file)
+		v = startVictim(t, file, "")
 	}
 	connect := sessionOf("away")
 	connect.CleanStart = false

@@ -66,18 +66,22 @@ func (r *run) encode(dst []byte, it *item, v codec.Version, retain bool, ids []u
 // subscription identifier more, near 256 MiB. It is left out.
 func encoded(b []byte, _ error) []byte { return b }
 
-// take gives a run to the session.
+// take gives a run to the session. A message that is not for it after all, because the session has ended, or is away and wants
+// QoS 0, does not lack room.
 func (s *Session) take(r *run, items []item, t *target, wakes *[]*conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
 		s.forgiveAll(items, t)
+		keepAll(items)
 		return
 	}
 	if qos := min(r.qos, t.qos); qos > 0 { // [MQTT-3.8.4-8] [MQTT311-3.8.4-6]
 		s.takeKept(r, items, t, qos)
 	} else if s.conn != nil {
 		s.takeAtOnce(r, items, t)
+	} else {
+		keepAll(items)
 	}
 	if c := s.conn; c != nil && c.out.Waiting() > 0 {
 		c.wakeLater(wakes)

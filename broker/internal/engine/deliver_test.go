@@ -449,3 +449,16 @@ func TestAliasesToClients(t *testing.T) {
 		}
 	})
 }
+
+// Who is away and has subscribed at QoS 0 gets nothing, and that is not for want of room.
+func TestAwayAtQoS0(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := newLab(t, nil)
+		p, _ := l.join(codec.V5, kept5("x", true))
+		p.subscribe(0, "a")
+		p.leave(true)
+		if code := l.client("p").publish("a", "x"); code != codec.Success {
+			t.Errorf("%v", code)
+		}
+	})
+}

@@ -22,7 +22,7 @@ type item struct {
 	id         uint16                   // packet identifier; 0 at QoS 0
 	refused    codec.ReasonCode         // the publisher is told; Success: it is not refused
 	repeated   bool                     // it came before
-	kept       bool                     // a target has it, or there is none
+	kept       bool                     // a target has it, or does not want it, or there is none
 	receipt    *session.Receipt         // at QoS 2, or when the acknowledgement has to wait
 	message    *message                 // nil at QoS 0, where nobody keeps it
 }
