@@ -19,7 +19,7 @@ import (
 
 var killFor = flag.Duration("kill-for", 3*time.Second, "how long TestWitness ends the broker again and again")
 
-// witnessed is what the program mosquitto_sub says that it has received: by topic, numbers that begin with 0.
+// witnessed is what the witnesses have received: by topic, numbers that begin with 0.
 type witnessed struct {
 	mu    sync.Mutex // guards the fields below
 	next  map[string]int
@@ -34,6 +34,15 @@ func (w *witnessed) read(r io.Reader) {
 		var n int
 		if _, err := fmt.Sscan(lines.Text(), &topic, &n); err == nil {
 			w.see(topic, n)
+		}
+	}
+}
+
+// follow takes the messages of a subscription until it ends.
+func (w *witnessed) follow(sub *mqtt.Subscription) {
+	for m, err := range sub.All(context.Background()) {
+		if n, wrong := strconv.Atoi(string(m.Payload)); err == nil && wrong == nil {
+			w.see(m.Topic, n)
 		}
 	}
 }
@@ -66,8 +75,10 @@ func (w *witnessed) has(want []int) bool {
 // witnessTopic is the topic of a publisher; every second one publishes at QoS 2.
 func witnessTopic(i int) string { return fmt.Sprintf("%d/%d", 1+i%2, i) }
 
-// A program of another project sees everything that the broker has acknowledged while it is stopped or killed again and
-// again under load: at QoS 2 once, and in order.
+// The witnesses see everything that the broker has acknowledged while it is stopped or killed again and again under load: at
+// QoS 2 once, and in order. At QoS 1 the witness is a program of another project. At QoS 2 that program cannot be: where a
+// PUBLISH comes again before its PUBREL, mosquitto_sub 2.0.11 keeps it twice, and PUBREL releases one. The other one is what
+// it takes the next message with that identifier for.
 func TestWitness(t *testing.T) {
 	t.Parallel()
 	program := find(t, "mosquitto_sub")
@@ -75,7 +86,7 @@ func TestWitness(t *testing.T) {
 	v := startVictim(t, file, "")
 	host, port, err := net.SplitHostPort(v.addr)
 	check(t, err)
-	sub := exec.Command(program, "-h", host, "-p", port, "-V", "mqttv311", "-c", "-i", "witness", "-q", "2", "-t", "1/#", "-t", "2/#", "-F", "%t %p")
+	sub := exec.Command(program, "-h", host, "-p", port, "-V", "mqttv311", "-c", "-i", "witness", "-q", "1", "-t", "1/#", "-F", "%t %p")
 	out, err := sub.StdoutPipe()
 	check(t, err)
 	check(t, sub.Start())
@@ -85,6 +96,9 @@ func TestWitness(t *testing.T) {
 	})
 	w := &witnessed{next: map[string]int{}}
 	go w.read(out)
+	once, err := joinVictim(t, v.addr, "witness at QoS 2").Subscribe(t.Context(), "2/#", mqtt.ExactlyOnce)
+	check(t, err)
+	go w.follow(once)
 	probe := joinVictim(t, v.addr, "probe")
 	for !w.has([]int{1}) { // it has subscribed: this is the first number of the first publisher
 		check(t, probe.Publish(t.Context(), witnessTopic(0), []byte("0"), mqtt.AtLeastOnce))
