@@ -80,7 +80,10 @@ func (p *process) failStore() (mend func()) {
 }
 
 // settle lets what is written soon be written.
-func settle() { time.Sleep(time.Second) }
+func settle() {
+	time.Sleep(time.Second)
+	synctest.Wait()
+}
 
 // withStores runs a test with both versions, in virtual time.
 func withStores(t *testing.T, test func(t *testing.T, v codec.Version)) {
@@ -631,7 +634,6 @@ func TestStoreRefused(t *testing.T) {
 		wantFate(t, all[0].Delivery, mqtt.NotAuthorized)
 		wantFate(t, all[1].Delivery, nil)
 		settle()
-		synctest.Wait()
 		if text := log.String(); !strings.Contains(text, "earlier process") || !strings.Contains(text, "name=first") || strings.Contains(text, "name=second") {
 			t.Errorf("the log says:\n%s", text)
 		}
