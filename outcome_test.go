@@ -82,12 +82,12 @@ func TestStoreOutcomeOfLostSession(t *testing.T) {
 		p.wantPackets("PUBLISH 1 t q2")
 		settle()
 		left := p.die()
-		var applied *storetest.Memory // after the Apply that removes the message
+		applied := make(chan *storetest.Memory, 1) // after the Apply that removes the message
 		left.Before(func(_ context.Context, changes []mqtt.StoreChange) error {
 			for _, c := range changes {
 				if c.Value == nil && c.Key[0] == 2 {
 					left.Before(nil)
-					time.AfterFunc(time.Nanosecond, func() { applied = left.Crash() })
+					time.AfterFunc(time.Nanosecond, func() { applied <- left.Crash() })
 				}
 			}
 			return nil
@@ -95,7 +95,7 @@ func TestStoreOutcomeOfLostSession(t *testing.T) {
 		p = newProcess(t, v, left, false)
 		settle()
 		p.die()
-		p = newProcess(t, v, applied, true)
+		p = newProcess(t, v, <-applied, true)
 		p.wantSilence()
 		all := p.client.Outcomes()
 		if len(all) != 1 || !errors.Is(all[0].Outcome.Err, mqtt.ErrSessionLost) || all[0].Message.Topic != "t" {
