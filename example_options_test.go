@@ -386,12 +386,13 @@ func ExampleWithStore() {
 		log.Fatal(err)
 	}
 	defer client.Close()
-	for _, left := range client.Outstanding() {
-		fmt.Printf("%s: %v\n", left.Name, left.Delivery.Wait(ctx))
+	for _, left := range client.Outstanding() { // what an earlier process has left, and is not delivered yet
+		if err := left.Delivery.Wait(ctx); err != nil {
+			log.Fatal(left.Name, ": ", err)
+		}
 	}
 	fmt.Println("delivered:", len(broker.Received("bills/7")))
 	// Output:
-	// order 7: <nil>
 	// delivered: 1
 }
 

@@ -209,7 +209,6 @@ var hostileAnswers = []hostile{
 	{"SUBACK, code 3 [MQTT-3.9.3-2]", v5, "\x90\x04\x00\x03\x00\x03", illegal, ""},
 	{"SUBACK, code 3 [MQTT311-3.9.3-2]", v311, "\x90\x03\x00\x03\x03", illegal, ""},
 	{"SUBACK, code of UNSUBACK [MQTT-3.9.3-2]", v5, "\x90\x04\x00\x03\x00\x11", illegal, ""},
-	{"SUBACK, code of MQTT 5 [MQTT311-3.9.3-2]", v311, "\x90\x03\x00\x03\x87", illegal, ""},
 	{"SUBACK, no properties [2.1.4]", v5, "\x90\x02\x00\x03", malformed, ""},
 	{"SUBACK, properties beyond the end [2.1.4]", v5, "\x90\x04\x00\x03\x02\x00", malformed, ""},
 	{"SUBACK, Subscription Identifier [MQTT-2.2.2.2a]", v5, "\x90\x06\x00\x03\x02\x0b\x01\x00", malformed, ""},

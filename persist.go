@@ -37,7 +37,11 @@ func (out *outbox) keepJournal() {
 	<-out.done // the fates of all messages are decided
 	ctx, cancel := context.WithTimeout(context.Background(), lastApply)
 	defer cancel()
-	_ = out.commit(ctx) // what it says is lost is not: the messages are in the store, or their publishers know
+	// What is left after that is not lost: the messages are in the store. But those that were withdrawn or acknowledged would
+	// be there too, and would be published again.
+	for pause := storeRetry; out.commit(ctx) != nil && ctx.Err() == nil; pause = min(2*pause, storeRetryMaximum) {
+		sleep(ctx, pause)
+	}
 	_ = j.store.Release()
 }
 

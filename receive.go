@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -225,6 +226,26 @@ func (r *receiver) translate(body []byte) (refusal codec.ReasonCode) {
 		body[2] = byte(codec.Success)
 	}
 	return refusal
+}
+
+// translateAll does for the refusals in SUBACK and UNSUBACK what translate does. It returns all reason codes, as the server
+// sent them.
+func (r *receiver) translateAll(body []byte) []codec.ReasonCode {
+	codes := body[min(2, len(body)):] // behind the packet identifier
+	if r.client.version >= codec.V5 {
+		length, size := binary.Uvarint(codes)
+		if size <= 0 || length > uint64(len(codes)-size) {
+			return nil // the decoder says what is wrong
+		}
+		codes = codes[size+int(length):]
+	}
+	sent := make([]codec.ReasonCode, len(codes))
+	for i, code := range codes {
+		if sent[i] = codec.ReasonCode(code); sent[i].Failed() {
+			codes[i] = byte(codec.UnspecifiedError)
+		}
+	}
+	return sent
 }
 
 // complete resolves a message that has its last acknowledgement, and sends messages from the queue.
@@ -590,9 +611,11 @@ func (r *receiver) refusedIdentifier(q *filterPacket, codes []codec.ReasonCode) 
 // [MQTT-3.8.4-2] [MQTT-3.8.4-7] [MQTT311-3.8.4-2]
 func (r *receiver) suback(h codec.Header, body []byte) error {
 	var p codec.Suback
+	codes := r.translateAll(body)
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
+	p.Codes = codes
 	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
@@ -629,9 +652,11 @@ func (r *receiver) suback(h codec.Header, body []byte) error {
 // [MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT311-3.10.4-4] [MQTT311-3.10.4-5]
 func (r *receiver) unsuback(h codec.Header, body []byte) error {
 	var p codec.Unsuback
+	sent := r.translateAll(body)
 	if err := p.Decode(h, body, r.client.version); err != nil {
 		return err
 	}
+	p.Codes = sent
 	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}

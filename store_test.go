@@ -642,3 +642,39 @@ func TestStoreRefused(t *testing.T) {
 		p.die()
 	})
 }
+
+// A message that was withdrawn is not published by the next client, though the store fails when the client ends: what is left is
+// written again until the store takes it.
+func TestStoreFailsWhenTheClientEnds(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		store := new(storetest.Memory)
+		b := mqtttest.NewBroker(t)
+		release := b.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Drop: true})
+		c := reconnectingAs(t, v, b.DialContext, mqtt.WithClientID("c"), mqtt.WithStore(store), mqtt.WithMaxInFlight(1))
+		c.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce, mqtt.StoreName("first"))
+		second := c.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce, mqtt.StoreName("second"))
+		synctest.Wait()
+		failures := 3
+		store.Before(func(context.Context, []mqtt.StoreChange) error {
+			if failures--; failures >= 0 {
+				return errors.New("no space left on device")
+			}
+			return nil
+		})
+		if !second.Withdraw() {
+			t.Error("a message that waits cannot be withdrawn")
+		}
+		noErr(t, c.Close())
+		if failures >= 0 {
+			t.Errorf("the store has failures left: %d", failures)
+		}
+		release()
+		next := reconnectingAs(t, v, b.DialContext, mqtt.WithClientID("c"), mqtt.WithStore(store))
+		for _, o := range next.Outstanding() {
+			if o.Name != "first" {
+				t.Errorf("%s is outstanding", o.Name)
+			}
+		}
+		noErr(t, next.Disconnect(t.Context()))
+	})
+}

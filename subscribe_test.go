@@ -1376,3 +1376,47 @@ func TestSubscribeThousandsOfFilters(t *testing.T) {
 		c.Close()
 	})
 }
+
+// A code from 0x80 refuses only the filter and does not end the connection, also a code that the specification does not list
+// for SUBACK or UNSUBACK, or that MQTT 3.1.1 does not have.
+// [MQTT-2.4]
+func TestSubscribeRefusedWithAnyCode(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c, s := scripted(t, v)
+		refusal := func(err error) mqtt.ReasonCode {
+			var refused *mqtt.SubscribeError
+			if !errors.As(err, &refused) || len(refused.Failures) != 1 || refused.Failures[0].Filter != "b" {
+				t.Errorf("the error is %v", err)
+				return 0
+			}
+			return refused.Failures[0].Code
+		}
+		properties := []byte{6, 0x1F, 0, 3, 'n', 'o', '!'} // a Reason String
+		if v < codec.V5 {
+			properties = nil
+		}
+		answer := func(first byte, id uint16, codes ...byte) {
+			body := append(append([]byte{byte(id >> 8), byte(id)}, properties...), codes...)
+			s.SendBytes(append([]byte{first, byte(len(body))}, body...)...)
+		}
+		for _, code := range []byte{0x80, 0x81, 0x87, 0x90, 0x95, 0xFF} {
+			made, p := subscribing(t, c, s, "b", mqtt.AtLeastOnce)
+			answer(0x90, p.PacketID, code)
+			if got := refusal(made.wait()); got != mqtt.ReasonCode(code) {
+				t.Errorf("refused with %v, not %#x", got, code)
+			}
+			if v < codec.V5 {
+				continue // UNSUBACK has no codes
+			}
+			leaving := calling(func() error { return c.Unsubscribe(t.Context(), "a", "b") })
+			u := mqtttest.ReceiveAs[*codec.Unsubscribe](s)
+			answer(0xB0, u.PacketID, 0, code)
+			if got := refusal(outcome(t, leaving)); got != mqtt.ReasonCode(code) {
+				t.Errorf("not unsubscribed with %v, not %#x", got, code)
+			}
+		}
+		if st := c.Stats(); st.Losses != 0 || c.Err() != nil {
+			t.Errorf("%d connections were lost, error %v", st.Losses, c.Err())
+		}
+	})
+}
