@@ -855,7 +855,7 @@ func TestReceiveManyPropertiesOnce(t *testing.T) {
 		s.Send(p, toT(0, 0, "small"))
 		p = nil
 		wantArrived(t, sub, "t=large q0", "t=small q0")
-		if more := int64(heap() - before); more > 1<<17 {
+		if more := int64(heap() - before); more > 160_000 { // the buffers of the connection are held; the properties alone take 256,000
 			t.Errorf("%d bytes are held for it", more)
 		}
 	})
