@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -102,15 +103,24 @@ func (m *mosquitto) stop(signal syscall.Signal) {
 	<-m.exited
 }
 
+// freePort returns a port of the loopback interface that nobody listens at, and that it has not returned before: the kernel gives
+// out the same one again soon.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		port := l.Addr().(*net.TCPAddr).Port
+		if _, taken := ports.LoadOrStore(port, true); !taken {
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
+
+var ports sync.Map // that freePort has returned
 
 // awaitListener waits until something listens on the port.
 func awaitListener(t testing.TB, port int, exited <-chan struct{}) {
