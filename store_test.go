@@ -323,13 +323,14 @@ func TestStoreNewSession(t *testing.T) {
 		store := p.die()
 
 		// The process dies before the store has it: the next one knows the state of the old session.
-		p = &process{pair: &pair{t: t, server: mqtttest.NewServer(t, v)}, store: store}
+		second := &process{pair: &pair{t: t, server: mqtttest.NewServer(t, v)}, store: store}
+		p = second
 		release := p.holdStore()
 		dial := func(ctx context.Context, network, address string) (net.Conn, error) {
-			if p.dead.Load() {
+			if second.dead.Load() { // p is another process by the time of the last attempt
 				return nil, errors.New("this process is dead")
 			}
-			return p.server.DialContext(ctx, network, address)
+			return second.server.DialContext(ctx, network, address)
 		}
 		call := start(func() (mqtt.Client, error) {
 			return reconnectingAs(t, v, dial, mqtt.WithStore(store), mqtt.WithConnectInBackground()), nil
