@@ -90,10 +90,15 @@ func unsentError(d *Delivery, err error) error {
 }
 
 // detach makes the client one without a connection. Messages in flight and in the queue stay. SUBSCRIBEs and
-// UNSUBSCRIBEs without an answer are noted, and sent again at the next connect.
-func (c *client) detach(err error) { wake(c.detachLink(err)) }
+// UNSUBSCRIBEs without an answer are noted, and sent again at the next connect. It reports whether a message or a filter
+// was given up because connections are lost over it.
+func (c *client) detach(err error) (gaveUp bool) {
+	toWake, gaveUp := c.detachLink(err)
+	wake(toWake)
+	return gaveUp
+}
 
-func (c *client) detachLink(err error) (toWake []*Delivery) {
+func (c *client) detachLink(err error) (toWake []*Delivery, gaveUp bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	in, out := c.link.Bytes()
@@ -101,7 +106,7 @@ func (c *client) detachLink(err error) (toWake []*Delivery) {
 	c.stats.BytesOut += out
 	if !errors.Is(err, ErrClosed) && !errors.Is(err, errReconnecting) { // otherwise this client ended the connection
 		c.stats.Losses++
-		toWake = c.blame(err)
+		toWake, gaveUp = c.blame(err)
 	}
 	c.link = nil
 	c.attempts.lastErr = err
@@ -111,7 +116,7 @@ func (c *client) detachLink(err error) (toWake []*Delivery) {
 	c.attempts.up = make(chan struct{})
 	c.inbox.pauseStalls()
 	unanswered := c.session.Lost()
-	c.inbox.blameSubscribe(unanswered, err)
+	gaveUp = c.inbox.blameSubscribe(unanswered, err) || gaveUp
 	for _, owner := range unanswered {
 		c.inbox.noteLostAnswer(owner.(*filterPacket))
 	}
@@ -119,15 +124,15 @@ func (c *client) detachLink(err error) (toWake []*Delivery) {
 		c.outbox.room.wakeAll() // they return ErrNotConnected; without reconnecting the client ends in a moment, and they return why
 		c.outbox.queue.wakeAll()
 	}
-	return toWake
+	return toWake, gaveUp
 }
 
 // blame gives up a poison message: one after which the connection was lost each time that it was sent.
 // The caller holds mu.
-func (c *client) blame(err error) (toWake []*Delivery) {
+func (c *client) blame(err error) (toWake []*Delivery, gaveUp bool) {
 	m, guilty := c.session.Blame(c.config.poisonLimit)
 	if !guilty {
-		return nil
+		return nil, false
 	}
 	c.notices.log(slog.LevelError, "mqtt: a message was given up: connections are lost whenever it is sent again",
 		"topic", m.Topic, "bytes", packetSize(&m, c.version), "connections", c.config.poisonLimit, "because", err)
@@ -135,7 +140,7 @@ func (c *client) blame(err error) (toWake []*Delivery) {
 	toWake = resolveOwner(nil, m, fmt.Errorf("%w: connections are lost whenever this message to %q, a packet of %d bytes, is sent: %w",
 		ErrOutcomeUnknown, m.Topic, packetSize(&m, c.version), err))
 	c.journal.reserve(m)
-	return toWake
+	return toWake, true
 }
 
 // dial makes one connection, from the network to CONNACK, within the connect timeout. prepare fills in the attempt. ctx

@@ -171,6 +171,33 @@ func testPoison(t *testing.T, v codec.Version, keeps bool) {
 	noErr(t, c.Disconnect(t.Context()))
 }
 
+// When the poison is given up the next delay is a first one, so that those behind it need not wait for its losses. It is
+// only one: if the next connection is lost as well, the delays go on where they were.
+func TestPoisonDelays(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		var log failures
+		c := reconnectingAs(t, v, b.DialContext, keptSession(v), mqtt.WithReconnect(mqtt.ReconnectPolicy{
+			MaxDelay: 1e6 * time.Second, Factor: 1e6, Decide: log.decide})) // beyond the first, no delay is below a second
+		remove := b.Fault(mqtttest.Fault{Packet: "PUBLISH", Drop: true, Cut: true})
+		bad := c.PublishAsync(t.Context(), "bad", nil, mqtt.AtLeastOnce)
+		good := c.PublishAsync(t.Context(), "good", nil, mqtt.AtLeastOnce)
+		wantErr(t, bad.Wait(context.Background()), mqtt.ErrOutcomeUnknown, false)
+		remove()
+		began := time.Now()
+		noErr(t, good.Wait(context.Background()))
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("the next message waits for %v", took)
+		}
+		first := log.take()
+		b.Cut()
+		next := log.take()
+		if len(first) != 6 || len(next) != 1 || next[0].Delay < time.Second {
+			t.Errorf("%d delays, and then %+v", len(first), next)
+		}
+	})
+}
+
 // PROTOCOL 7: with a limit of 0 no message is given up.
 func TestPoisonWithoutLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -45,12 +45,13 @@ func (in *inbox) probeFor(s *Subscription, routes []*route.Route) {
 	}
 }
 
-// blameSubscribe looks for the reason of a connection's loss among the requests without an answer, oldest first.
+// blameSubscribe looks for the reason of a connection's loss among the requests without an answer, oldest first. It reports
+// whether it gave up a filter.
 // The caller holds mu.
-func (in *inbox) blameSubscribe(unanswered []any, err error) {
+func (in *inbox) blameSubscribe(unanswered []any, err error) (gaveUp bool) {
 	in.suspicion.blamed = false
 	if in.config.poisonLimit == 0 || errors.Is(err, ErrClosed) || errors.Is(err, errReconnecting) {
-		return
+		return false
 	}
 	noted := 0
 	for _, owner := range unanswered {
@@ -58,26 +59,26 @@ func (in *inbox) blameSubscribe(unanswered []any, err error) {
 		for _, rt := range q.routes {
 			if noted++; noted <= suspects && in.router.Holds(rt.Filter()) {
 				in.suspicion.blamed = true
-				in.blameFilter(rt, len(unanswered) == 1 && len(q.routes) == 1, err)
+				gaveUp = in.blameFilter(rt, len(unanswered) == 1 && len(q.routes) == 1, err) || gaveUp
 			}
 		}
 	}
+	return gaveUp
 }
 
 // blameFilter notes that the connection was lost before the answer to the SUBSCRIBE for a route. alone says that no other
-// request was without an answer.
+// request was without an answer. It reports whether it gave the filter up.
 // The caller holds mu.
-func (in *inbox) blameFilter(rt *route.Route, alone bool, err error) {
+func (in *inbox) blameFilter(rt *route.Route, alone bool, err error) (gaveUp bool) {
 	losses := in.suspicion.note(rt.Filter())
 	var d *DisconnectError
 	refused := errors.As(err, &d) && d.ByServer && d.Code == NotAuthorized
-	switch {
-	case !alone:
-	case refused && (losses > suspicious || in.session.InFlight() == 0): // it can be the answer to nothing else
-		in.giveUpFilter(rt, losses, err)
-	case losses >= in.config.poisonLimit:
+	isAnswer := refused && (losses > suspicious || in.session.InFlight() == 0) // it can be the answer to nothing else
+	gaveUp = alone && (isAnswer || losses >= in.config.poisonLimit)
+	if gaveUp {
 		in.giveUpFilter(rt, losses, err)
 	}
+	return gaveUp
 }
 
 // giveUpFilter ends the subscriptions to a filter, and the Subscribes that wait for it.

@@ -151,6 +151,21 @@ func TestResubscribeAnsweredByClosing(t *testing.T) {
 	})
 }
 
+// When the filter is given up the next delay is a first one.
+func TestSubscribeAnsweredByClosingDelays(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := newCloser(t, "bad", 0)
+		c := reconnectingAs(t, v, b.DialContext, mqtt.WithReconnect(mqtt.ReconnectPolicy{MaxDelay: 1e6 * time.Second, Factor: 1e6}))
+		_, err := c.Subscribe(context.Background(), "bad")
+		wantNamed(t, err, "bad", mqtt.ErrConnectionLost)
+		began := time.Now()
+		noErr(t, c.WaitConnected(context.Background()))
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("connected again after %v", took)
+		}
+	})
+}
+
 // A SUBSCRIBE that is lost with its connection a few times is made all the same, and forgiven.
 func TestSubscribeThroughLosses(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

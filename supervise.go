@@ -36,6 +36,7 @@ type supervisor struct {
 	down      time.Time  // when the latest connection ended
 	lastErr   error      // of the latest attempt or connection
 	blamed    bool       // the latest connection may have been lost over a SUBSCRIBE
+	relieved  bool       // what the latest connections were lost over was given up with the latest
 	silent    int        // unstable connections in a row that the server closed without DISCONNECT
 }
 
@@ -111,7 +112,7 @@ func (s *supervisor) connect() error {
 		to, s.redirect = s.redirect, nil
 	}
 	s.attempts++
-	s.blamed = false
+	s.blamed, s.relieved = false, false
 	c.notices.setState(StateConnecting)
 	a := s.newAttempt(to)
 	c.notices.traceConnectStart(transport.Redact(a.URL), a.Number)
@@ -242,7 +243,7 @@ func (s *supervisor) serve() error {
 	cause := l.Wait()
 	s.down = time.Now()
 	err := c.connectionError(cause)
-	c.detach(err)
+	s.relieved = c.detach(err)
 	c.auth.awaitAuth()
 	s.blamed = c.inbox.subscribeBlamed()
 	s.noteDuration(s.down.Sub(began), cause)
@@ -317,7 +318,7 @@ func (s *supervisor) noteDuration(lasted time.Duration, cause error) {
 	switch {
 	case lasted >= s.client.stableAfter():
 		s.attempts, s.failures, s.redirects, s.silent = 0, 0, 0, 0
-	case s.blamed:
+	case s.blamed, s.relieved, s.seeking():
 	case errors.Is(cause, link.ErrServerClosed):
 		s.silent++
 	default:
@@ -334,13 +335,20 @@ func (c *client) stableAfter() time.Duration {
 }
 
 // backoff is the number of failures that decides about the next delay. While the client finds out which message the server
-// fails over, the delays do not grow: the other messages wait behind it. That holds for one message, because a server
-// may as well fail for another reason.
+// fails over, the delays do not grow: the other messages wait behind it. When that message, or a filter, is given up, the
+// next delay is a first one too, because the reason of the losses has probably gone. It is only one: if the next connection
+// fails as well, the delays go on where they were.
 func (s *supervisor) backoff() int {
-	if s.failures <= s.client.config.poisonLimit+1 && s.client.outbox.suspects() {
+	if s.relieved || s.seeking() {
 		return 1
 	}
 	return s.failures
+}
+
+// seeking reports whether the client is finding out which message the server fails over. It does that for one message since
+// the last stable connection, because a server may as well fail for another reason.
+func (s *supervisor) seeking() bool {
+	return s.failures <= s.client.config.poisonLimit+1 && s.client.outbox.suspects()
 }
 
 // suspectTakeover is a number of short connections in a row, all closed by the server without DISCONNECT. After so
