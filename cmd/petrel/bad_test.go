@@ -78,6 +78,9 @@ var bad = []string{
 	"broker --bind h:1 --bind h:1", "broker -d --quiet", "broker --port 1883", "passwd", "passwd testdata/bad.txt",
 	"passwd -c -D testdata/none u", "passwd testdata/none u", "passwd -c testdata/bad.txt u", "passwd -c testdata/none u",
 	"passwd testdata/bad.txt u", "passwd --scheme md5 testdata/none u",
+	// a store
+	"outbox lst", "outbox list", "outbox list a b", "outbox list testdata/none", "outbox list testdata", "outbox list bad_test.go",
+	"outbox drop", "outbox drop a", "outbox drop a x", "outbox drop a 0", "outbox drop a 1 --all", "outbox drop a --failed --name b",
 	// the environment
 	"PETREL_QOS=1 PETREL_KEEP_ALIVE=ten pub -t a -m x", "PETREL_URL=http://h pub -t a -m x", "PETREL_PROTOCOL_VERSION=6 pub -t a -m x",
 	"PETREL_CONFIG=testdata/none pub -t a -m x", "PETREL_URL=mqtt://h PETREL_HOST=h pub -t a -m x",

@@ -7,6 +7,7 @@ require (
 	github.com/google/go-cmp v0.7.0
 	github.com/ncruces/go-strftime v1.1.0
 	github.com/petrel-mqtt/mqtt v0.1.0
+	github.com/petrel-mqtt/mqtt/boltstore v0.1.0
 	github.com/petrel-mqtt/mqtt/broker v0.1.0
 	github.com/petrel-mqtt/mqtt/scram v0.1.0
 	github.com/spf13/cobra v1.10.2

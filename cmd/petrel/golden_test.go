@@ -189,6 +189,8 @@ var goldens = []golden{
 	}},
 	{name: "bench-rpc", args: words("bench rpc --url mqtt://test --rate 20 --duration 2")},
 	{name: "broker-help", args: words("broker --help")},
+	{name: "outbox-help", args: words("outbox --help")},
+	{name: "outbox-drop-help", args: words("outbox drop --help")},
 	{name: "passwd-help", args: words("passwd --help")},
 	{name: "probe-help", args: words("probe --help")},
 	{name: "probe", args: words("probe")},
