@@ -137,7 +137,7 @@ func (c *client) blame(err error) (toWake []*Delivery, gaveUp bool) {
 	c.notices.log(slog.LevelError, "mqtt: a message was given up: connections are lost whenever it is sent again",
 		"topic", m.Topic, "bytes", packetSize(&m, c.version), "connections", c.config.poisonLimit, "because", err)
 	c.outbox.checkDrained()
-	toWake = resolveOwner(nil, m, fmt.Errorf("%w: connections are lost whenever this message to %q, a packet of %d bytes, is sent: %w",
+	toWake = resolveOwner(nil, m.Owner, fmt.Errorf("%w: connections are lost whenever this message to %q, a packet of %d bytes, is sent: %w",
 		ErrOutcomeUnknown, m.Topic, packetSize(&m, c.version), err))
 	c.journal.reserve(m)
 	return toWake, true

@@ -16,11 +16,11 @@ type Delivery struct {
 	// receives a value.
 	done   chan struct{}
 	ticket uint64 // its number in the session's queue, while it waits there
+	wave   *wave  // that Flush waits for it with; nil: it is not counted
 	id     uint16 // once it was sent
 	sent   bool
-	wave   *wave // that Flush waits for it with; nil: it is not counted
-	resent bool  // it was sent more than once
-	reused bool  // it belongs to Publish
+	resent bool // it was sent more than once
+	reused bool // it belongs to Publish
 
 	reason   ReasonCode
 	resolved atomic.Bool // the outcome is known: reason, err and details do not change any more

@@ -381,7 +381,7 @@ func (out *outbox) sendOrQueue(d *Delivery, m *session.Message) (placed bool, er
 	if !out.canQueue(m) {
 		return false, nil
 	}
-	d.ticket = out.session.Queue(*m)
+	d.ticket = out.session.Queue(m)
 	d.publishing.queued()
 	out.watchExpiry()
 	return true, nil
@@ -454,7 +454,7 @@ func (out *outbox) dropExpired(toWake []*Delivery) []*Delivery {
 	}
 	for _, m := range out.session.DropExpired(now) {
 		out.stats.Expired++
-		toWake = resolveOwner(toWake, m, &notSent{ErrExpired})
+		toWake = resolveOwner(toWake, m.Owner, &notSent{ErrExpired})
 	}
 	return toWake
 }
@@ -519,7 +519,7 @@ func (out *outbox) storeAndQueue(d *Delivery, m *session.Message) (placed bool, 
 	j.stored[d.number()] = d
 	d.details.record = record
 	j.putMessage(d.number(), record)
-	d.ticket = out.session.Queue(own)
+	d.ticket = out.session.Queue(&own)
 	d.publishing.queued()
 	j.then(step{kind: stepStored, d: d})
 	wake(out.sendQueued(nil))
@@ -553,7 +553,7 @@ func (out *outbox) sendOffline(toWake []*Delivery) []*Delivery {
 			p = d.publishing
 		}
 		err := out.writeQoS0(l, m, p)
-		toWake = resolveOwner(toWake, out.session.DropQoS0(), err)
+		toWake = resolveOwner(toWake, out.session.DropQoS0().Owner, err)
 	}
 	out.room.wake()
 	return toWake
@@ -596,7 +596,7 @@ func (out *outbox) sendQueued(toWake []*Delivery) []*Delivery {
 		}
 		switch {
 		case err != nil:
-			toWake = resolveOwner(toWake, out.session.DropFront(), err)
+			toWake = resolveOwner(toWake, out.session.DropFront().Owner, err)
 		case waited:
 			d.id = id
 			d.noteSent()
@@ -616,8 +616,8 @@ func (out *outbox) suspects() bool {
 // resolveOwner resolves the Delivery of a message that leaves the queue: because it must not be sent, or not again, or
 // because it was sent at QoS 0.
 // The caller holds mu.
-func resolveOwner(toWake []*Delivery, m session.Message, err error) []*Delivery {
-	d, ok := m.Owner.(*Delivery)
+func resolveOwner(toWake []*Delivery, owner any, err error) []*Delivery {
+	d, ok := owner.(*Delivery)
 	if !ok {
 		return toWake
 	}
@@ -649,7 +649,7 @@ func (out *outbox) resend(l *link.Link, m *session.Message, toWake []*Delivery) 
 	}
 	if err != nil {
 		m := out.session.GiveUpResend()
-		toWake = resolveOwner(toWake, m, err)
+		toWake = resolveOwner(toWake, m.Owner, err)
 		out.journal.reserve(m)
 	}
 	return toWake

@@ -126,7 +126,7 @@ func (r *receiver) downgraded(id uint16) bool {
 	}
 	err := fmt.Errorf("%w: publishing to %q: the server answered QoS 2 with PUBACK, so it has taken the message at QoS 1 at most: %w",
 		ErrOutcomeUnknown, m.Topic, QoSNotSupported)
-	r.toWake = resolveOwner(r.toWake, m, err)
+	r.toWake = resolveOwner(r.toWake, m.Owner, err)
 	r.toWake = r.client.outbox.sendQueued(r.toWake)
 	r.client.inbox.probe()
 	return true
@@ -146,7 +146,7 @@ func (r *receiver) pubrec(h codec.Header, body []byte) error {
 	if r.client.session.Misplaced(h.Type, p.PacketID) {
 		return r.misplaced(h)
 	}
-	if r.recordPubrec(&p) {
+	if r.client.journal != nil && r.recordPubrec(&p) {
 		return nil
 	}
 	b, m, done, known := r.client.session.Pubrec(r.link.Buffer(), p.PacketID, p.Code)
@@ -164,7 +164,7 @@ func (r *receiver) pubrec(h codec.Header, body []byte) error {
 // The caller holds mu.
 func (r *receiver) recordPubrec(p *codec.Pubrec) bool {
 	j := r.client.journal
-	if j == nil || p.Code.Failed() {
+	if p.Code.Failed() {
 		return false
 	}
 	m, released := r.client.session.InFlightMessage(p.PacketID)
@@ -251,7 +251,7 @@ func (r *receiver) translateAll(body []byte) []codec.ReasonCode {
 // complete resolves a message that has its last acknowledgement, and sends messages from the queue.
 // The caller holds mu.
 // [MQTT-4.13.2]
-func (r *receiver) complete(m session.Message, known bool, code codec.ReasonCode, reason string, u UserProperties) {
+func (r *receiver) complete(m session.Settled, known bool, code codec.ReasonCode, reason string, u UserProperties) {
 	c := r.client
 	if !known {
 		c.stats.LateAcks++

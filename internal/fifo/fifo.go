@@ -28,11 +28,21 @@ func (q *Queue[T]) Trim() {
 func (q *Queue[T]) Len() int { return len(q.items) - q.head }
 
 // Push adds v at the end.
-func (q *Queue[T]) Push(v T) {
-	if len(q.items) == cap(q.items) && q.head > len(q.items)/2 {
-		q.reuse()
+func (q *Queue[T]) Push(v T) { *q.Add() = v }
+
+// Add adds a zero item at the end, for the caller to fill in. The pointer is good until the next change.
+func (q *Queue[T]) Add() *T {
+	n := len(q.items)
+	if n == cap(q.items) {
+		if q.head > n/2 {
+			q.reuse()
+		} else {
+			q.items = slices.Grow(q.items, 1)
+		}
+		n = len(q.items)
 	}
-	q.items = append(q.items, v)
+	q.items = q.items[:n+1] // what was behind the end is zero: whatever leaves is cleared
+	return &q.items[n]
 }
 
 // reuse makes room without growing. A few items in a large piece of memory move to a small one.
@@ -53,6 +63,12 @@ func (q *Queue[T]) At(i int) *T { return &q.items[q.head+i] }
 // Pop removes the first item and returns it. The queue must not be empty.
 func (q *Queue[T]) Pop() T {
 	v := q.items[q.head]
+	q.Drop()
+	return v
+}
+
+// Drop removes the first item. The queue must not be empty.
+func (q *Queue[T]) Drop() {
 	clear(q.items[q.head : q.head+1]) // it may hold a payload
 	q.head++
 	if q.head == len(q.items) {
@@ -62,7 +78,6 @@ func (q *Queue[T]) Pop() T {
 			q.items = nil
 		}
 	}
-	return v
 }
 
 // PopLast removes the last item and returns it. The queue must not be empty.

@@ -145,3 +145,31 @@ func TestKeep(t *testing.T) {
 		}
 	}
 }
+
+// What Add returns is zero, whatever stood in that memory before.
+func TestAddGivesZero(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, keep := range []int{0, 1000} {
+		q := Queue[[2]int]{Keep: keep}
+		for i := range 20_000 {
+			switch n := q.Len(); {
+			case n == 0 || rng.IntN(5) < 2:
+				v := q.Add()
+				if *v != [2]int{} {
+					t.Fatalf("step %d: %v", i, *v)
+				}
+				*v = [2]int{i + 1, i + 1}
+			case rng.IntN(6) == 0:
+				q.Insert(rng.IntN(n+1), [2]int{i + 1, i + 1})
+			case rng.IntN(3) == 0:
+				q.PopLast()
+			case rng.IntN(2) == 0:
+				q.Drop()
+			default:
+				for q.Len() > rng.IntN(3) {
+					q.Pop()
+				}
+			}
+		}
+	}
+}

@@ -71,7 +71,7 @@ func (d *sender) publish() {
 		b, _, err := d.s.Send(nil, &m, 0)
 		d.take(b, err)
 	case d.s.CanQueue(len(m.Payload) + 1):
-		d.tickets[d.calls] = d.s.Queue(m)
+		d.tickets[d.calls] = d.s.Queue(&m)
 	default:
 		return
 	}
@@ -125,7 +125,7 @@ func (d *sender) drain() {
 	for m := d.s.Front(); m != nil; m = d.s.Front() {
 		if d.rng.IntN(20) == 0 {
 			m := d.s.DropFront()
-			d.finish(m, true)
+			d.finish(m.Owner, true)
 			continue
 		}
 		b, _, err := d.s.SendFront(nil, 0)
@@ -134,16 +134,16 @@ func (d *sender) drain() {
 }
 
 // finish notes that a message is complete.
-func (d *sender) finish(m Message, ok bool) {
+func (d *sender) finish(owner any, ok bool) {
 	d.t.Helper()
 	if !ok {
 		d.t.Fatal("an open message is unknown")
 	}
-	if m.Owner == nil { // Keep was called
+	if owner == nil { // Keep was called
 		return
 	}
-	d.done[m.Owner.(int)]++
-	delete(d.tickets, m.Owner.(int))
+	d.done[owner.(int)]++
+	delete(d.tickets, owner.(int))
 }
 
 // acknowledge lets the server take the next step of any message.
@@ -173,11 +173,11 @@ func (d *sender) acknowledge() {
 	d.drain()
 }
 
-func (d *sender) complete(i int, m Message, ok bool) {
+func (d *sender) complete(i int, m Settled, ok bool) {
 	d.t.Helper()
 	number := d.open[i].number
 	d.open = slices.Delete(d.open, i, i+1)
-	d.finish(m, ok)
+	d.finish(m.Owner, ok)
 	if kept := m.Owner == nil; kept != d.kept[number] || !kept && m.Owner != number {
 		d.t.Fatalf("message %d completes as %v", number, m.Owner)
 	}

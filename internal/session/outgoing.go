@@ -176,10 +176,14 @@ func (s *Session) fronted(id uint16) {
 			r.suspect.resent(f.seq)
 		}
 	}
-	s.DropFront()
+	if r := s.out.recovery; r != nil && r.again.Len() > 0 {
+		r.again.Drop()
+	} else {
+		s.out.queues.acked.drop()
+	}
 }
 
-// DropFront removes the message that Front returned.
+// DropFront removes the message that Front returned, and returns it.
 func (s *Session) DropFront() Message {
 	if r := s.out.recovery; r != nil && r.again.Len() > 0 {
 		return r.again.Pop().message
@@ -214,23 +218,30 @@ func (m *Message) keep() {
 	}
 }
 
+// Settled is what is left of a message that the peer has acknowledged.
+type Settled struct {
+	Topic string
+	QoS   byte
+	Owner any
+}
+
 // Puback takes a PUBACK. It returns the message that is complete now; ok is false for an unknown identifier, which is
 // to be ignored.
 // [MQTT-4.3.2-3] [MQTT311-4.3.2-1]
-func (s *Session) Puback(id uint16) (m Message, ok bool) {
+func (s *Session) Puback(id uint16) (m Settled, ok bool) {
 	f := s.out.sent.get(id)
 	if f == nil || f.stage != stagePublish || f.message.QoS != 1 || f.unsent {
-		return Message{}, false
+		return Settled{}, false
 	}
 	return s.out.complete(id, f), true
 }
 
 // PubackForQoS2 takes a PUBACK for a message at QoS 2, which completes it: the peer has taken the message as one at QoS 1.
 // ok is false for every other PUBACK.
-func (s *Session) PubackForQoS2(id uint16) (m Message, ok bool) {
+func (s *Session) PubackForQoS2(id uint16) (m Settled, ok bool) {
 	f := s.out.sent.get(id)
 	if f == nil || f.stage != stagePublish || f.message.QoS != 2 || f.unsent {
-		return Message{}, false
+		return Settled{}, false
 	}
 	return s.out.complete(id, f), true
 }
@@ -239,13 +250,13 @@ func (s *Session) PubackForQoS2(id uint16) (m Message, ok bool) {
 // complete, and done is true. After PUBREL the PUBLISH is never sent again [MQTT-4.3.3-6], so the session
 // drops what the publisher owns. An unknown identifier is answered as well, and ok is false.
 // [MQTT-4.3.3-3] [MQTT311-4.3.3-1]
-func (s *Session) Pubrec(dst []byte, id uint16, code codec.ReasonCode) (_ []byte, m Message, done, ok bool) {
+func (s *Session) Pubrec(dst []byte, id uint16, code codec.ReasonCode) (_ []byte, m Settled, done, ok bool) {
 	f := s.out.sent.get(id)
 	if f == nil || f.message.QoS != 2 || f.unsent {
 		if code.Failed() {
-			return dst, Message{}, false, false
+			return dst, Settled{}, false, false
 		}
-		return s.pubrel(dst, id, codec.PacketIdentifierNotFound), Message{}, false, false // [MQTT-4.3.3-4]
+		return s.pubrel(dst, id, codec.PacketIdentifierNotFound), Settled{}, false, false // [MQTT-4.3.3-4]
 	}
 	if code.Failed() && f.stage == stagePublish {
 		return dst, s.out.complete(id, f), true, true
@@ -254,8 +265,9 @@ func (s *Session) Pubrec(dst []byte, id uint16, code codec.ReasonCode) (_ []byte
 	f.stage = stageRelease
 	s.out.seq++
 	f.seq = s.out.seq
-	f.message = Message{Topic: f.message.Topic, QoS: 2, Owner: f.message.Owner}
-	return s.pubrel(dst, id, codec.Success), f.message, false, true
+	m = f.settled()
+	f.message = Message{Topic: m.Topic, QoS: 2, Owner: m.Owner}
+	return s.pubrel(dst, id, codec.Success), m, false, true
 }
 
 func (s *Session) pubrel(dst []byte, id uint16, code codec.ReasonCode) []byte {
@@ -267,29 +279,33 @@ func (s *Session) pubrel(dst []byte, id uint16, code codec.ReasonCode) []byte {
 
 // Pubcomp takes a PUBCOMP. It returns the message that is complete now; ok is false for an unknown identifier.
 // [MQTT-4.3.3-5] [MQTT311-4.3.3-1]
-func (s *Session) Pubcomp(id uint16) (m Message, ok bool) {
+func (s *Session) Pubcomp(id uint16) (m Settled, ok bool) {
 	f := s.out.sent.get(id)
 	if f == nil || f.stage != stageRelease {
-		return Message{}, false
+		return Settled{}, false
 	}
 	return s.out.complete(id, f), true
 }
 
 // [MQTT-4.4.0-2] [MQTT-4.9.0-2]
-func (o *outgoing) complete(id uint16, f *flight) Message {
+func (o *outgoing) complete(id uint16, f *flight) Settled {
+	m := f.settled()
 	o.acknowledged()
-	return o.land(id, f)
+	o.land(id, f)
+	return m
+}
+
+func (f *flight) settled() Settled {
+	return Settled{Topic: f.message.Topic, QoS: f.message.QoS, Owner: f.message.Owner}
 }
 
 // land takes what is in flight out.
-func (o *outgoing) land(id uint16, f *flight) Message {
-	m := f.message
+func (o *outgoing) land(id uint16, f *flight) {
 	if f.counted {
 		o.inFlight--
 	}
 	o.messages--
 	o.sent.delete(id)
-	return m
 }
 
 // InFlightMessage returns the message that was sent under id, or nil, and whether its PUBREC has been taken: then it is only

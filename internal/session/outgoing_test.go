@@ -132,7 +132,7 @@ func TestHandshakes(t *testing.T) {
 
 func (a ack) take(t *testing.T, s *Session, step int) {
 	t.Helper()
-	var m Message
+	var m Settled
 	var ok, complete bool
 	b := []byte{0xEE}
 	before := s.InFlight()
@@ -186,7 +186,7 @@ func TestWindow(t *testing.T) {
 		if s.Ready() {
 			t.Fatal("ready with a full window")
 		}
-		s.Queue(Message{Topic: "a", QoS: 1, Owner: "3"})
+		s.Queue(&Message{Topic: "a", QoS: 1, Owner: "3"})
 		s.Pubrec(nil, two, codec.Success)
 		if s.Ready() || s.Front() != nil {
 			t.Error("PUBREC freed a place in the window")
@@ -248,8 +248,8 @@ func TestSendThatFailsChangesNothing(t *testing.T) {
 		t.Errorf("a topic that is too long: identifier %d, error %v, %d in flight", id, err, s.InFlight())
 	}
 	wantBytes(t, "buffer", b, "EE")
-	s.Queue(bad)
-	s.Queue(Message{Topic: "a", QoS: 1, Owner: "good"})
+	s.Queue(&bad)
+	s.Queue(&Message{Topic: "a", QoS: 1, Owner: "good"})
 	if b, _, err = s.SendFront(b, 0); err == nil || s.Front().Owner != "bad" {
 		t.Errorf("SendFront: error %v, front %v", err, s.Front())
 	}
@@ -308,13 +308,16 @@ func TestKeepCopiesWhatIsThePublishers(t *testing.T) {
 	clear(p.CorrelationData)
 	clear(p.UserProperties)
 	p.ContentType = "changed"
-	m, ok := s.Puback(id)
-	if !ok || m.Owner != nil || string(m.Payload) != "payload" {
-		t.Errorf("kept %q, owner %v, known %v", m.Payload, m.Owner, ok)
+	m, _ := s.InFlightMessage(id)
+	if m.Owner != nil || string(m.Payload) != "payload" {
+		t.Errorf("kept %q, owner %v", m.Payload, m.Owner)
 	}
 	k := m.Properties
 	if string(k.CorrelationData) != "data" || k.UserProperties[0].Key != "k" || k.ContentType != "" {
 		t.Errorf("kept properties %+v", k)
+	}
+	if m, ok := s.Puback(id); !ok || m != (Settled{Topic: "a", QoS: 1}) {
+		t.Errorf("PUBACK completes %v, known %v", m, ok)
 	}
 }
 
@@ -323,17 +326,17 @@ func TestCanQueue(t *testing.T) {
 	if !s.CanQueue(1000) {
 		t.Error("an empty queue does not take a large message")
 	}
-	big := s.Queue(Message{Topic: "a", Payload: make([]byte, 999)})
+	big := s.Queue(&Message{Topic: "a", Payload: make([]byte, 999)})
 	if s.CanQueue(0) {
 		t.Error("a queue with too many bytes takes more")
 	}
 	s.Withdraw(big)
-	s.Queue(Message{Topic: "a", Payload: make([]byte, 3)})
+	s.Queue(&Message{Topic: "a", Payload: make([]byte, 3)})
 	if !s.CanQueue(6) || s.CanQueue(7) {
 		t.Error("the queue does not take exactly its bytes")
 	}
-	s.Queue(Message{Topic: "a"})
-	s.Queue(Message{Topic: "a"})
+	s.Queue(&Message{Topic: "a"})
+	s.Queue(&Message{Topic: "a"})
 	if s.CanQueue(0) {
 		t.Error("the queue takes a fourth message")
 	}
@@ -347,8 +350,8 @@ func TestCanQueue(t *testing.T) {
 
 func TestWithdraw(t *testing.T) {
 	s := connected(codec.V5, 10)
-	one := s.Queue(Message{Topic: "a", QoS: 1, Owner: "1"})
-	two := s.Queue(Message{Topic: "a", QoS: 1, Owner: "2"})
+	one := s.Queue(&Message{Topic: "a", QoS: 1, Owner: "1"})
+	two := s.Queue(&Message{Topic: "a", QoS: 1, Owner: "2"})
 	if _, _, err := s.SendFront(nil, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -445,8 +448,8 @@ func TestDiscardKeepsTheOrderOfTheCalls(t *testing.T) {
 	send(t, s, 2, "5")
 	var ticket uint64
 	for _, owner := range []string{"6", "7", "8"} {
-		s.Queue(Message{Topic: "a", QoS: 1, Owner: owner})
-		ticket = s.Queue(Message{Topic: "a", QoS: 1, Owner: "withdrawn"})
+		s.Queue(&Message{Topic: "a", QoS: 1, Owner: owner})
+		ticket = s.Queue(&Message{Topic: "a", QoS: 1, Owner: "withdrawn"})
 		s.Withdraw(ticket)
 	}
 	sent, unsent := s.Discard()
@@ -528,7 +531,7 @@ func TestMessageWaitsForIdentifier(t *testing.T) {
 	if s.Ready() {
 		t.Error("a message may be sent although no identifier is free")
 	}
-	s.Queue(Message{Topic: "a", QoS: 1})
+	s.Queue(&Message{Topic: "a", QoS: 1})
 	if s.Front() != nil {
 		t.Error("a message is next although no identifier is free")
 	}

@@ -178,9 +178,9 @@ func TestDropOldest(t *testing.T) {
 	}
 	s.Lost() // then nothing may be sent, and Front returns nothing
 	for _, topic := range []string{"a", "b"} {
-		s.Queue(Message{Topic: topic, QoS: 1})
+		s.Queue(&Message{Topic: topic, QoS: 1})
 	}
-	s.Queue(Message{Topic: "qos0"})
+	s.Queue(&Message{Topic: "qos0"})
 	for _, want := range []string{"a", "b"} {
 		if m, ok := s.DropOldest(); !ok || m.Topic != want {
 			t.Errorf("drops %q, %v, want %q", m.Topic, ok, want)
@@ -201,8 +201,8 @@ func TestDropExpired(t *testing.T) {
 	}
 	s.Send(nil, &Message{Topic: "sent", QoS: 1, Expires: 1}, 0)
 	for topic, expires := range map[string]time.Duration{"soon": 5, "now": 10, "later": 11, "never": 0} {
-		s.Queue(Message{Topic: topic, QoS: 1, Expires: expires})
-		s.Queue(Message{Topic: topic, QoS: 0, Expires: expires})
+		s.Queue(&Message{Topic: topic, QoS: 1, Expires: expires})
+		s.Queue(&Message{Topic: topic, QoS: 0, Expires: expires})
 	}
 	if at := s.NextExpiry(); at != 5 {
 		t.Errorf("the next expires at %d", at)
@@ -229,10 +229,10 @@ func TestDropExpired(t *testing.T) {
 // A ticket finds no other message after Trim.
 func TestTicketsGrow(t *testing.T) {
 	s := server(codec.V5)
-	first := s.Queue(Message{Topic: "a", QoS: 1})
+	first := s.Queue(&Message{Topic: "a", QoS: 1})
 	s.SendFront(nil, 0)
 	s.Trim()
-	if second := s.Queue(Message{Topic: "b", QoS: 1}); second <= first {
+	if second := s.Queue(&Message{Topic: "b", QoS: 1}); second <= first {
 		t.Errorf("ticket %d follows %d", second, first)
 	}
 	if s.Withdraw(first) {
@@ -247,7 +247,7 @@ func TestIdleSessionIsSmall(t *testing.T) {
 	}
 	s := server(codec.V5)
 	r := hold(t, s, 1, 1, 1)
-	s.Queue(Message{Topic: "a", QoS: 1})
+	s.Queue(&Message{Topic: "a", QoS: 1})
 	s.SendFront(nil, 0)
 	cut(s, codec.V5)
 	s.Resend(nil, 0)
@@ -338,7 +338,7 @@ func TestPrepareKeepsTheWindow(t *testing.T) {
 func TestPreparedAcrossACut(t *testing.T) {
 	for _, confirmed := range []bool{false, true} {
 		s := server(codec.V5)
-		s.Queue(Message{Topic: "a", QoS: 2})
+		s.Queue(&Message{Topic: "a", QoS: 2})
 		id, err := s.PrepareFront()
 		if err != nil {
 			t.Fatal(err)

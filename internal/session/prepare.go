@@ -37,5 +37,7 @@ func (s *Session) Cancel(id uint16) (m Message, ok bool) {
 	if f == nil || !f.unsent {
 		return Message{}, false
 	}
-	return s.out.land(id, f), true
+	m = f.message
+	s.out.land(id, f)
+	return m, true
 }

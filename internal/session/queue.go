@@ -26,8 +26,8 @@ func (s *Session) CanQueue(size int) bool {
 	return q.length() < s.limits.QueueMessages && q.bytes()+size <= s.limits.QueueBytes
 }
 
-// Queue lets m wait to be sent. CanQueue must have said yes. The ticket finds it again while it waits; tickets grow.
-func (s *Session) Queue(m Message) (ticket uint64) {
+// Queue lets a copy of m wait to be sent. CanQueue must have said yes. The ticket finds it again while it waits; tickets grow.
+func (s *Session) Queue(m *Message) (ticket uint64) {
 	if s.out.queues == nil {
 		s.out.queues = new(queues)
 		s.out.queues.acked.entries.Keep = min(2*s.limits.QueueMessages, keptEntries)
@@ -116,8 +116,9 @@ const keptEntries = 1 << 14
 const spareEntries = 16
 
 // push adds a message; its ticket is greater than those before it.
-func (q *queue) push(ticket uint64, m Message) {
-	q.entries.Push(waiting{ticket, m})
+func (q *queue) push(ticket uint64, m *Message) {
+	e := q.entries.Add()
+	e.ticket, e.message = ticket, *m
 	q.length++
 	q.bytes += m.size()
 	q.expires = earlier(q.expires, m.Expires)
@@ -134,12 +135,18 @@ func (q *queue) front() *Message {
 	return nil
 }
 
-// pop removes the message that front returned.
+// pop removes the message that front returned, and returns it.
 func (q *queue) pop() Message {
-	m := q.entries.Pop().message
-	q.length--
-	q.bytes -= m.size()
+	m := q.entries.At(0).message
+	q.drop()
 	return m
+}
+
+// drop removes the message that front returned.
+func (q *queue) drop() {
+	q.length--
+	q.bytes -= q.entries.At(0).message.size()
+	q.entries.Drop()
 }
 
 // remove takes the message with this ticket out. It reports false if it is not in the queue.

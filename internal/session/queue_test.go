@@ -23,7 +23,7 @@ func TestQueueIsASlice(t *testing.T) {
 		case 0, 1:
 			payload := strconv.Itoa(i)
 			ticket := uint64(i + 1)
-			q.push(ticket, Message{Topic: "t", Payload: []byte(payload)})
+			q.push(ticket, &Message{Topic: "t", Payload: []byte(payload)})
 			model = append(model, queued{ticket, payload})
 		case 2:
 			if len(model) == 0 {
@@ -70,9 +70,9 @@ func checkQueue(t *testing.T, q *queue, model []queued) {
 // Publishes that give up while the connection is away must not fill the memory, however long it is away.
 func TestQueueForgetsTheWithdrawn(t *testing.T) {
 	var q queue
-	q.push(1, Message{Topic: "first"})
+	q.push(1, &Message{Topic: "first"})
 	for ticket := range uint64(10_000) {
-		q.push(ticket+2, Message{Topic: "t", Payload: make([]byte, 10)})
+		q.push(ticket+2, &Message{Topic: "t", Payload: make([]byte, 10)})
 		if !q.remove(ticket + 2) {
 			t.Fatal("the latest message is not found")
 		}
@@ -90,8 +90,8 @@ func TestQueueForgetsTheWithdrawn(t *testing.T) {
 
 func TestQueueForgetsPayloadsOfTheWithdrawn(t *testing.T) {
 	var q queue
-	q.push(1, Message{Topic: "first"})
-	q.push(2, Message{Topic: "t", Payload: make([]byte, 10)})
+	q.push(1, &Message{Topic: "first"})
+	q.push(2, &Message{Topic: "t", Payload: make([]byte, 10)})
 	q.remove(2)
 	for i := range q.entries.Len() {
 		if e := q.entries.At(i); e.message.Payload != nil {

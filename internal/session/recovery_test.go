@@ -123,9 +123,9 @@ func TestSuspectAcquitted(t *testing.T) {
 // Messages at QoS 0 that wait for a connection are queued apart, within the same bounds.
 func TestOffline(t *testing.T) {
 	s := serving(codec.V5, Limits{InFlight: 10, QueueMessages: 3, QueueBytes: 100}, 0)
-	one := s.Queue(Message{Topic: "a", QoS: 1})
-	none := s.Queue(Message{Topic: "b"})
-	last := s.Queue(Message{Topic: "c", Payload: make([]byte, 10)})
+	one := s.Queue(&Message{Topic: "a", QoS: 1})
+	none := s.Queue(&Message{Topic: "b"})
+	last := s.Queue(&Message{Topic: "c", Payload: make([]byte, 10)})
 	if s.CanQueue(1) {
 		t.Error("a fourth message has room")
 	}
@@ -148,7 +148,7 @@ func TestOffline(t *testing.T) {
 	if s.Withdraw(last) || !s.Withdraw(one) {
 		t.Error("what was sent is withdrawn, or what was not is not")
 	}
-	s.Queue(Message{Topic: "d"})
+	s.Queue(&Message{Topic: "d"})
 	if _, unsent := s.Discard(); len(unsent) != 1 || unsent[0].Topic != "d" {
 		t.Errorf("discarded %v", unsent)
 	}

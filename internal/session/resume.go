@@ -143,7 +143,9 @@ func (s *Session) GiveUpResend() Message {
 	o.resends = o.resends[1:]
 	f := o.sent.get(id)
 	if f.unsent {
-		return o.land(id, f)
+		m := f.message
+		o.land(id, f)
+		return m
 	}
 	return o.giveUp(f)
 }

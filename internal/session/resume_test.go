@@ -114,7 +114,7 @@ func TestResumedWithASmallerWindow(t *testing.T) {
 	}
 	publish(t, s, "r", 2)
 	s.Pubrec(nil, 5, codec.Success)
-	s.Queue(Message{Topic: "new", QoS: 1})
+	s.Queue(&Message{Topic: "new", QoS: 1})
 	s.Lost()
 	wantPackets(t, s, resume(s, nil, 2), "PUBREL 5")
 	wantPackets(t, s, resendAll(t, s), "PUBLISH 1 true a", "PUBLISH 2 true b")
@@ -168,7 +168,7 @@ func TestRenewed(t *testing.T) {
 		publish(t, s, "released", 2)
 		publish(t, s, "b", 1)
 		s.Pubrec(nil, 3, codec.Success)
-		s.Queue(Message{Topic: "queued", QoS: 1})
+		s.Queue(&Message{Topic: "queued", QoS: 1})
 		s.Lost()
 		var lost []any
 		for _, m := range renew(s, 10) {

@@ -70,7 +70,7 @@ func (s *Session) Restore(st State) error {
 		if m.Topic == "" || m.QoS > 2 {
 			return fmt.Errorf("session: a message at QoS %d to topic %q cannot wait", m.QoS, m.Topic)
 		}
-		s.Queue(m)
+		s.Queue(&m)
 	}
 	for _, id := range st.Received {
 		if id == 0 || s.in.received.get(id) != nil {

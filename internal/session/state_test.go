@@ -37,9 +37,9 @@ func busy(t *testing.T) *Session {
 	s.Pubrec(nil, 4, codec.Success)
 	s.Pubrec(nil, 2, codec.Success)
 	s.out.giveUp(s.out.sent.get(6))
-	s.Queue(Message{Topic: "w1", QoS: 1})
-	s.Queue(Message{Topic: "w0"})
-	s.Queue(Message{Topic: "w2", QoS: 2})
+	s.Queue(&Message{Topic: "w1", QoS: 1})
+	s.Queue(&Message{Topic: "w0"})
+	s.Queue(&Message{Topic: "w2", QoS: 2})
 	arrive(t, s, 9, 2)
 	s.Accept(nil, view(9, 2, false), nil)
 	arrive(t, s, 8, 2)
@@ -179,7 +179,7 @@ func TestRestoreModel(t *testing.T) {
 		for range 300 {
 			switch rng.IntN(4) {
 			case 0:
-				s.Queue(Message{Topic: fmt.Sprint(next), QoS: 2})
+				s.Queue(&Message{Topic: fmt.Sprint(next), QoS: 2})
 				next++
 			case 1:
 				send()

@@ -315,10 +315,10 @@ func (s *Session) giveBack() (groups []*group) {
 			groups = append(groups, o.group)
 			continue
 		}
-		s.done(&sent[i])
+		s.done(sent[i].Owner)
 	}
 	for i := range unsent {
-		s.done(&unsent[i])
+		s.done(unsent[i].Owner)
 	}
 	return groups
 }

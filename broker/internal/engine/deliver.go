@@ -201,7 +201,7 @@ func (s *Session) takeKept(r *run, items []item, t *target, qos byte) {
 			s.sendNow(&copied)
 		case s.makeRoom(it.message):
 			s.keep(it.message)
-			s.state.Queue(copied)
+			s.state.Queue(&copied)
 		default:
 			s.neverSent(it.message)
 			continue
@@ -225,7 +225,7 @@ func (s *Session) sendNow(m *session.Message) {
 	}
 	s.keep(messageOf(m.Owner))
 	s.engine.stats.countSent(1, len(m.Payload))
-	if s.isStored(m) {
+	if s.isStored(m.QoS, m.Owner) {
 		if id, err := s.state.Prepare(m); err == nil {
 			s.prepare(id, m.Owner)
 			return
@@ -235,5 +235,5 @@ func (s *Session) sendNow(m *session.Message) {
 		return
 	}
 	s.engine.stats.dropped.Add(1)
-	s.done(m)
+	s.done(m.Owner)
 }

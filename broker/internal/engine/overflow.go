@@ -31,7 +31,7 @@ func (s *Session) dropExpired() {
 	s.swept = now
 	expired := s.state.DropExpired(now)
 	for i := range expired {
-		s.done(&expired[i])
+		s.done(expired[i].Owner)
 	}
 	s.engine.stats.expired.Add(uint64(len(expired)))
 }
@@ -40,7 +40,7 @@ func (s *Session) dropExpired() {
 func (s *Session) dropOldest() bool {
 	m, ok := s.state.DropOldest()
 	if ok {
-		s.done(&m)
+		s.done(m.Owner)
 		s.drop(1, m.Topic)
 	}
 	return ok

@@ -281,13 +281,13 @@ func (s *Session) storeSent(id uint16, owner any, released bool, done func(error
 }
 
 // isStored reports whether a message at QoS 2 needs records of how far it has come.
-func (s *Session) isStored(m *session.Message) bool {
-	return m.QoS == 2 && s.ledger != nil && messageOf(m.Owner).sequence != 0
+func (s *Session) isStored(qos byte, owner any) bool {
+	return qos == 2 && s.ledger != nil && messageOf(owner).sequence != 0
 }
 
 // forgetSent removes the record of a message at QoS 2 that is complete.
-func (s *Session) forgetSent(id uint16, m *session.Message) {
-	if s.isStored(m) {
+func (s *Session) forgetSent(id uint16, m session.Settled) {
+	if s.isStored(m.QoS, m.Owner) {
 		s.engine.journal.lazily(Change{Bucket: bucketSent, Key: identifier(s.ledger.number, id)})
 	}
 }

@@ -48,7 +48,7 @@ func (s *Session) resend(c *conn, m *session.Message) {
 		}
 	}
 	given := s.state.GiveUpResend()
-	s.done(&given)
+	s.done(given.Owner)
 	s.engine.stats.dropped.Add(1)
 }
 
@@ -79,12 +79,12 @@ func (s *Session) sendFront(c *conn, m *session.Message) {
 	}
 	dropped.Add(1)
 	gone := s.state.DropFront()
-	s.done(&gone)
+	s.done(gone.Owner)
 }
 
 // sendQueued sends the message in front, or prepares it, if its identifier has to be stored before.
 func (s *Session) sendQueued(c *conn) bool {
-	if m := s.state.Front(); s.isStored(m) {
+	if m := s.state.Front(); s.isStored(m.QoS, m.Owner) {
 		owner := m.Owner
 		id, err := s.state.PrepareFront()
 		if err == nil {
@@ -144,15 +144,15 @@ func (c *conn) acknowledgement(p *packet) error {
 		return takenOver
 	}
 	if p.Type == codec.PUBREC && !ack.Code.Failed() {
-		if m, released := s.state.InFlightMessage(ack.PacketID); m != nil && !released && s.isStored(m) {
+		if m, released := s.state.InFlightMessage(ack.PacketID); m != nil && !released && s.isStored(m.QoS, m.Owner) {
 			s.storeSent(ack.PacketID, m.Owner, true, func(err error) { c.received(err, &ack) })
 			return nil
 		}
 	}
 	before := c.out.Waiting()
 	if m, done := s.acknowledged(p.Type, &ack); done {
-		s.forgetSent(ack.PacketID, &m)
-		s.done(&m)
+		s.forgetSent(ack.PacketID, m)
+		s.done(m.Owner)
 		s.pump(c)
 	}
 	c.answered(before)
@@ -181,7 +181,7 @@ func decodeAck(ack *codec.Puback, p *packet, v codec.Version) error {
 }
 
 // acknowledged returns the message that is complete now; done is false if none is.
-func (s *Session) acknowledged(t codec.Type, ack *codec.Puback) (m session.Message, done bool) {
+func (s *Session) acknowledged(t codec.Type, ack *codec.Puback) (m session.Settled, done bool) {
 	switch t {
 	case codec.PUBACK:
 		return s.state.Puback(ack.PacketID)

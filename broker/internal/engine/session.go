@@ -95,15 +95,15 @@ func (s *Session) keep(m *message) {
 	s.kept += m.size
 }
 
-// done counts a message that is no longer kept: it was acknowledged, or dropped.
-func (s *Session) done(m *session.Message) {
-	message := messageOf(m.Owner)
+// done counts the message behind owner as no longer kept: it was acknowledged, or dropped.
+func (s *Session) done(owner any) {
+	message := messageOf(owner)
 	if message == nil {
 		return
 	}
 	s.unkeep(message)
 	if message.sequence != 0 {
-		s.settle(m.Owner, message)
+		s.settle(owner, message)
 	}
 }
 
