@@ -87,15 +87,15 @@ func (e *Engine) tryAttach(c *conn, connect *codec.Connect, ack *codec.Connack) 
 	return nil, after, s.begin(c, connect, ack)
 }
 
-// takeOver ends the connection that the session has, if it has one. kept says that the session outlives it.
+// takeOver ends the connection that the session has, if it has one. kept says that the session outlives it; one that
+// overflow has to end does not.
 func (s *Session) takeOver() (connected, kept bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn == nil {
-		return false, true
+	if connected = s.conn != nil; connected {
+		s.conn.finish(takenOver)
 	}
-	s.conn.finish(takenOver)
-	return true, s.expiry > 0
+	return connected, s.expiry > 0
 }
 
 // partForGood parts the session from a connection that another one follows. A will with a delay is not needed any more,

@@ -55,13 +55,14 @@ type conn struct {
 // reader is the part of a connection that takes in packets.
 type reader struct {
 	in      wire.Reader
-	heard   time.Duration // when the last complete packet came, on the engine's clock
+	heard   time.Duration // when the last complete packet was handled, on the engine's clock
 	aliases []string      // the client's topic aliases; 0 is none
 	matches map[string]*match
 	run     run
 	wakes   []*conn // whose writers are to be started at the end of the batch
 
 	properties codec.PublishProperties // used again for each packet
+	talks      bool                    // a complete packet has come in this batch
 	full       bool                    // the store has been given something in this batch
 	exchange   Exchange                // a re-authentication under way; nil: none
 }
@@ -131,6 +132,9 @@ func (c *conn) read() error {
 			c.full = false
 			c.engine.journal.unflood()
 		}
+		if c.talks { // not earlier: what came while this batch took its time has not been looked at
+			c.talks, c.heard = false, c.engine.now()
+		}
 		if err := c.fill(); err != nil {
 			return err
 		}
@@ -147,7 +151,7 @@ func (c *conn) batch() error {
 		var ok bool
 		var err error
 		if p.Header, p.bytes, ok, err = c.in.Next(); ok && err == nil {
-			c.heard = c.engine.now()
+			c.talks = true
 			err = c.packet(&p)
 		}
 		if err == nil && ok && !c.over.Load() {

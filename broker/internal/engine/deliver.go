@@ -72,7 +72,7 @@ func (s *Session) take(r *run, items []item, t *target, wakes *[]*conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		s.forgiveAll(items, t)
+		s.forgive(items)
 		keepAll(items)
 		return
 	}
@@ -193,7 +193,7 @@ func (s *Session) takeKept(r *run, items []item, t *target, qos byte) {
 			continue
 		}
 		copied := it.message.copyOf(qos, retain, t.ids, it.message)
-		if it.message.sequence != 0 && s.ledger != nil {
+		if s.ledger != nil && it.message.owes(s.ledger.number) {
 			s.ledger.enter(it.message)
 		}
 		switch {

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/petrel-mqtt/mqtt/internal/fifo"
 	"github.com/petrel-mqtt/mqtt/internal/session"
@@ -22,8 +23,9 @@ type group struct {
 	turn    int             // of members
 	first   []*message      // come back from a member whose session has ended; the next one is the last
 	queue   fifo.Queue[*message]
-	bytes   int  // of messages in first and queue
-	told    bool // that messages were dropped
+	bytes   int           // of messages in first and queue
+	told    bool          // that messages were dropped
+	swept   time.Duration // when the full queue was last searched for what has expired
 }
 
 // groups are those of the engine, by filter. A group is made and ended with mu held.
@@ -187,8 +189,11 @@ func (g *group) push(m *message) bool {
 	defer g.mu.Unlock()
 	e := g.engine
 	l := g.ledger.Load()
-	if l != nil && m.sequence != 0 {
+	if l != nil && m.owes(l.number) {
 		l.enter(m)
+	}
+	if !g.room(m) {
+		g.dropExpired()
 	}
 	for !g.room(m) {
 		if e.config.Overflow != DropOldest || g.front() == nil {
@@ -206,6 +211,30 @@ func (g *group) push(m *message) bool {
 	g.queue.Push(m)
 	g.bytes += m.size
 	return true
+}
+
+// dropExpired drops what has expired.
+func (g *group) dropExpired() {
+	now := g.engine.now()
+	if g.swept != 0 && now < g.swept+sweepEvery {
+		return
+	}
+	g.swept = now
+	keep := func(m *message) bool {
+		if !m.expired(now) {
+			return true
+		}
+		g.bytes -= m.size
+		g.lose(m)
+		g.engine.stats.expired.Add(1)
+		return false
+	}
+	g.first = slices.DeleteFunc(g.first, func(m *message) bool { return !keep(m) })
+	for range g.queue.Len() {
+		if m := g.queue.Pop(); keep(m) {
+			g.queue.Push(m)
+		}
+	}
 }
 
 func (g *group) room(m *message) bool {

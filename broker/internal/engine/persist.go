@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"encoding/binary"
 	"slices"
 
@@ -31,7 +32,7 @@ func (c *conn) stores(r *run) bool {
 	return r.qos > 0 && len(r.match.storedTargets()) > 0
 }
 
-// storedTargets returns those of a match that outlive the process. They are looked up once.
+// storedTargets returns those of a match that outlive the process, by their numbers. They are looked up once.
 func (m *match) storedTargets() []storedTarget {
 	m.once.Do(func() {
 		for i := range m.targets {
@@ -44,6 +45,7 @@ func (m *match) storedTargets() []storedTarget {
 				m.stored = append(m.stored, storedTarget{number: l.number})
 			}
 		}
+		slices.SortFunc(m.stored, func(a, b storedTarget) int { return cmp.Compare(a.number, b.number) })
 	})
 	return m.stored
 }
@@ -83,6 +85,7 @@ func (j *journal) submitRun(publisher *ledger, r *run, done func(error)) {
 		}
 		n.size += it.message.size
 		if len(targets) > 0 {
+			it.message.owed = targets
 			it.message.debts.Store(int32(len(targets)))
 			n.changes = append(n.changes, Change{bucketMessages, nil, j.engine.messageRecord(it.message, targets)})
 		}
@@ -276,13 +279,26 @@ func (s *Session) prepare(id uint16, owner any) {
 
 // storeSent stores how far a message at QoS 2 has come.
 func (s *Session) storeSent(id uint16, owner any, released bool, done func(error)) {
-	value := appendBool(number(messageOf(owner).sequence), released)
+	value := flightKey{messageOf(owner).sequence, s.debtor(owner)}.record(released)
 	s.engine.journal.submit(nil, []Change{{bucketSent, identifier(s.ledger.number, id), value}}, done)
+}
+
+// debtor returns the number of whoever the store has a message for: the session, or the group that it came through. 0: it
+// is not there for either.
+func (s *Session) debtor(owner any) uint64 {
+	l := s.ledger
+	if o, ok := owner.(*shared); ok {
+		l = o.group.ledger.Load()
+	}
+	if l == nil || !messageOf(owner).owes(l.number) {
+		return 0
+	}
+	return l.number
 }
 
 // isStored reports whether a message at QoS 2 needs records of how far it has come.
 func (s *Session) isStored(qos byte, owner any) bool {
-	return qos == 2 && s.ledger != nil && messageOf(owner).sequence != 0
+	return qos == 2 && s.ledger != nil && s.debtor(owner) != 0
 }
 
 // forgetSent removes the record of a message at QoS 2 that is complete.
@@ -292,18 +308,25 @@ func (s *Session) forgetSent(id uint16, m session.Settled) {
 	}
 }
 
-// forgive settles what was stored for a target that does not get it after all.
-func (t *target) forgive(items []item) {
-	s := t.session
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.forgiveAll(items, t)
+// forgive settles what was stored for a session that does not get it after all.
+func (s *Session) forgive(items []item) {
+	for i := range items {
+		if m := items[i].message; s.ledger != nil && m != nil && m.owes(s.ledger.number) {
+			s.engine.journal.settle(m)
+		}
+	}
 }
 
-func (s *Session) forgiveAll(items []item, t *target) {
-	for i := range items {
-		if m := items[i].message; s.ledger != nil && t.qos > 0 && m != nil && m.sequence != 0 {
-			s.engine.journal.settle(m)
+// forgiveOthers settles what was stored for those who do not get a message after all, because it is not for them any more by
+// the time of its delivery.
+func (e *Engine) forgiveOthers(m *message, by *match) {
+	if len(m.owed) == 0 {
+		return
+	}
+	now := message{owed: by.storedTargets()}
+	for i := range m.owed {
+		if !now.owes(m.owed[i].number) {
+			e.journal.settle(m)
 		}
 	}
 }

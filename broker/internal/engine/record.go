@@ -175,6 +175,23 @@ func (r *recordReader) varint() int64 {
 	return n
 }
 
+// flightKey says which message a session has in flight at QoS 2, and for whom the store has that: for itself, or for the
+// group that the message came through.
+type flightKey struct{ sequence, debtor uint64 }
+
+// record is the key with what is known of the flight.
+func (k flightKey) record(released bool) []byte {
+	return appendBool(append(number(k.sequence), number(k.debtor)...), released)
+}
+
+// readFlight is the inverse of record.
+func readFlight(record []byte) (k flightKey, released bool, err error) {
+	if len(record) != 17 {
+		return k, false, errRecord
+	}
+	return flightKey{binary.BigEndian.Uint64(record), binary.BigEndian.Uint64(record[8:])}, record[16] == 1, nil
+}
+
 // wallTime turns a time on the engine's clock into milliseconds since 1970; 0 stays 0.
 func (e *Engine) wallTime(t time.Duration) int64 {
 	if t == 0 {

@@ -13,17 +13,18 @@ import (
 // restoring is what has been read of a store. Buckets come in the order of their letters.
 type restoring struct {
 	engine   *Engine
-	groups   map[uint64]string            // filter by number
-	received map[uint64][]uint16          // packet identifiers by session
-	ledgers  map[uint64]*restoredLedger   // by session or group
-	sent     map[uint64]map[uint64]flight // by session, then sequence
-	messages []restoredMessage            // in the order of their sequence
+	groups   map[uint64]string          // filter by number
+	received map[uint64][]uint16        // packet identifiers by session
+	ledgers  map[uint64]*restoredLedger // by session or group
+	sent     map[flightKey]flight
+	messages []restoredMessage // in the order of their sequence
 	sessions map[uint64]*Session
 	useless  []Change // that remove what nobody needs
 }
 
 // flight is a message at QoS 2 that is on its way to a session.
 type flight struct {
+	session  uint64 // its number
 	id       uint16
 	released bool
 }
@@ -39,7 +40,7 @@ func (e *Engine) restore(s Store) error {
 	e.journal.restoring = true
 	r := &restoring{
 		engine: e, groups: map[uint64]string{}, received: map[uint64][]uint16{}, ledgers: map[uint64]*restoredLedger{},
-		sent: map[uint64]map[uint64]flight{}, sessions: map[uint64]*Session{},
+		sent: map[flightKey]flight{}, sessions: map[uint64]*Session{},
 	}
 	if err := s.Load(r.read); err != nil {
 		return err
@@ -47,6 +48,7 @@ func (e *Engine) restore(s Store) error {
 	if err := r.restoreMessages(); err != nil {
 		return err
 	}
+	r.tidy()
 	e.journal.restoring = false
 	for _, c := range r.useless {
 		e.journal.lazily(c)
@@ -117,7 +119,7 @@ func (r *restoring) readMessage(sequence uint64, value []byte) error {
 	if err != nil {
 		return err
 	}
-	m.sequence = sequence
+	m.sequence, m.owed = sequence, targets
 	r.engine.journal.sequence = max(r.engine.journal.sequence, sequence)
 	r.messages = append(r.messages, restoredMessage{m, targets})
 	return nil
@@ -128,14 +130,9 @@ func (r *restoring) readIdentifier(bucket byte, n uint64, id uint16, value []byt
 		r.received[n] = append(r.received[n], id)
 		return nil
 	}
-	if len(value) != 9 {
-		return errRecord
-	}
-	if r.sent[n] == nil {
-		r.sent[n] = map[uint64]flight{}
-	}
-	r.sent[n][binary.BigEndian.Uint64(value)] = flight{id, value[8] == 1}
-	return nil
+	flightOf, released, err := readFlight(value)
+	r.sent[flightOf] = flight{n, id, released}
+	return err
 }
 
 // readSession makes a session of its record, without messages.
@@ -231,7 +228,7 @@ func (r *restoring) give(s *Session, st *session.State, m *message, t *storedTar
 	s.ledger.enter(m)
 	s.keep(m)
 	copied := m.copyOf(min(m.qos, t.qos), m.retain && t.retainAsPublished, t.ids, m)
-	if f, ok := r.sent[t.number][m.sequence]; ok && copied.QoS == 2 {
+	if f, ok := r.takeFlight(m, t.number); ok && copied.QoS == 2 {
 		st.Sent = append(st.Sent, session.Sent{ID: f.id, Message: copied, Released: f.released})
 		return
 	}
@@ -241,18 +238,45 @@ func (r *restoring) give(s *Session, st *session.State, m *message, t *storedTar
 // giveGroup lets a message wait in a group, unless a member has it at QoS 2.
 func (r *restoring) giveGroup(g *group, states map[uint64]*session.State, m *message) {
 	g.ledger.Load().enter(m)
-	for n, flights := range r.sent {
-		f, ok := flights[m.sequence]
-		if s := r.sessions[n]; ok && s != nil {
-			s.keep(m)
-			copied := m.copyOf(2, m.retain, nil, &shared{m, g})
-			states[n].Sent = append(states[n].Sent, session.Sent{ID: f.id, Message: copied, Released: f.released})
-			return
-		}
+	if f, ok := r.takeFlight(m, g.ledger.Load().number); ok {
+		r.sessions[f.session].keep(m)
+		st := states[f.session]
+		st.Sent = append(st.Sent, session.Sent{ID: f.id, Message: m.copyOf(2, m.retain, nil, &shared{m, g}), Released: f.released})
+		return
 	}
 	r.engine.hold(m)
 	g.queue.Push(m)
 	g.bytes += m.size
+}
+
+// takeFlight returns how far a message has come, which the store has for a session or group.
+func (r *restoring) takeFlight(m *message, number uint64) (flight, bool) {
+	k := flightKey{m.sequence, number}
+	f, ok := r.sent[k]
+	if ok = ok && r.sessions[f.session] != nil; ok {
+		delete(r.sent, k)
+	}
+	return f, ok
+}
+
+// tidy removes records that mean nothing any more: the sessions that they belonged to had ended by the time that they came
+// into the store.
+func (r *restoring) tidy() {
+	for _, f := range r.sent {
+		r.useless = append(r.useless, Change{bucketSent, identifier(f.session, f.id), nil})
+	}
+	for n, ids := range r.received {
+		if r.sessions[n] == nil {
+			for _, id := range ids {
+				r.useless = append(r.useless, Change{bucketReceived, identifier(n, id), nil})
+			}
+		}
+	}
+	for n := range r.ledgers {
+		if r.sessions[n] == nil && r.groups[n] == "" {
+			r.useless = append(r.useless, Change{bucketLedgers, number(n), nil})
+		}
+	}
 }
 
 // awaitClient sets the timers of a session that was restored. The time that the broker was away counts.

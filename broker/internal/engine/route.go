@@ -22,6 +22,7 @@ func (e *Engine) route(client *Client, r *run, wakes *[]*conn) {
 // [MQTT-3.3.1-5] [MQTT-3.3.1-6] [MQTT-3.3.1-7] [MQTT311-3.3.1-5] [MQTT311-3.3.1-7] [MQTT311-3.3.1-10]
 // [MQTT311-3.3.1-11] [MQTT-3.3.1-8] [MQTT311-3.3.1-12]
 func (e *Engine) routeRetained(client *Client, r *run, wakes *[]*conn) {
+	stored := r.match.generation
 	for i := range r.items {
 		it := &r.items[i]
 		if !it.skip() {
@@ -33,6 +34,9 @@ func (e *Engine) routeRetained(client *Client, r *run, wakes *[]*conn) {
 				it.message = m
 			}
 			r.match = e.retain(client, m)
+			if r.match.generation != stored {
+				e.forgiveOthers(m, r.match)
+			}
 		}
 		e.deliver(r, r.items[i:i+1], wakes)
 		r.sheets = sheets{}
@@ -90,8 +94,8 @@ func (e *Engine) deliver(r *run, items []item, wakes *[]*conn) {
 		if t := &m.targets[i]; m.mayReceive(e, t) {
 			nobody = false
 			t.session.take(r, items, t, wakes)
-		} else if e.journal != nil {
-			t.forgive(items)
+		} else {
+			t.session.forgive(items)
 		}
 	}
 	for _, g := range m.groups {

@@ -1,0 +1,223 @@
+package engine
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+// The tests of this file are about places where two features meet.
+
+// A session has one message twice in flight at QoS 2, for itself and as the member of a group. After a crash it still has both.
+func TestSharedAndPlainInFlight(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newMemoryStore()
+		l := newLab(t, with(s))
+		p, _ := l.join(codec.V5, kept5("x", true))
+		p.subscribe(2, "a", "$share/g/a")
+		pub := l.client("p")
+		pub.send(&codec.Publish{Topic: "a", QoS: 2, PacketID: 1, Payload: []byte("m")})
+		receive[*codec.Pubrec](pub)
+		first := map[uint16]bool{receive[*codec.Publish](p).PacketID: true, receive[*codec.Publish](p).PacketID: true}
+
+		s = s.crash()
+		l = newLab(t, with(s))
+		p, _ = l.join(codec.V5, kept5("x", false))
+		for range 2 {
+			m := receive[*codec.Publish](p)
+			if !m.Dup || !first[m.PacketID] {
+				t.Errorf("%+v", m)
+			}
+			p.send(&codec.Pubrec{PacketID: m.PacketID})
+		}
+		for range 2 {
+			p.send(&codec.Pubcomp{PacketID: receive[*codec.Pubrel](p).PacketID})
+		}
+		p.quiet()
+		time.Sleep(2 * lazyCommit)
+		for _, bucket := range []byte{bucketMessages, bucketSent} {
+			if n := s.count(bucket); n != 0 {
+				t.Errorf("bucket %c still has %d values", bucket, n)
+			}
+		}
+	})
+}
+
+// One session has a message in flight at QoS 2 that also waits in a group. After a crash the group still has it.
+func TestSharedBesideInFlight(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newMemoryStore()
+		l := newLab(t, with(s))
+		plain, _ := l.join(codec.V5, kept5("plain", true))
+		plain.subscribe(2, "a")
+		member, _ := l.join(codec.V5, kept5("member", true))
+		member.subscribe(2, "$share/g/a")
+		member.leave(false)
+		pub := l.client("p")
+		pub.send(&codec.Publish{Topic: "a", QoS: 2, PacketID: 1, Payload: []byte("m")})
+		receive[*codec.Pubrec](pub)
+		receive[*codec.Publish](plain)
+
+		l = newLab(t, with(s.crash()))
+		member, _ = l.join(codec.V5, kept5("member", false))
+		member.want("m")
+		plain, _ = l.join(codec.V5, kept5("plain", false))
+		plain.want("m")
+	})
+}
+
+// Whoever subscribes while a retained message is on its way to the store gets it, and takes it away from nobody else.
+func TestSubscribeWhileStoring(t *testing.T) {
+	for _, filter := range []string{"a", "$share/g/a"} {
+		t.Run(strings.ReplaceAll(filter, "/", " "), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := newMemoryStore()
+				l := newLab(t, with(s))
+				away, _ := l.join(codec.V5, kept5("away", true))
+				away.subscribe(1, "a")
+				away.leave(false)
+				other, _ := l.join(codec.V5, &codec.Connect{CleanStart: true, ClientID: "other", Properties: codec.ConnectProperties{ReceiveMaximum: 1}})
+				other.subscribe(1, "$share/g/a", "fill") // a group that is not stored, with a member that has no room
+				l.client("filler").publish("fill", "x")
+				late, _ := l.join(codec.V5, kept5("late", true))
+				pub := l.client("p")
+				s.takes = time.Second
+				pub.send(&codec.Publish{Topic: "a", QoS: 1, PacketID: 1, Retain: true, Payload: []byte("m")})
+				synctest.Wait()
+				late.send(&codec.Subscribe{PacketID: 1, Filters: []codec.SubscribeFilter{{Filter: filter, QoS: 1}}})
+				receive[*codec.Puback](pub)
+				for wait := time.After(5 * time.Second); ; {
+					select {
+					case packet := <-late.packets:
+						if m, ok := packet.(*codec.Publish); ok {
+							late.send(&codec.Puback{PacketID: m.PacketID})
+						}
+						continue
+					case <-wait:
+					}
+					break
+				}
+				l = newLab(t, with(s.crash()))
+				away, ack := l.join(codec.V5, kept5("away", false))
+				if !ack.SessionPresent {
+					t.Fatal("no session")
+				}
+				away.want("m")
+			})
+		})
+	}
+}
+
+// Whoever unsubscribes, or ends, while a retained message is on its way to the store leaves nothing there.
+func TestUnsubscribeWhileStoring(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newMemoryStore()
+		l := newLab(t, with(s))
+		p, _ := l.join(codec.V5, kept5("x", true))
+		p.subscribe(1, "a", "$share/g/a")
+		pub := l.client("p")
+		s.takes = time.Second
+		pub.send(&codec.Publish{Topic: "a", QoS: 1, PacketID: 1, Retain: true, Payload: []byte("m")})
+		synctest.Wait()
+		p.send(&codec.Unsubscribe{PacketID: 1, Filters: []string{"a", "$share/g/a"}})
+		time.Sleep(5 * time.Second)
+		if n := s.count(bucketMessages); n != 0 {
+			t.Errorf("%d messages are still stored", n)
+		}
+	})
+}
+
+// What sessions leave behind that ended while something of theirs was on its way to the store is removed at the next start.
+func TestStoreTidied(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newMemoryStore()
+		err := s.Commit([]Change{
+			{bucketReceived, identifier(7, 1), []byte{1}},
+			{bucketSent, identifier(7, 2), append(append(number(5), 0), number(7)...)},
+			{bucketLedgers, number(7), []byte{9, 1}},
+			{bucketLedgers, number(8), []byte{9, 1}},
+			{bucketGroups, number(8), []byte("$share/g/a")},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		newLab(t, with(s))
+		time.Sleep(2 * lazyCommit)
+		for i := range len(Buckets) {
+			if n := s.count(Buckets[i]); n != 0 {
+				t.Errorf("bucket %c still has %d values", Buckets[i], n)
+			}
+		}
+	})
+}
+
+// A session that has to end because its queue was full is not there any more for a client that comes at once.
+func TestOverflowBeforeReconnect(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := newLab(t, func(c *Config) { c.Overflow, c.MaxQueuedMessages = EndSession, 1 })
+		p, _ := l.join(codec.V5, kept5("x", true))
+		p.subscribe(1, "a")
+		p.leave(false)
+		l.timers.stop() // the clock is late
+		pub := l.client("p")
+		pub.publish("a", "1")
+		pub.publish("a", "2")
+		if _, ack := l.join(codec.V5, kept5("x", false)); ack.SessionPresent {
+			t.Error("the session is still there, without a message")
+		}
+	})
+}
+
+// In the full queue of a group, too, what has expired makes room.
+func TestGroupDropsExpired(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := newLab(t, func(c *Config) { c.MaxQueuedMessages = 3 })
+		p, _ := l.join(codec.V5, kept5("x", true))
+		p.subscribe(1, "$share/g/a")
+		p.leave(false)
+		pub := l.client("p")
+		pub.publish("a", "first")
+		for range 2 {
+			pub.send(&codec.Publish{Topic: "a", QoS: 1, PacketID: 1, Payload: []byte("expired"), Properties: codec.PublishProperties{MessageExpiry: time.Second}})
+			receive[*codec.Puback](pub)
+		}
+		time.Sleep(2 * time.Second)
+		pub.publish("a", "second")
+		if code := pub.publish("a", "third"); code != codec.Success {
+			t.Errorf("refused: %v", code)
+		}
+		if n := l.Stats().Expired; n != 2 {
+			t.Errorf("%d are counted as expired", n)
+		}
+		p, _ = l.join(codec.V5, kept5("x", false))
+		for _, want := range []string{"first", "second", "third"} {
+			p.want("%s", want)
+		}
+		if n := l.Stats().Stored; n != 0 {
+			t.Errorf("%d messages are kept", n)
+		}
+	})
+}
+
+// A client whose packets wait for a slow application is not silent.
+func TestKeepAliveWhileBusy(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		slow := &rules{ask: func(_ *Client, access Access, _ string) Decision {
+			if access == Publish {
+				time.Sleep(30 * time.Second)
+			}
+			return Abstain
+		}}
+		l := newLab(t, func(c *Config) { c.Policy = slow })
+		p, _ := l.join(codec.V5, &codec.Connect{CleanStart: true, ClientID: "x", KeepAlive: 10})
+		p.send(&codec.Publish{Topic: "a", QoS: 1, PacketID: 1})
+		go func() { // it comes meanwhile, and lies in the buffer of the socket
+			p.send(&codec.Pingreq{})
+		}()
+		receive[*codec.Puback](p)
+		receive[*codec.Pingresp](p)
+	})
+}
