@@ -101,7 +101,8 @@ func WithMaxRequests(n int) OptionV5 {
 // Maximum. When messages that the application has not acknowledged fill the window, no reply at QoS 1 can come. A handler that
 // waits for one keeps its own message unacknowledged, so that the window would stay full. A reply at QoS 0 needs no
 // room in the window. But it is lost if the connection is down when it is published, and then the request waits until its
-// ctx ends. AtLeastOnce is for clients whose handlers make no requests.
+// ctx ends. AtLeastOnce is for clients whose handlers make no requests. When the Receive Maximum has been exhausted for 10 s
+// without any acknowledgement, requests whose replies would come at QoS 1 or 2 fail with an error that says so.
 func WithReplyQoS(qos QoS) OptionV5 {
 	return optionV5(func(c *config) error {
 		c.replyQoS = &qos
@@ -238,6 +239,10 @@ func (q *requests) joinReplies(ctx context.Context, x *exchange) error {
 		r.users--
 		return err
 	}
+	if err := r.checkRoom(); err != nil {
+		r.users--
+		return &notSent{fmt.Errorf("mqtt: a reply could not come: %w", err)}
+	}
 	if r.exchanges[x.key] != nil {
 		r.users--
 		return &notSent{fmt.Errorf("mqtt: a request with correlation data %q waits for its reply already", x.key)}
@@ -245,6 +250,20 @@ func (q *requests) joinReplies(ctx context.Context, x *exchange) error {
 	x.replies, r.exchanges[x.key] = r, x
 	return nil
 }
+
+// checkRoom returns an error if no reply can come because messages without acknowledgement have filled the Receive Maximum
+// for some time.
+// The caller holds mu.
+func (r *replies) checkRoom() error {
+	if !r.needRoom() {
+		return nil
+	}
+	return r.requests.starved()
+}
+
+// needRoom reports whether the replies need room in the Receive Maximum.
+// The caller holds mu.
+func (r *replies) needRoom() bool { return r.sub.holder.Routes()[0].QoS() > 0 }
 
 // awaitGrant waits until the server has the subscription in its current session. Without a connection the state of the
 // latest connection counts, because the subscription is made again before anything is sent.
@@ -397,16 +416,30 @@ func (r *replies) granted() { r.granting.wakeAll() }
 // The caller holds mu.
 func (r *replies) refused(err error) { r.requests.inbox.abandon(r.sub, err) }
 
+// stalled fails the requests that wait, if their replies cannot come. A handler that waits for one may be the reason.
+// The caller holds mu.
+func (r *replies) stalled() {
+	if err := r.checkRoom(); err != nil {
+		r.fail(err)
+	}
+}
+
 // ended wakes the requests that wait: there will be no replies.
 // The caller holds mu.
 func (r *replies) ended(err error) {
 	if r.requests.topics[r.topic] == r {
 		delete(r.requests.topics, r.topic)
 	}
+	r.fail(err)
+	r.granting.wakeAll()
+}
+
+// fail ends the waiting for replies.
+// The caller holds mu.
+func (r *replies) fail(err error) {
 	for _, x := range r.exchanges {
 		x.finish(Message{}, err)
 	}
-	r.granting.wakeAll()
 }
 
 // The caller holds mu.
@@ -509,7 +542,31 @@ func (q *requests) windowFull(x *exchange) (n int, full bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n = q.session.Unacknowledged()
-	return n, x.replies != nil && n >= q.config.receiveMaximum && x.replies.sub.holder.Routes()[0].QoS() > 0
+	return n, x.replies != nil && n >= q.config.receiveMaximum && x.replies.needRoom()
+}
+
+// starved returns an error that says so if the Receive Maximum has been exhausted for stallWarning, and nothing was
+// acknowledged meanwhile: then messages at QoS 1 and 2 cannot come, and probably for long.
+// The caller holds mu.
+func (q *requests) starved() error {
+	n := q.session.Unacknowledged()
+	if n < q.config.receiveMaximum {
+		return nil
+	}
+	waiting := 0
+	for i := range q.inbox.stalls {
+		st := q.inbox.stalled(i)
+		if st == nil {
+			continue
+		}
+		if waiting++; q.now()-st.since < stallWarning {
+			return nil
+		}
+	}
+	if waiting == 0 {
+		return nil // PUBRELs of the server will make room
+	}
+	return fmt.Errorf("no message at QoS 1 or 2 can come: %d wait for this client's acknowledgement, and for %v it has acknowledged none", n, stallWarning)
 }
 
 // result returns the reply, or the failure in it.

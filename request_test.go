@@ -1102,3 +1102,60 @@ func TestReplyQoS(t *testing.T) {
 		})
 	})
 }
+
+// Where replies need room in the window, a handler that waits for one with a ctx that ends late gets an error all the same,
+// and so does every request after it, without being sent, until something is acknowledged.
+func TestRequestStarved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := startNesting(t, mqtt.WithReplyQoS(mqtt.AtLeastOnce), mqtt.WithReceiveMaximum(2))
+		sub := subscribeV5(t, n.front, "front", mqtt.AtLeastOnce, mqtt.ManualAck)
+		for range 2 {
+			n.broker.Publish(text("front", "", 1))
+		}
+		first, second := <-sub.Messages(), <-sub.Messages()
+		began := time.Now()
+		_, err := n.front.Request(endingIn(t, time.Hour), "back", nil)
+		wantErr(t, err, mqtt.ErrOutcomeUnknown, false)
+		wantText(t, err, "2 wait for this client's acknowledgement")
+		if took := time.Since(began); took < 10*time.Second || took > 15*time.Second {
+			t.Errorf("the request fails after %v", took)
+		}
+		again := time.Now()
+		_, err = n.front.Request(endingIn(t, time.Hour), "back", nil)
+		if !mqtt.SafeToRetry(err) || time.Since(again) > 0 {
+			t.Errorf("the next one fails after %v: %v", time.Since(again), err)
+		}
+		wantText(t, err, "2 wait for this client's acknowledgement")
+		noErr(t, first.Ack())
+		noErr(t, second.Ack())
+		_, err = n.front.Request(endingIn(t, time.Second), "back", nil)
+		noErr(t, err)
+	})
+}
+
+// As long as something is acknowledged the requests wait.
+func TestRequestWaitsForRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := startNesting(t, mqtt.WithReplyQoS(mqtt.AtLeastOnce), mqtt.WithReceiveMaximum(1))
+		sub := subscribeV5(t, n.front, "front", mqtt.AtLeastOnce)
+		for range 10 {
+			n.broker.Publish(text("front", "", 1))
+		}
+		synctest.Wait()
+		asking := start(func() (mqtt.Message, error) { return n.front.Request(t.Context(), "back", nil) })
+		ctx, cancel := context.WithCancel(t.Context())
+		handling := startErr(func() error {
+			return sub.Handle(ctx, func(context.Context, mqtt.Message) error { time.Sleep(9 * time.Second); return nil })
+		})
+		asking.value(t)
+		cancel()
+		handling.wait()
+	})
+}
+
+func wantText(t *testing.T, err error, text string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), text) {
+		t.Errorf("the error does not say %q: %v", text, err)
+	}
+}

@@ -57,6 +57,11 @@ func (in *inbox) checkStalls() time.Duration {
 	if !in.watchingStalls {
 		return 0
 	}
+	for s := range in.subs {
+		if s.sink != nil {
+			s.sink.stalled()
+		}
+	}
 	return max(in.shortestStall(), leastPatience) / 4
 }
 

@@ -50,6 +50,7 @@ type sink interface {
 	take(m Message)
 	granted()          // the server has granted the filters, or granted one of them again
 	refused(err error) // the SUBSCRIBE has failed, and no call of Subscribe waits
+	stalled()          // messages wait for their acknowledgement, maybe for long
 	ended(err error)   // the subscription has ended
 }
 
