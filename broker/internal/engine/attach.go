@@ -66,14 +66,15 @@ func (e *Engine) tryAttach(c *conn, connect *codec.Connect, ack *codec.Connack) 
 		return nil, after, &refusal{codec.ServerUnavailable}
 	case foreign && s.owner != "":
 		return nil, after, &refusal{codec.ClientIdentifierNotValid}
+	case s == nil && expiryOf(connect) > 0 && e.full():
+		return nil, after, &refusal{codec.QuotaExceeded}
 	case s == nil:
 		s = e.newSession(c.client.ID, c.client.Username)
 		if expiryOf(connect) > 0 && e.journal != nil {
 			s.ledger = s.ledgerOf(e.journal.newNumber())
 			c.awaitStore = true
 		}
-		sh.sessions[s.id] = s
-		e.stats.sessions.Add(1)
+		e.enroll(sh, s)
 		return nil, after, s.begin(c, connect, ack)
 	}
 	connected, kept := s.takeOver()
@@ -105,10 +106,9 @@ func (s *Session) partForGood() (after aftermath) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.part()
-	if s.will != nil && s.will.delay == 0 {
-		after.will = s.will
+	if w := s.takeWill(); w != nil && w.delay == 0 {
+		after.will = w
 	}
-	s.will = nil
 	return after
 }
 
@@ -133,7 +133,7 @@ func (s *Session) begin(c *conn, connect *codec.Connect, ack *codec.Connack) err
 	s.conn, c.session = c, s
 	s.client.Store(c.client)
 	s.expiry = expiryOf(connect)
-	s.will = willOf(connect, c.client)
+	s.keepWill(willOf(connect, c.client))
 	s.stopTimers()
 	c.heard = s.engine.now()
 	c.keepAlive(connect.KeepAlive)
@@ -244,7 +244,7 @@ func (s *Session) detach(c *conn) (ends bool, after aftermath) {
 	if s.will != nil && s.will.delay > 0 {
 		s.engine.timers.set(s.timers.will, now+min(s.will.delay, seconds(s.expiry)))
 	} else {
-		after.will, s.will = s.will, nil
+		after.will = s.takeWill()
 	}
 	s.save()
 	return false, after
@@ -293,9 +293,8 @@ func (e *Engine) end(sh *shard, s *Session) (after aftermath) {
 	s.part()
 	s.ended = true
 	s.stopTimers()
-	delete(sh.sessions, s.id)
-	e.stats.sessions.Add(-1)
-	after.will, s.will = s.will, nil
+	e.dismiss(sh, s)
+	after.will = s.takeWill()
 	after.client = s.client.Load()
 	after.unsubscribed = s.unsubscribeAll()
 	s.unsave()

@@ -62,6 +62,7 @@ type reader struct {
 	wakes   []*conn // whose writers are to be started at the end of the batch
 
 	properties codec.PublishProperties // used again for each packet
+	held       int                     // bytes of in that count as memory
 	talks      bool                    // a complete packet has come in this batch
 	full       bool                    // the store has been given something in this batch
 	exchange   Exchange                // a re-authentication under way; nil: none
@@ -81,6 +82,7 @@ var (
 	takenOver          = &endError{codec.SessionTakenOver, "another connection took over the session"}
 	keepAliveTimeout   = &endError{codec.KeepAliveTimeout, "the client was silent for too long"}
 	sessionEnded       = &endError{codec.QuotaExceeded, "too much waited for the client, so its session was ended"}
+	outOfMemory        = &endError{codec.QuotaExceeded, "memory is used up, and the client sends a large packet"}
 	serverUnavailable  = &endError{codec.ImplementationSpecificError, "the broker cannot store what it has to keep"}
 	receiveMaximum     = &endError{codec.ReceiveMaximumExceeded, "more messages than the broker's Receive Maximum"}
 	internalError      = &endError{codec.ImplementationSpecificError, "a fault in the broker"}
@@ -114,7 +116,7 @@ func (e *Engine) Serve(nc Conn, p Peer) (err error) {
 			err = c.leave(internalError)
 		}
 	}()
-	defer c.in.Release()
+	defer c.giveBack()
 	if err := c.shakeHands(p); err != nil {
 		return err
 	}
@@ -138,7 +140,37 @@ func (c *conn) read() error {
 		if err := c.fill(); err != nil {
 			return err
 		}
+		if err := c.weigh(); err != nil {
+			return err
+		}
 	}
+}
+
+// weighed is how many bytes of a read buffer a connection may have uncounted.
+const weighed = 64 << 10
+
+// weigh counts the memory of a packet that is too large for an ordinary buffer and has come in part.
+func (c *conn) weigh() error {
+	held := c.in.Held()
+	if held <= weighed {
+		held = 0
+	}
+	grown := held - c.held
+	if grown == 0 {
+		return nil
+	}
+	c.held = held
+	c.engine.memory.Add(int64(grown))
+	if grown > 0 && c.engine.full() {
+		return outOfMemory
+	}
+	return nil
+}
+
+// giveBack gives the read buffer back.
+func (c *conn) giveBack() {
+	c.in.Release()
+	c.engine.memory.Add(-int64(c.held))
 }
 
 // batch handles what has come.
@@ -292,7 +324,7 @@ func (c *conn) disconnect(p *packet) error {
 	}
 	s.save()
 	if d.Code == codec.NormalDisconnection {
-		s.will = nil
+		s.takeWill()
 	}
 	return errDisconnected
 }

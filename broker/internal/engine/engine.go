@@ -44,7 +44,7 @@ type Config struct {
 	MaxPacketSize     int      // of packets from clients, in bytes, header included
 	MaxQueuedMessages int      // that wait for one session, or for one group of a shared subscription
 	MaxQueuedBytes    int      // of them, and of what is in flight or in the write buffer
-	MaxMemory         int      // of all messages together, in bytes
+	MaxMemory         int      // of all messages, sessions and subscriptions together, in bytes
 	Overflow          Overflow // what happens beyond these bounds
 
 	// Grace is how long a client may be silent beyond its keep alive; 0: half the keep alive.
@@ -75,7 +75,8 @@ type Engine struct {
 	timers   timers
 	journal  *journal     // nil: nothing is stored
 	failing  atomic.Bool  // the store does not take anything
-	memory   atomic.Int64 // bytes of messages, and of what waits to be written
+	memory   atomic.Int64 // bytes of messages, of sessions, of subscriptions, and of what waits to be written or has come in part
+	told     atomic.Int64 // when the log was last told that memory is used up, as a Duration; 0: never
 	stats    counters
 
 	closing atomic.Bool // no client is let in any more

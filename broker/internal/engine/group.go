@@ -240,8 +240,7 @@ func (g *group) dropExpired() {
 func (g *group) room(m *message) bool {
 	c := &g.engine.config
 	n := g.queue.Len() + len(g.first)
-	return len(g.members) > 0 && n < c.MaxQueuedMessages && (n == 0 || g.bytes+m.size <= c.MaxQueuedBytes) &&
-		g.engine.memory.Load() < int64(c.MaxMemory)
+	return len(g.members) > 0 && n < c.MaxQueuedMessages && (n == 0 || g.bytes+m.size <= c.MaxQueuedBytes) && !g.engine.full()
 }
 
 func (g *group) drop(m *message) {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -24,6 +25,9 @@ type subscription struct {
 	inner   string // what topics match
 	options
 }
+
+// size is what a subscription takes, about: in the session, and in the index for each level.
+func (s *subscription) size() int { return 300 + len(s.filter) + 120*strings.Count(s.filter, "/") }
 
 // options are those of a subscription.
 type options struct {

@@ -69,6 +69,9 @@ func (m *message) owes(number uint64) bool {
 // expired reports whether the message may not be sent any more, if it has not been before [MQTT-3.3.2-5].
 func (m *message) expired(now time.Duration) bool { return m.expires != 0 && m.expires <= now }
 
+// full reports whether everything together takes as much memory as it may.
+func (e *Engine) full() bool { return e.memory.Load() >= int64(e.config.MaxMemory) }
+
 // hold counts one more holder. The first one makes the message count as memory.
 func (e *Engine) hold(m *message) {
 	if m.holders.Add(1) == 1 {

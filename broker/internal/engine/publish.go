@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"time"
+
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/session"
 )
@@ -186,7 +188,16 @@ func (c *conn) answered(before int) {
 	}
 }
 
-// judge decides about each message whether the client may publish it.
+// noRoom counts a retained message for which there is no memory, and tells the log now and then.
+func (e *Engine) noRoom(client *Client, topic string) {
+	e.stats.dropped.Add(1)
+	now, told := e.now(), e.told.Load()
+	if (told == 0 || now > time.Duration(told)+toldEvery) && e.told.CompareAndSwap(told, int64(now)) {
+		e.log.Warn("memory is used up, so retained messages are refused", "client", logged{client}, "topic", topic)
+	}
+}
+
+// judge decides about each message whether the client may publish it, and whether there is memory if it is to be retained.
 // [MQTT-4.13.2-1] and section 4.7.2
 // [MQTT311-3.3.5-2] [MQTT-4.7.2] [MQTT311-4.7.2]
 func (c *conn) judge(r *run) {
@@ -197,8 +208,12 @@ func (c *conn) judge(r *run) {
 		if asks && !r.items[i].repeated {
 			ok = c.engine.authorized(c.client, Publish, r.match.topic)
 		}
-		if !ok {
-			r.items[i].refused = codec.NotAuthorized
+		switch it := &r.items[i]; {
+		case !ok:
+			it.refused = codec.NotAuthorized
+		case r.retain && len(it.payload) > 0 && !it.repeated && c.engine.full():
+			it.refused = codec.QuotaExceeded
+			c.engine.noRoom(c.client, r.match.topic)
 		}
 	}
 	if !allowed {

@@ -29,6 +29,23 @@ func (r *registry) shard(id string) *shard {
 	return &r.shards[maphash.String(r.seed, id)%uint64(len(r.shards))]
 }
 
+// sessionSize is what a session takes that is away and has nothing, about.
+const sessionSize = 1 << 10
+
+// enroll enters a session. The shard's lock is held.
+func (e *Engine) enroll(sh *shard, s *Session) {
+	sh.sessions[s.id] = s
+	e.stats.sessions.Add(1)
+	e.memory.Add(sessionSize + int64(len(s.id)))
+}
+
+// dismiss removes a session. The shard's lock is held.
+func (e *Engine) dismiss(sh *shard, s *Session) {
+	delete(sh.sessions, s.id)
+	e.stats.sessions.Add(-1)
+	e.memory.Add(-sessionSize - int64(len(s.id)))
+}
+
 // each calls f with every session, without a lock.
 func (r *registry) each(f func(*Session)) {
 	var all []*Session

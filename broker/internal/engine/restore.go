@@ -151,10 +151,9 @@ func (r *restoring) readSession(n uint64, value []byte) error {
 	s.client.Store(client)
 	s.expiry, s.endsAt = of.Expiry, e.engineTime(of.EndsAt)
 	if w := of.Will; w != nil {
-		s.will = &will{client, w.Topic, w.Payload, w.Properties, w.QoS, w.Retain, w.Delay}
+		s.keepWill(&will{client, w.Topic, w.Payload, w.Properties, w.QoS, w.Retain, w.Delay})
 	}
-	e.sessions.shard(s.id).sessions[s.id] = s
-	e.stats.sessions.Add(1)
+	e.enroll(e.sessions.shard(s.id), s)
 	r.sessions[n] = s
 	for _, sub := range of.Subscriptions {
 		s.subscribe(&codec.SubscribeFilter{

@@ -75,7 +75,7 @@ func (s *Session) room(messages, bytes int) bool {
 	case kept > 0 && kept+bytes > e.config.MaxQueuedBytes:
 		return false
 	}
-	return e.memory.Load() < int64(e.config.MaxMemory)
+	return !e.full()
 }
 
 // waiting returns how many messages wait for the client, and the bytes of all that are kept for it.

@@ -33,18 +33,21 @@ func (c *conn) subscribe(p *packet) error {
 
 // grant decides about one filter. [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.8.2-1] [MQTT-4.8.2-2] [MQTT311-4.7.1-2]
 // [MQTT-3.8.4-7]
-func (c *conn) grant(f *codec.SubscribeFilter) (code codec.ReasonCode) {
+func (c *conn) grant(f *codec.SubscribeFilter) codec.ReasonCode {
 	switch {
 	case topic.CheckFilter(f.Filter) != nil:
-		code = codec.TopicFilterInvalid
+		return c.failure(codec.TopicFilterInvalid)
 	case !c.engine.authorized(c.client, Subscribe, topic.Inner(f.Filter, nil)):
-		code = codec.NotAuthorized
 		c.engine.log.Info("subscription refused", "client", logged{c.client}, "filter", f.Filter)
-	default:
-		return codec.ReasonCode(f.QoS)
+		return c.failure(codec.NotAuthorized)
 	}
+	return codec.ReasonCode(f.QoS)
+}
+
+// failure is what SUBACK says instead of a QoS: MQTT 3.1.1 has 0x80 only.
+func (c *conn) failure(code codec.ReasonCode) codec.ReasonCode {
 	if c.version != codec.V5 {
-		code = codec.UnspecifiedError // 0x80, which is all that MQTT 3.1.1 has
+		return codec.UnspecifiedError
 	}
 	return code
 }
@@ -59,6 +62,9 @@ func (c *conn) enter(packet *codec.Subscribe, suback *codec.Suback) error {
 		return takenOver
 	}
 	for i := range packet.Filters {
+		if !suback.Codes[i].Failed() && s.subscriptions[packet.Filters[i].Filter] == nil && s.engine.full() {
+			suback.Codes[i] = c.failure(codec.QuotaExceeded)
+		}
 		if !suback.Codes[i].Failed() {
 			s.subscribe(&packet.Filters[i], packet.SubscriptionIdentifier)
 		}
@@ -87,6 +93,7 @@ func (s *Session) subscribe(f *codec.SubscribeFilter, id uint32) {
 	s.subscriptions[f.Filter] = by
 	if old == nil {
 		s.engine.stats.subscriptions.Add(1)
+		s.engine.memory.Add(int64(by.size()))
 	}
 	if topic.Shared(f.Filter) { // never with retained messages, section 4.8.2
 		s.join(by)
@@ -158,6 +165,7 @@ func (s *Session) unsubscribe(filter string) bool {
 	}
 	delete(s.subscriptions, filter)
 	s.engine.stats.subscriptions.Add(-1)
+	s.engine.memory.Add(-int64(old.size()))
 	if topic.Shared(filter) {
 		s.quit(filter)
 		return true
@@ -180,6 +188,7 @@ func (s *Session) unsubscribeAll() (filters []string) {
 	var plain []*subscription
 	for filter, sub := range s.subscriptions {
 		filters = append(filters, filter)
+		s.engine.memory.Add(-int64(sub.size()))
 		if topic.Shared(filter) {
 			s.quit(filter)
 		} else {

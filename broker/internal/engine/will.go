@@ -37,6 +37,32 @@ func willOf(connect *codec.Connect, c *Client) *will {
 	return of
 }
 
+// size is what a will takes, about.
+func (w *will) size() int {
+	n := messageSize + len(w.topic) + len(w.payload)
+	if w.properties != nil {
+		n += propertiesSize(w.properties)
+	}
+	return n
+}
+
+// keepWill gives the session a will, in place of the one that it has; nil: none.
+func (s *Session) keepWill(w *will) {
+	s.takeWill()
+	if s.will = w; w != nil {
+		s.engine.memory.Add(int64(w.size()))
+	}
+}
+
+// takeWill takes the will away, and returns it; nil: there was none.
+func (s *Session) takeWill() *will {
+	w := s.will
+	if s.will = nil; w != nil {
+		s.engine.memory.Add(-int64(w.size()))
+	}
+	return w
+}
+
 // publishWill publishes a will, if its client may still publish to the topic.
 // [MQTT-3.1.2-8] [MQTT-3.1.2-14] [MQTT-3.1.2-15] [MQTT311-3.1.2-16] [MQTT311-3.1.2-17] [MQTT-3.1.2.6] [MQTT311-3.1.2.5]
 func (e *Engine) publishWill(w *will) {
@@ -67,7 +93,7 @@ func (e *Engine) willIsDue(s *Session) {
 	if s.conn != nil || s.ended || e.timers.isSet(s.timers.will) {
 		w = nil
 	} else {
-		s.will = nil // [MQTT-3.1.2-10]
+		s.takeWill() // [MQTT-3.1.2-10]
 	}
 	s.mu.Unlock()
 	if w != nil {

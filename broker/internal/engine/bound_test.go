@@ -1,0 +1,172 @@
+package engine
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+const mebi = 1 << 20
+
+// small lets the engine have one MiB.
+func small(c *Config) { c.MaxMemory = mebi }
+
+// Retained messages are bounded: one that is too many is refused, and counted.
+func TestRetainedBound(t *testing.T) {
+	for qos := range byte(3) {
+		t.Run(fmt.Sprint(qos), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				l := newLab(t, small)
+				p := l.client("p")
+				code := codec.Success
+				for i := range 200 {
+					p.send(&codec.Publish{Topic: fmt.Sprint("t/", i), QoS: qos, PacketID: uint16(i+1) * uint16(min(qos, 1)), Retain: true, Payload: make([]byte, 10_000)})
+					switch qos {
+					case 1:
+						code = receive[*codec.Puback](p).Code
+					case 2:
+						if code = receive[*codec.Pubrec](p).Code; code == codec.Success {
+							p.send(&codec.Pubrel{PacketID: uint16(i + 1)})
+							receive[*codec.Pubcomp](p)
+						}
+					}
+				}
+				synctest.Wait()
+				if qos > 0 && code != codec.QuotaExceeded {
+					t.Errorf("%v", code)
+				}
+				s := l.Stats()
+				if s.Memory > mebi+20_000 || s.Retained+int64(s.Dropped) != 200 || s.Dropped == 0 {
+					t.Errorf("%d bytes, %d are retained, %d dropped", s.Memory, s.Retained, s.Dropped)
+				}
+				p.send(&codec.Publish{Topic: "t/0", Retain: true}) // makes room
+				p.send(&codec.Publish{Topic: "room", Retain: true, Payload: []byte("x")})
+				late := l.client("late")
+				late.subscribe(0, "room", "t/0")
+				late.want("x")
+			})
+		})
+	}
+}
+
+// Subscriptions are bounded: one that is too many is refused, and they give back what they took.
+func TestSubscriptionBound(t *testing.T) {
+	for v, refused := range map[codec.Version]codec.ReasonCode{codec.V5: codec.QuotaExceeded, codec.V311: codec.UnspecifiedError} {
+		bubble(t, func(t *testing.T) {
+			l := newLab(t, small)
+			before := l.memory.Load()
+			p, _ := l.join(v, &codec.Connect{CleanStart: true, ClientID: "x"})
+			var granted []string
+			for i := range 100 {
+				var filters []string
+				for n := range 100 {
+					filters = append(filters, fmt.Sprintf("some/topic/%d/%d", i, n), fmt.Sprintf("$share/g/%d/%d", i, n))
+				}
+				for n, code := range p.subscribe(1, filters...).Codes {
+					switch code {
+					case 1:
+						granted = append(granted, filters[n])
+					case refused:
+					default:
+						t.Fatal(code)
+					}
+				}
+			}
+			if n := l.memory.Load(); n > mebi+10_000 || len(granted) < 500 {
+				t.Errorf("%d bytes, %d subscriptions", n, len(granted))
+			}
+			if code := p.subscribe(0, granted[0]).Codes[0]; code != 0 {
+				t.Errorf("a subscription cannot be replaced: %v", code)
+			}
+			p.send(&codec.Unsubscribe{PacketID: 1, Filters: granted[:100]})
+			receive[*codec.Unsuback](p)
+			if code := p.subscribe(1, "new").Codes[0]; code != 1 {
+				t.Errorf("%v", code)
+			}
+			p.leave(true)
+			if n := l.memory.Load(); n != before {
+				t.Errorf("%d bytes are left", n-before)
+			}
+		})
+	}
+}
+
+// A filter of very many levels counts for what it takes.
+func TestDeepFilterBound(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := newLab(t, func(c *Config) { c.MaxMemory = 8 * mebi })
+		p := l.client("x")
+		granted := 0
+		for i := range 30 {
+			filter := append(fmt.Append(nil, i), bytes.Repeat([]byte("/"), 60_000)...)
+			if p.subscribe(1, string(filter)).Codes[0] == 1 {
+				granted++
+			}
+		}
+		if granted > 3 {
+			t.Errorf("%d are granted", granted)
+		}
+	})
+}
+
+// Sessions that outlive their connections are bounded, with their wills. They give back what they took.
+func TestSessionBound(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := newLab(t, small)
+		refused := false
+		n := 0
+		for ; n < 100 && !refused; n++ {
+			connect := kept5(fmt.Sprint(n), true)
+			connect.Will = &codec.Will{Topic: "w", Payload: make([]byte, 50_000), Properties: codec.WillProperties{WillDelay: time.Hour}}
+			p, ack := l.join(codec.V5, connect)
+			refused = ack.Code == codec.QuotaExceeded
+			p.conn.Close()
+			synctest.Wait()
+		}
+		if n < 10 || n > 30 {
+			t.Errorf("%d sessions", n)
+		}
+		if _, ack := l.join(codec.V5, kept5("0", false)); !ack.SessionPresent {
+			t.Error("a session that is there cannot be resumed")
+		}
+		l.client("another").leave(true)
+		time.Sleep(time.Hour)
+		if n := l.memory.Load(); n > 2*sessionSize {
+			t.Errorf("%d bytes are left", n)
+		}
+	})
+}
+
+// What has come of a packet counts. When memory is used up a large packet that is not complete yet ends its connection.
+func TestPartialBound(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := newLab(t, func(c *Config) { c.MaxMemory = 3 * mebi })
+		packet, err := (&codec.Publish{Topic: "a", Payload: make([]byte, mebi-100)}).Append(nil, codec.V5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := l.memory.Load()
+		var all []*peer
+		for i := range 3 {
+			p := l.client(fmt.Sprint(i))
+			all = append(all, p)
+			go p.conn.Write(packet[:600_000])
+			synctest.Wait()
+		}
+		if d := receive[*codec.Disconnect](all[2]); d.Code != codec.QuotaExceeded {
+			t.Errorf("%v", d.Code)
+		}
+		all[0].write(packet[600_000:]) // it was let in, and is complete now
+		all[0].quiet()
+		for _, p := range all {
+			p.leave(false)
+		}
+		if n := l.memory.Load(); n != before {
+			t.Errorf("%d bytes are left", n-before)
+		}
+	})
+}
