@@ -288,6 +288,33 @@ func TestRequireUsernameAsClientID(t *testing.T) {
 	}
 }
 
+// proves is an enhanced authentication that takes the client's data for its user name.
+type proves struct{}
+
+func (proves) Next(_ context.Context, data []byte) (Step, error) {
+	return Step{Done: true, Username: string(data)}, nil
+}
+
+// What a listener wants of a client's identifier holds for enhanced authentication too.
+func TestRequireUsernameAsClientIDWithExchange(t *testing.T) {
+	t.Parallel()
+	config := onLoopback()
+	config.Listeners[0].RequireUsernameAsClientID = true
+	b := start(t, config, Plugin{Name: "exchange", Exchange: func(Client, string) Exchange { return proves{} }})
+	for _, c := range []struct {
+		id       string
+		want     codec.ReasonCode
+		assigned string
+	}{{"alice", codec.Success, ""}, {"bob", codec.ClientIdentifierNotValid, ""}, {"", codec.Success, "alice"}} {
+		_, ack := join(t, b, codec.V5, &codec.Connect{CleanStart: true, ClientID: c.id, Properties: codec.ConnectProperties{
+			AuthenticationMethod: "M", AuthenticationData: []byte("alice"),
+		}})
+		if ack.Code != c.want || ack.Properties.AssignedClientID != c.assigned {
+			t.Errorf("id %q: %v, %q", c.id, ack.Code, ack.Properties.AssignedClientID)
+		}
+	}
+}
+
 // Who sends no client identifier is told which one it has, which nobody else has, and can come back with it.
 // [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-16]
 func TestAssignedClientID(t *testing.T) {

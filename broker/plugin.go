@@ -37,16 +37,19 @@ type Plugin struct {
 // Client is a client of the broker, as plugins see it.
 type Client struct {
 	ID       string
-	Username string // empty if there is none
-	Version  byte   // 5, or 4 for MQTT 3.1.1
-	Listener string // the name of the listener it came through
-	Remote   net.Addr
-	TLS      *tls.ConnectionState // nil without ssl
+	Username string               // empty if there is none
+	Version  byte                 // 5, or 4 for MQTT 3.1.1
+	Listener string               // the name of the listener it came through
+	Remote   net.Addr             // nil if the client has been away since the broker started
+	TLS      *tls.ConnectionState // nil without ssl, and then
 }
 
 // LogValue groups what identifies a client.
 func (c Client) LogValue() slog.Value {
-	attrs := []slog.Attr{slog.String("id", c.ID), slog.String("from", c.Remote.String())}
+	attrs := []slog.Attr{slog.String("id", c.ID)}
+	if c.Remote != nil {
+		attrs = append(attrs, slog.String("from", c.Remote.String()))
+	}
 	if c.Username != "" {
 		attrs = append(attrs, slog.String("user", c.Username))
 	}

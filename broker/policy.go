@@ -49,14 +49,18 @@ type credential struct {
 	hash string // what it was checked against
 }
 
+// Identify completes who the client is, as its listener wants it.
+func (p *policy) Identify(c *engine.Client, assigned bool) codec.ReasonCode {
+	return p.b.listenerOf(c).identify((*Client)(c), assigned)
+}
+
 // Authenticate completes who the client is, as its listener wants it; then it asks the plugins in their order, the password
 // file, and whether clients without a name are allowed.
 func (p *policy) Authenticate(ctx context.Context, c *engine.Client, assigned bool, password []byte) (any, codec.ReasonCode) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(p.b.ctx, cancel)()
-	listener := p.b.listenerOf(c)
-	if code := listener.identify((*Client)(c), assigned); code != codec.Success {
+	if code := p.Identify(c, assigned); code != codec.Success {
 		return nil, code
 	}
 	decision := p.b.firstOpinion(func(plugin *Plugin) Decision {
@@ -71,7 +75,7 @@ func (p *policy) Authenticate(ctx context.Context, c *engine.Client, assigned bo
 		return nil, codec.Success
 	case decision == Deny:
 		return nil, codec.BadUserNameOrPassword
-	case listener.UseIdentityAsUsername:
+	case p.b.listenerOf(c).UseIdentityAsUsername:
 		return nil, codec.Success // by the certificate
 	case c.Username == "" && anonymous:
 		return nil, codec.Success

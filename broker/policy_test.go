@@ -2,6 +2,9 @@ package broker
 
 import (
 	"context"
+	"log/slog"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -55,5 +58,40 @@ func TestPluginPanics(t *testing.T) {
 	pub.send(&codec.Publish{Topic: "seen", QoS: 1, PacketID: 2, Payload: []byte("x")})
 	if m := receive[*codec.Publish](kept); m.Topic != "seen" {
 		t.Errorf("got %s", m.Topic)
+	}
+}
+
+// A plugin is asked about a session that nobody has come back to since the start. It may log the client.
+func TestPluginAndRestoredSession(t *testing.T) {
+	t.Parallel()
+	c := onLoopback()
+	c.PersistenceFile = t.TempDir() + "/petrel.db"
+	first, err := New(c)
+	check(t, err)
+	check(t, first.Start(t.Context()))
+	p, _ := join(t, first, codec.V5, sessionOf("away"))
+	p.subscribe(1, 1, "a")
+	check(t, first.Shutdown(t.Context()))
+	var mu sync.Mutex
+	var lines strings.Builder
+	b := start(t, c, Plugin{Name: "logs", Authorize: func(c Client, _ Access, topic string) Decision {
+		mu.Lock()
+		defer mu.Unlock()
+		slog.New(slog.NewTextHandler(&lines, nil)).Info("authorize", "client", c, "topic", topic)
+		return Abstain
+	}})
+	pub, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
+	pub.send(&codec.Publish{Topic: "a", QoS: 1, PacketID: 1, Payload: []byte("x")})
+	receive[*codec.Puback](pub)
+	back := sessionOf("away")
+	back.CleanStart = false
+	p, _ = join(t, b, codec.V5, back)
+	if m := receive[*codec.Publish](p); string(m.Payload) != "x" {
+		t.Errorf("got %q", m.Payload)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if got := lines.String(); !strings.Contains(got, "client.id=away") || strings.Contains(got, "panic") {
+		t.Error(got)
 	}
 }

@@ -180,7 +180,10 @@ func (c *conn) authenticate(connect *codec.Connect, ack *codec.Connack) (code co
 	ctx, cancel := context.WithTimeout(context.Background(), c.engine.config.ConnectTimeout)
 	defer cancel()
 	if connect.Properties.AuthenticationMethod != "" {
-		return c.exchangeAuth(ctx, &connect.Properties, &ack.Properties)
+		if code = c.exchangeAuth(ctx, &connect.Properties, &ack.Properties); code != codec.Success {
+			return code
+		}
+		return c.engine.policy.Identify(c.client, connect.ClientID == "")
 	}
 	var password []byte
 	if connect.HasPassword {

@@ -37,8 +37,9 @@ func (r *rules) Authenticate(_ context.Context, c *Client, _ bool, password []by
 	}
 	return c.Username, r.authenticate(c, password)
 }
-func (r *rules) Valid(any) bool                    { return true }
-func (r *rules) Exchange(*Client, string) Exchange { return nil }
+func (r *rules) Valid(any) bool                          { return true }
+func (r *rules) Exchange(*Client, string) Exchange       { return nil }
+func (r *rules) Identify(*Client, bool) codec.ReasonCode { return codec.Success }
 func (r *rules) Allows(c *Client, access Access, topic string) bool {
 	return r.allows == nil || r.allows(c, access, topic)
 }

@@ -21,6 +21,9 @@ type Policy interface {
 
 	// Exchange begins an enhanced authentication, section 4.12; nil means that there is no such method.
 	Exchange(c *Client, method string) Exchange
+	// Identify is called once that has said who the client is. It may change what is known of the client, as Authenticate
+	// may; the answer is Success, or why the client may not connect all the same.
+	Identify(c *Client, assigned bool) codec.ReasonCode
 
 	// Allows is what the rules say about a client and a topic, or a filter when access is Subscribe. The answer holds until
 	// Engine.Recheck.

@@ -58,6 +58,7 @@ func (rules) Authenticate(_ context.Context, c *engine.Client, _ bool, _ []byte)
 
 func (rules) Valid(any) bool { return true }
 
+func (rules) Identify(*engine.Client, bool) codec.ReasonCode { return codec.Success }
 func (rules) Exchange(_ *engine.Client, method string) engine.Exchange {
 	if method != "M" {
 		return nil
