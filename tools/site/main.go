@@ -8,6 +8,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"embed"
 	"encoding/json"
 	"errors"
@@ -131,10 +132,13 @@ var order = []string{
 	"docs/outbox.md", "docs/broker.md", "docs/CLI.md", "docs/flags.md", "docs/migration/README.md",
 }
 
+// short are the names in the menu of pages whose first heading says too little without its place.
+var short = map[string]string{"docs/CLI.md": "The command line", "benchmarks/RESULTS.md": "Benchmarks"}
+
 // menu lists all pages as seen from one of them.
 func menu(pages []*page, from *page) (list []entry) {
 	for _, p := range pages {
-		list = append(list, entry{p.title(), relative(from.url(), p.url()), p == from})
+		list = append(list, entry{cmp.Or(short[p.name], p.title()), relative(from.url(), p.url()), p == from})
 	}
 	return list
 }

@@ -12,8 +12,10 @@ import (
 	"github.com/yuin/goldmark/ast"
 	"github.com/yuin/goldmark/extension"
 	"github.com/yuin/goldmark/parser"
+	"github.com/yuin/goldmark/renderer"
 	"github.com/yuin/goldmark/renderer/html"
 	"github.com/yuin/goldmark/text"
+	"github.com/yuin/goldmark/util"
 )
 
 // page is a page of the site.
@@ -50,7 +52,10 @@ func (p *page) render(source []byte, pages []string) error {
 	markdown := goldmark.New(
 		goldmark.WithExtensions(extension.GFM),
 		goldmark.WithParserOptions(parser.WithAutoHeadingID()),
-		goldmark.WithRendererOptions(html.WithUnsafe()), // the pages are our own, and one has line breaks in its tables
+		goldmark.WithRendererOptions(
+			html.WithUnsafe(), // the pages are our own, and one has line breaks in its tables
+			renderer.WithNodeRenderers(util.Prioritized(diagramRenderer{}, 0)),
+		),
 	)
 	ids := parser.NewContext(parser.WithIDs(&anchors{seen: map[string]int{}}))
 	document := markdown.Parser().Parse(text.NewReader(source), parser.WithContext(ids))
@@ -70,6 +75,9 @@ func (p *page) render(source []byte, pages []string) error {
 		return ast.WalkContinue, nil
 	})
 	if err != nil {
+		return err
+	}
+	if err := draw(document, source); err != nil {
 		return err
 	}
 	var out bytes.Buffer

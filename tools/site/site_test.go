@@ -65,6 +65,26 @@ func TestSite(t *testing.T) {
 	}
 }
 
+// A block of mermaid becomes the drawing of its heading, and a drawing that does not show what the block says is an error.
+func TestDrawings(t *testing.T) {
+	const mermaid = "## How a message travels\n\n```mermaid\nP[\"Publish\"] -- PUBLISH --> S[(\"Server: sessions\")]\n```\n"
+	for source, want := range map[string]string{
+		mermaid: "",
+		strings.Replace(mermaid, "Publish", "Publishing", 1):               `diagrams/how-a-message-travels.svg does not show "Publishing"`,
+		strings.Replace(mermaid, "-- PUBLISH", "-- PUBREC", 1):             `diagrams/how-a-message-travels.svg does not show "PUBREC"`,
+		strings.Replace(mermaid, "How a message", "How no message", 1):     "a diagram that nobody has drawn: open diagrams/how-no-message-travels.svg: file does not exist",
+		strings.Replace(mermaid, "```mermaid", "```text\nno drawing\n", 1): "",
+	} {
+		p := &page{name: "README.md"}
+		if err := p.render([]byte(source), nil); (err == nil) != (want == "") || err != nil && err.Error() != want {
+			t.Errorf("%s\n%v, want %q", source, err, want)
+		}
+		if drawn := strings.Contains(string(p.body), `<svg class="diagram"`); drawn != (source == mermaid) {
+			t.Errorf("%s\nis drawn: %v", source, drawn)
+		}
+	}
+}
+
 func has(text, id string) bool {
 	for _, n := range name.FindAllStringSubmatch(text, -1) {
 		if n[1] == id {
