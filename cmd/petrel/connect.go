@@ -103,7 +103,7 @@ func (s *serverFlags) group(configFile *string) *group {
 	g.Var(&s.pingDelay, "ping-delay", "how long before the end of the keep alive interval to send a ping")
 	g.Var(&s.connectTimeout, "connect-timeout", "how long an attempt to connect may take")
 	g.Uint16Var(&s.receiveMaximum, "receive-maximum", 0, "how many unacknowledged `MESSAGES` the server may send (default 1024)")
-	g.Var(&s.maxPacketSize, "maximum-packet-size", "the largest packet that the server may send (default no limit)")
+	g.Var(&s.maxPacketSize, "maximum-packet-size", "the largest packet that the server may send (default 64 MiB)")
 	g.Var(&s.connectProperties, "connect-property", "user property of CONNECT; may be repeated")
 	g.BoolVar(new(bool), "nodelay", false, "send at once, as is always done")
 	g.Lookup("nodelay").Hidden = true // Mosquitto's

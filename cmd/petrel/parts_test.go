@@ -92,6 +92,35 @@ func TestConnectAdvice(t *testing.T) {
 	}
 }
 
+// A retained message whose topic name MQTT forbids keeps a subscriber from everything else, unless it is left out.
+func TestSubInvalidTopic(t *testing.T) {
+	for _, flag := range []string{"--drop-invalid-topics", "--reconnect=false"} {
+		synctest.Test(t, func(t *testing.T) {
+			server := mqtttest.NewServer(t, codec.V5)
+			go func() {
+				s := server.Accept()
+				s.Receive()
+				s.Send(&codec.Connack{})
+				subscribe := s.Receive().(*codec.Subscribe)
+				s.Send(&codec.Suback{PacketID: subscribe.PacketID, Codes: []codec.ReasonCode{codec.Success}})
+				s.SendBytes(0x31, 6, 0, 2, 'a', 0xff, 0, 'x')
+				s.Send(&codec.Publish{Topic: "a/b", Payload: []byte("good")})
+				s.Receive() // DISCONNECT
+				s.Close()
+			}()
+			r := run(context.WithValue(t.Context(), dialerKey{}, dialer(server.DialContext)), nil, "", "sub", "-t", "#", "-n", "1", flag)
+			switch {
+			case flag == "--reconnect=false":
+				if r.code == 0 || !strings.Contains(r.errors, `a\xff`) {
+					t.Errorf("without the flag: %+v", r)
+				}
+			case r.code != 0 || r.out != "good\n" || !strings.Contains(r.errors, "messages=1"):
+				t.Errorf("with the flag: %+v", r)
+			}
+		})
+	}
+}
+
 func TestDidYouMean(t *testing.T) {
 	known := []string{"keep_alive", "default_qos", "url", "topics"}
 	for wrong, want := range map[string]string{

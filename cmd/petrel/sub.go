@@ -32,6 +32,7 @@ type sub struct {
 	onFailure                       choice
 	chance                          percent
 	removals                        removals
+	dropInvalid                     bool
 }
 
 func newSub() *cobra.Command {
@@ -61,6 +62,7 @@ A message is acknowledged when it has been written, or when its command has ende
 	g.IntVarP(&s.count, "messages", "C", 0, "the same as -n")
 	g.VarP(&s.wait, "wait", "W", "end after this time; with -n the exit code is 7 if messages are missing")
 	g.BoolVarP(&s.onlySubscribe, "exit-after-suback", "E", false, "end when the server has granted the subscription")
+	g.BoolVar(&s.dropInvalid, "drop-invalid-topics", false, "leave out messages whose topic names MQTT forbids, which end the connection otherwise")
 	s.chance = 100
 	g.Var(&s.chance, "random-filter", "take part of the messages at random")
 	s.retained.add(g)
@@ -176,16 +178,30 @@ func (s *sub) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	c, err := s.connect(cmd, "")
+	c, err := s.connect(cmd, "", s.options()...)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+	defer s.tellInvalid(c)
 	err = s.serve(cmd.Context(), c, w)
 	if ended := c.finish(cmd.Context()); err == nil && !errors.Is(ended, context.DeadlineExceeded) {
 		err = ended
 	}
 	return err
+}
+
+func (s *sub) options() (opts []mqtt.Option) {
+	if s.dropInvalid {
+		opts = append(opts, mqtt.WithDropInvalidTopics())
+	}
+	return opts
+}
+
+func (s *sub) tellInvalid(c *client) {
+	if n := c.Stats().InvalidTopics; n > 0 {
+		s.logger.Warn("messages were left out because of their topic names", "messages", n)
+	}
 }
 
 // serve subscribes and takes messages.
