@@ -688,3 +688,29 @@ func TestLoopsOfAFake(t *testing.T) {
 		noErr(t, loop.wait())
 	})
 }
+
+// A message on which Ack was called is not delivered again, although its session was lost before.
+func TestAckAfterLostSession(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		for name, sleeps := range map[string]bool{"in a loop": false, "until its redelivery": true} {
+			p := newPair(t, v)
+			sub := start(func() (*mqtt.Subscription, error) { return p.client.Subscribe(t.Context(), "t", mqtt.AtLeastOnce) })
+			p.Send(granted(mqtttest.ReceiveAs[*codec.Subscribe](p.Script)))
+			p.Send(toT(1, 1, "x"))
+			for m := range sub.value(t).All(t.Context()) {
+				if sleeps {
+					noErr(t, m.Redeliver(time.Second))
+				}
+				p.renew()
+				synctest.Wait()
+				wantErr(t, m.Ack(), mqtt.ErrSessionLost, false)
+				wantErr(t, m.Ack(), mqtt.ErrSessionLost, false)
+				break
+			}
+			for m := range sub.value(t).All(endingIn(t, time.Minute)) {
+				t.Errorf("%s: %s is delivered again", name, shown(m))
+			}
+			noErr(t, p.client.Disconnect(t.Context()))
+		}
+	})
+}

@@ -60,6 +60,7 @@ const (
 	fateOpen    fate = iota // nothing
 	fateSettled             // it is acknowledged or rejected
 	fateAsleep              // it is to be delivered again later
+	fateTooLate             // it is acknowledged or rejected, after its session was lost
 )
 
 func (o *origin) identifiers() []uint32 {

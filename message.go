@@ -29,7 +29,8 @@ type Message struct {
 // Only the first of Ack and Reject counts, for all copies of the message. At QoS 0, and for a message that came through
 // the channel of Messages without ManualAck, there is nothing to do. A message of an earlier connection is acknowledged
 // when the server sends it again, which is not delivered again. The error is ErrSessionLost when the server has lost the
-// session that the message belongs to, or why the client ended.
+// session that the message belongs to, or why the client ended. After ErrSessionLost too the client does not deliver
+// the message again; another session may.
 func (m Message) Ack() error { return m.settle(nil) }
 
 // Redeliver puts a message that is not acknowledged back in line after a time, in its place before all messages that were
@@ -87,11 +88,16 @@ func (m Message) settle(reason *session.Reason) error {
 	}
 	o.sub.lock()
 	defer o.sub.unlock()
-	if ok, err := o.undecided(); !ok {
+	ok, err := o.undecided()
+	if !ok && err != ErrSessionLost {
 		return err
 	}
 	if o.fate == fateAsleep {
 		o.sub.cancelRedelivery(o)
+	}
+	if !ok {
+		o.fate = fateTooLate // the server cannot be told; the application is done with the message
+		return err
 	}
 	o.fate = fateSettled
 	o.sub.inbox.settle(o.receipt, o.sub, reason)

@@ -76,7 +76,9 @@ func (s *Subscription) drain(ctx context.Context) bool {
 	return empty
 }
 
-// glance is how often Unsubscribe looks whether the consumer has taken the rest out of the channel: nothing tells it.
+// glance is how often Unsubscribe looks whether the consumer has taken the rest out of the channel. Go has no signal for that:
+// a receive from a buffered channel wakes nobody except a goroutine that sends to the full channel, and what would be sent
+// for that purpose would be received too. Without a buffer there would be a goroutine switch for each message.
 const glance = 10 * time.Millisecond
 
 // awaitMove waits until whoever sends has stopped, messages were taken out of line or perhaps out of the channel, or enough

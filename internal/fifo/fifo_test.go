@@ -173,3 +173,55 @@ func TestAddGivesZero(t *testing.T) {
 		}
 	}
 }
+
+// Trim takes what Keep has left, and nothing that is in use.
+func TestTrim(t *testing.T) {
+	q := Queue[int]{Keep: 2000}
+	for i := range 1000 {
+		q.Push(i)
+	}
+	q.Trim()
+	for i := range 1000 {
+		if got := q.Pop(); got != i {
+			t.Fatalf("Trim has changed item %d to %d", i, got)
+		}
+	}
+	if cap(q.items) < 1000 {
+		t.Fatal("Keep has not left the memory")
+	}
+	q.Trim()
+	if cap(q.items) > 0 {
+		t.Errorf("room for %d items is left", cap(q.items))
+	}
+	q.Push(1)
+	q.Pop()
+	small := cap(q.items)
+	if q.Trim(); cap(q.items) != small {
+		t.Error("a small piece of memory is not kept")
+	}
+	q.Push(7)
+	if q.Len() != 1 || q.Pop() != 7 {
+		t.Error("the queue is not as new")
+	}
+}
+
+// Keep counts for a queue with a few items too: they do not move to a smaller piece of memory.
+func TestKeepWhileInUse(t *testing.T) {
+	for keep, stays := range map[int]bool{0: false, 5000: true} {
+		q := Queue[int]{Keep: keep}
+		for i := range 2000 {
+			q.Push(i)
+		}
+		for q.Len() > 10 {
+			q.Pop()
+		}
+		large := cap(q.items)
+		for i := range 5000 {
+			q.Push(i)
+			q.Pop()
+		}
+		if got := cap(q.items) == large; got != stays {
+			t.Errorf("Keep %d: room for %d of %d items is left", keep, cap(q.items), large)
+		}
+	}
+}

@@ -78,7 +78,7 @@ func (n *network) dial(ctx context.Context, network, address string) (net.Conn, 
 	n.mu.Lock()
 	down := n.down[host]
 	n.mu.Unlock()
-	if down {
+	if down || host == nowhere {
 		return nil, syscall.ECONNREFUSED
 	}
 	return n.serverOf(host).DialContext(ctx, network, address)
@@ -125,9 +125,12 @@ func (n *network) refer(host string) (remove func()) {
 	}
 }
 
-// mayGo reports whether a client knows a host.
+// nowhere is a host that does not exist.
+const nowhere = "nowhere"
+
+// mayGo reports whether a client knows a host. It may go nowhere, because it comes back.
 func (n *network) mayGo(clientID, host string) bool {
-	return slices.ContainsFunc(n.s.clients, func(c *simulated) bool {
+	return host == nowhere || slices.ContainsFunc(n.s.clients, func(c *simulated) bool {
 		return c.id == clientID && slices.Contains(n.hostsFor(c), host)
 	})
 }

@@ -106,6 +106,7 @@ const (
 	forNetwork
 	forHandlers
 	forStore
+	forLost
 )
 
 // random returns the source of randomness of one actor.

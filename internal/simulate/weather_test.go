@@ -20,10 +20,11 @@ const maxLatency = 20 * time.Millisecond
 // weather breaks things until it is calm.
 type weather struct {
 	s       *simulation
-	removes []func() // of faults
+	removes []func()   // of faults
+	lost    *rand.Rand // decides which redirects lead nowhere
 }
 
-func newWeather(s *simulation) *weather { return &weather{s: s} }
+func newWeather(s *simulation) *weather { return &weather{s: s, lost: s.random(forLost)} }
 
 // begin lets bad weather last for a while, in which everybody works.
 func (w *weather) begin() {
@@ -116,9 +117,12 @@ func (w *weather) breakDown(r *rand.Rand) {
 	w.s.network.setDown(false, hosts...)
 }
 
-// redirect sends clients to a host, which may be the one that they come from.
+// redirect sends clients to a host, which may be the one that they come from, or one that does not exist.
 func (w *weather) redirect(r *rand.Rand, b *server, c *simulated) {
 	host := w.s.network.hosts[r.IntN(len(w.s.network.hosts))]
+	if oneIn(w.lost, 4) {
+		host = nowhere
+	}
 	code := []mqtt.ReasonCode{mqtt.UseAnotherServer, mqtt.ServerMoved}[r.IntN(2)]
 	w.add(r, w.s.network.refer(host))
 	if oneIn(r, 2) {
