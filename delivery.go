@@ -37,6 +37,7 @@ type details struct {
 	name        string        // that the application has given the message, see StoreName
 	restored    bool          // an earlier process has published it
 	stored      chan struct{} // closed when the message is on disk; nil: it is not to be stored
+	forwards    *origin       // until the message is handed to the store, see Forwards; nil: it is none
 	record      []byte        // of the message, while its fate is not known; guarded by mu
 }
 

@@ -71,8 +71,9 @@ func (j *journal) put(key, value []byte) {
 
 // putMessage adds a new message.
 // The caller holds mu.
-func (j *journal) putMessage(number uint64, record []byte) {
-	j.batch = append(j.batch, StoreChange{numberKey(keyMessage, number), record, true})
+func (j *journal) putMessage(d *details) {
+	j.batch = append(j.batch, StoreChange{Key: numberKey(keyMessage, d.number), Value: d.record, Bounded: true, forwards: d.forwards})
+	d.forwards = nil
 	notify(j.lazy)
 }
 

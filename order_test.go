@@ -22,7 +22,7 @@ var fileOrder = [][]string{
 	{"handshake.go", "inbox.go", "persist.go", "reconnect.go", "suspicion.go"},
 	{"line.go", "options.go"},
 	{"subscription.go"},
-	{"deliver.go", "message.go", "take.go"},
+	{"deliver.go", "forward.go", "message.go", "take.go"},
 	{"consume.go", "disconnect_options.go", "handle.go", "park.go"},
 	{"end.go", "respond.go"},
 	{"stall.go", "subscribe.go", "unsubscribe.go"},

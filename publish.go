@@ -489,7 +489,7 @@ func (out *outbox) publishStoredAsync(ctx context.Context, m *session.Message, o
 
 // submitStored hands a message to the store and to the queue. Its bytes are the store's from then on.
 func (out *outbox) submitStored(ctx context.Context, m *session.Message, o *publishOptions) (*Delivery, error) {
-	d := &Delivery{outbox: out, details: &details{name: string(o.name), stored: make(chan struct{})}, publishing: o.publishing}
+	d := &Delivery{outbox: out, details: &details{name: string(o.name), forwards: o.forwards, stored: make(chan struct{})}, publishing: o.publishing}
 	m.Owner = d
 	return d, out.submit(ctx, d, m)
 }
@@ -518,7 +518,7 @@ func (out *outbox) storeAndQueue(d *Delivery, m *session.Message) (placed bool, 
 	d.details.number = j.number
 	j.stored[d.number()] = d
 	d.details.record = record
-	j.putMessage(d.number(), record)
+	j.putMessage(d.details)
 	d.ticket = out.session.Queue(&own)
 	d.publishing.queued()
 	j.then(step{kind: stepStored, d: d})

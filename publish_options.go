@@ -27,7 +27,7 @@ type PublishOptionV5 interface {
 	publishV5()
 }
 
-// PublishOption is an option of one publish, in either version: QoS, RetainFlag, StoreName, PublishFlag, PublishOptions.
+// PublishOption is an option of one publish, in either version: QoS, RetainFlag, StoreName, Forwards, PublishFlag, PublishOptions.
 type PublishOption interface {
 	PublishOptionV5
 	publishV311()
@@ -53,6 +53,9 @@ const (
 // after a restart. It is at most 65,535 bytes, and need not be unique. Without WithStore it means nothing.
 type StoreName string
 
+// forwards is the option Forwards: the origin of the message that is passed on.
+type forwards origin
+
 // PublishFlag is a publish option.
 type PublishFlag uint8
 
@@ -66,6 +69,8 @@ func (RetainFlag) publishV5()         {}
 func (RetainFlag) publishV311()       {}
 func (StoreName) publishV5()          {}
 func (StoreName) publishV311()        {}
+func (*forwards) publishV5()          {}
+func (*forwards) publishV311()        {}
 func (PublishFlag) publishV5()        {}
 func (PublishFlag) publishV311()      {}
 func (PublishOptions) publishV5()     {}
@@ -81,6 +86,7 @@ type publishOptions struct {
 	retainSet  bool
 	flags      PublishFlag
 	name       StoreName
+	forwards   *origin // nil: see Forwards
 	properties *PublishProperties
 	publishing *publishing // set by compose; nil: no hook wants to know the outcome
 }
@@ -96,6 +102,8 @@ func addOptions[O PublishOptionV5](o *publishOptions, opts []O) {
 			o.retain, o.retainSet = bool(v), true
 		case StoreName:
 			o.name = v
+		case *forwards:
+			o.forwards = (*origin)(v)
 		case PublishFlag:
 			o.flags |= v
 		case *PublishProperties:

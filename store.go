@@ -54,6 +54,8 @@ type StoreChange struct {
 	// Bounded says that a store with a bound may refuse the change, with ErrQueueFull. It is a new message. What the other
 	// changes are about has happened: a store that refuses them because of its bound stops the client.
 	Bounded bool
+
+	forwards *origin // of a new message; nil: see Forwards
 }
 
 // Errors of stores.
@@ -77,11 +79,13 @@ func (e *StoreError) Unwrap() error { return e.Err }
 
 // The kinds of keys. A key is the kind and, except for the identity, a number or a packet identifier.
 const (
-	keyIdentity byte = iota + 1 // identity, as JSON
-	keyMessage                  // message, see appendMessage
-	keyFlight                   // flight, see appendFlight
-	keyReceived                 // a message at QoS 2 from the server whose PUBREL has not come: nothing
-	keyOutcome                  // what became of a message, see outcome
+	keyIdentity   byte = iota + 1 // identity, as JSON
+	keyMessage                    // message, see appendMessage
+	keyFlight                     // flight, see appendFlight
+	keyReceived                   // a message at QoS 2 from the server whose PUBREL has not come: nothing
+	keyOutcome                    // what became of a message, see outcome
+	keyForwarding                 // before the keys of the receiving client, see ForwardingStores
+	keyRenewal                    // never there: its removal tells ForwardingStores that the session is lost
 )
 
 func numberKey(kind byte, n uint64) []byte {

@@ -104,6 +104,14 @@ func (r *Receipt) OnlyFor(holder any) bool {
 	return !r.accepted && len(r.holders) == 1 && r.holders[0] == holder
 }
 
+// LastFor reports whether a holder is the only one that has to settle the message, now that it has arrived.
+func (r *Receipt) LastFor(holder any) bool {
+	return !r.arriving && len(r.holders) == 1 && r.holders[0] == holder
+}
+
+// ID is the message's packet identifier.
+func (r *Receipt) ID() uint16 { return r.id }
+
 // QoS is the message's own.
 func (r *Receipt) QoS() byte { return r.qos }
 
@@ -455,8 +463,9 @@ func (in *incoming) sendAway(r *Receipt) {
 	in.away[awayKey{r.id, r.qos}] = r
 }
 
-// forgetIncoming drops state that is useless once the peer has lost the session.
-func (s *Session) forgetIncoming() {
+// ForgetIncoming drops state that is useless once the peer has lost the session. Renewed does the same; this is for an owner
+// that needs it earlier, after Lost.
+func (s *Session) ForgetIncoming() {
 	for _, r := range s.in.away {
 		r.state = forgotten
 	}

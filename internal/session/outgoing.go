@@ -351,7 +351,7 @@ func (s *Session) Discard() (sent, unsent []Message) {
 	unsent = s.waiting()
 	s.out = outgoing{seq: s.out.seq, ticket: s.out.ticket, lastID: s.out.lastID}
 	s.EndIncoming()
-	s.forgetIncoming()
+	s.ForgetIncoming()
 	return sent, unsent
 }
 

@@ -80,7 +80,7 @@ func (s *Session) Renewed() (lost []Message) {
 	o.publishAfresh(again)
 	o.sent = ring[flight]{}
 	o.messages, o.inFlight, o.taken, o.resends = 0, 0, 0, nil
-	s.forgetIncoming()
+	s.ForgetIncoming()
 	return lost
 }
 
