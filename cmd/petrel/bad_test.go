@@ -78,6 +78,14 @@ var bad = []string{
 	"broker --bind h:1 --bind h:1", "broker -d --quiet", "broker --port 1883", "passwd", "passwd testdata/bad.txt",
 	"passwd -c -D testdata/none u", "passwd testdata/none u", "passwd -c testdata/bad.txt u", "passwd -c testdata/none u",
 	"passwd testdata/bad.txt u", "passwd --scheme md5 testdata/none u",
+	// a bridge
+	"bridge", "bridge -t a", "bridge -t a --to mqtt://h", "bridge -t a --to mqtt://h --store testdata/none/x", "bridge -i b -t a --to mqtt://h --store testdata/none/x",
+	"bridge -i b -t a --to mqtt://u:s3cret@h:x --store x", "bridge -i b -t a -t +/# --to mqtt://h --store x", "bridge -i b -t a/# -t a --to mqtt://h --store x",
+	"bridge -i b -t a --to mqtt://h --store x --clean", "bridge -i b -t a --to mqtt://h --store x --state-topic s --will-topic w",
+	"bridge -i b -t a --to mqtt://h --store x --state-topic s/#", "bridge -i b -t a --to mqtt://h --store x --to-max-in-flight 0",
+	"bridge -i b -t a --to mqtt://h --store x --store-max-bytes 0", "bridge -i b -t a --to mqtt://h --store x --to-key k",
+	"bridge -i b -t a --url mqtt://h --to mqtt://h --to-id b --store x", "bridge -i b -t a --to mqtt://h --store x -q 3", "bridge -i b -t a/#/b --to mqtt://h --store testdata",
+	"bridge -i b -t a --to mqtt://h --store bad_test.go",
 	// a store
 	"outbox lst", "outbox list", "outbox list a b", "outbox list testdata/none", "outbox list testdata", "outbox list bad_test.go",
 	"outbox drop", "outbox drop a", "outbox drop a x", "outbox drop a 0", "outbox drop a 1 --all", "outbox drop a --failed --name b",

@@ -19,6 +19,9 @@ const (
 	settable = "petrel-settable" // environment variables and configuration files may set it
 )
 
+// own is the value of settable for flags of a single command.
+const own = "own"
+
 // group collects the flags of a heading.
 type group struct {
 	*pflag.FlagSet

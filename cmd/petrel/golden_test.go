@@ -189,6 +189,7 @@ var goldens = []golden{
 	}},
 	{name: "bench-rpc", args: words("bench rpc --url mqtt://test --rate 20 --duration 2")},
 	{name: "broker-help", args: words("broker --help")},
+	{name: "bridge-help", args: words("bridge --help")},
 	{name: "outbox-help", args: words("outbox --help")},
 	{name: "outbox-drop-help", args: words("outbox drop --help")},
 	{name: "passwd-help", args: words("passwd --help")},

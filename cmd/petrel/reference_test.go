@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -81,6 +82,8 @@ func (r *reference) command(cmd *cobra.Command) {
 // isCommon reports whether all commands that connect have a group of flags.
 func isCommon(g *pflag.FlagSet) bool {
 	common := false
-	g.VisitAll(func(f *pflag.Flag) { common = f.Annotations[settable] != nil })
+	g.VisitAll(func(f *pflag.Flag) {
+		common = f.Annotations[settable] != nil && !slices.Contains(f.Annotations[settable], own)
+	})
 	return common
 }

@@ -46,6 +46,7 @@ by -c, as "url: mqtt://example.com" or "keep_alive: 30". A flag wins over the en
 		newConn(),
 		newBench(),
 		newProbe(),
+		newBridge(),
 		newOutbox(),
 		newBroker(),
 		newPasswd(),
