@@ -66,9 +66,10 @@ type Lifecycle interface {
 	// Status returns what the client is doing, and since when.
 	Status() Status
 	// Close ends the client now. It sends a last DISCONNECT, which takes a second at most, and does not wait for
-	// messages in flight. The server does not publish the will. Close waits for the client's goroutines, and so for the
-	// functions and the logger in its options, which therefore must not call it. It returns nil, also if the client had
-	// ended before.
+	// messages in flight. The server does not publish the will. With a store, what has become of messages is written
+	// first; while the store fails that is tried for five seconds at most. Close waits for the client's goroutines, and
+	// so for the functions and the logger in its options, which therefore must not call it. It returns nil, also if the
+	// client had ended before.
 	Close() error
 }
 

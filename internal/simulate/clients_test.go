@@ -245,6 +245,15 @@ func (c *simulated) revive(r *rand.Rand) {
 	}
 }
 
+// closing is how long a client may take to close: a second for its last packet, and five for a store that fails.
+func (c *simulated) closing() time.Duration {
+	most := time.Second + 3*maxLatency
+	if c.stored {
+		most += 5 * time.Second
+	}
+	return most
+}
+
 // leave ends a client.
 func (c *simulated) leave(now *instance, r *rand.Rand) {
 	if oneIn(r, 2) {
@@ -252,12 +261,12 @@ func (c *simulated) leave(now *instance, r *rand.Rand) {
 		if err := now.Close(); err != nil {
 			c.s.problem("%s: Close: %v", c.id, err)
 		}
-		if took := time.Since(began); took > time.Second+3*maxLatency {
+		if took := time.Since(began); took > c.closing() {
 			c.s.problem("%s: Close takes %v", c.id, took)
 		}
 		return
 	}
-	err := c.s.lasting(below(r, 10*time.Second), time.Second+3*maxLatency, c.id+" Disconnect", func(ctx context.Context) error {
+	err := c.s.lasting(below(r, 10*time.Second), c.closing(), c.id+" Disconnect", func(ctx context.Context) error {
 		return now.Disconnect(ctx)
 	})
 	cut := errors.Is(err, mqtt.ErrConnectionLost) // before all messages at QoS 0 were written

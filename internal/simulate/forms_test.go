@@ -26,7 +26,6 @@ type work struct {
 	done    map[*published]bool
 	first   []*published       // the next ones to come, in order, because a loop was left with them
 	asleep  map[*published]int // of those that come again, the ones that were put back for a while
-	unsure  bool               // a message could not be acknowledged
 }
 
 func newWork() *work {
@@ -198,7 +197,7 @@ func (l *listener) begin(m mqtt.Message) *published {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch at := slices.Index(w.first, p); {
-	case len(w.first) == 0 || w.unsure:
+	case len(w.first) == 0:
 	case at == 0 || at > 0 && len(w.asleep) > 0:
 		w.first = slices.Delete(w.first, at, at+1)
 	case len(w.asleep) == 0:
@@ -238,12 +237,9 @@ func (l *listener) finish(p *published) {
 // settle acknowledges a message, or refuses it, before the body has ended.
 func (l *listener) settle(m mqtt.Message, p *published) {
 	l.finish(p)
-	if m.QoS == 0 || l.answerServer(m, l.chance(10)) {
-		return
+	if m.QoS > 0 {
+		l.answerServer(m, l.chance(10))
 	}
-	l.work.mu.Lock() // it is open still, and may come again where the loop is left
-	defer l.work.mu.Unlock()
-	l.work.unsure = true
 }
 
 // putBack puts a message back in line for a while.

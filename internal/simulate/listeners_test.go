@@ -355,8 +355,8 @@ func (l *listener) acknowledge(most int) {
 	}
 }
 
-// answerServer acknowledges a message, or refuses it, and reports whether that was possible.
-func (l *listener) answerServer(m mqtt.Message, refuse bool) bool {
+// answerServer acknowledges a message, or refuses it.
+func (l *listener) answerServer(m mqtt.Message, refuse bool) {
 	var err error
 	if refuse {
 		err = m.Reject(mqtt.QuotaExceeded, "for no reason")
@@ -367,7 +367,6 @@ func (l *listener) answerServer(m mqtt.Message, refuse bool) bool {
 	if err != nil && !l.mayFailToSettle(err) {
 		l.problem("Ack: %v", err)
 	}
-	return err == nil
 }
 
 // mayFailToSettle reports whether there is a reason that a message cannot be acknowledged.
