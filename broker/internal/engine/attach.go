@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -311,7 +312,9 @@ func (s *Session) giveBack() (groups []*group) {
 		o, ok := sent[i].Owner.(*shared)
 		if ok && sent[i].QoS == 1 && o.group.unshift(o.message) {
 			s.unkeep(o.message)
-			groups = append(groups, o.group)
+			if !slices.Contains(groups, o.group) {
+				groups = append(groups, o.group)
+			}
 			continue
 		}
 		s.done(sent[i].Owner)

@@ -170,3 +170,26 @@ func TestPartialBound(t *testing.T) {
 		}
 	})
 }
+
+// A small message that waits for many sessions takes memory in each of them.
+func TestEntriesCount(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := newLab(t, small)
+		for i := range 20 {
+			p, _ := l.join(codec.V5, kept5(fmt.Sprint(i), true))
+			p.subscribe(1, "a")
+			p.leave(false)
+		}
+		pub := l.client("p")
+		for range 1000 {
+			pub.publish("a", "x")
+		}
+		if s := l.Stats(); s.Dropped == 0 || s.Memory > mebi+10_000 {
+			t.Errorf("%d bytes, %d were dropped", s.Memory, s.Dropped)
+		}
+		time.Sleep(time.Hour) // the sessions end
+		if n := l.memory.Load(); n > 2*sessionSize {
+			t.Errorf("%d bytes are left", n)
+		}
+	})
+}

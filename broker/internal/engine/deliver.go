@@ -210,8 +210,10 @@ func (s *Session) takeKept(r *run, items []item, t *target, qos byte) {
 	}
 }
 
-// ready reports whether a message may go straight to the client: nothing waits before it.
+// ready reports whether a message may go straight to the client: nothing waits before it. While somebody runs pump, which may
+// have let go of the lock, pump looks again.
 func (s *Session) ready() bool {
+	s.missed = s.missed || s.pumping
 	return s.conn != nil && !s.pumping && len(s.cursors) == 0 && s.state.Ready() && !s.conn.out.Full()
 }
 

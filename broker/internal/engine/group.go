@@ -18,9 +18,11 @@ type group struct {
 	entry  *subscription          // in the index, for all members
 	ledger atomic.Pointer[ledger] // nil: it is not stored
 
-	mu      sync.Mutex      // guards the fields below
-	members []*subscription // in a new slice after each change
-	turn    int             // of members
+	mu      sync.Mutex // guards the fields below
+	members []*subscription
+	hungry  []*subscription // members that take a message when it comes, as far as is known
+	turn    int             // of hungry
+	asked   *message        // the rights of all members were looked up for it, and it waits for one of them
 	first   []*message      // come back from a member whose session has ended; the next one is the last
 	queue   fifo.Queue[*message]
 	bytes   int           // of messages in first and queue
@@ -53,7 +55,11 @@ func (s *Session) join(by *subscription) {
 	g.mu.Lock()
 	g.persist(s)
 	first := len(g.members) == 0
-	g.members = append(g.without(s), by)
+	if i := slices.IndexFunc(g.members, func(m *subscription) bool { return m.session == s }); i >= 0 {
+		g.remove(g.members[i])
+	}
+	g.members = append(g.members, by)
+	g.feed(by)
 	g.mu.Unlock()
 	if first {
 		s.engine.index.replace(nil, g.entry)
@@ -78,20 +84,43 @@ func (g *group) persist(s *Session) {
 	g.engine.index.renew()
 }
 
-// without returns the members other than a session, in a new slice.
-func (g *group) without(s *Session) []*subscription {
-	return slices.DeleteFunc(slices.Clone(g.members), func(m *subscription) bool { return m.session == s })
+// remove takes a member away. The lock is held.
+func (g *group) remove(by *subscription) {
+	g.members = slices.DeleteFunc(g.members, func(m *subscription) bool { return m == by })
+	g.sate(by)
+}
+
+// feed notes that a member takes the next message. The lock is held, and that of the member's session.
+func (g *group) feed(by *subscription) {
+	if !by.hungry {
+		by.hungry = true
+		g.hungry = append(g.hungry, by)
+	}
+}
+
+// sate notes that a member takes nothing for now. It says when it does again: see Session.pumpGroups. The lock is held.
+func (g *group) sate(by *subscription) {
+	if !by.hungry {
+		return
+	}
+	by.hungry = false
+	i := slices.Index(g.hungry, by)
+	g.hungry = slices.Delete(g.hungry, i, i+1)
+	if i < g.turn {
+		g.turn--
+	}
 }
 
 // quit ends a membership. The session's lock is held. The group ends with its last member, and what waited in it is lost.
-func (s *Session) quit(filter string) {
+func (s *Session) quit(by *subscription) {
+	filter := by.filter
 	gs := &s.engine.groups
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	g := gs.of[filter]
 	s.groups = slices.DeleteFunc(slices.Clone(s.groups), func(other *group) bool { return other == g }) // pump may be looking
 	g.mu.Lock()
-	g.members = g.without(s)
+	g.remove(by)
 	last := len(g.members) == 0
 	if last {
 		g.clear()
@@ -266,19 +295,45 @@ func (g *group) handOut(wakes *[]*conn) {
 
 // handNext gives the next message to the next member that takes it, and reports whether there was one. One that no member
 // may receive is dropped.
+// [MQTT-4.8.2c]
 func (g *group) handNext(wakes *[]*conn) bool {
-	m, members := g.inTurn()
-	denied := 0
-	for _, by := range members {
+	for denied := 0; ; {
+		m, by := g.next(denied)
 		switch {
+		case m == nil:
+			return false
+		case by == nil:
+			return g.dropUnwanted(m)
 		case !g.engine.authorized(by.session.client.Load(), Receive, m.topic):
 			denied++
-		case by.session.takeShared(by, m, g, wakes):
-			g.served(by)
+		case by.session.takeShared(by, m, g, true, wakes):
 			return true
 		}
 	}
-	if m == nil || denied < len(members) || !g.remove(m) {
+}
+
+// next returns the message that is next, and the member whose turn it is, or the one so many turns later; nil for none.
+func (g *group) next(later int) (*message, *subscription) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.front(), g.inTurn(later)
+}
+
+func (g *group) inTurn(later int) *subscription {
+	if later >= len(g.hungry) {
+		return nil
+	}
+	return g.hungry[(g.turn+later)%len(g.hungry)]
+}
+
+// dropUnwanted drops the message that is next if no member may receive it, and reports whether that is so. Otherwise it
+// waits for one that may.
+func (g *group) dropUnwanted(m *message) bool {
+	g.mu.Lock()
+	known := g.asked == m
+	g.asked = m
+	g.mu.Unlock()
+	if known || g.isWanted(m) || !g.pull(m) {
 		return false
 	}
 	g.mu.Lock()
@@ -288,76 +343,83 @@ func (g *group) handNext(wakes *[]*conn) bool {
 	return true
 }
 
-// inTurn returns the message that is next, and the members, the one whose turn it is first; nothing if none waits.
-// [MQTT-4.8.2c]
-func (g *group) inTurn() (*message, []*subscription) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	m := g.front()
-	if m == nil || len(g.members) == 0 {
-		return nil, nil
+// isWanted reports whether any member may receive a message.
+func (g *group) isWanted(m *message) bool {
+	for i := 0; ; i++ {
+		g.mu.Lock()
+		if i >= len(g.members) {
+			g.mu.Unlock()
+			return false
+		}
+		client := g.members[i].session.client.Load()
+		g.mu.Unlock()
+		if g.engine.authorized(client, Receive, m.topic) {
+			return true
+		}
 	}
-	return m, g.rotated()
-}
-
-func (g *group) rotated() []*subscription {
-	next := g.turn % len(g.members)
-	return slices.Concat(g.members[next:], g.members[:next])
-}
-
-// served says who took a message: it is the turn of the member after it.
-func (g *group) served(by *subscription) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.turn = slices.Index(g.members, by) + 1
 }
 
 // hand gives a message at QoS 0 to the next member that has room and may receive it.
 func (g *group) hand(m *message, wakes *[]*conn) bool {
-	g.mu.Lock()
-	var members []*subscription
-	if len(g.members) > 0 {
-		members = g.rotated()
-	}
-	g.mu.Unlock()
-	for _, by := range members {
-		if g.engine.authorized(by.session.client.Load(), Receive, m.topic) && by.session.takeShared(by, m, nil, wakes) {
-			g.served(by)
+	for denied := 0; ; {
+		g.mu.Lock()
+		by := g.inTurn(denied)
+		g.mu.Unlock()
+		switch {
+		case by == nil:
+			g.engine.stats.dropped.Add(1)
+			return false
+		case !g.engine.authorized(by.session.client.Load(), Receive, m.topic):
+			denied++
+		case by.session.takeShared(by, m, g, false, wakes):
 			return true
 		}
 	}
-	g.engine.stats.dropped.Add(1)
-	return false
 }
 
-// takeShared sends a message that came through a group, which loses it then, if the client is there and has room. At QoS 0
-// there is no group that has it.
+// takeShared sends a message that came through a group, if the client is there and has room; otherwise it is not hungry any
+// more. A message that waits in the group is taken out of it, unless another member was faster.
 // [MQTT-4.8.2-3] [MQTT-4.8.2-6]
-func (s *Session) takeShared(by *subscription, m *message, g *group, wakes *[]*conn) bool {
+func (s *Session) takeShared(by *subscription, m *message, g *group, waits bool, wakes *[]*conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.conn
-	if !s.ready() || c.over.Load() {
+	if !s.ready() || c.over.Load() || s.subscriptions[g.filter] != by {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.sate(by)
 		return false
 	}
-	if g != nil && !g.remove(m) {
+	from := g
+	if !waits {
+		from = nil
+	} else if !g.pull(m) {
 		return true // another member was faster; look again
 	}
-	s.sendShared(by, m, g)
+	g.served(by)
+	s.sendShared(by, m, from)
 	if c.out.Waiting() > 0 {
 		c.wakeLater(wakes)
 	}
 	return true
 }
 
-// remove takes the message away that was in front, and reports whether it still was.
-func (g *group) remove(m *message) bool {
+// served says who took a message: it is the turn of the member after it.
+func (g *group) served(by *subscription) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.turn = slices.Index(g.hungry, by) + 1
+}
+
+// pull takes the message away that was in front, and reports whether it still was.
+func (g *group) pull(m *message) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.front() != m {
 		return false
 	}
 	g.pop()
+	g.asked = nil
 	g.told = g.told && g.front() != nil
 	return true
 }
@@ -410,28 +472,32 @@ func (s *Session) sendAtOnce(m *session.Message) {
 	}
 }
 
-// pumpGroups takes the next message of one of the session's groups, and reports whether there was one. The lock is released
-// while the application is asked.
+// pumpGroups takes the next message of one of the session's groups, and reports whether there was one. Groups that have none
+// learn that the client is hungry. The lock is released while the application is asked.
 func (s *Session) pumpGroups(c *conn) bool {
 	for _, g := range s.groups {
-		g.mu.Lock()
-		m := g.front()
-		i := slices.IndexFunc(g.members, func(by *subscription) bool { return by.session == s })
-		var by *subscription
-		if i >= 0 {
-			by = g.members[i]
-		}
-		g.mu.Unlock()
+		by := s.subscriptions[g.filter]
+		m := g.frontFor(by)
 		if m == nil || by == nil || !s.mayStillReceive(c, m.topic) {
 			continue
 		}
-		if s.conn != c || !s.state.Ready() || len(s.cursors) > 0 {
+		if s.conn != c || !s.state.Ready() || len(s.cursors) > 0 || s.subscriptions[g.filter] != by {
 			return s.conn == c
 		}
-		if g.remove(m) {
+		if g.pull(m) {
 			s.sendShared(by, m, g)
 		}
 		return true
 	}
 	return false
+}
+
+// frontFor returns the message that is next; if there is none, the member gets the next one that comes.
+func (g *group) frontFor(by *subscription) *message {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if by != nil {
+		g.feed(by)
+	}
+	return g.front()
 }

@@ -17,12 +17,13 @@ type index struct {
 	tree topic.Index[*subscription]
 }
 
-// subscription is one filter of a session, or what stands for all members of a group. It does not change.
+// subscription is one filter of a session, or what stands for all members of a group. It does not change, except for hungry.
 type subscription struct {
 	session *Session
 	group   *group // nil: not shared
 	filter  string // with $share/{name}/ if it is shared
 	inner   string // what topics match
+	hungry  bool   // guarded by the lock of the group that it makes a member of
 	options
 }
 

@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -219,5 +221,65 @@ func TestKeepAliveWhileBusy(t *testing.T) {
 		}()
 		receive[*codec.Puback](p)
 		receive[*codec.Pingresp](p)
+	})
+}
+
+// What comes for a client while the application is asked about another message for it, which it may not receive, is sent.
+func TestMessageWhileAsked(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		slow := &rules{ask: func(c *Client, access Access, topic string) Decision {
+			if access != Receive || topic != "shared" || c.ID != "x" {
+				return Abstain
+			}
+			time.Sleep(time.Second)
+			return Deny
+		}}
+		l := newLab(t, func(c *Config) { c.Policy = slow })
+		other, _ := l.join(codec.V5, kept5("other", true))
+		other.subscribe(1, "$share/g/shared")
+		other.leave(false)
+		p := l.client("x")
+		p.subscribe(1, "$share/h/plain", "$share/g/shared", "plain")
+		pub := l.client("p")
+		pub.publish("plain", "first")
+		first := receive[*codec.Publish](p)
+		p.want("first")
+		pub.publish("shared", "for the other")
+		time.Sleep(10 * time.Second)
+		p.send(&codec.Puback{PacketID: first.PacketID}) // lets the broker look what there is for p
+		time.Sleep(100 * time.Millisecond)
+		pub.publish("plain", "second")
+		p.want("second")
+		p.want("second")
+	})
+}
+
+// Members that are away do not slow a group down, however many they are.
+func TestManyMembersAway(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var asked atomic.Int32
+		l := newLab(t, func(c *Config) {
+			c.Policy = &rules{allows: func(_ *Client, access Access, _ string) bool {
+				if access == Receive {
+					asked.Add(1)
+				}
+				return true
+			}}
+		})
+		for i := range 200 {
+			p, _ := l.join(codec.V5, kept5(fmt.Sprint(i), true))
+			p.subscribe(1, "$share/g/a")
+			p.leave(false)
+		}
+		here := l.client("here")
+		here.subscribe(1, "$share/g/a")
+		pub := l.client("p")
+		for i := range 100 {
+			pub.publish("a", "%d", i)
+			here.want("%d", i)
+		}
+		if n := asked.Load(); n > 1000 {
+			t.Errorf("%d members were looked at for 100 messages", n)
+		}
 	})
 }

@@ -14,7 +14,8 @@ func (s *Session) pump(c *conn) {
 		return
 	}
 	s.pumping = true
-	for s.conn == c && !c.over.Load() && !c.out.Full() && s.pumpOne(c) {
+	for s.conn == c && !c.over.Load() && !c.out.Full() && (s.pumpOne(c) || s.missed) {
+		s.missed = false
 	}
 	s.pumping = false
 	if next := s.conn; next != nil && next != c && next.claim() { // it was turned away above

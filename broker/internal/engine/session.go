@@ -39,6 +39,7 @@ type Session struct {
 	cursors       []*cursor     // retained messages on their way, in the order of the SUBSCRIBEs
 	kept          int           // bytes of the messages that are queued or in flight
 	pumping       bool          // somebody runs pump
+	missed        bool          // there was something for the client meanwhile
 	swept         time.Duration // when the full queue was last searched for what has expired
 	told          time.Duration // when the log was last told that messages were dropped; 0: never
 	timers        sessionTimers
@@ -89,9 +90,13 @@ func (s *Session) waiting() (messages, bytes int) {
 	return messages, bytes
 }
 
+// entrySize is what a session takes for each message that is queued or in flight, about, beside the message.
+const entrySize = 150
+
 // keep counts a message that is queued or in flight from now on.
 func (s *Session) keep(m *message) {
 	s.engine.hold(m)
+	s.engine.memory.Add(entrySize)
 	s.kept += m.size
 }
 
@@ -110,6 +115,7 @@ func (s *Session) done(owner any) {
 // unkeep counts a message that is no longer kept, and says nothing about the store.
 func (s *Session) unkeep(m *message) {
 	s.engine.letGo(m)
+	s.engine.memory.Add(-entrySize)
 	s.kept -= m.size
 }
 

@@ -167,7 +167,7 @@ func (s *Session) unsubscribe(filter string) bool {
 	s.engine.stats.subscriptions.Add(-1)
 	s.engine.memory.Add(-int64(old.size()))
 	if topic.Shared(filter) {
-		s.quit(filter)
+		s.quit(old)
 		return true
 	}
 	s.engine.index.replace(old, nil)
@@ -190,7 +190,7 @@ func (s *Session) unsubscribeAll() (filters []string) {
 		filters = append(filters, filter)
 		s.engine.memory.Add(-int64(sub.size()))
 		if topic.Shared(filter) {
-			s.quit(filter)
+			s.quit(sub)
 		} else {
 			plain = append(plain, sub)
 		}
