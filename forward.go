@@ -3,6 +3,8 @@ package mqtt
 import (
 	"context"
 	"errors"
+
+	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
 // ForwardingStores makes of one Store those of two clients of which one publishes what the other receives, so that the death of
@@ -153,9 +155,9 @@ func (h *half) Apply(ctx context.Context, changes []StoreChange) error {
 			continue
 		}
 		all = append(all, changes[i])
-		if id := changes[i].forwards.acceptedID(h.halves[0]); id != 0 {
-			accepted = append(accepted, id)
-			all = append(all, StoreChange{Key: forwardingKey(receivedKey(id)), Value: []byte{}})
+		if m := changes[i].forwards.accepted(h.halves[0]); m.ID != 0 {
+			accepted = append(accepted, m.ID)
+			all = append(all, StoreChange{Key: forwardingKey(receivedKey(m.ID)), Value: encodeReceived(m)})
 		}
 	}
 	err := h.store.Apply(ctx, all)
@@ -204,17 +206,17 @@ func forwardingKey(key []byte) []byte { return append([]byte{keyForwarding}, key
 // isRenewal reports whether a change says that the server has lost the session.
 func isRenewal(c *StoreChange) bool { return len(c.Key) == 1 && c.Key[0] == keyRenewal }
 
-// acceptedID returns the packet identifier of a message at QoS 2 that is accepted once it is stored, or 0: the message has none,
-// its session is gone, it came to a client with another store, or other subscriptions have to settle it, too.
-func (o *origin) acceptedID(receiving Store) uint16 {
+// accepted returns what is recorded of a message at QoS 2 that is accepted once it is stored, or nothing: the message has no
+// packet identifier, its session is gone, it came to a client with another store, or other subscriptions have to settle it, too.
+func (o *origin) accepted(receiving Store) session.Received {
 	if o == nil || o.receipt == nil || o.sub.inbox == nil {
-		return 0
+		return session.Received{}
 	}
 	in := o.sub.inbox
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.journal == nil || in.journal.store != receiving || o.receipt.QoS() != 2 || o.receipt.Forgotten() || !o.receipt.LastFor(o.sub) {
-		return 0
+		return session.Received{}
 	}
-	return o.receipt.ID()
+	return o.receipt.Received()
 }

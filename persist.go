@@ -168,9 +168,9 @@ func (out *outbox) restore(ctx context.Context, cfg *config) error {
 
 // recordReceived has it written that a message at QoS 2 from the server was accepted.
 // The caller holds mu.
-func (out *outbox) recordReceived(id uint16) {
-	out.journal.put(receivedKey(id), []byte{})
-	out.journal.then(step{kind: stepReceived, id: id})
+func (out *outbox) recordReceived(m session.Received) {
+	out.journal.put(receivedKey(m.ID), encodeReceived(m))
+	out.journal.then(step{kind: stepReceived, id: m.ID})
 }
 
 // recovery is what a store has. It is loaded without the mutex, and then adopted with it.
@@ -179,7 +179,7 @@ type recovery struct {
 	identity *identity     // nil: the store is new
 	messages map[uint64]*restored
 	flights  map[uint64]flight
-	received []uint16
+	received []session.Received
 	outcomes map[uint64]*outcome
 	lenient  bool // for tools: records of another client in the same store, see ForwardingStores, are nothing
 }
@@ -209,7 +209,9 @@ func (r *recovery) take(key, value []byte) (err error) {
 	case number > 0 && key[0] == keyFlight:
 		r.flights[number], err = decodeFlight(value)
 	case id > 0 && key[0] == keyReceived:
-		r.received = append(r.received, id)
+		var m session.Received
+		m, err = decodeReceived(id, value)
+		r.received = append(r.received, m)
 	case number > 0 && key[0] == keyOutcome:
 		r.outcomes[number], err = decodeOutcome(value)
 	default:
@@ -484,8 +486,8 @@ func (out *outbox) renewStore(ctx context.Context) error {
 		j.put(numberKey(keyFlight, number), nil)
 	}
 	clear(j.reserved)
-	for _, id := range st.Received {
-		j.put(receivedKey(id), nil)
+	for _, m := range st.Received {
+		j.put(receivedKey(m.ID), nil)
 	}
 	done := j.barrier()
 	out.mu.Unlock()

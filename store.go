@@ -82,7 +82,7 @@ const (
 	keyIdentity   byte = iota + 1 // identity, as JSON
 	keyMessage                    // message, see appendMessage
 	keyFlight                     // flight, see appendFlight
-	keyReceived                   // a message at QoS 2 from the server whose PUBREL has not come: nothing
+	keyReceived                   // a message at QoS 2 from the server whose PUBREL has not come, see encodeReceived
 	keyOutcome                    // what became of a message, see outcome
 	keyForwarding                 // before the keys of the receiving client, see ForwardingStores
 	keyRenewal                    // never there: its removal tells ForwardingStores that the session is lost
@@ -210,6 +210,17 @@ func decodeFlight(b []byte) (flight, error) {
 		return f, errDamaged
 	}
 	return f, nil
+}
+
+func encodeReceived(m session.Received) []byte {
+	return binary.BigEndian.AppendUint64([]byte{recordVersion}, m.Content)
+}
+
+func decodeReceived(id uint16, b []byte) (session.Received, error) {
+	if len(b) != 9 || b[0] != recordVersion {
+		return session.Received{}, errDamaged
+	}
+	return session.Received{ID: id, Content: binary.BigEndian.Uint64(b[1:])}, nil
 }
 
 // wallClock is when a message expires, for a record; 0: never.

@@ -22,7 +22,7 @@ func FuzzStoreRecords(f *testing.F) {
 		f.Add(numberKey(keyMessage, 7), b)
 	}
 	f.Add(numberKey(keyFlight, 7), (&flight{id: 3, released: 5}).encode())
-	f.Add(receivedKey(9), []byte{})
+	f.Add(receivedKey(9), encodeReceived(session.Received{ID: 9, Content: 5}))
 	for _, fate := range []error{nil, ErrSessionLost, &PublishError{Topic: "t", Refusal: Refusal{Code: NotAuthorized, Reason: "no"}}} {
 		record, err := appendMessage(nil, &session.Message{Topic: "t", QoS: 1}, "name", 0)
 		if err != nil {

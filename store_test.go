@@ -679,3 +679,28 @@ func TestStoreFailsWhenTheClientEnds(t *testing.T) {
 		noErr(t, next.Disconnect(t.Context()))
 	})
 }
+
+// A server may have begun another session while no client got its CONNACK: then a packet identifier that a process before has
+// left behind stands for a new message, which comes with DUP if its first copy was lost. It is delivered; the old message is not.
+func TestStoreTellsMessagesApart(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		for payload, delivered := range map[string]int{"old": 0, "new": 1} {
+			p := newProcess(t, v, new(storetest.Memory), false)
+			sub := p.subscribing("t")
+			p.Send(toT(2, 7, "old"))
+			if m, err := sub.Next(t.Context()); err != nil || string(m.Payload) != "old" {
+				t.Fatal(m, err)
+			}
+			p.wantPackets("PUBREC 7")
+			p = newProcess(t, v, p.die(), true)
+			sub = p.subscribing("t")
+			p.Send(dup(toT(2, 7, payload)))
+			if got := arrived(sub); len(got) != delivered {
+				t.Errorf("%s: %d are delivered", payload, len(got))
+			}
+			p.wantPackets("PUBREC 7")
+			noErr(t, p.client.Disconnect(t.Context()))
+			p.die()
+		}
+	})
+}

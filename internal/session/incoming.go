@@ -109,8 +109,8 @@ func (r *Receipt) LastFor(holder any) bool {
 	return !r.arriving && len(r.holders) == 1 && r.holders[0] == holder
 }
 
-// ID is the message's packet identifier.
-func (r *Receipt) ID() uint16 { return r.id }
+// Received is what is recorded of a message at QoS 2 when it is accepted.
+func (r *Receipt) Received() Received { return Received{r.id, r.content} }
 
 // QoS is the message's own.
 func (r *Receipt) QoS() byte { return r.qos }
@@ -145,10 +145,9 @@ type awayKey struct {
 
 // completing is a QoS 2 message with PUBREC sent and PUBREL to come.
 type completing struct {
-	counted  bool   // towards our Receive Maximum: it came on this connection
-	restored bool   // content is not known
-	unsaved  bool   // Recorded has not been called
-	content  uint64 // as Receipt's
+	counted bool   // towards our Receive Maximum: it came on this connection
+	unsaved bool   // Recorded has not been called
+	content uint64 // as Receipt's
 }
 
 // Verdict is what is to be done with an arriving PUBLISH at QoS 1 or 2.
@@ -174,7 +173,7 @@ func (s *Session) Arrive(dst []byte, p *codec.PublishView) ([]byte, Verdict) {
 			return dst, Repeated // its PUBREC is still to come
 		case c.counted: // the peer sends it again on the same connection
 			return s.appendAck(dst, p.PacketID, 2, nil), Repeated // [MQTT-4.3.3-10]
-		case !s.mayForget || c.restored && p.Dup || c.content == s.content(p):
+		case !s.mayForget || c.content == s.content(p):
 			s.enter(&Receipt{id: p.PacketID, qos: 2, repeated: true})
 			return s.flush(dst, 2), Repeated // [MQTT-4.3.3-10] [MQTT-4.6.0-3]
 		default:
@@ -237,8 +236,11 @@ var seed = maphash.MakeSeed()
 
 // content hashes what tells one message from another, where that matters.
 func (s *Session) content(p *codec.PublishView) uint64 {
-	if !s.mayForget {
+	switch {
+	case !s.mayForget:
 		return 0
+	case s.in.recording != nil:
+		return lastingContent(p)
 	}
 	return maphash.Bytes(seed, p.Topic) ^ 31*maphash.Bytes(seed, p.Payload)
 }
@@ -392,7 +394,7 @@ func (s *Session) acknowledge(dst []byte, r *Receipt) []byte {
 	} else {
 		*s.in.received.put(r.id) = completing{counted: true, content: r.content, unsaved: s.in.recording != nil}
 		if s.in.recording != nil {
-			s.in.recording.record(r.id)
+			s.in.recording.record(Received{r.id, r.content})
 		}
 	}
 	if r.qos == 1 {

@@ -1,10 +1,16 @@
 package session
 
-import "github.com/petrel-mqtt/mqtt/internal/fifo"
+import (
+	"crypto/sha256"
+	"encoding/binary"
+
+	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/fifo"
+)
 
 // recording lets the owner record that a message at QoS 2 has been accepted before its PUBREC is sent.
 type recording struct {
-	record func(id uint16)
+	record func(Received)
 	line   fifo.Queue[owed] // on this connection, in the order in which they are sent
 }
 
@@ -16,8 +22,19 @@ type owed struct {
 }
 
 // RecordReceived makes every PUBREC that accepts a message wait: record is called when everybody has accepted the message,
-// and PUBREC is sent by Recorded. record must not call the session.
-func (s *Session) RecordReceived(record func(id uint16)) { s.in.recording = &recording{record: record} }
+// and PUBREC is sent by Recorded. record must not call the session. It is set before any message comes.
+func (s *Session) RecordReceived(record func(Received)) {
+	s.in.recording = &recording{record: record}
+}
+
+// lastingContent hashes what tells one message from another, also in a later process.
+func lastingContent(p *codec.PublishView) uint64 {
+	topic, payload := sha256.Sum256(p.Topic), sha256.Sum256(p.Payload)
+	var both [2 * sha256.Size]byte
+	copy(both[copy(both[:], topic[:]):], payload[:])
+	sum := sha256.Sum256(both[:])
+	return binary.BigEndian.Uint64(sum[:])
+}
 
 // Recorded says that the packet identifier, which was given to record, is on disk. It appends the PUBRECs whose turn it is
 // now [MQTT-4.6.0-3]. If the connection has ended since, there is none: the peer sends the message again.

@@ -12,7 +12,7 @@ import (
 func recorded(t *testing.T) (*Session, *[]uint16) {
 	s := New(Limits{InFlight: 10})
 	var asked []uint16
-	s.RecordReceived(func(id uint16) { asked = append(asked, id) })
+	s.RecordReceived(func(m Received) { asked = append(asked, m.ID) })
 	s.Serve(Connection{Version: codec.V5, PeerReceiveMaximum: 10, PeerMayForget: true})
 	s.Resumed(nil)
 	return s, &asked
@@ -112,17 +112,27 @@ func TestRecordedTooLate(t *testing.T) {
 	}
 }
 
-// A restored identifier is one that the peer sends again, with DUP [MQTT-3.3.1-1]. Without DUP the message is new: the peer has
-// forgotten.
+// After the death of the process too, a message that comes with an identifier in use is the one that the peer sends again if it
+// has the same content. Otherwise it is new, also with DUP: the peer has begun another session, and its first copy was lost.
 func TestRestoredIdentifier(t *testing.T) {
 	for _, dup := range []bool{false, true} {
 		s, _ := recorded(t)
-		if err := s.Restore(State{Received: []uint16{7}}); err != nil {
+		came(t, s, 7, false)
+		s.Recorded(nil, 7)
+		next, _ := recorded(t)
+		if err := next.Restore(s.State()); err != nil {
 			t.Fatal(err)
 		}
-		_, verdict := came(t, s, 7, dup)
-		if (verdict == Repeated) != dup {
+		if _, verdict := came(t, next, 7, dup); verdict != Repeated {
 			t.Errorf("DUP %v: %v", dup, verdict)
+		}
+		next, _ = recorded(t)
+		if err := next.Restore(s.State()); err != nil {
+			t.Fatal(err)
+		}
+		other := &codec.PublishView{QoS: 2, Dup: dup, PacketID: 7, Topic: []byte("t"), Payload: []byte("another")}
+		if _, verdict := next.Arrive(nil, other); verdict != Deliver {
+			t.Errorf("another message, DUP %v: %v", dup, verdict)
 		}
 	}
 }

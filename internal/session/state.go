@@ -14,8 +14,15 @@ type State struct {
 	Sent []Sent
 	// Waiting are the messages that wait to be sent: at QoS 1 and 2 in their order, then at QoS 0 in theirs.
 	Waiting []Message
-	// Received are the packet identifiers of messages at QoS 2 from the peer whose PUBREL has not come.
-	Received []uint16
+	// Received are the messages at QoS 2 from the peer whose PUBREL has not come.
+	Received []Received
+}
+
+// Received is a message at QoS 2 that has been accepted. Where the peer may forget, Content tells whether a message that comes
+// with its packet identifier is the same: the peer may have begun another session since, of which nobody was told.
+type Received struct {
+	ID      uint16
+	Content uint64
 }
 
 // Sent is a message in flight.
@@ -43,7 +50,7 @@ func (s *Session) State() State {
 	if q := s.out.queues; q != nil {
 		st.Waiting = q.qos0.appendTo(q.acked.appendTo(st.Waiting))
 	}
-	s.in.received.all(func(id uint16, _ *completing) { st.Received = append(st.Received, id) })
+	s.in.received.all(func(id uint16, c *completing) { st.Received = append(st.Received, Received{id, c.content}) })
 	return st
 }
 
@@ -72,11 +79,11 @@ func (s *Session) Restore(st State) error {
 		}
 		s.Queue(&m)
 	}
-	for _, id := range st.Received {
-		if id == 0 || s.in.received.get(id) != nil {
-			return fmt.Errorf("session: packet identifier %d cannot be received", id)
+	for _, m := range st.Received {
+		if m.ID == 0 || s.in.received.get(m.ID) != nil {
+			return fmt.Errorf("session: packet identifier %d cannot be received", m.ID)
 		}
-		*s.in.received.put(id) = completing{restored: true}
+		*s.in.received.put(m.ID) = completing{content: m.Content}
 	}
 	return nil
 }

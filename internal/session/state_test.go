@@ -64,7 +64,7 @@ func TestRestore(t *testing.T) {
 		t.Errorf("at QoS 0 waits %v", m)
 	}
 	for id, want := range map[uint16]Verdict{9: Repeated, 8: Deliver} {
-		if _, verdict := s.Arrive(nil, other(id, 2, true)); verdict != want {
+		if _, verdict := s.Arrive(nil, view(id, 2, true)); verdict != want {
 			t.Errorf("[MQTT-4.3.3-10] message %d comes again: verdict %v, want %v", id, verdict, want)
 		}
 	}
@@ -120,8 +120,8 @@ func TestRestoreRefuses(t *testing.T) {
 		"PUBREC of nothing":         {Sent: []Sent{{ID: 1, Message: q2, Released: true, Unsent: true}}},
 		"no topic that waits":       {Waiting: []Message{{QoS: 1}}},
 		"QoS 3 that waits":          {Waiting: []Message{{Topic: "a", QoS: 3}}},
-		"identifier 0 received":     {Received: []uint16{0}},
-		"an identifier, both times": {Received: []uint16{5, 5}},
+		"identifier 0 received":     {Received: []Received{{}}},
+		"an identifier, both times": {Received: []Received{{ID: 5}, {ID: 5, Content: 1}}},
 	} {
 		if New(Limits{}).Restore(st) == nil {
 			t.Errorf("%s is restored", name)

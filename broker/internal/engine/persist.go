@@ -247,8 +247,8 @@ func (s *Session) unsave() {
 	}
 	s.ledger.gone = true
 	st := s.state.State()
-	for _, id := range st.Received {
-		s.leftover = append(s.leftover, Change{bucketReceived, identifier(s.ledger.number, id), nil})
+	for _, m := range st.Received {
+		s.leftover = append(s.leftover, Change{bucketReceived, identifier(s.ledger.number, m.ID), nil})
 	}
 	for i := range st.Sent {
 		if st.Sent[i].Message.QoS == 2 {

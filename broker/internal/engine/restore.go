@@ -13,9 +13,9 @@ import (
 // restoring is what has been read of a store. Buckets come in the order of their letters.
 type restoring struct {
 	engine   *Engine
-	groups   map[uint64]string          // filter by number
-	received map[uint64][]uint16        // packet identifiers by session
-	ledgers  map[uint64]*restoredLedger // by session or group
+	groups   map[uint64]string             // filter by number
+	received map[uint64][]session.Received // packet identifiers by session
+	ledgers  map[uint64]*restoredLedger    // by session or group
 	sent     map[flightKey]flight
 	messages []restoredMessage // in the order of their sequence
 	sessions map[uint64]*Session
@@ -39,7 +39,7 @@ func (e *Engine) restore(s Store) error {
 	e.journal = newJournal(e, s)
 	e.journal.restoring = true
 	r := &restoring{
-		engine: e, groups: map[uint64]string{}, received: map[uint64][]uint16{}, ledgers: map[uint64]*restoredLedger{},
+		engine: e, groups: map[uint64]string{}, received: map[uint64][]session.Received{}, ledgers: map[uint64]*restoredLedger{},
 		sent: map[flightKey]flight{}, sessions: map[uint64]*Session{},
 	}
 	if err := s.Load(r.read); err != nil {
@@ -127,7 +127,7 @@ func (r *restoring) readMessage(sequence uint64, value []byte) error {
 
 func (r *restoring) readIdentifier(bucket byte, n uint64, id uint16, value []byte) error {
 	if bucket == bucketReceived {
-		r.received[n] = append(r.received[n], id)
+		r.received[n] = append(r.received[n], session.Received{ID: id})
 		return nil
 	}
 	flightOf, released, err := readFlight(value)
@@ -264,10 +264,10 @@ func (r *restoring) tidy() {
 	for _, f := range r.sent {
 		r.useless = append(r.useless, Change{bucketSent, identifier(f.session, f.id), nil})
 	}
-	for n, ids := range r.received {
+	for n, received := range r.received {
 		if r.sessions[n] == nil {
-			for _, id := range ids {
-				r.useless = append(r.useless, Change{bucketReceived, identifier(n, id), nil})
+			for _, m := range received {
+				r.useless = append(r.useless, Change{bucketReceived, identifier(n, m.ID), nil})
 			}
 		}
 	}
