@@ -41,7 +41,9 @@ func benchBroker() {
 		c.Listeners[0].Bind = addr
 	}
 	c.SysInterval = 0
-	c.MaxQueuedMessages, c.MaxQueuedBytes, c.MaxMemory = 1_000_000, 1<<30, math.MaxInt // an absent session keeps all
+	if os.Getenv("PETREL_BENCH_BOUNDED") == "" {
+		c.MaxQueuedMessages, c.MaxQueuedBytes, c.MaxMemory = 1_000_000, 1<<30, math.MaxInt // an absent session keeps all
+	}
 	c.PersistenceFile = os.Getenv("PETREL_BENCH_FILE")
 	b, err := New(c)
 	if err == nil {
