@@ -204,25 +204,6 @@ func BenchmarkPublishAsync(b *testing.B) {
 	})
 }
 
-// The promise of DESIGN.md, section 5: nothing is allocated for a message at QoS 0, and at QoS 1 the slice of options
-// alone, which escapes through the interface.
-func TestPublishAllocations(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector allocates")
-	}
-	eachVersion(t, func(version string, c benchClient) {
-		for range 10_000 { // let the buffers grow
-			c.publishQoS0()
-		}
-		if n := testing.AllocsPerRun(10_000, func() { c.publishQoS0() }); n > 0 {
-			t.Errorf("%s: %v allocations for a message at QoS 0", version, n)
-		}
-		if n := testing.AllocsPerRun(1000, func() { c.publish(mqtt.AtLeastOnce) }); n > 1 {
-			t.Errorf("%s: %v allocations for a message at QoS 1", version, n)
-		}
-	})
-}
-
 // What the hook Publish costs: "none" must be what BenchmarkPublishQoS0 is, without an allocation.
 func BenchmarkTracePublish(b *testing.B) {
 	done := func(mqtt.PublishOutcome) {}

@@ -216,19 +216,3 @@ func BenchmarkReceiveBare(b *testing.B) {
 		have--
 	}
 }
-
-// The promise of DESIGN.md, section 5: at most two allocations for a message received.
-func TestReceiveAllocations(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector allocates")
-	}
-	eachFlood(t, func(name string, sub *mqtt.Subscription) {
-		messages := sub.Messages()
-		for range 10_000 { // let the buffers grow
-			<-messages
-		}
-		if n := testing.AllocsPerRun(20_000, func() { <-messages }); n > 2 {
-			t.Errorf("%s: %v allocations for a message", name, n)
-		}
-	})
-}

@@ -64,19 +64,3 @@ func BenchmarkRequest(b *testing.B) {
 		})
 	}
 }
-
-// A request costs three allocations: its key, and the payload and correlation data of the reply, which are the caller's.
-func TestRequestAllocations(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector allocates")
-	}
-	request := requestBench(t)
-	for range 1000 { // let the buffers grow
-		if err := request(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if n := testing.AllocsPerRun(1000, func() { request() }); n > 3 {
-		t.Errorf("%v allocations for a request", n)
-	}
-}
