@@ -174,12 +174,10 @@ func (j *journal) take() (changes []StoreChange, steps []step) {
 	return changes, steps
 }
 
-// putBack puts a batch that was not written before what came up since. Messages that are given up for it are removed, in
-// case that the store has them after all.
-// The caller holds mu.
-func (j *journal) putBack(changes []StoreChange, steps []step) {
+// withoutMessages returns what is left of a batch whose messages are given up, because the store did not take it: those are
+// removed, in case that the store has them after all.
+func withoutMessages(changes []StoreChange, steps []step) (rest []StoreChange, kept []step) {
 	gone := make(map[string]bool)
-	kept := steps[:0]
 	var removed []StoreChange
 	for _, s := range steps {
 		if s.kind == stepStored {
@@ -192,16 +190,21 @@ func (j *journal) putBack(changes []StoreChange, steps []step) {
 			kept = append(kept, s)
 		}
 	}
-	isGone := func(c StoreChange) bool { return gone[string(c.Key)] }
-	old := append(slices.DeleteFunc(slices.Clone(changes), isGone), removed...)
-	j.batch = append(old, slices.DeleteFunc(j.batch, isGone)...)
-	j.steps = append(kept, j.steps...)
+	rest = slices.DeleteFunc(slices.Clone(changes), func(c StoreChange) bool { return gone[string(c.Key)] })
+	return append(rest, removed...), kept
+}
+
+// putBack puts a batch that was not written before what came up since.
+// The caller holds mu.
+func (j *journal) putBack(changes []StoreChange, steps []step) {
+	j.batch = append(changes, j.batch...)
+	j.steps = append(steps, j.steps...)
 }
 
 // reserve writes that the identifier of a message that was given up must not be used again while the session lasts.
 // The caller holds mu.
 func (j *journal) reserve(m session.Message) {
-	if d, ok := m.Owner.(*Delivery); ok && d.details != nil && d.sent {
+	if d, ok := m.Owner.(*Delivery); ok && d.number() != 0 && d.sent {
 		j.putFlight(d.details.number, flight{id: d.id, givenUp: true})
 		j.reserved[d.details.number] = true
 	}

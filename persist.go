@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -60,30 +61,40 @@ func (out *outbox) commit(ctx context.Context) error {
 	out.mu.Lock()
 	changes, steps := out.journal.take()
 	out.mu.Unlock()
-	var err error
-	if len(changes) > 0 {
-		err = out.journal.store.Apply(ctx, changes)
+	err := out.apply(ctx, changes)
+	if err != nil {
+		changes, steps = out.notStored(changes, steps, err)
+	}
+	if errors.Is(err, ErrQueueFull) { // only the new messages were too much, and the rest may make room for others
+		err = out.apply(ctx, changes)
 	}
 	out.mu.Lock()
 	var toWake []*Delivery
 	if err != nil {
-		toWake = out.notStored(changes, steps, err)
+		out.journal.putBack(changes, steps)
+		out.notices.log(slog.LevelError, "mqtt: the store fails", "error", err)
 	} else {
 		toWake = out.proceed(steps)
 	}
 	out.mu.Unlock()
 	wake(toWake)
-	if err != nil {
-		out.config.logger.Error("mqtt: the store fails", "error", err)
-	}
 	return err
 }
 
-// notStored fails the messages of a batch that the store did not take. Whatever else is in it is tried again: what it is
+// apply makes changes in the store, if there are some.
+func (out *outbox) apply(ctx context.Context, changes []StoreChange) error {
+	if len(changes) == 0 {
+		return nil
+	}
+	return out.journal.store.Apply(ctx, changes)
+}
+
+// notStored fails the messages of a batch that the store did not take. It returns the rest, which is tried again: what that is
 // about has happened.
-// The caller holds mu.
-func (out *outbox) notStored(changes []StoreChange, steps []step, err error) (toWake []*Delivery) {
+func (out *outbox) notStored(changes []StoreChange, steps []step, err error) ([]StoreChange, []step) {
 	failed := &StoreError{"storing a message", err}
+	var toWake []*Delivery
+	out.mu.Lock()
 	for i := range steps {
 		d := steps[i].d
 		if steps[i].kind != stepStored || d.resolved.Load() {
@@ -94,9 +105,10 @@ func (out *outbox) notStored(changes []StoreChange, steps []step, err error) (to
 		}
 		toWake = d.resolve(toWake, Success, failed)
 	}
-	out.journal.putBack(changes, steps)
 	out.queueChanged()
-	return toWake
+	out.mu.Unlock()
+	wake(toWake)
+	return withoutMessages(changes, steps)
 }
 
 // proceed does what was waiting for a batch that is on disk.

@@ -634,16 +634,16 @@ func (d *Delivery) noteSent() {
 	d.publishing.sent()
 }
 
-// resend sends a message again, in the session that the server has kept. A message that the server no longer accepts is
-// not sent again; whether the server has it already is unknown.
+// resend sends a message again, in the session that the server has kept, or for the first time once the store has it. A
+// message that the server no longer accepts is not sent again; whether the server has it already is unknown.
 // The caller holds mu.
 func (out *outbox) resend(l *link.Link, m *session.Message, toWake []*Delivery) []*Delivery {
-	err := out.forbidden(m)
+	err := out.stale(m)
 	if err == nil {
-		var b []byte
 		if d, ok := m.Owner.(*Delivery); ok {
 			d.noteSent()
 		}
+		var b []byte
 		b, err = out.session.Resend(l.Buffer(), out.nowFor(m))
 		l.Commit(b)
 	}

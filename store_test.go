@@ -704,3 +704,119 @@ func TestStoreTellsMessagesApart(t *testing.T) {
 		}
 	})
 }
+
+// What waits for the store when the connection is lost goes out on the next one, before everything new and within the window of
+// that one.
+// [MQTT-3.3.4-7]
+func TestStoreSlowWhenTheConnectionIsLost(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		for _, window := range []uint16{0, 1} { // of the next connection; 0: the same
+			if window > 0 && v < codec.V5 {
+				continue // the server cannot announce it
+			}
+			p := newProcess(t, v, new(storetest.Memory), false, mqtt.WithMaxInFlight(2))
+			settle()
+			release := p.holdStore()
+			for _, topic := range []string{"a", "b", "c", "d"} {
+				p.publishing(topic, mqtt.AtLeastOnce).wantWaiting(t)
+			}
+			p.Cut()
+			p.accept(&codec.Connack{SessionPresent: true, Properties: codec.ConnackProperties{ReceiveMaximum: window}})
+			p.wantSilence()
+			release()
+			var ids []uint16
+			for i, topic := range []string{"a", "b", "c", "d"} {
+				m := mqtttest.ReceiveAs[*codec.Publish](p.Script)
+				if m.Topic != topic || m.Dup {
+					t.Errorf("%v, want %s", brief(m), topic)
+				}
+				ids = append(ids, m.PacketID)
+				if window == 1 || i%2 == 1 {
+					p.wantSilence()
+					for _, id := range ids {
+						p.Send(&codec.Puback{PacketID: id})
+					}
+					ids = nil
+				}
+			}
+			p.wantSilence()
+			p.die()
+		}
+	})
+}
+
+// A message that expires while it waits for the store is not sent.
+func TestStoreSlowAndExpiry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker, store := mqtttest.NewBroker(t), new(storetest.Memory)
+		c, err := mqtt.NewClient(t.Context(), "mqtt://test", mqtt.WithDialer(broker.DialContext), mqtt.WithStore(store))
+		noErr(t, err)
+		defer c.Close()
+		settle()
+		store.Before(func(context.Context, []mqtt.StoreChange) error {
+			time.Sleep(5 * time.Second)
+			return nil
+		})
+		d := c.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce, &mqtt.PublishProperties{MessageExpiry: 2 * time.Second})
+		wantFate(t, d, mqtt.ErrExpired)
+		if got := broker.Received("#"); len(got) > 0 {
+			t.Errorf("%+v", got)
+		}
+		store.Before(nil)
+	})
+}
+
+// A store that is full refuses new messages and nothing else: what was accepted goes out, and makes room.
+func TestStoreFull(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		p := newProcess(t, v, new(storetest.Memory), false, mqtt.WithMaxInFlight(1))
+		for _, topic := range []string{"a", "b"} {
+			p.publishing(topic, mqtt.AtLeastOnce).value(t)
+		}
+		p.wantPackets("PUBLISH 1 a q1")
+		settle()
+		p.store.Before(func(_ context.Context, changes []mqtt.StoreChange) error {
+			for i := range changes {
+				if changes[i].Bounded {
+					return mqtt.ErrQueueFull
+				}
+			}
+			return nil
+		})
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go func() { // a publisher that tries again and again
+			for ctx.Err() == nil {
+				wantFate(t, p.client.PublishAsync(ctx, "c", nil, mqtt.AtLeastOnce), mqtt.ErrQueueFull)
+				time.Sleep(10 * time.Millisecond)
+			}
+		}()
+		time.Sleep(time.Second)
+		p.Send(&codec.Puback{PacketID: 1})
+		p.wantPackets("PUBLISH 2 b q1")
+		stop()
+		settle()
+		p.die()
+	})
+}
+
+// A logger may publish, also about the store.
+func TestStoreFailsAndTheLoggerPublishes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p *process
+		log := slog.New(slog.NewTextHandler(writerFunc(func(line []byte) (int, error) {
+			if strings.Contains(string(line), "store") {
+				p.client.PublishAsync(t.Context(), "log", line, mqtt.AtLeastOnce)
+			}
+			return len(line), nil
+		}), nil))
+		p = newProcess(t, codec.V5, new(storetest.Memory), false, mqtt.WithLogger(log))
+		settle()
+		mend := p.failStore()
+		wantFate(t, p.publishing("a", mqtt.AtLeastOnce).value(t), errFull)
+		mend()
+		time.Sleep(10 * time.Second)
+		p.publishing("b", mqtt.AtLeastOnce).value(t)
+		p.die()
+	})
+}

@@ -27,7 +27,9 @@ func (s *Session) Confirm(id uint16) bool {
 		return false
 	}
 	f.stage = stagePublish
-	s.out.resends = append(s.out.resends, id)
+	if f.counted { // otherwise it is of an earlier connection, and Resumed puts it in line
+		s.out.resends = append(s.out.resends, id)
+	}
 	return true
 }
 

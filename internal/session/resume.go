@@ -43,8 +43,8 @@ func (o *outgoing) oldestFirst() []*slot[flight] {
 }
 
 // Resumed continues the session on a new connection, because the peer has it too: it appends the PUBRELs that were
-// not answered, and prepares the PUBLISHes to be sent again [MQTT-4.4.0-1] [MQTT-4.6.0-1]. Those follow by Resend, no
-// more than the window lets go out, before anything new.
+// not answered, and puts the PUBLISHes in line that are to be sent again, or for the first time after Confirm [MQTT-4.4.0-1]
+// [MQTT-4.6.0-1]. Those follow by Resend, no more than the window lets go out, before anything new.
 // [MQTT-3.1.2-23] [MQTT311-2.3.1-3] [MQTT311-3.1.2-4] [MQTT311-4.4.0-1] [MQTT311-4.6.0-1]
 func (s *Session) Resumed(dst []byte) []byte {
 	s.out.resends = s.out.resends[:0]
@@ -53,7 +53,7 @@ func (s *Session) Resumed(dst []byte) []byte {
 		switch f.value.stage {
 		case stageRelease:
 			dst = s.pubrel(dst, f.id, codec.Success) // takes no place in the window
-		case stagePublish:
+		case stagePublish, stagePrepared:
 			s.out.resends = append(s.out.resends, f.id)
 		}
 	}
@@ -96,17 +96,21 @@ func (o *outgoing) publishAfresh(again fifo.Queue[flight]) {
 	r.again = again
 }
 
-// Resending returns the message to be sent next by Resend, or nil: there is none, or the window is full.
+// Resending returns the message to be sent next by Resend, or nil: there is none, it waits for Confirm, or the window is full.
 func (s *Session) Resending() *Message {
 	o := &s.out
 	for len(o.resends) > 0 {
-		if f := o.sent.get(o.resends[0]); f != nil && f.stage == stagePublish && (f.unsent || !f.counted) {
+		switch f := o.sent.get(o.resends[0]); {
+		case f == nil: // a late acknowledgement has completed it
+		case f.stage == stagePrepared:
+			return nil
+		case f.stage == stagePublish && (f.unsent || !f.counted):
 			if !f.counted && o.inFlight >= o.window {
 				return nil
 			}
 			return &f.message
 		}
-		o.resends = o.resends[1:] // a late acknowledgement has completed it
+		o.resends = o.resends[1:]
 	}
 	o.resends = nil
 	return nil
