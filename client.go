@@ -356,7 +356,9 @@ func (c *client) disconnect(ctx context.Context, farewell *codec.Disconnect) err
 	var err error
 	select {
 	case <-drained:
-		err = c.flush(ctx)
+		if err = c.outbox.awaitRecords(ctx); err == nil {
+			err = c.flush(ctx)
+		}
 	case <-c.done:
 	case <-ctx.Done():
 		err = fmt.Errorf("mqtt: waiting for acknowledgements: %w", ctx.Err())

@@ -13,6 +13,7 @@ import (
 	"github.com/petrel-mqtt/mqtt"
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/mqtttest"
+	"github.com/petrel-mqtt/mqtt/storetest"
 )
 
 // Flush waits for what was published before it, and for nothing that is published later.
@@ -267,4 +268,30 @@ func wantNotReady(t *testing.T, c mqtt.Client, words string) {
 	if err := c.Ready(); err == nil || !strings.Contains(err.Error(), words) {
 		t.Errorf("Ready says %v, want %q", err, words)
 	}
+}
+
+// With a store Drain waits until the acknowledgements are sent that wait for it.
+func TestDrainWithAStore(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b, store := mqtttest.NewBroker(t), new(storetest.Memory)
+		c := reconnectingAs(t, v, b.DialContext, mqtt.WithClientID("consumer"), mqtt.WithStore(store))
+		sub, err := c.Subscribe(t.Context(), "#", mqtt.ExactlyOnce)
+		noErr(t, err)
+		handled := make(chan struct{})
+		handling := startErr(func() error {
+			return sub.Handle(t.Context(), func(context.Context, mqtt.Message) error {
+				close(handled)
+				return nil
+			})
+		})
+		store.Before(func(context.Context, []mqtt.StoreChange) error {
+			time.Sleep(50 * time.Millisecond)
+			return nil
+		})
+		b.Publish(text("t", "1", 2))
+		<-handled
+		noErr(t, c.Drain(t.Context()))
+		noErr(t, handling.wait())
+		(&consuming{Broker: b}).wantUnacknowledged(t, "")
+	})
 }

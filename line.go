@@ -18,7 +18,7 @@ type line struct {
 	sending      bool                // the pump, or the reader with Block, sends to the channel without the mutex
 	moved        chan struct{}       // closed when sending ends or messages were taken; nil: no goroutine waits for that
 	place        uint64              // number of the latest message in line
-	bytes        int                 // of memory that the messages in line, and those taken out and not finished, take
+	bytes        int                 // of memory that the messages in line, those asleep, and those taken out and not finished, take
 	total        *int                // the bytes of all lines of the client; nil: the subscription has ended
 	returned     fifo.Queue[entry]   // taken out and given back, in the order of their places; they are before all others
 	qos0         fifo.Queue[entry]   // at QoS 0
@@ -296,7 +296,7 @@ func (s *Subscription) redeliver(w *entry) {
 	o.fate = fateOpen
 	o.turn++
 	w.turn = o.turn
-	s.giveBack(s.line.count(*w))
+	s.giveBack(*w)
 }
 
 // busy reports whether messages of a subscription that ends are still on their way to a consumer.

@@ -108,10 +108,12 @@ func (m Message) settle(reason *session.Reason) error {
 // The caller holds mu.
 func (s *Subscription) cancelRedelivery(o *origin) {
 	s.line.asleep = slices.DeleteFunc(s.line.asleep, func(w *entry) bool {
-		if w.message.origin == o {
-			w.timer.Stop()
+		if w.message.origin != o {
+			return false
 		}
-		return w.message.origin == o
+		w.timer.Stop()
+		s.line.release(w)
+		return true
 	})
 	s.line.noteMove()
 }
@@ -129,9 +131,9 @@ func (m Message) sleep(d time.Duration) error {
 		return err
 	}
 	o.fate = fateAsleep
-	w := &entry{message: m, place: o.place, receipt: o.receipt}
-	s.line.asleep = append(s.line.asleep, w)
-	w.timer = time.AfterFunc(d, func() { s.awake(w) })
+	w := s.line.count(entry{message: m, place: o.place, receipt: o.receipt})
+	s.line.asleep = append(s.line.asleep, &w)
+	w.timer = time.AfterFunc(d, func() { s.awake(&w) })
 	return nil
 }
 

@@ -147,6 +147,24 @@ func (out *outbox) append(packets func([]byte) []byte) {
 	}
 }
 
+// awaitRecords waits until no PUBREC waits for the store any more, or ctx or the client ends.
+func (out *outbox) awaitRecords(ctx context.Context) error {
+	out.mu.Lock()
+	if !out.session.Recording() {
+		out.mu.Unlock()
+		return nil
+	}
+	recorded := out.journal.barrier()
+	out.mu.Unlock()
+	select {
+	case <-recorded:
+	case <-out.done:
+	case <-ctx.Done():
+		return fmt.Errorf("mqtt: waiting for the store before acknowledging messages: %w", ctx.Err())
+	}
+	return nil
+}
+
 // release sends the PUBREL of a message whose PUBREC is on disk. Without a connection PUBREL follows at the next one.
 // The caller holds mu.
 func (out *outbox) release(s *step) {

@@ -1160,3 +1160,21 @@ func TestPropertiesAreMerged(t *testing.T) {
 		}
 	})
 }
+
+// A PUBREC that refuses a message after another PUBREC has accepted it changes nothing: PUBLISH cannot be taken back then.
+func TestPubrecRefusesAfterPubrel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, codec.V5)
+		d := p.publish("t", mqtt.ExactlyOnce)
+		p.wantPackets("PUBLISH 1 t q2")
+		p.Send(&codec.Pubrec{PacketID: 1})
+		p.wantPackets("PUBREL 1")
+		p.Send(&codec.Pubrec{PacketID: 1, Code: codec.QuotaExceeded, ReasonString: "too much"})
+		p.wantPackets("PUBREL 1")
+		p.Send(&codec.Pubcomp{PacketID: 1})
+		wantFate(t, d, nil)
+		if d.Reason() != mqtt.Success || d.ReasonString() != "" {
+			t.Errorf("the reason is %v, %q", d.Reason(), d.ReasonString())
+		}
+	})
+}

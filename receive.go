@@ -153,7 +153,7 @@ func (r *receiver) pubrec(h codec.Header, body []byte) error {
 	r.link.Commit(b)
 	if done || !known {
 		r.complete(m, known, p.Code, p.ReasonString, p.UserProperties)
-	} else if d, ok := m.Owner.(*Delivery); ok {
+	} else if d, ok := m.Owner.(*Delivery); ok && !p.Code.Failed() { // a refusal comes too late, after PUBREL
 		d.reason = ReasonCode(p.Code) // PUBCOMP may have none
 		d.say(newExplanation(p.ReasonString, p.UserProperties))
 	}

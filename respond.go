@@ -167,9 +167,11 @@ func (r *responder) served(m Message, err error) error {
 
 // untilExpiry returns a ctx that ends when the request has expired or the client has ended.
 func (r *responder) untilExpiry(ctx context.Context, m Message) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
+	var cancel context.CancelFunc
 	if deadline, ok := r.deadline(m); ok {
 		ctx, cancel = context.WithDeadline(ctx, deadline)
+	} else {
+		ctx, cancel = context.WithCancel(ctx)
 	}
 	stop := context.AfterFunc(r.client.ctx, cancel)
 	return ctx, func() {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -511,4 +512,31 @@ func TestLongHandlerErrors(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What a request with an expiry needs is gone when it is answered, not when Respond ends.
+func TestRespondKeepsNothing(t *testing.T) {
+	b := mqtttest.NewBroker(t)
+	c, err := mqtt.NewClient(t.Context(), "mqtt://test", mqtt.WithDialer(b.DialContext))
+	noErr(t, err)
+	defer c.Close()
+	requests := make(chan mqtt.Message)
+	ctx, stop := context.WithCancel(t.Context())
+	done := startErr(func() error { return c.Respond(ctx, mqtt.NewSubscription("f", requests), echo) })
+	send := func(n int) (objects uint64) {
+		for range n {
+			requests <- mqtt.Message{Topic: "f", Properties: mqtt.PublishProperties{MessageExpiry: time.Hour}}
+		}
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapObjects
+	}
+	const n = 10_000
+	before := send(n / 10)
+	if after := send(n); after > before+n/2 {
+		t.Errorf("%d requests leave %d objects behind", n, after-before)
+	}
+	stop()
+	noErr(t, done.wait())
 }

@@ -530,3 +530,39 @@ func TestForgottenMessageIsNamed(t *testing.T) {
 		})
 	}
 }
+
+// Messages that wait for their redelivery count too.
+func TestInboundLimitCountsRedeliveries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, codec.V5, b.DialContext, mqtt.WithInboundLimit(100_000))
+		sub, err := c.Subscribe(t.Context(), "t", mqtt.AtLeastOnce)
+		noErr(t, err)
+		seen := startErr(func() error {
+			for m, err := range sub.All(t.Context()) {
+				if err != nil {
+					return err
+				}
+				noErr(t, m.Redeliver(time.Hour))
+			}
+			return nil
+		})
+		for range 50 {
+			b.Publish(mqtttest.Message{Topic: "t", QoS: 1, Payload: make([]byte, 1000)})
+		}
+		synctest.Wait()
+		if s := sub.Stats(); s.Asleep != 50 || s.WaitBytes < 50_000 || s.WaitBytes > 70_000 {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(90 * time.Minute) // they have come again, once
+		if s := sub.Stats(); s.Asleep != 50 || s.WaitBytes < 50_000 || s.WaitBytes > 70_000 {
+			t.Errorf("%+v", s)
+		}
+		for range 100 {
+			b.Publish(mqtttest.Message{Topic: "t", QoS: 1, Payload: make([]byte, 1000)})
+		}
+		if err := seen.wait(); !errors.Is(err, mqtt.ErrSlowConsumer) {
+			t.Errorf("the loop ends with %v", err)
+		}
+	})
+}

@@ -83,7 +83,7 @@ func (s *Subscription) Active() bool {
 type SubscriptionStats struct {
 	Dropped   uint64 // as Dropped says
 	Waiting   int    // messages in line, which no consumer has
-	WaitBytes int    // memory of those, and of those that a loop has and is not done with, in bytes
+	WaitBytes int    // memory of those, of those that are asleep, and of those that a loop has and is not done with, in bytes
 	Asleep    int    // messages that wait for their redelivery
 	Held      Held   // by a message of this subscription
 }

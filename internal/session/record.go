@@ -52,6 +52,9 @@ func (s *Session) Recorded(dst []byte, id uint16) []byte {
 	return s.sendOwed(dst)
 }
 
+// Recording reports whether PUBRECs of this connection wait for Recorded.
+func (s *Session) Recording() bool { return s.in.recording != nil && s.in.recording.line.Len() > 0 }
+
 // sendPubrec appends a PUBREC, or puts it in line if it or one before it waits for Recorded.
 func (s *Session) sendPubrec(dst []byte, id uint16, reason *Reason) []byte {
 	if s.in.recording == nil {
