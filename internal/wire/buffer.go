@@ -113,6 +113,14 @@ func (b *readBuffer) release() {
 	*b = readBuffer{busy: b.busy}
 }
 
+// trim gives a large buffer back, because nothing has come for a while. What is unread keeps what it needs.
+func (b *readBuffer) trim() {
+	b.busy = false
+	if n := b.to - b.from; len(b.data) == largeBuffer && n < largeBuffer {
+		b.replace(make([]byte, max(n, smallBuffer)))
+	}
+}
+
 // took notes that a read brought n bytes, where there was room for space.
 func (b *readBuffer) took(n, space int) {
 	b.busy = n == space || n > smallBuffer

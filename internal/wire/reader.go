@@ -109,5 +109,9 @@ func (r *Reader) Discard() { r.in.from = r.in.to }
 // Held returns how many bytes of memory the Reader holds.
 func (r *Reader) Held() int { return len(r.in.data) }
 
+// Trim gives memory back that a busy connection wants and a silent one does not need. Packets that Next returned before are
+// no longer good.
+func (r *Reader) Trim() { r.in.trim() }
+
 // Release gives the memory back. Fill takes it again.
 func (r *Reader) Release() { r.in.release() }

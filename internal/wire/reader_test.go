@@ -372,6 +372,31 @@ func TestReadBufferAdapts(t *testing.T) {
 	}
 }
 
+// A reader that has been busy gives its buffer back when nothing comes, and keeps what has come of a packet.
+func TestTrim(t *testing.T) {
+	whole := packet(0x30, 40_000)
+	src := &source{[][]byte{bytes.Repeat(packet(0x30, 100), 100), whole[:20_000], whole[20_000:]}}
+	r := Reader{Version: codec.V5}
+	for left := 2; left > 0; left-- {
+		for len(src.chunks) > left {
+			if _, err := r.Fill(src); err != nil {
+				t.Fatal(err)
+			}
+			for ok := true; ok; {
+				_, _, ok, _ = r.Next()
+			}
+		}
+		r.in.space(r.need)
+		before := r.Held()
+		if r.Trim(); before < largeBuffer || r.Held() > 20_000 {
+			t.Errorf("%d bytes, %d before", r.Held(), before)
+		}
+	}
+	if _, got, err := readPacket(&r, src); err != nil || !bytes.Equal(got, whole) {
+		t.Errorf("%d bytes, error %v", len(got), err)
+	}
+}
+
 func TestDiscard(t *testing.T) {
 	r := Reader{Version: codec.V5}
 	src := &source{[][]byte{packet(0x30, 10), packet(0x40, 2)}}

@@ -193,3 +193,45 @@ func TestEntriesCount(t *testing.T) {
 		}
 	})
 }
+
+// A connection that has been busy, or has sent a packet in part, and is silent then holds no large buffer, and what it holds
+// counts.
+func TestSilentBuffers(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := newLab(t, func(c *Config) { c.MaxMemory = 2 * mebi })
+		p := l.client("busy")
+		p.send(&codec.Publish{Topic: "a", Payload: make([]byte, 2000)}, &codec.Publish{Topic: "a", Payload: make([]byte, 2000)})
+		p.quiet()
+		packet, err := (&codec.Publish{Topic: "a", Payload: make([]byte, 60_000)}).Append(nil, codec.V5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := l.memory.Load()
+		ended := 0
+		var all []*peer
+		for i := range 50 {
+			p := l.client(fmt.Sprint(i))
+			all = append(all, p)
+			p.write(packet[:50_000])
+			time.Sleep(2 * rest)
+		}
+		if n := l.memory.Load() - before; n < mebi || n > 2*mebi+60_000 {
+			t.Errorf("%d bytes for 2.5 MB", n)
+		}
+		for _, p := range all {
+			select {
+			case d := <-p.packets:
+				ended++
+				if d, ok := d.(*codec.Disconnect); !ok || d.Code != codec.QuotaExceeded {
+					t.Errorf("%+v", d)
+				}
+			default:
+				p.write(packet[50_000:])
+				p.quiet()
+			}
+		}
+		if ended == 0 || ended > 15 {
+			t.Errorf("%d connections were ended", ended)
+		}
+	})
+}

@@ -140,19 +140,24 @@ func (c *conn) read() error {
 		if err := c.fill(); err != nil {
 			return err
 		}
-		if err := c.weigh(); err != nil {
+		if err := c.weigh(busyBuffer); err != nil {
 			return err
 		}
 	}
 }
 
-// weighed is how many bytes of a read buffer a connection may have uncounted.
-const weighed = 64 << 10
+const (
+	// busyBuffer is how many bytes of a read buffer do not count while a connection is busy.
+	busyBuffer = 64 << 10
+	// restBuffer is the same while it is silent.
+	restBuffer = 512
+)
 
-// weigh counts the memory of a packet that is too large for an ordinary buffer and has come in part.
-func (c *conn) weigh() error {
+// weigh counts the memory of a packet that has come in part: one that is too large for an ordinary buffer, and any one
+// once nothing more has come for a while.
+func (c *conn) weigh(free int) error {
 	held := c.in.Held()
-	if held <= weighed {
+	if held <= free {
 		held = 0
 	}
 	grown := held - c.held
@@ -263,6 +268,9 @@ func (c *conn) fill() error {
 		}
 		rested = true
 		c.trim()
+		if err := c.weigh(restBuffer); err != nil {
+			return err
+		}
 	}
 }
 
@@ -281,6 +289,7 @@ func (c *conn) deadline(rested bool) time.Time {
 // trim gives back what a client that has nothing to say needs not hold.
 func (c *conn) trim() {
 	c.matches, c.wakes, c.run = nil, nil, run{}
+	c.in.Trim()
 	c.session.mu.Lock()
 	defer c.session.mu.Unlock()
 	c.session.state.Trim()

@@ -283,3 +283,106 @@ func TestManyMembersAway(t *testing.T) {
 		}
 	})
 }
+
+// Messages at QoS 1 that the member of a group has not acknowledged when its session ends go to another one, in their order:
+// whether the session expires, is taken over by a clean start, or the broker is killed before or after that.
+func TestSharedEndsAndCrashes(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newMemoryStore()
+		l := newLab(t, with(s))
+		first, _ := l.join(codec.V5, kept5("first", true))
+		first.subscribe(1, "$share/g/a")
+		pub := l.client("p")
+		for i := range 5 {
+			pub.publish("a", "%d", i)
+			receive[*codec.Publish](first)
+		}
+		second := func(l *lab) *peer {
+			p, _ := l.join(codec.V5, kept5("second", true))
+			p.send(&codec.Subscribe{PacketID: 1, Filters: []codec.SubscribeFilter{{Filter: "$share/g/a", QoS: 1}}})
+			return p
+		}
+		all := func(p *peer) {
+			t.Helper()
+			time.Sleep(time.Second)
+			p.send(&codec.Pingreq{})
+			n := 0
+			for over := false; !over; {
+				switch m := p.next().(type) {
+				case *codec.Publish:
+					if string(m.Payload) != fmt.Sprint(n) {
+						t.Errorf("got %s, want %d", m.Payload, n)
+					}
+					n++
+					p.send(&codec.Puback{PacketID: m.PacketID})
+				case *codec.Pingresp:
+					over = true
+				case *codec.Suback: // messages may come before it
+				default:
+					t.Fatalf("got %+v", m)
+				}
+			}
+			if n != 5 {
+				t.Errorf("%d messages came", n)
+			}
+		}
+		inFlight, owing := s.crash(), newLab(t, with(s.crash()))
+		all(second(owing)) // nobody knows that the first has had them
+
+		other, _ := l.join(codec.V5, kept5("other", true))
+		other.subscribe(1, "$share/g/a")
+		taken, _ := l.join(codec.V5, kept5("first", true)) // a clean start
+		taken.quiet()
+		time.Sleep(2 * lazyCommit)
+		ended := s.crash()
+		all(other)
+		time.Sleep(2 * lazyCommit)
+		if n := s.count(bucketMessages); n != 0 {
+			t.Errorf("%d messages are still stored", n)
+		}
+
+		l = newLab(t, with(ended)) // killed after the session had ended, before the other one had acknowledged
+		other, _ = l.join(codec.V5, kept5("other", false))
+		all(other)
+
+		l = newLab(t, with(inFlight))
+		p := second(l)
+		all(p)
+		p.leave(false)
+		time.Sleep(time.Hour) // both sessions expire
+		if n := inFlight.count(bucketMessages); n != 0 {
+			t.Errorf("%d messages are still stored", n)
+		}
+		if st := l.Stats(); st.Sessions != 0 || st.SharedSubscriptions != 0 || st.Stored != 0 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// A queue that is longer than the bound after a restart is kept, and takes more once it is short enough.
+func TestLowerBoundAfterRestart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newMemoryStore()
+		l := newLab(t, with(s))
+		p, _ := l.join(codec.V5, kept5("x", true))
+		p.subscribe(1, "a")
+		p.leave(false)
+		pub := l.client("p")
+		for i := range 50 {
+			pub.publish("a", "%d", i)
+		}
+		l = newLab(t, func(c *Config) { c.Store, c.MaxQueuedMessages = s.crash(), 10 })
+		pub = l.client("p")
+		if code := pub.publish("a", "too many"); code != codec.QuotaExceeded {
+			t.Error(code)
+		}
+		p, _ = l.join(codec.V5, kept5("x", false))
+		for i := range 50 {
+			p.want("%d", i)
+		}
+		if code := pub.publish("a", "last"); code != codec.Success {
+			t.Error(code)
+		}
+		p.want("last")
+	})
+}

@@ -165,6 +165,9 @@ func (c *conn) release(r *run, err error) {
 	var wakes []*conn
 	if err != nil {
 		for i := range r.items {
+			if it := &r.items[i]; r.qos == 0 && !it.skip() {
+				c.engine.stats.dropped.Add(1) // nobody else is told
+			}
 			r.items[i].refused = codec.QuotaExceeded
 		}
 	} else {

@@ -218,6 +218,12 @@ func TestStoreFails(t *testing.T) {
 		three.send(&codec.Publish{Topic: "a", QoS: 1, PacketID: 1, Payload: []byte("lost")})
 		for three.next() != nil { // no PUBACK may be seen as a promise, so the connection is gone
 		}
+		dropped := l.Stats().Dropped
+		pub.send(&codec.Publish{Topic: "r", Retain: true, Payload: []byte("lost")})
+		pub.publish("other", "comes after that")
+		if n := l.Stats().Dropped - dropped; n != 1 {
+			t.Errorf("%d are counted as dropped", n)
+		}
 		s.setFails(false)
 		if code := pub.publish("a", "kept"); code != codec.Success {
 			t.Errorf("%v", code)
