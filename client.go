@@ -105,9 +105,6 @@ type Client interface {
 // ClientV311 is an MQTT 3.1.1 client.
 type ClientV311 interface {
 	Client
-	// ReturnCode returns the return code of the latest CONNACK, also of one that refused the connection (section
-	// 3.2.2.3). It is 0 before the first CONNACK.
-	ReturnCode() byte
 }
 
 // ClientV5 is an MQTT 5 client.

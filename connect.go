@@ -220,7 +220,6 @@ func (c *client) attach(l *link.Link, ack *codec.Connack) int {
 	clientID := c.connAck.ClientID
 	c.connAck = c.config.connAck(ack, clientID)
 	c.outbox.identifyStore()
-	c.attempts.returnCode = codec.Success
 	c.attempts.failed = 0
 	c.notices.moveTo(StateConnected)
 	c.link = l

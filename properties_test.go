@@ -130,24 +130,3 @@ func TestRejectWords(t *testing.T) {
 		})
 	}
 }
-
-// The return code of the latest CONNACK is known on 3.1.1, of a refusal too.
-func TestReturnCode(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := mqtttest.NewBroker(t)
-		c, err := mqtt.NewClientV311(t.Context(), "mqtt://test", mqtt.WithDialer(b.DialContext))
-		noErr(t, err)
-		defer c.Close()
-		if code := c.ReturnCode(); code != 0 {
-			t.Errorf("return code %d", code)
-		}
-		b.Refuse(1, byte(mqtt.ServerUnavailable))
-		if err := c.Reconnect(t.Context()); !errors.Is(err, mqtt.ServerUnavailable) || c.ReturnCode() != 3 {
-			t.Errorf("%v, return code %d", err, c.ReturnCode())
-		}
-		noErr(t, c.WaitConnected(t.Context()))
-		if code := c.ReturnCode(); code != 0 {
-			t.Errorf("return code %d", code)
-		}
-	})
-}

@@ -227,7 +227,6 @@ type attempts struct {
 	up           chan struct{}     // closed while connected, and after the client has ended
 	sessions     int               // number of sessions that have begun
 	doubtful     bool              // the session that a server has may be another one than ours; see doubt
-	returnCode   codec.ReasonCode  // of the latest CONNACK
 	reconnecting *reconnecting     // nil: no Reconnect waits
 	failed       int               // attempts in a row that failed
 	lastErr      error             // of the latest attempt or connection
@@ -280,10 +279,7 @@ func (at *attempts) attemptFailed(a *connectAttempt, err error) {
 	defer at.mu.Unlock()
 	at.failed++
 	at.lastErr = err
-	switch {
-	case errors.As(err, &refused) && refused.Code.Failed():
-		at.returnCode = codec.ReasonCode(refused.Code)
-	case a.sent:
+	if answered := errors.As(err, &refused) && refused.Code.Failed(); a.sent && !answered {
 		at.doubtful = true
 	}
 	at.tellReconnects(err)

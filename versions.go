@@ -70,12 +70,6 @@ func (c clientV5) ConnAck() ConnAck {
 	return c.connAck
 }
 
-func (c clientV311) ReturnCode() byte {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.attempts.returnCode.ReturnCode()
-}
-
 // Common makes a Client from an MQTT 5 client, for code that works with either version. c may be a fake. Check the
 // error of NewClient first: c must not be nil.
 func Common(c ClientV5) Client { return common{c, c} }
