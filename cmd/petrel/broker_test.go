@@ -36,7 +36,9 @@ func startBroker(t *testing.T, args ...string) *running {
 	r := &running{t: t, lines: make(chan string, 1000)}
 	go func() {
 		defer close(r.lines)
-		for s := bufio.NewScanner(reader); s.Scan(); {
+		s := bufio.NewScanner(reader)
+		s.Buffer(nil, 1<<20) // probe tries the longest client identifier, and the log has it
+		for s.Scan() {
 			r.lines <- s.Text()
 		}
 	}()
