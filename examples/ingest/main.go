@@ -85,10 +85,11 @@ func (s *service) run(told context.Context) error {
 	case <-told.Done():
 	}
 	slog.Info("draining")
-	// Drain unsubscribes, waits for the loop of ingest, and disconnects. If that takes too long, Close leaves what is not
-	// stored to the session, and it comes again. The end of Drain's ctx would acknowledge what no loop has taken yet.
-	impatience := time.AfterFunc(drainTime, func() { s.client.Close(); cancel() })
-	defer impatience.Stop()
-	err := s.client.Drain(working)
+	// Drain unsubscribes, waits for the loop of ingest, and disconnects. What is not stored when its time is up stays
+	// unacknowledged, and comes again; cancel ends the loop then.
+	patience, stop := context.WithTimeout(context.Background(), drainTime)
+	defer stop()
+	err := s.client.Drain(patience)
+	cancel()
 	return errors.Join(err, <-ended)
 }
