@@ -477,3 +477,34 @@ func goNames(t *testing.T) (tests, names map[string]bool) {
 	}
 	return tests, names
 }
+
+// Each row of the tables of guarantees has a row of the same name with the tests that show it.
+func TestMarkdownGuarantees(t *testing.T) {
+	text, err := os.ReadFile("docs/guarantees.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	promises, proofs, _ := strings.Cut(string(text), "## What shows it")
+	for _, half := range []string{"Publishing", "Receiving"} {
+		_, promised, _ := strings.Cut(promises, "## "+half)
+		promised, _, _ = strings.Cut(promised, "\n## ")
+		_, shown, _ := strings.Cut(proofs, "| "+half+" | Tests |")
+		shown, _, _ = strings.Cut(shown, "\n\n")
+		if want, got := rows(promised), rows(shown); len(want) < 7 || !slices.Equal(want, got) {
+			t.Errorf("%s: the rows are %q, those of the tests %q", half, want, got)
+		}
+	}
+}
+
+// rows returns the first cells of a table's rows below its head.
+func rows(text string) (first []string) {
+	for line := range strings.Lines(text) {
+		cells := strings.Split(line, "|")
+		if name := ""; len(cells) > 2 {
+			if name = strings.TrimSpace(cells[1]); name != "" && !strings.HasPrefix(name, "---") {
+				first = append(first, name)
+			}
+		}
+	}
+	return first
+}
