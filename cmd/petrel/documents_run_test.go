@@ -20,7 +20,7 @@ import (
 type desk struct {
 	folder      string
 	environment []string
-	servers     *strings.Replacer // of what stands in a page for a server, by what is here
+	places      *strings.Replacer // of what stands in a page for a server, a port or a folder, by what is here
 }
 
 func newDesk(t *testing.T) *desk {
@@ -36,8 +36,9 @@ func newDesk(t *testing.T) *desk {
 	d.write(t, "jq", "#!/bin/sh\nexec cat\n") // what it does with an object is not our matter
 	fillStore(t, filepath.Join(d.folder, "outgoing.db"))
 	secure := startBroker(t, "-c", filepath.Join(d.folder, "secure.yaml"))
-	d.servers = strings.NewReplacer("mqtts://broker.example.com", strings.Replace(secure.url, "127.0.0.1", "localhost", 1),
-		"mqtt://broker.example.com", plain.url, "0.0.0.0:1883", "127.0.0.1:0")
+	cloud := strings.Replace(secure.url, "127.0.0.1", "localhost", 1)
+	d.places = strings.NewReplacer("mqtts://broker.example.com", cloud, "mqtts://cloud.example.com", cloud, "mqtt://broker.example.com", plain.url,
+		"mqtt://localhost", plain.url, "0.0.0.0:1883", "127.0.0.1:0", "/var/lib/petrel", d.folder)
 	d.environment = append(os.Environ(), "PATH="+d.folder+":"+os.Getenv("PATH"), "SSL_CERT_FILE="+d.folder+"/ca.pem", "PETREL_URL="+plain.url)
 	for _, topic := range []string{"sensors/7/temp", "greetings/en", "jobs", "a/b"} { // for whoever subscribes
 		for _, url := range []string{"mqtt://broker.example.com", "mqtts://broker.example.com"} {
@@ -85,7 +86,7 @@ var ownPort = regexp.MustCompile(`^petrel broker( *(?:#.*)?)$`)
 // start types a line.
 func (d *desk) start(t *testing.T, line string) *job {
 	t.Helper()
-	line = ownPort.ReplaceAllString(d.servers.Replace(line), "petrel broker --bind 127.0.0.1:0$1")
+	line = ownPort.ReplaceAllString(d.places.Replace(line), "petrel broker --bind 127.0.0.1:0$1")
 	line = strings.Replace(line, "petrel bench pubsub ", "petrel bench pubsub --duration 0.2 ", 1)
 	if strings.HasPrefix(line, "petrel ") && !strings.Contains(line, "|") {
 		line = "exec " + line // so that what it returns is what petrel returns
@@ -144,6 +145,7 @@ func (j *job) interrupt() {
 // endless are the commands that go on until Ctrl-C, with what they write when they work.
 var endless = []struct{ command, writes string }{
 	{`^petrel broker *(--bind|-c \S+ *(#|$)|#|$)`, `mqtt://127\.0\.0\.1:\d+`},
+	{`^petrel bridge `, `forwarding`},
 	{`^petrel sub .*-d\b`, `PUBLISH`},
 	{`^petrel sub .*--exec`, `worked`},
 	{`^petrel sub .*--json`, `"payload"`},
