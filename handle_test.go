@@ -347,6 +347,81 @@ func TestHandleRandomly(t *testing.T) {
 	}
 }
 
+// troubled is what becomes of messages to topics of which some fail 3 times in 10.
+type troubled struct {
+	others, all     time.Duration // when the last message to a topic that never fails was handled, and the last of all
+	calls           int           // of the handler
+	handled, dead   int
+	inOrder, waited bool // of each topic; nothing is left unacknowledged
+}
+
+// failSome publishes messages to 10 topics at once, and handles each in a millisecond, in 8 workers. Those of the first topics
+// fail.
+func failSome(t *testing.T, messages, topics int) (f troubled) {
+	synctest.Test(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(7, 7))
+		b := mqtttest.NewBroker(t)
+		client := reconnectingAs(t, codec.V5, b.DialContext, mqtt.WithClientID("consumer"))
+		sub, err := client.Subscribe(t.Context(), "#", mqtt.AtLeastOnce)
+		noErr(t, err)
+		for i := range messages {
+			b.Publish(text(fmt.Sprint(i%10), fmt.Sprintf("%09d", i), 1))
+		}
+		synctest.Wait()
+		var mu sync.Mutex
+		began, last := time.Now(), make(map[string]string)
+		f.inOrder = true
+		finish := func(m mqtt.Message) {
+			f.inOrder = f.inOrder && last[m.Topic] < string(m.Payload)
+			last[m.Topic] = string(m.Payload)
+			f.all = time.Since(began)
+			if m.Topic[0] >= '0'+byte(topics) {
+				f.others = f.all
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+		defer cancel()
+		noErr(t, sub.Handle(ctx, func(_ context.Context, m mqtt.Message) error {
+			time.Sleep(time.Millisecond)
+			mu.Lock()
+			defer mu.Unlock()
+			f.calls++
+			if m.Topic[0] < '0'+byte(topics) && rng.IntN(10) < 3 {
+				return errHandler
+			}
+			f.handled++
+			finish(m)
+			return nil
+		}, mqtt.Workers(8), mqtt.RetryPolicy{Attempts: 3}, mqtt.DeadLetter(func(_ context.Context, m mqtt.Message, _ error) error {
+			mu.Lock()
+			defer mu.Unlock()
+			f.dead++
+			finish(m)
+			return nil
+		})))
+		f.waited = len(b.Unacknowledged("consumer")) == 0
+	})
+	return f
+}
+
+// Messages of one topic that fail do not slow down those of other topics, as long as the Receive Maximum has room for what
+// comes after the message that is tried again.
+func TestHandleOthersPass(t *testing.T) {
+	without, with := failSome(t, 1000, 0), failSome(t, 1000, 1)
+	if with.others > without.others*11/10 {
+		t.Errorf("the other topics take %v, and %v where nothing fails", with.others, without.others)
+	}
+	all := failSome(t, 1000, 10)
+	for _, f := range []troubled{without, with, all} {
+		if f.handled+f.dead != 1000 || !f.inOrder || !f.waited {
+			t.Errorf("%+v", f)
+		}
+	}
+	if without.dead > 0 || all.dead == 0 {
+		t.Errorf("%d and %d are dead", without.dead, all.dead)
+	}
+}
+
 func TestHandleOptions(t *testing.T) {
 	sub := mqtt.NewSubscription("a", nil)
 	for _, opt := range []mqtt.HandleOption{
