@@ -72,7 +72,7 @@ func (s *Session) take(r *run, items []item, t *target, wakes *[]*conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		s.forgive(items)
+		r.forgive(s, items)
 		keepAll(items)
 		return
 	}
@@ -187,13 +187,14 @@ func keepAll(items []item) {
 // [MQTT-3.3.4-9] [MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT311-3.1.2-5] [MQTT311-4.6.0-5] [MQTT311-4.6.0-6]
 func (s *Session) takeKept(r *run, items []item, t *target, qos byte) {
 	retain := r.retain && t.retainAsPublished
+	owed := s.ledger != nil && r.owes(s.ledger.number)
 	for i := range items {
 		it := &items[i]
 		if it.skip() {
 			continue
 		}
 		copied := it.message.copyOf(qos, retain, t.ids, it.message)
-		if s.ledger != nil && it.message.owes(s.ledger.number) {
+		if owed {
 			s.ledger.enter(it.message)
 		}
 		switch {

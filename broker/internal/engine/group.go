@@ -205,7 +205,7 @@ func (g *group) take(r *run, items []item, wakes *[]*conn) {
 			it.kept = g.hand(m, wakes)
 			continue
 		}
-		if g.push(it.message) {
+		if g.push(r, it.message) {
 			it.kept = true
 			g.handOut(wakes)
 		}
@@ -213,12 +213,12 @@ func (g *group) take(r *run, items []item, wakes *[]*conn) {
 }
 
 // push queues a message at QoS 1 or 2, and reports whether there was room.
-func (g *group) push(m *message) bool {
+func (g *group) push(r *run, m *message) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e := g.engine
 	l := g.ledger.Load()
-	if l != nil && m.owes(l.number) {
+	if l != nil && r.owes(l.number) {
 		l.enter(m)
 	}
 	if !g.room(m) {

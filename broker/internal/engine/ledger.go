@@ -37,11 +37,23 @@ func (l *ledger) enter(m *message) {
 	l.last = m.sequence
 }
 
-// settle notes that the owner needs a message no more.
-func (l *ledger) settle(m *message) {
+// has reports whether the owner needs a message.
+func (l *ledger) has(m *message) bool { return l.find(m) >= 0 }
+
+// find returns the place of a message that the owner needs, or -1.
+func (l *ledger) find(m *message) int {
 	n := l.debts.Len()
 	i := sort.Search(n, func(i int) bool { return l.debts.At(i).sequence >= m.sequence })
 	if i == n || l.debts.At(i).sequence != m.sequence || l.debts.At(i).settled {
+		return -1
+	}
+	return i
+}
+
+// settle notes that the owner needs a message no more.
+func (l *ledger) settle(m *message) {
+	i := l.find(m)
+	if i < 0 {
 		return
 	}
 	l.debts.At(i).settled = true

@@ -386,3 +386,47 @@ func TestLowerBoundAfterRestart(t *testing.T) {
 		p.want("last")
 	})
 }
+
+// A session has a message in flight that came live, and gets the same one again because it is retained. What it acknowledges of
+// the second says nothing about the first, which it gets again after a crash.
+func TestReplayedBesideLive(t *testing.T) {
+	for qos := byte(1); qos <= 2; qos++ {
+		bubble(t, func(t *testing.T) {
+			s := newMemoryStore()
+			l := newLab(t, with(s))
+			p, _ := l.join(codec.V5, kept5("x", true))
+			p.subscribe(qos, "a")
+			pub := l.client("p")
+			pub.send(&codec.Publish{Topic: "a", QoS: qos, PacketID: 1, Retain: true, Payload: []byte("m")})
+			live := receive[*codec.Publish](p)
+			p.send(&codec.Subscribe{PacketID: 1, Filters: []codec.SubscribeFilter{{Filter: "a", QoS: qos}}})
+			for subscribed, done := false, false; !subscribed || !done; {
+				switch m := p.next().(type) {
+				case *codec.Suback: // the message may come before it
+					subscribed = true
+				case *codec.Publish:
+					if !m.Retain || m.PacketID == live.PacketID {
+						t.Errorf("%+v", m)
+					}
+					if done = qos == 1; done {
+						p.send(&codec.Puback{PacketID: m.PacketID})
+					} else {
+						p.send(&codec.Pubrec{PacketID: m.PacketID})
+					}
+				case *codec.Pubrel:
+					p.send(&codec.Pubcomp{PacketID: m.PacketID})
+					done = true
+				default:
+					t.Fatalf("got %+v", m)
+				}
+			}
+			time.Sleep(2 * lazyCommit)
+			l = newLab(t, with(s.crash()))
+			p, _ = l.join(codec.V5, kept5("x", false))
+			if m := p.want("m"); qos == 2 && m.PacketID != live.PacketID {
+				t.Errorf("%+v", m)
+			}
+			p.quiet()
+		})
+	}
+}

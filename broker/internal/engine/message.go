@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -21,9 +20,8 @@ type message struct {
 	size       int                      // bytes that it counts for
 	holders    atomic.Int32             // sessions, groups and the retained store that keep it
 
-	sequence uint64         // in the store; 0: it is not there
-	owed     []storedTarget // whom the store has it for, by their numbers
-	debts    atomic.Int32   // how many of them still need it to be there
+	sequence uint64       // in the store; 0: it is not there
+	debts    atomic.Int32 // sessions and groups that need it to be there
 }
 
 // newMessage copies what belongs to the read buffer.
@@ -58,12 +56,6 @@ func cloneProperties(p *codec.PublishProperties) *codec.PublishProperties {
 	c.CorrelationData = slices.Clone(p.CorrelationData)
 	c.UserProperties = slices.Clone(p.UserProperties)
 	return &c
-}
-
-// owes reports whether the store has the message for a session or group.
-func (m *message) owes(number uint64) bool {
-	_, ok := slices.BinarySearchFunc(m.owed, number, func(t storedTarget, n uint64) int { return cmp.Compare(t.number, n) })
-	return ok
 }
 
 // expired reports whether the message may not be sent any more, if it has not been before [MQTT-3.3.2-5].
@@ -102,11 +94,17 @@ type shared struct {
 	group   *group
 }
 
+// replayed is the owner of a retained message that a session gets because it has subscribed. The store does not have it for
+// the session, even where it has the same message that came live.
+type replayed struct{ *message }
+
 // messageOf returns the message behind an owner.
 func messageOf(owner any) *message {
 	switch o := owner.(type) {
 	case *message:
 		return o
+	case replayed:
+		return o.message
 	case *shared:
 		return o.message
 	}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"log/slog"
 	"math/rand/v2"
@@ -86,8 +87,8 @@ func mutate(random *rand.Rand, b []byte) []byte {
 // Packets that are wrong anywhere, before, in and after CONNECT, cause no panic, and nothing grows.
 func TestMutated(t *testing.T) {
 	const bound = 16 * mebi
-	c := config(new(rules))
-	c.Log, c.MaxMemory, c.MaxQueuedMessages, c.Overflow, c.Store = slog.New(faults{t}), bound, 1000, DropOldest, memoryless{}
+	c := config(nil)
+	c.Policy, c.Log, c.MaxMemory, c.MaxQueuedMessages, c.Overflow, c.Store = quiet{}, slog.New(faults{t}), bound, 1000, DropOldest, memoryless{}
 	e, err := New(c)
 	if err != nil {
 		t.Fatal(err)
@@ -158,3 +159,22 @@ type memoryless struct{}
 func (memoryless) Load(func(bucket byte, key, value []byte) error) error { return nil }
 func (memoryless) Commit([]Change) error                                 { return nil }
 func (memoryless) Close() error                                          { return nil }
+
+// quiet allows everything, and remembers nothing.
+type quiet struct{}
+
+func (quiet) Authenticate(context.Context, *Client, bool, []byte) (any, codec.ReasonCode) {
+	return nil, codec.Success
+}
+func (quiet) Valid(any) bool                          { return true }
+func (quiet) Exchange(*Client, string) Exchange       { return nil }
+func (quiet) Identify(*Client, bool) codec.ReasonCode { return codec.Success }
+func (quiet) Allows(*Client, Access, string) bool     { return true }
+func (quiet) Asks() bool                              { return false }
+func (quiet) Ask(*Client, Access, string) Decision    { return Abstain }
+func (quiet) Connected(*Client)                       {}
+func (quiet) Disconnected(*Client, error)             {}
+func (quiet) Subscribed(*Client, string, byte)        {}
+func (quiet) Unsubscribed(*Client, string)            {}
+func (quiet) Hears() bool                             { return false }
+func (quiet) Published(*Client, Message)              {}

@@ -74,6 +74,7 @@ func (j *journal) submitRun(publisher *ledger, r *run, done func(error)) {
 	var targets []storedTarget
 	if r.qos > 0 {
 		targets = r.match.storedTargets()
+		r.stored = targets
 	}
 	for i := range r.items {
 		it := &r.items[i]
@@ -85,7 +86,6 @@ func (j *journal) submitRun(publisher *ledger, r *run, done func(error)) {
 		}
 		n.size += it.message.size
 		if len(targets) > 0 {
-			it.message.owed = targets
 			it.message.debts.Store(int32(len(targets)))
 			n.changes = append(n.changes, Change{bucketMessages, nil, j.engine.messageRecord(it.message, targets)})
 		}
@@ -269,7 +269,11 @@ func (s *Session) prepare(id uint16, owner any) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if err != nil {
-			again := newTimer(func() { s.prepare(id, owner) })
+			again := newTimer(func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.prepare(id, owner)
+			})
 			s.engine.timers.set(again, s.engine.now()+lazyCommit)
 			return
 		}
@@ -280,7 +284,7 @@ func (s *Session) prepare(id uint16, owner any) {
 	})
 }
 
-// storeSent stores how far a message at QoS 2 has come.
+// storeSent stores how far a message at QoS 2 has come. The session's lock is held.
 func (s *Session) storeSent(id uint16, owner any, released bool, done func(error)) {
 	value := flightKey{messageOf(owner).sequence, s.debtor(owner)}.record(released)
 	s.engine.journal.submit(nil, []Change{{bucketSent, identifier(s.ledger.number, id), value}}, done)
@@ -291,9 +295,11 @@ func (s *Session) storeSent(id uint16, owner any, released bool, done func(error
 func (s *Session) debtor(owner any) uint64 {
 	l := s.ledger
 	if o, ok := owner.(*shared); ok {
+		o.group.mu.Lock()
+		defer o.group.mu.Unlock()
 		l = o.group.ledger.Load()
 	}
-	if l == nil || !messageOf(owner).owes(l.number) {
+	if _, ok := owner.(replayed); ok || l == nil || !l.has(messageOf(owner)) {
 		return 0
 	}
 	return l.number
@@ -311,24 +317,35 @@ func (s *Session) forgetSent(id uint16, m session.Settled) {
 	}
 }
 
+// owes reports whether the store has the messages of the run for a session or group.
+func (r *run) owes(number uint64) bool { return isAmong(r.stored, number) }
+
+func isAmong(targets []storedTarget, number uint64) bool {
+	_, ok := slices.BinarySearchFunc(targets, number, func(t storedTarget, n uint64) int { return cmp.Compare(t.number, n) })
+	return ok
+}
+
 // forgive settles what was stored for a session that does not get it after all.
-func (s *Session) forgive(items []item) {
+func (r *run) forgive(s *Session, items []item) {
+	if s.ledger == nil || !r.owes(s.ledger.number) {
+		return
+	}
 	for i := range items {
-		if m := items[i].message; s.ledger != nil && m != nil && m.owes(s.ledger.number) {
-			s.engine.journal.settle(m)
+		if !items[i].skip() {
+			s.engine.journal.settle(items[i].message)
 		}
 	}
 }
 
 // forgiveOthers settles what was stored for those who do not get a message after all, because it is not for them any more by
 // the time of its delivery.
-func (e *Engine) forgiveOthers(m *message, by *match) {
-	if len(m.owed) == 0 {
+func (r *run) forgiveOthers(e *Engine, m *message) {
+	if len(r.stored) == 0 {
 		return
 	}
-	now := message{owed: by.storedTargets()}
-	for i := range m.owed {
-		if !now.owes(m.owed[i].number) {
+	now := r.match.storedTargets()
+	for i := range r.stored {
+		if !isAmong(now, r.stored[i].number) {
 			e.journal.settle(m)
 		}
 	}

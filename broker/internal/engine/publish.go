@@ -13,7 +13,8 @@ type run struct {
 	qos    byte
 	retain bool
 	items  []item
-	size   int // bytes of payloads
+	size   int            // bytes of payloads
+	stored []storedTarget // whom the store has the messages for
 	sheets
 }
 

@@ -119,7 +119,7 @@ func (r *restoring) readMessage(sequence uint64, value []byte) error {
 	if err != nil {
 		return err
 	}
-	m.sequence, m.owed = sequence, targets
+	m.sequence = sequence
 	r.engine.journal.sequence = max(r.engine.journal.sequence, sequence)
 	r.messages = append(r.messages, restoredMessage{m, targets})
 	return nil

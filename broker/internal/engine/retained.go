@@ -114,7 +114,7 @@ func (s *Session) pumpRetained(c *conn) bool {
 	}
 	m := cur.batch[0]
 	now := s.engine.now()
-	copied := m.copyOf(min(m.qos, cur.subscription.qos), true, cur.subscription.ids(), m)
+	copied := m.copyOf(min(m.qos, cur.subscription.qos), true, cur.subscription.ids(), replayed{m})
 	switch {
 	case m.expired(now), c.exceeds(&copied):
 	case copied.QoS == 0:

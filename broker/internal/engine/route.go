@@ -35,7 +35,7 @@ func (e *Engine) routeRetained(client *Client, r *run, wakes *[]*conn) {
 			}
 			r.match = e.retain(client, m)
 			if r.match.generation != stored {
-				e.forgiveOthers(m, r.match)
+				r.forgiveOthers(e, m)
 			}
 		}
 		e.deliver(r, r.items[i:i+1], wakes)
@@ -95,7 +95,7 @@ func (e *Engine) deliver(r *run, items []item, wakes *[]*conn) {
 			nobody = false
 			t.session.take(r, items, t, wakes)
 		} else {
-			t.session.forgive(items)
+			r.forgive(t.session, items)
 		}
 	}
 	for _, g := range m.groups {
@@ -121,6 +121,6 @@ func (r *run) makeMessages(items []item, now time.Duration) {
 // forget lets go of what the run holds.
 func (r *run) forget() {
 	clear(r.items)
-	r.items, r.match, r.size = r.items[:0], nil, 0
+	r.items, r.match, r.size, r.stored = r.items[:0], nil, 0, nil
 	r.sheets = sheets{}
 }

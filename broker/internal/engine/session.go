@@ -91,7 +91,7 @@ func (s *Session) waiting() (messages, bytes int) {
 }
 
 // entrySize is what a session takes for each message that is queued or in flight, about, beside the message.
-const entrySize = 150
+const entrySize = 200
 
 // keep counts a message that is queued or in flight from now on.
 func (s *Session) keep(m *message) {
@@ -121,6 +121,9 @@ func (s *Session) unkeep(m *message) {
 
 // settle says that the store need not keep a message any more, for the session or for the group that it came through.
 func (s *Session) settle(owner any, m *message) {
+	if _, ok := owner.(replayed); ok {
+		return
+	}
 	o, ok := owner.(*shared)
 	if !ok {
 		if s.ledger != nil {
