@@ -42,7 +42,7 @@ func main() {
 // found is an entry of the search: a heading and where it is.
 type found struct {
 	Title string `json:"title"`
-	Page  string `json:"page"` // the title of the page
+	Page  string `json:"page"` // as the menu names it
 	URL   string `json:"url"`  // relative to the site's root
 }
 
@@ -80,7 +80,7 @@ func build(repository, folder string) error {
 			return err
 		}
 		for _, h := range p.headings {
-			index = append(index, found{h.text, p.title(), p.url() + "#" + h.id})
+			index = append(index, found{h.text, p.label(), p.url() + "#" + h.id})
 		}
 		for _, image := range p.images {
 			if err := copyFile(repository, folder, image); err != nil {
@@ -129,16 +129,20 @@ func copyFile(from, to, name string) error {
 var order = []string{
 	"README.md", "docs/getting-started.md", "docs/guarantees.md", "docs/reconnect.md", "docs/slow-consumers.md", "docs/requests.md",
 	"docs/security.md", "docs/testing.md", "docs/operating.md", "docs/troubleshooting.md", "docs/clouds.md", "docs/store.md",
-	"docs/outbox.md", "docs/broker.md", "docs/CLI.md", "docs/flags.md", "docs/migration/README.md",
+	"docs/outbox.md", "docs/bridge.md", "docs/broker.md", "docs/CLI.md", "docs/migration/README.md", "docs/migration/paho.golang.md",
+	"docs/migration/paho.mqtt.golang.md", "docs/migration/hbmqtt.md", "docs/migration/zerynth.md", "docs/migration/zmqtt.md", "docs/flags.md",
+	"docs/CONFORMANCE.md", "benchmarks/RESULTS.md",
 }
 
-// short are the names in the menu of pages whose first heading says too little without its place.
+// short are the names, in the menu and the search, of pages whose first heading says too little without its place.
 var short = map[string]string{"docs/CLI.md": "The command line", "benchmarks/RESULTS.md": "Benchmarks"}
+
+func (p *page) label() string { return cmp.Or(short[p.name], p.title()) }
 
 // menu lists all pages as seen from one of them.
 func menu(pages []*page, from *page) (list []entry) {
 	for _, p := range pages {
-		list = append(list, entry{cmp.Or(short[p.name], p.title()), relative(from.url(), p.url()), p == from})
+		list = append(list, entry{p.label(), relative(from.url(), p.url()), p == from})
 	}
 	return list
 }
