@@ -230,6 +230,7 @@ func (c *conn) acknowledgeRun(r *run, wakes *[]*conn) error {
 	defer s.mu.Unlock()
 	to := s.conn
 	if to == nil || s.ended {
+		s.answerLater(r)
 		return takenOver
 	}
 	before := to.out.Waiting()
@@ -248,6 +249,17 @@ func (c *conn) acknowledgeRun(r *run, wakes *[]*conn) error {
 		s.engine.stats.packetsSent.Add(uint64(len(r.items)))
 	}
 	return nil
+}
+
+// answerLater decides about the messages at QoS 2 of a run whose connection is gone: their PUBRECs follow when the client sends
+// them again. Undecided, they would hold up those of all later messages.
+// The caller holds mu.
+func (s *Session) answerLater(r *run) {
+	for i := range r.items {
+		if it := &r.items[i]; it.receipt != nil && !it.repeated {
+			s.answerItem(nil, r.qos, it)
+		}
+	}
 }
 
 // answerItem acknowledges a message, or refuses it.

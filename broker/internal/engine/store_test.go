@@ -367,6 +367,39 @@ func takes(t *testing.T, p *peer, packet codec.Packet, next map[byte]int, random
 	}
 }
 
+// A publisher whose connection ends while its message at QoS 2 is on its way to the disk gets the PUBREC on its next one, as do those
+// behind it, and the message is delivered once.
+func TestPublisherGoneWhileStored(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newMemoryStore()
+		l := newLab(t, with(s))
+		away, _ := l.join(codec.V5, kept5("away", true))
+		away.subscribe(2, "a")
+		pub, _ := l.join(codec.V5, kept5("pub", true))
+		time.Sleep(time.Second)
+		s.takes = time.Second
+		message := codec.Publish{Topic: "a", QoS: 2, PacketID: 1, Payload: []byte("first")}
+		pub.send(&message)
+		synctest.Wait()
+		pub.leave(false)
+		time.Sleep(time.Minute)
+		s.takes = time.Millisecond
+		pub, _ = l.join(codec.V5, kept5("pub", false))
+		message.Dup = true
+		pub.send(&message, &codec.Publish{Topic: "a", QoS: 2, PacketID: 2, Payload: []byte("second")})
+		for id := uint16(1); id <= 2; id++ {
+			if got := receive[*codec.Pubrec](pub); got.PacketID != id || got.Code != codec.Success {
+				t.Errorf("%+v", got)
+			}
+		}
+		for _, want := range []string{"first", "second"} {
+			if got := receive[*codec.Publish](away); string(got.Payload) != want {
+				t.Errorf("%q has come, and not %q", got.Payload, want)
+			}
+		}
+	})
+}
+
 // A client that does not even read CONNACK holds up nothing that waits for the store.
 func TestDeafClientAndStore(t *testing.T) {
 	bubble(t, func(t *testing.T) {
