@@ -8,6 +8,7 @@ require (
 	github.com/eclipse/paho.mqtt.golang v1.5.1
 	github.com/mochi-mqtt/server/v2 v2.7.9
 	github.com/petrel-mqtt/mqtt v0.1.0
+	github.com/petrel-mqtt/mqtt/boltstore v0.1.0
 	github.com/petrel-mqtt/mqtt/broker v0.1.0
 )
 

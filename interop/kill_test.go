@@ -26,13 +26,19 @@ import (
 // kills is for every day. To look longer: go test -run TestKilledConsumer -kills 200 -timeout 20m ./interop
 var kills = flag.Int("kills", 18, "how often TestKilledConsumer kills a consumer, in all")
 
-// TestMain makes the test's program a consumer that a test can kill, where the environment says so.
+// TestMain makes the test's program a process that a test can kill, where the environment says so.
 func TestMain(m *testing.M) {
-	if os.Getenv("PETREL_CONSUMER") == "" {
+	var err error
+	switch a := os.Args; {
+	case os.Getenv("PETREL_CONSUMER") != "":
+		err = consume(a[1], a[2], a[3], a[4], a[5])
+	case os.Getenv("PETREL_DURABLE") != "":
+		err = durableProcesses[os.Getenv("PETREL_DURABLE")](a[1], a[2], a[3], a[4])
+	default:
 		os.Exit(m.Run())
 	}
-	if err := consume(os.Args[1], os.Args[2], os.Args[3], os.Args[4], os.Args[5]); err != nil {
-		fmt.Fprintln(os.Stderr, "consumer:", err)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "process of a test:", err)
 		os.Exit(1)
 	}
 }
