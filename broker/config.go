@@ -38,8 +38,9 @@ type Config struct {
 	// MaxQueuedBytes bounds the same messages in bytes, together with those that a client has not acknowledged yet.
 	MaxQueuedBytes int
 
-	// MaxMemory bounds the messages that wait for all clients together, and the retained ones, in bytes. A message that
-	// waits for many counts once. Beyond it, every queue is full.
+	// MaxMemory bounds the messages that wait for all clients together, and the retained ones, in bytes; with them sessions,
+	// subscriptions, wills and packets that have come in part. A message that waits for many counts once. Beyond it every
+	// queue is full, and retained messages, subscriptions and sessions that are kept are refused if they are new.
 	MaxMemory int
 
 	// Overflow says what happens to a message for a client whose queue is full, after what has expired in it was dropped;

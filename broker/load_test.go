@@ -23,7 +23,7 @@ var (
 	stalledClients = flag.Int("stalled", 20, "how many clients of TestStalledBesideLive never read")
 	liveClients    = flag.Int("live", 100, "how many clients of TestStalledBesideLive do")
 	manyClients    = flag.Int("connections", 300, "how many clients TestManyConnections has")
-	loadFor        = flag.Duration("load-for", 2*time.Second, "how long TestStalledBesideLive, TestManyConnections and TestSlowReader last")
+	loadFor        = flag.Duration("load-for", time.Second, "how long TestStalledBesideLive, TestManyConnections and TestSlowReader last")
 )
 
 // startBounded starts a broker with the bounds of the default configuration.

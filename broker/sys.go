@@ -71,7 +71,7 @@ func (s *sys) snapshot() stats.Snapshot {
 		Connected: c.Connected, MaxConnected: c.MaxConnected, Disconnected: c.Sessions - c.Connected, ExpiredSessions: c.ExpiredSessions,
 		Sockets: c.Sockets, Connects: c.Connects, Refused: c.Refused,
 		Subscriptions: c.Subscriptions, SharedSubscriptions: c.SharedSubscriptions, Retained: c.Retained,
-		Stored: c.Stored, StoredBytes: c.Memory, InFlight: c.InFlight, Heap: now, MaxHeap: highest,
+		Stored: c.Stored, StoredBytes: c.StoredBytes, InFlight: c.InFlight, Heap: now, MaxHeap: highest,
 		PacketsReceived: c.PacketsReceived, PacketsSent: c.PacketsSent, BytesReceived: c.BytesReceived, BytesSent: c.BytesSent,
 		PublishReceived: c.Published, PublishSent: c.Sent, PublishBytesReceived: c.PublishedBytes, PublishBytesSent: c.SentBytes,
 		Dropped: c.Dropped, Expired: c.Expired, Denied: c.Denied,

@@ -187,6 +187,9 @@ func TestEntriesCount(t *testing.T) {
 		if s := l.Stats(); s.Dropped == 0 || s.Memory > mebi+10_000 {
 			t.Errorf("%d bytes, %d were dropped", s.Memory, s.Dropped)
 		}
+		if s := l.Stats(); s.StoredBytes < s.Stored*messageSize || s.StoredBytes > s.Memory/2 {
+			t.Errorf("%d messages of %d bytes, and %d bytes in all", s.Stored, s.StoredBytes, s.Memory)
+		}
 		time.Sleep(time.Hour) // the sessions end
 		if n := l.memory.Load(); n > 2*sessionSize {
 			t.Errorf("%d bytes are left", n)

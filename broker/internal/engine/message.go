@@ -69,6 +69,7 @@ func (e *Engine) hold(m *message) {
 	if m.holders.Add(1) == 1 {
 		e.memory.Add(int64(m.size))
 		e.stats.stored.Add(1)
+		e.stats.storedBytes.Add(int64(m.size))
 	}
 }
 
@@ -77,6 +78,7 @@ func (e *Engine) letGo(m *message) {
 	if m.holders.Add(-1) == 0 {
 		e.memory.Add(-int64(m.size))
 		e.stats.stored.Add(-1)
+		e.stats.storedBytes.Add(-int64(m.size))
 	}
 }
 

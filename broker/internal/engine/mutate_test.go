@@ -14,7 +14,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/codec"
 )
 
-var mutations = flag.Int("mutations", 5000, "how many conversations TestMutated mutates")
+var mutations = flag.Int("mutations", 2000, "how many conversations TestMutated mutates")
 
 // said is a connection on which a client has said everything already, and reads everything.
 type said struct {

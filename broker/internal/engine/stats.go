@@ -8,7 +8,7 @@ type counters struct {
 	sessions                atomic.Int64
 	subscriptions, shares   atomic.Int64
 	retained                atomic.Int64
-	stored                  atomic.Int64 // messages that somebody keeps
+	stored, storedBytes     atomic.Int64 // messages that somebody keeps
 
 	sockets, connects, refused atomic.Uint64
 	expiredSessions            atomic.Uint64
@@ -32,7 +32,8 @@ type Stats struct {
 	Subscriptions, SharedSubscriptions int64
 	Retained                           int64
 	Stored                             int64 // messages that are retained, queued or in flight
-	Memory                             int64 // bytes of them, and of what waits to be written
+	StoredBytes                        int64 // of them
+	Memory                             int64 // bytes of all that MaxMemory bounds
 	InFlight                           int64
 
 	Sockets, Connects, Refused uint64
@@ -58,7 +59,7 @@ func (e *Engine) Stats() Stats {
 	return Stats{
 		Connected: c.connected.Load(), MaxConnected: c.maxConnected.Load(), Sessions: c.sessions.Load(),
 		Subscriptions: c.subscriptions.Load(), SharedSubscriptions: c.shares.Load(), Retained: c.retained.Load(),
-		Stored: c.stored.Load(), Memory: e.memory.Load(), InFlight: inFlight,
+		Stored: c.stored.Load(), StoredBytes: c.storedBytes.Load(), Memory: e.memory.Load(), InFlight: inFlight,
 		Sockets: c.sockets.Load(), Connects: c.connects.Load(), Refused: c.refused.Load(), ExpiredSessions: c.expiredSessions.Load(),
 		PacketsReceived: c.packetsReceived.Load(), PacketsSent: c.packetsSent.Load(),
 		BytesReceived: c.bytesReceived.Load(), BytesSent: c.bytesSent.Load(),
