@@ -82,11 +82,17 @@ func (c *client) shutDown(err error) {
 }
 
 // unsentError is the error of a message that was not sent when the client ended. One in a store will be sent by the next client.
+// The caller holds mu.
 func unsentError(d *Delivery, err error) error {
-	if d.number() != 0 {
-		return fmt.Errorf("%w: the message stays in the store: %w", ErrOutcomeUnknown, err)
+	if d.number() == 0 {
+		return &notSent{err}
 	}
-	return &notSent{err}
+	select {
+	case <-d.details.stored:
+		return fmt.Errorf("%w: the message stays in the store: %w", ErrOutcomeUnknown, err)
+	default:
+		return fmt.Errorf("%w: the store may have taken the message: %w", ErrOutcomeUnknown, err)
+	}
 }
 
 // detach makes the client one without a connection. Messages in flight and in the queue stay. SUBSCRIBEs and

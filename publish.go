@@ -489,6 +489,9 @@ func (out *outbox) publishStoredAsync(ctx context.Context, m *session.Message, o
 
 // submitStored hands a message to the store and to the queue. Its bytes are the store's from then on.
 func (out *outbox) submitStored(ctx context.Context, m *session.Message, o *publishOptions) (*Delivery, error) {
+	if n := len(o.name); n > maxStoreName {
+		return nil, &notSent{fmt.Errorf("mqtt: publishing to %q: a StoreName of %d bytes is too long", m.Topic, n)}
+	}
 	d := &Delivery{outbox: out, details: &details{name: string(o.name), forwards: o.forwards, stored: make(chan struct{})}, publishing: o.publishing}
 	m.Owner = d
 	return d, out.submit(ctx, d, m)

@@ -53,6 +53,9 @@ const (
 // after a restart. It is at most 65,535 bytes, and need not be unique. Without WithStore it means nothing.
 type StoreName string
 
+// maxStoreName is the length of the longest StoreName, in bytes.
+const maxStoreName = 65_535
+
 // forwards is the option Forwards: the origin of the message that is passed on.
 type forwards origin
 

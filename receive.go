@@ -175,6 +175,7 @@ func (r *receiver) recordPubrec(p *codec.Pubrec) bool {
 	if !ok || d.number() == 0 {
 		return false
 	}
+	r.client.session.Acknowledged()
 	d.reason = ReasonCode(p.Code)
 	d.say(newExplanation(p.ReasonString, p.UserProperties))
 	j.released++

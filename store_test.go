@@ -823,3 +823,60 @@ func TestStoreFailsAndTheLoggerPublishes(t *testing.T) {
 		p.die()
 	})
 }
+
+// A PUBREC acquits a message of the suspicion that connections are lost over it, also if the store has not taken it yet.
+func TestStoreSlowAndThePoisonLimit(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		p := newProcess(t, v, new(storetest.Memory), false, mqtt.WithPoisonLimit(2))
+		d := p.publishing("t", mqtt.ExactlyOnce).value(t)
+		p.wantPackets("PUBLISH 1 t q2")
+		settle()
+		release := p.holdStore()
+		for range 4 {
+			p.resume()
+			p.wantPackets("PUBLISH 1 t q2 dup")
+			p.Send(&codec.Pubrec{PacketID: 1})
+			p.wantSilence()
+		}
+		release()
+		p.wantPackets("PUBREL 1")
+		p.Send(&codec.Pubcomp{PacketID: 1})
+		wantFate(t, d, nil)
+		p.die()
+	})
+}
+
+// The error of a message that the store had not taken when the client ended does not say that the message stays in the store.
+func TestStoreFailsWhileTheClientEnds(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		p := newProcess(t, v, new(storetest.Memory), false)
+		settle()
+		p.store.Before(func(context.Context, []mqtt.StoreChange) error {
+			time.Sleep(3 * time.Second) // longer than the last DISCONNECT may take
+			return errFull
+		})
+		call := p.publishing("t", mqtt.AtLeastOnce)
+		call.wantWaiting(t)
+		noErr(t, p.client.Close())
+		if err := call.value(t).Err(); !errors.Is(err, mqtt.ErrOutcomeUnknown) || strings.Contains(err.Error(), "stays") {
+			t.Errorf("%v", err)
+		}
+		p = newProcess(t, v, p.die(), true)
+		p.wantSilence()
+		p.die()
+	})
+}
+
+// A name for the store has a bound.
+func TestStoreNameTooLong(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		p := newProcess(t, v, new(storetest.Memory), false)
+		for n, refused := range map[int]bool{65_535: false, 65_536: true} {
+			name := mqtt.StoreName(strings.Repeat("n", n))
+			if err := p.client.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce, name).Err(); mqtt.SafeToRetry(err) != refused {
+				t.Errorf("%d bytes: %v", n, err)
+			}
+		}
+		p.die()
+	})
+}

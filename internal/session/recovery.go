@@ -30,6 +30,9 @@ func (o *outgoing) acknowledged() {
 	}
 }
 
+// Acknowledged notes an acknowledgement that the session is told of later, because it has to be on disk before.
+func (s *Session) Acknowledged() { s.out.acknowledged() }
+
 // suspect is the message that may be the cause of lost connections: the peer fails whenever it is sent again.
 type suspect struct {
 	seq    uint64 // of the oldest message that was sent again; 0: none was

@@ -35,7 +35,7 @@
 //	PUBACK, PUBREC   Hold; when the message, and for PUBREC its identifier, is on disk: Release
 //	PUBCOMP          when the end of the identifier is on disk: Pubrel
 //	PUBLISH          Prepare, or PrepareFront; when the identifier is on disk: Confirm, and the loop above sends it
-//	PUBREL           when it is on disk that PUBREC came: Pubrec. InFlightMessage says beforehand what it will find
+//	PUBREL           Acknowledged; when it is on disk that PUBREC came: Pubrec. InFlightMessage says beforehand what it will find
 //
 // State and Restore bring a session across the death of the process.
 package session
