@@ -295,3 +295,20 @@ func TestDrainWithAStore(t *testing.T) {
 		(&consuming{Broker: b}).wantUnacknowledged(t, "")
 	})
 }
+
+// Flush does not wait for a message whose Publish has returned, with a store as without one.
+func TestFlushAfterAPublishThatReturned(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		for _, opts := range []mqtt.Options{nil, {mqtt.WithStore(new(storetest.Memory))}} {
+			b := mqtttest.NewBroker(t)
+			defer b.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Drop: true})()
+			c := reconnectingAs(t, v, b.DialContext, mqtt.WithClientID("c"), opts)
+			wantErr(t, c.Publish(endingIn(t, time.Second), "t", nil, mqtt.AtLeastOnce), mqtt.ErrOutcomeUnknown, false)
+			began := time.Now()
+			if err := c.Flush(endingIn(t, time.Minute)); err != nil || time.Since(began) > 0 {
+				t.Errorf("Flush returns %v after %v", err, time.Since(began))
+			}
+			c.Close()
+		}
+	})
+}

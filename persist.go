@@ -283,7 +283,8 @@ func (out *outbox) adopt(r *recovery, cfg *config) error {
 	}
 	out.journal.tidyOutcomes()
 	st := out.restoredState(r)
-	if slices.ContainsFunc(st.Waiting, func(m session.Message) bool { return m.QoS == 2 }) {
+	if slices.ContainsFunc(st.Waiting, func(m session.Message) bool { return m.QoS == 2 }) ||
+		slices.ContainsFunc(st.Sent, func(m session.Sent) bool { return m.Message.QoS == 2 }) {
 		out.session.ExpectQoS2()
 	}
 	if err := out.session.Restore(st); err != nil {

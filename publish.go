@@ -469,6 +469,9 @@ func (out *outbox) publishStored(ctx context.Context, m *session.Message, o *pub
 	case <-d.Done():
 		return d.err
 	case <-ctx.Done():
+		out.mu.Lock()
+		d.leaveWave()
+		out.mu.Unlock()
 		return fmt.Errorf("%w: waiting for an acknowledgement: %w", ErrOutcomeUnknown, ctx.Err())
 	}
 }

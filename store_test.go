@@ -880,3 +880,24 @@ func TestStoreNameTooLong(t *testing.T) {
 		p.die()
 	})
 }
+
+// On MQTT 3.1.1 a message at QoS 2 that an earlier process has sent makes the window small as well.
+func TestStoreWindowAfterARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProcess(t, codec.V311, new(storetest.Memory), false)
+		p.publishing("first", mqtt.ExactlyOnce).value(t)
+		p.wantPackets("PUBLISH 1 first q2")
+		p = newProcess(t, codec.V311, p.die(), true)
+		p.wantPackets("PUBLISH 1 first q2 dup")
+		for range 30 {
+			p.publishing("t", mqtt.AtLeastOnce).value(t)
+		}
+		for range 19 {
+			if m := mqtttest.ReceiveAs[*codec.Publish](p.Script); m.Topic != "t" {
+				t.Errorf("%v", brief(m))
+			}
+		}
+		p.wantSilence()
+		p.die()
+	})
+}
