@@ -49,7 +49,9 @@ func (r *receiver) hold(s *Subscription, m *Message) {
 		return
 	}
 	if s.ended {
-		r.link.Commit(r.client.session.Settle(r.link.Buffer(), receipt, s, nil))
+		if !s.inbox.stopping {
+			r.link.Commit(r.client.session.Settle(r.link.Buffer(), receipt, s, nil))
+		}
 		return
 	}
 	s.enqueue(entry{message: *m, receipt: receipt})

@@ -312,3 +312,68 @@ func TestFlushAfterAPublishThatReturned(t *testing.T) {
 		}
 	})
 }
+
+// A server may send what it has in its queue after UNSUBACK too [MQTT-3.10.4-3]. Nobody processes that any more, so Drain does not
+// let it be acknowledged; and what comes behind it is not processed, because it could not be acknowledged either.
+func TestDrainAcknowledgesNothingAfterUnsuback(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v)
+		handled := make(chan string, 10)
+		var handling []*running[struct{}]
+		for i, filter := range []string{"t", "slow"} {
+			call := start(func() (*mqtt.Subscription, error) { return p.client.Subscribe(t.Context(), filter, mqtt.AtLeastOnce) })
+			s := mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
+			p.Send(&codec.Suback{PacketID: s.PacketID, Codes: []codec.ReasonCode{1}})
+			sub := call.value(t)
+			handling = append(handling, startErr(func() error {
+				return sub.Handle(t.Context(), func(_ context.Context, m mqtt.Message) error {
+					time.Sleep(time.Duration(i) * time.Minute)
+					handled <- string(m.Payload)
+					return nil
+				})
+			}))
+		}
+		for id, payload := range []string{"", "first", "second"} {
+			if id > 0 {
+				p.Send(&codec.Publish{Topic: "slow", QoS: 1, PacketID: uint16(id), Payload: []byte(payload)})
+			}
+		}
+		synctest.Wait()
+		drained := startErr(func() error { return p.client.Drain(t.Context()) })
+		for range 2 {
+			u := mqtttest.ReceiveAs[*codec.Unsubscribe](p.Script)
+			p.Send(unsubscribeAck(v, u))
+		}
+		time.Sleep(time.Second)
+		p.Send(toT(1, 3, "late"))
+		p.Send(&codec.Publish{Topic: "slow", QoS: 1, PacketID: 4, Payload: []byte("behind")})
+		p.Send(toT(2, 5, "late too"))
+		var sent []string
+		for len(sent) == 0 || sent[len(sent)-1] != "DISCONNECT" {
+			switch packet := p.Receive().(type) {
+			case *codec.Pingreq:
+				p.Send(&codec.Pingresp{})
+			case *codec.Disconnect:
+				sent = append(sent, "DISCONNECT")
+			default:
+				sent = append(sent, brief(packet))
+			}
+		}
+		if got := strings.Join(sent, ", "); got != "PUBACK 1, PUBACK 2, DISCONNECT" {
+			t.Errorf("the client sends %s", got)
+		}
+		p.Cut()
+		noErr(t, drained.wait())
+		for _, h := range handling {
+			noErr(t, h.wait())
+		}
+		close(handled)
+		got := ""
+		for payload := range handled {
+			got += payload + " "
+		}
+		if got != "first second " {
+			t.Errorf("handled are %s", got)
+		}
+	})
+}

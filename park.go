@@ -153,10 +153,10 @@ func (in *inbox) closeParking() {
 	in.clearParked(left)
 }
 
-// clearParked acknowledges parked messages that no subscription will claim, unless the client has ended.
+// clearParked acknowledges parked messages that no subscription will claim, unless the client has ended or is to end.
 // The caller holds mu.
 func (in *inbox) clearParked(list []*parked) {
-	if in.err != nil {
+	if in.err != nil || in.stopping {
 		return
 	}
 	for _, p := range list {

@@ -357,6 +357,10 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 		}
 	}
 	targets, known := c.inbox.router.Targets(t, r.ids, p.Retain)
+	if p.QoS > 0 && c.inbox.leaves(targets, known) {
+		r.holdFor(p, t, &c.inbox.leaving)
+		return nil
+	}
 	if p.QoS > 0 && len(targets) == 0 && !known {
 		if r.park(p, t) {
 			return nil
@@ -585,14 +589,21 @@ func (r *receiver) park(p *codec.PublishView, t *route.Topic) bool {
 	if !lot.takes(t.Name, size, r.client.config) || r.client.inbox.router.Retired(r.ids) {
 		return false
 	}
-	receipt := r.client.session.Hold(p)
-	receipt.Topic = &t.Name
-	receipt.AddHolder(lot)
+	receipt := r.holdFor(p, t, lot)
 	lot.count++
 	lot.messages = append(lot.messages, &parked{r.message(p, t.Name), receipt, lot.count, size})
 	lot.bytes += size
-	r.link.Commit(r.client.session.Release(r.link.Buffer(), receipt, false))
 	return true
+}
+
+// holdFor keeps a message that goes to no subscription unacknowledged until holder settles it.
+// The caller holds mu.
+func (r *receiver) holdFor(p *codec.PublishView, t *route.Topic, holder any) *session.Receipt {
+	receipt := r.client.session.Hold(p)
+	receipt.Topic = &t.Name
+	receipt.AddHolder(holder)
+	r.link.Commit(r.client.session.Release(r.link.Buffer(), receipt, false))
+	return receipt
 }
 
 // refusedIdentifier reports whether the server refused a packet because the server uses the packet identifier itself.
