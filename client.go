@@ -26,12 +26,12 @@ type Lifecycle interface {
 	// outcome of that attempt. After a failure the client keeps trying as its policy says. Concurrent calls share an
 	// attempt. The end of ctx ends only the waiting.
 	Reconnect(ctx context.Context) error
-	// Outstanding returns the messages in the store whose fates are not known, in the order in which they were published:
+	// Outstanding returns the messages in the store whose outcomes are not known, in the order in which they were published:
 	// those of earlier processes as well, see WithStore.
 	Outstanding() []Outstanding
-	// Outcomes returns what became of messages in the store, in the order in which that was known: of each message that was
-	// not delivered, with the message (a dead letter), and of each that the application has given a StoreName. They are kept for 7
-	// days, the latest 1,000 with together at most 16 MiB.
+	// Outcomes returns what became of messages in the store, in the order in which the outcomes became known: of each message
+	// that was not delivered, with the message (a dead letter), and of each that the application has given a StoreName. The
+	// latest 1,000 outcomes are kept, for 7 days, with at most 16 MiB together.
 	Outcomes() []StoredMessage
 	// ForgetOutcomes removes from the store what Outcomes has returned, and waits until that is on disk, or ctx ends. The
 	// error is ErrClosed, or a *StoreError with ctx's.
@@ -46,19 +46,20 @@ type Lifecycle interface {
 	Done() <-chan struct{}
 	// Err returns nil while the client lives, then why it ended: ErrClosed after Disconnect and Close.
 	Err() error
-	// Flush waits until what became of every message that was published before is known, and those at QoS 0 are written.
-	// What became of each is for its Publish or Delivery to say. It does not wait for messages whose Publish has
-	// returned. The error is ctx's, ErrConnectionLost if messages at QoS 0 may not have been written, or why the client
+	// Flush waits until the outcome of every message that was published before is known, and until those at QoS 0 are
+	// written. Flush does not say which messages failed: Publish and Delivery do. It does not wait for messages whose
+	// Publish has returned, for calls of Publish that wait for room in the queue, or for messages of an earlier process in
+	// a store. The error is ctx's, ErrConnectionLost if messages at QoS 0 may not have been written, or why the client
 	// ended.
 	Flush(ctx context.Context) error
 	// Drain ends the client when its work is done: it unsubscribes all subscriptions, waits until the loops of All,
 	// Batches, Handle and Respond have finished what was delivered and the channels of Messages are empty, and then does
-	// what Disconnect does. Handlers may publish meanwhile. A member of a shared subscription whose session is kept
-	// would otherwise be given messages that nobody handles until it comes back. With ManualAck, messages that the
-	// application holds outside of a loop are not waited for. What nobody has processed when ctx ends, or
-	// waits where there is no loop, stays unacknowledged, so that the server gives it to the session's next client, or to
-	// another one of a shared subscription. Do not call it from a loop's body or a handler: it waits for
-	// them.
+	// what Disconnect does. Handlers may publish meanwhile. It is for members of a shared subscription whose session is
+	// kept: without Drain the server goes on giving them messages, which nobody handles until they come back. With
+	// ManualAck, Drain does not wait for messages that the application holds outside of a loop. These messages stay
+	// unacknowledged, so that the server gives them to the session's next client, or to another member of a shared
+	// subscription: what nobody has processed when ctx ends, what waits where there is no loop, and what the server still
+	// sends after it has answered UNSUBSCRIBE. Do not call Drain from a loop's body or a handler: it waits for them.
 	Drain(ctx context.Context) error
 	// Ready returns nil if the client is connected and the server has granted every subscription since it connected.
 	// Otherwise the error says in words what is missing, for a readiness probe.
@@ -78,6 +79,9 @@ type Client interface {
 	Lifecycle
 	// Publish sends a message. At QoS 1 and 2 it waits for PUBACK or PUBCOMP, and nil says that the server accepted the
 	// message. At QoS 0, the default, it returns once the message is handed to the connection.
+	//
+	// Without a connection a message at QoS 1 or 2 waits in the queue, see WithQueue; when that is full the error is
+	// ErrQueueFull at once. At QoS 0 it is ErrNotConnected, unless QueueOffline is given.
 	//
 	// If ctx ends before a message at QoS 1 or 2 was sent, the message is withdrawn and SafeToRetry reports true. A
 	// message that was sent stays in flight, and the error is an ErrOutcomeUnknown. A refusal is a *PublishError, a bad

@@ -29,8 +29,8 @@ import (
 // once. With ManualAck the body calls Ack, and if the loop is left, the current message still belongs to the
 // application.
 //
-// The loop ends when ctx ends or after Unsubscribe, without an error; what is in line by then stays unacknowledged, or is
-// delivered first. When the subscription ends for another reason the last pair has no message and an error that says
+// The loop ends without an error when ctx ends, and then what is in line stays unacknowledged, or after Unsubscribe, and then
+// what is in line is delivered first. When the subscription ends for another reason the last pair has no message and an error that says
 // why. Several loops over one subscription, in goroutines of their own, share its messages.
 func (s *Subscription) All(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {

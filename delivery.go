@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 )
 
-// Delivery is the fate of one PublishAsync. Its methods may be called concurrently.
+// Delivery tells the outcome of one PublishAsync. Its methods may be called concurrently.
 type Delivery struct {
 	outbox *outbox // nil: made by NewDelivery, or refused at once
 
@@ -111,7 +111,7 @@ func NewDelivery(reason ReasonCode, err error) *Delivery {
 	return d
 }
 
-// Done is closed when the message's fate is known.
+// Done is closed when the outcome is known.
 func (d *Delivery) Done() <-chan struct{} {
 	if d.resolved.Load() {
 		return closed
@@ -127,8 +127,8 @@ func (d *Delivery) Done() <-chan struct{} {
 	return d.done
 }
 
-// Wait waits until the message's fate is known or ctx ends, and returns Err or ctx's error. The end of ctx changes
-// nothing for the message.
+// Wait waits until the outcome is known or ctx ends, and returns Err or ctx's error. The end of ctx changes nothing for the
+// message.
 func (d *Delivery) Wait(ctx context.Context) error {
 	done := d.Done()
 	if done == closed {
@@ -142,8 +142,8 @@ func (d *Delivery) Wait(ctx context.Context) error {
 	}
 }
 
-// Err returns nil while the message's fate is not known and when the server took it, or what Publish would have
-// returned.
+// Err returns nil while the outcome is not known, and when the server has accepted the message. Otherwise it returns what
+// Publish would have returned.
 func (d *Delivery) Err() error {
 	if !d.resolved.Load() {
 		return nil

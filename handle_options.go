@@ -39,9 +39,9 @@ type RetryPolicy struct {
 	Within time.Duration
 }
 
-// DeadLetter is an option of Handle and Respond: it makes f the way out for messages that cannot be handled. f gets the
-// message and the last error when the RetryPolicy is over, and at once when that error is Permanent. It can publish the
-// message elsewhere, or write it down.
+// DeadLetter is an option of Handle and Respond: f takes over a message that cannot be handled. It gets the message and the last
+// error when the RetryPolicy is over, and at once when that error is Permanent. It can publish the message elsewhere, or
+// write it down.
 //
 // nil means that the message is dealt with, and it is acknowledged. To tell the server that it was refused (MQTT 5),
 // f calls Reject on the message before it returns nil. If f fails, the message stays unacknowledged, and f is called
@@ -53,8 +53,8 @@ func DeadLetter(f func(ctx context.Context, m Message, err error) error) HandleO
 }
 
 // Key is an option of Handle and Respond: messages for which f returns the same text are handled one after another, in
-// the order in which they came. Without it Handle takes messages of one topic to belong together, and Respond none. With nil
-// no messages do. f must be quick.
+// the order in which they came. Without it that holds for messages of one topic in Handle, and for no messages in Respond. With
+// Key(nil) it holds for no messages. f must be quick.
 func Key(f func(m Message) string) HandleOption { return key(f) }
 
 type (

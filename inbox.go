@@ -1,7 +1,6 @@
 package mqtt
 
 import (
-	"slices"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/internal/fifo"
@@ -47,18 +46,6 @@ func (in *inbox) watchStalls() {
 	}
 	in.watchingStalls = true
 	in.callSupervisor()
-}
-
-// leaves reports whether a message is left to the server, without acknowledgement: after Drain was called, one that no
-// subscription takes any more, for example because the server had it in its queue when it answered UNSUBSCRIBE. Those that come
-// later are left as well, except replies to requests, because their acknowledgements would have to wait for that one's.
-// The caller holds mu.
-func (in *inbox) leaves(targets []route.Target, known bool) bool {
-	if !in.stopping || known && len(targets) == 0 {
-		return false
-	}
-	in.leaving = in.leaving || len(targets) == 0
-	return in.leaving && !slices.ContainsFunc(targets, func(to route.Target) bool { return to.Holder.Owner.(*Subscription).sink != nil })
 }
 
 // settle records that holder accepted the message, or refused it, and appends the acknowledgements that this allows. r

@@ -533,8 +533,9 @@ func WithFilterPrefixes(prefixes ...string) Option {
 }
 
 // WithQueue bounds the queue in which messages at QoS 1 and 2 wait to be sent, in messages and in bytes of their topics
-// and payloads. The default is 10,000 messages and 64 MiB. An empty queue takes a message of any size. With 0 messages
-// there is no queue: Publish and PublishAsync wait instead.
+// and payloads. Messages at QoS 0 with QueueOffline wait there too. The default is 10,000 messages and 64 MiB. An empty queue
+// takes a message of any size. When the queue is full, Publish and PublishAsync wait for room until their ctx ends, or, without
+// a connection, fail at once with ErrQueueFull. With 0 messages there is no queue.
 func WithQueue(messages, bytes int) Option {
 	return option(func(c *config) error {
 		c.limits.QueueMessages, c.limits.QueueBytes = messages, bytes
@@ -577,8 +578,8 @@ func WithMaximumPacketSize(bytes int) Option {
 
 // WithDropInvalidTopics lets the client live with messages whose topic name the specification forbids: one that is not
 // UTF-8, or has U+0000 or a wildcard in it. Such a message is acknowledged, counted in Stats.InvalidTopics, logged with its
-// topic name, and goes to nobody. By default it ends the connection, as the specification asks for (section 4.13.1), and if the
-// server has retained it, so it does again whenever the client subscribes. The error names the topic then.
+// topic name, and goes to nobody. By default it ends the connection, as the specification asks for (section 4.13.1), and the
+// error names the topic. If the server has retained the message, that happens again whenever the client subscribes.
 func WithDropInvalidTopics() Option {
 	return option(func(c *config) error {
 		c.dropInvalidTopics = true
@@ -644,7 +645,8 @@ func WithUnmatched(f func(Message)) Option {
 	})
 }
 
-// WithLogger sets the logger for events that are not the error of any call. By default nothing is logged.
+// WithLogger sets the logger for events that are not the error of any call. By default nothing is logged, with one exception:
+// a message that has held up all acknowledgements for a minute is reported to slog's default logger.
 func WithLogger(l *slog.Logger) Option {
 	return option(func(c *config) error {
 		if l == nil {

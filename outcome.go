@@ -17,7 +17,7 @@ type StoredMessage struct {
 	Message Message   // of one that the server has taken: only the topic, the QoS and the retain flag
 	Expires time.Time // zero: never
 	Sent    bool      // the server may have it
-	Outcome *Outcome  // nil: its fate is not known
+	Outcome *Outcome  // nil: it is not known
 }
 
 // Outcome is what became of a message.

@@ -356,7 +356,7 @@ func (out *outbox) restoredState(r *recovery) (st session.State) {
 
 func sortedKeys[V any](m map[uint64]V) []uint64 { return slices.Sorted(maps.Keys(m)) }
 
-// Outstanding is a message in the store whose fate is not known.
+// Outstanding is a message in the store whose outcome is not known.
 type Outstanding struct {
 	Name     string // see StoreName
 	Delivery *Delivery

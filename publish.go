@@ -704,7 +704,7 @@ func (out *outbox) checkDrained() {
 }
 
 // Withdraw takes back a message that was not sent. It reports whether it did: then the Delivery is done, with an error
-// that is SafeToRetry.
+// that is SafeToRetry. A store removes the message soon after; if the process dies before, the next client sends it.
 func (d *Delivery) Withdraw() bool {
 	if d.resolved.Load() {
 		return false

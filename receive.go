@@ -357,7 +357,7 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 		}
 	}
 	targets, known := c.inbox.router.Targets(t, r.ids, p.Retain)
-	if p.QoS > 0 && c.inbox.leaves(targets, known) {
+	if p.QoS > 0 && r.leaves(targets, known) {
 		r.holdFor(p, t, &c.inbox.leaving)
 		return nil
 	}
@@ -373,6 +373,19 @@ func (r *receiver) publish(h codec.Header, body []byte) error {
 	r.deliver(p, t, targets)
 	c.inbox.router.Clear()
 	return nil
+}
+
+// leaves reports whether a message is left to the server, without acknowledgement: after Drain was called, one that no
+// subscription takes any more, for example because the server had it in its queue when it answered UNSUBSCRIBE. Those that come
+// later are left as well, except replies to requests, because their acknowledgements would have to wait for that one's.
+// The caller holds mu.
+func (r *receiver) leaves(targets []route.Target, known bool) bool {
+	in := &r.client.inbox
+	if !in.stopping || known && len(targets) == 0 {
+		return false
+	}
+	in.leaving = in.leaving || len(targets) == 0
+	return in.leaving && !slices.ContainsFunc(targets, func(to route.Target) bool { return to.Holder.Owner.(*Subscription).sink != nil })
 }
 
 // topic looks up the topic name of a PUBLISH, and sets it if the PUBLISH has only an alias; alias 0 means none. It

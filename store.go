@@ -66,7 +66,7 @@ var (
 	ErrStoreForeign = errors.New("mqtt: the store belongs to another client or server")
 )
 
-// StoreError is a store that failed.
+// StoreError says that the store failed, and what the client was doing.
 type StoreError struct {
 	Doing string // "storing a message", "loading"
 	Err   error

@@ -36,7 +36,7 @@ type AckMode uint8
 
 const (
 	AutoAck   AckMode = iota // when the consumer is done with the message; see All, Batches, Handle, Next and Messages
-	ManualAck                // by Message.Ack alone
+	ManualAck                // only by Message.Ack and Message.Reject
 )
 
 func (m AckMode) String() string {
@@ -117,8 +117,8 @@ func Buffer(n int) SubscribeOption { return buffer(n) }
 const maxIdentifier = 268_435_455
 
 // EndIfStalled ends the subscription with ErrSlowConsumer when one of its messages has been the client's oldest
-// unacknowledged message for the time d. It goes on through reconnects, without the time in which there is no
-// connection. Such a message holds up the acknowledgements of all later messages, and finally the server sends no more.
+// unacknowledged message for the time d. The time goes on after a reconnect; the time without a connection does
+// not count. Such a message holds up the acknowledgements of all later messages, and finally the server sends no more.
 // Messages in the line are refused with reason code 0x97 (acknowledged on 3.1.1) and counted as dropped. d is positive.
 // Without this option a subscription may hold up the others for ever. With ManualAck, a message that the application
 // works on counts as well.

@@ -104,8 +104,8 @@ func (s *Subscription) UserProperties() UserProperties {
 	return s.explanation.userProperties()
 }
 
-// Dropped returns how many messages were dropped: at QoS 0 because the buffer was full, at any QoS because they waited
-// in line when an Unsubscribe ran out of time.
+// Dropped returns how many messages were dropped: at QoS 0 because the buffer was full; at any QoS because they waited in
+// line when the ctx of Unsubscribe ended, or when the subscription ended with an error while the client lived.
 func (s *Subscription) Dropped() uint64 {
 	s.lock()
 	defer s.unlock()

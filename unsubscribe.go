@@ -63,7 +63,6 @@ func (s *Subscription) drain(ctx context.Context) bool {
 		s.awaitMove(ctx.Done())
 	}
 	empty := !s.busy() || s.ended
-	s.acknowledgeUnread()
 	s.end(nil)
 	if empty && s.channel == nil {
 		s.acknowledgeLine()
@@ -73,6 +72,7 @@ func (s *Subscription) drain(ctx context.Context) bool {
 	for s.line.sending {
 		s.awaitMove(nil)
 	}
+	s.acknowledgeUnread() // not before: whoever sends notes what went into the channel only after that
 	return empty
 }
 
