@@ -71,9 +71,11 @@ func (e *Engine) tryAttach(c *conn, connect *codec.Connect, ack *codec.Connack) 
 		return nil, after, &refusal{codec.QuotaExceeded}
 	case s == nil:
 		s = e.newSession(c.client.ID, c.client.Username)
-		if expiryOf(connect) > 0 && e.journal != nil {
-			s.ledger = s.ledgerOf(e.journal.newNumber())
-			c.awaitStore = true
+		if e.journal != nil {
+			if expiryOf(connect) > 0 {
+				s.ledger = s.ledgerOf(e.journal.newNumber())
+			}
+			c.awaitStore = c.awaitStore || s.ledger != nil || e.journal.isEnding(s.id)
 		}
 		e.enroll(sh, s)
 		return nil, after, s.begin(c, connect, ack)

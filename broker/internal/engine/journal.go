@@ -50,10 +50,11 @@ type journal struct {
 	bytes     int // of entries, and of those that are being committed or released
 	later     []Change
 	dirty     map[saver]bool
-	retaining map[string]int // by topic: runs of retained messages that are not released yet
-	sequence  uint64         // of the latest message
-	number    uint64         // of the latest session or group
-	room      chan struct{}  // closed when bytes falls below the bound; nil: nobody waits for that
+	ending    map[string]*Session // by client identifier: those that have ended, and are in the store still
+	retaining map[string]int      // by topic: runs of retained messages that are not released yet
+	sequence  uint64              // of the latest message
+	number    uint64              // of the latest session or group
+	room      chan struct{}       // closed when bytes falls below the bound; nil: nobody waits for that
 	closed    bool
 
 	wake     chan struct{} // capacity 1: there is something to commit
@@ -79,7 +80,7 @@ const (
 
 func newJournal(e *Engine, s Store) *journal {
 	return &journal{
-		engine: e, store: s, dirty: map[saver]bool{}, retaining: map[string]int{},
+		engine: e, store: s, dirty: map[saver]bool{}, ending: map[string]*Session{}, retaining: map[string]int{},
 		wake: make(chan struct{}, 1), released: make(chan []*entry, 1),
 	}
 }
@@ -229,12 +230,31 @@ func (j *journal) commitWith(open []Change, entries []*entry) []Change {
 		n.err = err
 	}
 	if err == nil {
+		j.forgetEnded(dirty)
 		return nil
 	}
 	for _, l := range dirty {
 		j.spoil(l)
 	}
 	return open
+}
+
+// forgetEnded notes which sessions have left the store.
+func (j *journal) forgetEnded(committed []saver) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, l := range committed {
+		if s, ok := l.(*Session); ok && j.ending[s.id] == s && s.removed.Load() {
+			delete(j.ending, s.id)
+		}
+	}
+}
+
+// isEnding reports whether the store still has a session of a client that has ended.
+func (j *journal) isEnding(id string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.ending[id] != nil
 }
 
 // commit commits changes, and tells the log when that begins or ceases to fail.

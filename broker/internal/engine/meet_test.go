@@ -86,7 +86,7 @@ func TestSubscribeWhileStoring(t *testing.T) {
 				l.client("filler").publish("fill", "x")
 				late, _ := l.join(codec.V5, kept5("late", true))
 				pub := l.client("p")
-				s.takes = time.Second
+				s.setTakes(time.Second)
 				pub.send(&codec.Publish{Topic: "a", QoS: 1, PacketID: 1, Retain: true, Payload: []byte("m")})
 				synctest.Wait()
 				late.send(&codec.Subscribe{PacketID: 1, Filters: []codec.SubscribeFilter{{Filter: filter, QoS: 1}}})
@@ -121,7 +121,7 @@ func TestUnsubscribeWhileStoring(t *testing.T) {
 		p, _ := l.join(codec.V5, kept5("x", true))
 		p.subscribe(1, "a", "$share/g/a")
 		pub := l.client("p")
-		s.takes = time.Second
+		s.setTakes(time.Second)
 		pub.send(&codec.Publish{Topic: "a", QoS: 1, PacketID: 1, Retain: true, Payload: []byte("m")})
 		synctest.Wait()
 		p.send(&codec.Unsubscribe{PacketID: 1, Filters: []string{"a", "$share/g/a"}})
@@ -429,4 +429,28 @@ func TestReplayedBesideLive(t *testing.T) {
 			p.quiet()
 		})
 	}
+}
+
+// Who is told that there is no session has none after a crash either, although the earlier one has ended only just now.
+func TestEndedJustBeforeConnect(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newMemoryStore()
+		l := newLab(t, with(s))
+		p, _ := l.join(codec.V5, kept5("x", true))
+		p.subscribe(1, "a")
+		p.send(&codec.Disconnect{SessionExpiry: new(uint32)})
+		p.ended()
+		synctest.Wait()
+		if _, ack := l.join(codec.V5, &codec.Connect{ClientID: "x"}); ack.SessionPresent {
+			t.Fatal("the session has not ended")
+		}
+		l = newLab(t, with(s.crash()))
+		if _, ack := l.join(codec.V5, &codec.Connect{ClientID: "x"}); ack.SessionPresent {
+			t.Error("the session is back")
+		}
+		time.Sleep(2 * lazyCommit)
+		if n := len(l.journal.ending); n != 0 {
+			t.Errorf("%d sessions are still ending", n)
+		}
+	})
 }

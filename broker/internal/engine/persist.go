@@ -233,6 +233,7 @@ func (s *Session) changes() []Change {
 	if !s.ended {
 		return []Change{{bucketSessions, key, s.record()}}
 	}
+	s.removed.Store(true)
 	return append(s.leftover, Change{bucketSessions, key, nil}, Change{bucketLedgers, key, nil})
 }
 
@@ -258,7 +259,11 @@ func (s *Session) unsave() {
 			s.leftover = append(s.leftover, Change{bucketSent, identifier(s.ledger.number, st.Sent[i].ID), nil})
 		}
 	}
-	s.save()
+	j := s.engine.journal
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.ending[s.id] = s
+	j.dirty[s] = true
 }
 
 // The handshakes of QoS 2, with records between cause and packet.

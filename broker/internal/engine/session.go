@@ -25,6 +25,7 @@ type Session struct {
 	// published them, although the reader of its earlier connection may still be busy.
 	ingress sync.Mutex
 
+	removed    atomic.Bool  // it has ended, and a commit is to remove it from the store, or has done so
 	unreleased atomic.Int32 // runs of the client that wait for the store
 
 	mu            sync.Mutex // guards the fields below

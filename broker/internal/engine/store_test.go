@@ -40,7 +40,10 @@ func (s *memoryStore) Load(f func(bucket byte, key, value []byte) error) error {
 }
 
 func (s *memoryStore) Commit(changes []Change) error {
-	time.Sleep(s.takes)
+	s.mu.Lock()
+	takes := s.takes
+	s.mu.Unlock()
+	time.Sleep(takes)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.commits++
@@ -81,6 +84,12 @@ func (s *memoryStore) count(bucket byte) (n int) {
 		}
 	}
 	return n
+}
+
+func (s *memoryStore) setTakes(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.takes = d
 }
 
 func (s *memoryStore) setFails(fails bool) {
@@ -377,13 +386,13 @@ func TestPublisherGoneWhileStored(t *testing.T) {
 		away.subscribe(2, "a")
 		pub, _ := l.join(codec.V5, kept5("pub", true))
 		time.Sleep(time.Second)
-		s.takes = time.Second
+		s.setTakes(time.Second)
 		message := codec.Publish{Topic: "a", QoS: 2, PacketID: 1, Payload: []byte("first")}
 		pub.send(&message)
 		synctest.Wait()
 		pub.leave(false)
 		time.Sleep(time.Minute)
-		s.takes = time.Millisecond
+		s.setTakes(time.Millisecond)
 		pub, _ = l.join(codec.V5, kept5("pub", false))
 		message.Dup = true
 		pub.send(&message, &codec.Publish{Topic: "a", QoS: 2, PacketID: 2, Payload: []byte("second")})
