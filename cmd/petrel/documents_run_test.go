@@ -171,7 +171,7 @@ func (d *desk) enter(t *testing.T, line string) bool {
 		d.ask(t, line)
 	case strings.Contains(line, "| petrel pub -t readings -l"):
 		const listen = "petrel sub -t readings -q 1 -i listener --no-clean"
-		d.start(t, listen+" -W 0.1").await() // leaves a session, for which the server keeps what comes
+		d.start(t, listen+" -d").sees(`SUBACK`) // leaves a session, for which the server keeps what comes
 		j := d.start(t, line)
 		d.start(t, listen).sees(`21\.5\n`)
 		j.interrupt()
