@@ -364,6 +364,30 @@ func TestStoreNewSession(t *testing.T) {
 	})
 }
 
+// The server has lost the session, which is on disk, and the process dies. The next one finds a session, the new one. A message at
+// QoS 2 of the old session is not sent again, and its outcome stays what it was: nobody knows whether it was delivered.
+func TestStoreSessionLostAndDeath(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		p := newProcess(t, v, new(storetest.Memory), false)
+		p.publishing("once", mqtt.ExactlyOnce).value(t)
+		p.wantPackets("PUBLISH 1 once q2")
+		p = newProcess(t, v, p.die(), false)
+		settle()
+		p.wantSilence()
+		p = newProcess(t, v, p.die(), true)
+		settle()
+		p.wantSilence()
+		if n := len(p.client.Outstanding()); n > 0 {
+			t.Errorf("%d messages are outstanding", n)
+		}
+		outcomes := p.client.Outcomes()
+		if len(outcomes) != 1 || outcomes[0].Message.Topic != "once" || !errors.Is(outcomes[0].Outcome.Err, mqtt.ErrSessionLost) {
+			t.Errorf("%+v", outcomes)
+		}
+		p.die()
+	})
+}
+
 // A store belongs to a client identifier and a server, and to one client at a time.
 func TestStoreIdentity(t *testing.T) {
 	withStores(t, func(t *testing.T, v codec.Version) {

@@ -265,8 +265,13 @@ func (b *bothEnds) round() {
 
 // finish lets a last publisher and a last consumer do the rest, and compares.
 func (b *bothEnds) finish() {
+	give := time.Now().Add(20 * time.Second)
 	publisher, consumer := b.start("publisher"), b.start("consumer")
-	time.Sleep(50 * time.Millisecond)
+	for last := b.processes - 1; len(b.lines("publisher", last)) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(give) {
+			b.t.Fatal("the last publisher does not publish within 20 s")
+		}
+	}
 	check(b.t, publisher.Process.Signal(syscall.SIGTERM))
 	if err := publisher.Wait(); err != nil {
 		b.t.Errorf("the last publisher: %v", err)
@@ -282,11 +287,11 @@ func (b *bothEnds) finish() {
 	if err := consumer.Wait(); err != nil {
 		b.t.Errorf("the last consumer: %v", err)
 	}
-	again := b.compare(b.seen, true)
+	again := b.compare("the witness", b.seen, true, true)
 	consumed := b.noted("consumer")
-	b.compare(consumed, false)
+	b.compare("all consumers", consumed, false, true)
 	for process := range b.processes {
-		b.compare(b.lines("consumer", process+1), true)
+		b.compare(fmt.Sprint("consumer ", process+1), b.lines("consumer", process+1), true, false)
 	}
 	b.t.Logf("%d processes, %d restarts of the server, %d accepted, %d seen again at QoS 1, %d consumed", b.processes, b.restarts,
 		len(accepted), again, len(consumed))
@@ -330,7 +335,8 @@ func setOf(lines []string) map[string]bool {
 }
 
 // compare finds what is out of order and, if it is to be once, what comes twice at QoS 2. It returns how many came again at QoS 1.
-func (b *bothEnds) compare(lines []string, once bool) (again int) {
+// In the notes of one process at QoS 1, a message that was not acknowledged may come before one that the publisher sends again.
+func (b *bothEnds) compare(who string, lines []string, once, ordered bool) (again int) {
 	copies, last := make(map[string]int), make(map[byte]string)
 	for _, line := range lines {
 		if line == "subscribed" || line == "" {
@@ -339,11 +345,11 @@ func (b *bothEnds) compare(lines []string, once bool) (again int) {
 		copies[line]++
 		switch qos := line[0]; {
 		case copies[line] > 1 && qos == '2' && once:
-			b.t.Errorf("%s came %d times", line, copies[line])
+			b.t.Errorf("%s: %s came %d times", who, line, copies[line])
 		case copies[line] > 1:
 			again++
-		case line < last[qos]:
-			b.t.Errorf("%s came behind %s", line, last[qos])
+		case line < last[qos] && (qos == '2' || ordered):
+			b.t.Errorf("%s: %s came behind %s", who, line, last[qos])
 		default:
 			last[qos] = line
 		}
