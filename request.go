@@ -529,20 +529,22 @@ func (q *requests) stopWaitingForReply(ctx context.Context, x *exchange, d *Deli
 			return Message{}, err
 		}
 	}
-	if n, full := q.windowFull(x); full {
-		return Message{}, fmt.Errorf("%w: waiting for a reply, which cannot come while %d messages wait for this client's acknowledgement: %w",
-			ErrOutcomeUnknown, n, ctx.Err())
-	}
-	return Message{}, fmt.Errorf("%w: waiting for a reply: %w", ErrOutcomeUnknown, ctx.Err())
+	return Message{}, fmt.Errorf("%w: waiting for a reply%s: %w", ErrOutcomeUnknown, q.obstacle(x), ctx.Err())
 }
 
-// windowFull reports whether the Receive Maximum is exhausted, so that the server cannot send the reply for x. n is the
-// number of messages without acknowledgement.
-func (q *requests) windowFull(x *exchange) (n int, full bool) {
+// obstacle says why the server could not send the reply for x; "" if there is no reason. The server's own window is not
+// known: Mosquitto's has 20 messages.
+func (q *requests) obstacle(x *exchange) string {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n = q.session.Unacknowledged()
-	return n, x.replies != nil && n >= q.config.receiveMaximum && x.replies.needRoom()
+	n := q.session.Unacknowledged()
+	switch {
+	case n == 0 || x.replies == nil || !x.replies.needRoom():
+		return ""
+	case n >= q.config.receiveMaximum:
+		return fmt.Sprintf(", which cannot come while %d messages wait for this client's acknowledgement", n)
+	}
+	return fmt.Sprintf(", which cannot come if the server allows no more messages than wait for this client's acknowledgement (%d)", n)
 }
 
 // starved returns an error that says so if the Receive Maximum has been exhausted for stallWarning, and nothing was

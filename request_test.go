@@ -1096,9 +1096,19 @@ func TestReplyQoS(t *testing.T) {
 			synctest.Wait()
 			_, err := n.front.Request(endingIn(t, time.Second), "back", nil)
 			wantErr(t, err, mqtt.ErrOutcomeUnknown, false)
-			if !strings.Contains(err.Error(), "2 messages wait for this client's acknowledgement") {
-				t.Error(err)
-			}
+			wantText(t, err, "cannot come while 2 messages wait for this client's acknowledgement")
+		})
+	})
+	t.Run("full at the server, perhaps", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			n := startNesting(t, mqtt.WithReplyQoS(mqtt.AtLeastOnce))
+			subscribeV5(t, n.front, "front", mqtt.AtLeastOnce, mqtt.ManualAck)
+			subscribeV5(t, n.front, "silent")
+			n.broker.Publish(text("front", "", 1))
+			synctest.Wait()
+			_, err := n.front.Request(endingIn(t, time.Second), "silent", nil)
+			wantErr(t, err, mqtt.ErrOutcomeUnknown, false)
+			wantText(t, err, "cannot come if the server allows no more messages than wait for this client's acknowledgement (1)")
 		})
 	})
 }
