@@ -370,8 +370,7 @@ func ExampleWithStore() {
 	broker, connection := memory()
 	defer broker.Close()
 	store := new(storetest.Memory) // boltstore.Open("/var/lib/billing/outgoing.db")
-	client, err := mqtt.NewClient(ctx, "mqtt://memory", connection, mqtt.WithClientID("billing"), mqtt.WithStore(store),
-		mqtt.WithoutReconnect())
+	client, err := mqtt.NewClient(ctx, "mqtt://memory", connection, mqtt.WithClientID("billing"), mqtt.WithStore(store))
 	if err != nil {
 		log.Fatal(err)
 	}
