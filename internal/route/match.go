@@ -25,7 +25,8 @@ func (r *Router) Lookup(name string) *Topic {
 //
 // A server may send a message once for each matching filter, with the identifier of that one, or once with all
 // identifiers. Either way a holder takes it for one of its filters only. A message without an identifier that we
-// know goes to everybody whose filter matches. known says that an identifier is that of a filter that matches: somebody
+// know goes to everybody whose filter matches. One with the identifier of a route that is gone was sent for the filter of that
+// route, and goes to those who hold the filter again: it may have waited at a server on which the client was before. known says that an identifier is that of a filter that matches: somebody
 // has the message, even if this copy is for nobody.
 // [MQTT-3.3.2-3] [MQTT-3.3.4-2] [MQTT-3.3.4-3] [MQTT-3.3.4-4] [MQTT-3.3.4-5] [MQTT311-3.3.2-3] [MQTT311-3.3.5-1]
 func (r *Router) Targets(t *Topic, ids []uint32, retain bool) (targets []Target, known bool) {
@@ -36,17 +37,38 @@ func (r *Router) Targets(t *Topic, ids []uint32, retain bool) (targets []Target,
 		return t.targets, false
 	}
 	r.targets = r.targets[:0]
+	found := 0
 	for _, rt := range t.routes {
 		if s := rt.find(ids); s != nil {
-			known = true
+			found++
 			r.prove(rt, s)
 			r.targets = rt.appendHolders(r.targets, t, s, true, retain)
 		}
+	}
+	known = found > 0
+	if found < len(ids) && r.appendSuccessors(t, ids, retain) {
+		known = true
 	}
 	if !known && !r.Retired(ids) {
 		r.targets = t.appendAll(r.targets, retain)
 	}
 	return r.targets, known
+}
+
+// appendSuccessors appends the holders of filters that have been held before, under one of these identifiers. It reports
+// whether there are any.
+func (r *Router) appendSuccessors(t *Topic, ids []uint32, retain bool) (any bool) {
+	for i := range r.retired {
+		old := &r.retired[i]
+		if !slices.Contains(ids, old.identifier) {
+			continue
+		}
+		if rt := r.routes[old.filter]; rt != nil && rt.find(ids) == nil && slices.Contains(t.routes, rt) {
+			r.targets = rt.appendHolders(r.targets, t, nil, true, retain)
+			any = true
+		}
+	}
+	return any
 }
 
 // Clear forgets the latest Targets, so that no Holder is kept that has left.
@@ -62,7 +84,7 @@ func (t *Topic) appendAll(dst []Target, retain bool) []Target {
 
 // Retired reports whether one of these is the identifier of a filter that nobody holds any more.
 func (r *Router) Retired(ids []uint32) bool {
-	return slices.ContainsFunc(ids, func(id uint32) bool { return slices.Contains(r.retired, id) })
+	return len(ids) > 0 && slices.ContainsFunc(r.retired, func(old retired) bool { return slices.Contains(ids, old.identifier) })
 }
 
 // Wants returns the highest QoS that h asks for on topic t, and whether one of its filters matches it.

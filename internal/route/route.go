@@ -19,13 +19,19 @@ type Router struct {
 	prefixes   []string
 	routes     map[string]*Route // by filter, as subscribed
 	index      topic.Index[*Route]
-	identifier uint32   // the latest subscription identifier given out
-	sent       uint64   // counts SUBSCRIBEs
-	joined     uint64   // counts holds
-	doubted    uint64   // up to this SUBSCRIBE all were sent before a CONNECT without an answer; 0: nothing is in doubt
-	targets    []Target // of the message at hand
-	retired    []uint32 // the latest identifiers of routes that are gone
-	generation uint64   // counts changes, so that what was looked up before notices
+	identifier uint32    // the latest subscription identifier given out
+	sent       uint64    // counts SUBSCRIBEs
+	joined     uint64    // counts holds
+	doubted    uint64    // up to this SUBSCRIBE all were sent before a CONNECT without an answer; 0: nothing is in doubt
+	targets    []Target  // of the message at hand
+	retired    []retired // the latest identifiers of routes that are gone
+	generation uint64    // counts changes, so that what was looked up before notices
+}
+
+// retired is the subscription identifier of a route that is gone.
+type retired struct {
+	identifier uint32
+	filter     string
 }
 
 // New returns a Router without routes. Topics match a filter without these prefixes, see topic.Inner.
@@ -171,7 +177,7 @@ func (r *Router) leave(rt *Route, part hold) {
 	r.index.Remove(rt.inner, rt)
 	for _, s := range rt.subscribes {
 		if s.identifier != 0 {
-			r.retired = remember(r.retired, s.identifier, rememberedIdentifiers)
+			r.retired = remember(r.retired, retired{s.identifier, rt.filter}, rememberedIdentifiers)
 		}
 	}
 }

@@ -113,6 +113,13 @@ func TestRoutes(t *testing.T) {
 			join A +/b:1 a/b:2; send 1 +/b for A; grant 1 1; send 2 a/b; grant 2 2
 			retained a/b 1 = A:1; retained a/b 2 =; message a/b 1 =; message a/b 2 = A:2`},
 
+		{"gone and wanted again", `
+			join A f:1; join B #:1; send 1 f; grant 1 1; send 2 #; grant 2 1; leave A = f; join C f:1
+			message f 1 = C:1; message f 2 = B:1; message f 1,2 = B:1 C:1
+			send 3 f; message f 1 = C:1; message f 3 = C:1; leave C = f; message f 1 =; message f 3 =`},
+		{"gone, and somebody has it and another filter", `
+			join A f:1; send 1 f; grant 1 1; leave A = f; join C f:1 #:2; send 2 #; grant 2 2; send 3 f; grant 3 1
+			message f 1 =; message f 2 = C:2; message f 3 =`},
 		{"gone", "join A f:1; join B #:1; send 1 f; grant 1 1; send 2 #; grant 2 1; leave A = f; message f 1 =; message f 2 = B:1; message f 9 = B:1"},
 	} {
 		t.Run(c.name, func(t *testing.T) { play(t, c.script) })

@@ -70,7 +70,7 @@ type Subscribe struct {
 // forgotten goes to everybody whose filter matches.
 const (
 	rememberedSubscribes  = 32   // of a route
-	rememberedIdentifiers = 1024 // of routes that are gone; 4 bytes each
+	rememberedIdentifiers = 1024 // of routes that are gone; 24 bytes each, and the filter
 )
 
 // remember appends v to a list that keeps only so many of its latest entries.
