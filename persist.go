@@ -72,7 +72,9 @@ func (out *outbox) commit(ctx context.Context) error {
 	var toWake []*Delivery
 	if err != nil {
 		out.journal.putBack(changes, steps)
-		out.notices.log(slog.LevelError, "mqtt: the store fails", "error", err)
+		if !errors.Is(err, context.Canceled) { // otherwise the client ends, and the batch is written then
+			out.notices.log(slog.LevelError, "mqtt: the store fails", "error", err)
+		}
 	} else {
 		toWake = out.proceed(steps)
 	}

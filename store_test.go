@@ -925,3 +925,21 @@ func TestStoreWindowAfterARestart(t *testing.T) {
 		p.die()
 	})
 }
+
+// To end a client while the store is at work is no failure of the store.
+func TestStoreAtWorkWhenTheClientEnds(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		var log lines
+		p := newProcess(t, v, new(storetest.Memory), false, mqtt.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+		settle()
+		release := p.holdStore()
+		call := p.publishing("t", mqtt.AtLeastOnce)
+		call.wantWaiting(t)
+		time.AfterFunc(2*time.Second, release)
+		noErr(t, p.client.Close())
+		call.value(t)
+		if text := log.String(); strings.Contains(text, "store") {
+			t.Errorf("the log says:\n%s", text)
+		}
+	})
+}
