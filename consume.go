@@ -236,6 +236,7 @@ func (s *Subscription) Messages() <-chan Message {
 		if s.ended {
 			close(s.channel)
 		} else {
+			s.line.callLoop()
 			s.advance()
 		}
 	}

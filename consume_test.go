@@ -714,3 +714,26 @@ func TestAckAfterLostSession(t *testing.T) {
 		}
 	})
 }
+
+// Loops that wait when the channel is made go on with what comes through it.
+func TestMessagesWhileLoopsWait(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		c := startConsuming(t, v)
+		var loops []*running[mqtt.Message]
+		for range 3 {
+			loops = append(loops, start(func() (mqtt.Message, error) {
+				for m, err := range c.sub.All(t.Context()) {
+					return m, err
+				}
+				return mqtt.Message{}, errors.New("the loop has ended")
+			}))
+		}
+		synctest.Wait()
+		c.sub.Messages()
+		c.send("a", 1, 3)
+		for _, l := range loops {
+			l.value(t)
+		}
+		noErr(t, c.client.Close())
+	})
+}

@@ -296,6 +296,9 @@ func (t *taker) wait(ctx context.Context, call <-chan struct{}) taking {
 	}
 	s.lock()
 	s.line.awaiting--
+	if s.channel != nil && incoming == nil {
+		s.line.callLoop() // the channel was made meanwhile: the other loops must look at it, too
+	}
 	s.unlock()
 	return result
 }
