@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/petrel-mqtt/mqtt"
 	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
@@ -270,6 +271,22 @@ func TestBridgeEnds(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// The second server may have refused a message before its storing is known.
+func TestBridgeWasSent(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{&mqtt.PublishError{Refusal: mqtt.Refusal{Code: mqtt.NotAuthorized}}, true}, {mqtt.ErrSessionLost, true},
+		{&mqtt.PublishError{Local: true, Refusal: mqtt.Refusal{Code: mqtt.QoSNotSupported}}, false},
+		{mqtt.ErrQueueFull, false}, {mqtt.ErrExpired, false}, {&mqtt.StoreError{Err: mqtt.ErrQueueFull}, false},
+	} {
+		if wasSent(c.err) != c.want {
+			t.Errorf("%v: not %v", c.err, c.want)
+		}
 	}
 }
 

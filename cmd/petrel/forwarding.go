@@ -104,7 +104,7 @@ func (f *forwarding) forward(ctx context.Context, m mqtt.Message) error {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case err == nil:
+		case err == nil || wasSent(err):
 			f.stored.Add(1)
 			f.waits.Store(false)
 			return nil
@@ -123,6 +123,13 @@ func (f *forwarding) forward(ctx context.Context, m mqtt.Message) error {
 			return nil
 		}
 	}
+}
+
+// wasSent reports whether the fate of a message, which is known already, is that of one that was stored and sent. If that is a
+// refusal, the store has it as a dead letter.
+func wasSent(err error) bool {
+	var refusal *mqtt.PublishError
+	return errors.As(err, &refusal) && !refusal.Local || errors.Is(err, mqtt.ErrOutcomeUnknown)
 }
 
 func pause(ctx context.Context, d time.Duration) {
