@@ -75,6 +75,15 @@ func got(b *mqtttest.Broker, filter string) (lines []string) {
 	return lines
 }
 
+// states are those that a bridge has published, from the first "1" on: the first server may be connected before the second.
+func states(b *mqtttest.Broker, topic string) []string {
+	all := got(b, topic)
+	if len(all) > 0 && strings.HasSuffix(all[0], " 0") {
+		return all[1:]
+	}
+	return all
+}
+
 func expect(t *testing.T, got []string, want ...string) {
 	t.Helper()
 	if !slices.Equal(got, want) {
@@ -112,7 +121,7 @@ func TestBridge(t *testing.T) {
 				if r := b.stop(); r.code != exitOK || !strings.Contains(r.errors, "stored=4") {
 					t.Errorf("%+v", r)
 				}
-				expect(t, got(s.near, "bridge/state"), "bridge/state 1 true 1", "bridge/state 1 true 0")
+				expect(t, states(s.near, "bridge/state"), "bridge/state 1 true 1", "bridge/state 1 true 0")
 			})
 		})
 	}
@@ -127,7 +136,7 @@ func TestBridgeState(t *testing.T) {
 			step()
 			time.Sleep(5 * time.Minute)
 		}
-		expect(t, got(s.near, "state"), "state 1 true 1", "state 1 true 0", "state 1 true 1", "state 1 true 0", "state 1 true 1")
+		expect(t, states(s.near, "state"), "state 1 true 1", "state 1 true 0", "state 1 true 1", "state 1 true 0", "state 1 true 1")
 	})
 }
 
