@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -89,6 +90,9 @@ func newPipe(t *testing.T) *pipe {
 // A first Ctrl-C, or a terminal that goes away, lets a command end well. A second one ends the program at once, and the
 // command with what it has started.
 func TestInterrupts(t *testing.T) {
+	heard := make(chan os.Signal, 1)
+	signal.Notify(heard, syscall.SIGHUP) // a program that this test starts inherits a signal that is ignored, as nohup does
+	defer signal.Stop(heard)
 	b := mqtttest.NewBroker(t)
 	retained(text("jobs", "x"))(nil, b)
 	url := b.Listen()
