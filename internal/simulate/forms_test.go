@@ -82,7 +82,8 @@ func (l *listener) loop(ctx context.Context) (over bool) {
 // loopBatches is a loop over Batches.
 func (l *listener) loopBatches(ctx context.Context) (over bool) {
 	l.note("begins a loop over batches")
-	for batch, err := range l.sub.Batches(ctx, 1+l.random.IntN(20), below(l.random, time.Second)) {
+	most, wait := 1+l.random.IntN(20), below(l.random, 100*time.Millisecond) // with a window of one or two it waits for each
+	for batch, err := range l.sub.Batches(ctx, most, wait) {
 		if err != nil {
 			l.checkReason(err)
 			return true
