@@ -85,7 +85,6 @@ func acceptPaho3(b *testing.B) func([]byte) error {
 	})
 	c := paho3.NewClient(o)
 	c.Connect() // and goes on trying
-	time.Sleep(10 * time.Millisecond)
 	b.Cleanup(func() { c.Disconnect(0) })
 	return func(payload []byte) error {
 		token := c.Publish("t", 1, false, payload) // it is in the store when this returns

@@ -1,5 +1,5 @@
 // Package interop tests the client against real servers. Tests that need a program which is not installed say so and
-// are skipped, but fail where the environment has CI=true.
+// are skipped, but fail where CI is set in the environment.
 package interop
 
 import (
@@ -29,8 +29,8 @@ func find(t testing.TB, program string) string {
 	}
 	switch {
 	case err == nil:
-	case os.Getenv("CI") == "true":
-		t.Fatalf("%s is not installed, and nothing is skipped where CI=true", program)
+	case os.Getenv("CI") != "":
+		t.Fatalf("%s is not installed, and nothing is skipped where CI is set", program)
 	default:
 		t.Skipf("%s is not installed", program)
 	}
