@@ -38,7 +38,7 @@ func TestRequestsThroughCuts(t *testing.T) {
 		cuts := start(func() (n int, err error) {
 			for ctx.Err() == nil {
 				time.Sleep(time.Duration(rand.IntN(400)) * time.Millisecond)
-				b.Cut([]string{"requester", "responder"}[rand.IntN(2)])
+				b.Cut([]string{"requester", "responder"}[n%2])
 				n++
 			}
 			return n, nil

@@ -49,11 +49,17 @@ func TestRequestsThroughCuts(t *testing.T) {
 	working, stop := context.WithCancel(ctx)
 	var serving, wait sync.WaitGroup
 	serving.Go(func() { responder.Respond(working, sub, square, mqtt.Workers(64)) })
-	cuts := 0
-	serving.Go(func() {
-		for working.Err() == nil {
-			<-time.After(time.Duration(50+rand.IntN(200)) * time.Millisecond)
-			p := proxies[rand.IntN(2)]
+	cuts, answered := 0, make(chan struct{}, *requestCount)
+	serving.Go(func() { // a cut after every 400 replies, of one connection and of the other in turn
+		for replies := 1; working.Err() == nil; replies++ {
+			select {
+			case <-answered:
+			case <-working.Done():
+			}
+			if replies%400 > 0 {
+				continue
+			}
+			p := proxies[cuts%2]
 			p.cut()
 			<-time.After(time.Duration(rand.IntN(50)) * time.Millisecond)
 			p.mend()
@@ -69,6 +75,7 @@ func TestRequestsThroughCuts(t *testing.T) {
 					t.Errorf("request %d: %q, %v", i, m.Payload, err)
 					return
 				}
+				answered <- struct{}{}
 			}
 		})
 	}
@@ -78,7 +85,7 @@ func TestRequestsThroughCuts(t *testing.T) {
 	serving.Wait()
 	t.Logf("%d requests in %v, %d cuts, %d late replies", *requestCount, took, cuts, requester.Stats().LateReplies)
 	if requester.Stats().Losses == 0 || responder.Stats().Losses == 0 {
-		t.Errorf("no connection was cut: %+v, %+v", requester.Stats(), responder.Stats())
+		t.Errorf("a connection was never lost: %+v, %+v", requester.Stats(), responder.Stats())
 	}
 }
 
