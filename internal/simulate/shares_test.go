@@ -20,7 +20,7 @@ type share struct {
 	left    time.Time // the last time that a member has left
 	gaps    []span    // in which a member was given messages, and no subscription of its client had asked for them
 	members []*listener
-	unsure  bool // a member is gone without a word, and is still given messages
+	unsure  bool // a member is gone without a word, or may be, and is still given messages
 }
 
 // checkShare checks that the members of a shared subscription lost nothing together.
@@ -62,6 +62,7 @@ func (h *share) add(c *simulated) {
 			h.left = later(h.left, l.ended)
 		}
 	}
+	h.unsure = h.unsure || account.mayStand(h.filter)
 	st := account.standing[h.filter]
 	if st == nil {
 		return

@@ -146,7 +146,8 @@ type account struct {
 
 	calls map[*publisher]int // the latest call whose message came for the first time in this session
 
-	before *account // what was there before a CONNECT with Clean Start that may still be refused; or nil
+	clean  bool     // the latest CONNECT asks for Clean Start
+	before *account // what was there before the latest CONNECT with Clean Start, if none is accepted yet; otherwise nil
 }
 
 // greeting is what a CONNACK says of the session.
@@ -270,7 +271,7 @@ func (w *witness) number() int {
 
 // renew forgets what belongs to a session, and gives the next one a number.
 func (w *witness) renew(a *account) {
-	a.session, a.renewed = w.number(), time.Now()
+	a.session, a.renewed, a.before = w.number(), time.Now(), nil
 	a.asked, a.standing = make(map[string]bool), make(map[string]*standing)
 	a.flights = make(map[uint16]*passing)
 	a.halves = make(map[uint16]half)
@@ -361,7 +362,7 @@ func (w *witness) came(server int, clientID string, a *account, packet codec.Pac
 
 // connecting notes that a CONNECT may end the session, whether or not its CONNACK will come to tell.
 func (w *witness) connecting(a *account, p *codec.Connect) {
-	a.before = nil
+	a.clean = p.CleanStart
 	switch {
 	case time.Since(a.heard) >= a.expiry:
 		w.lose(a)
@@ -374,10 +375,18 @@ func (w *witness) connecting(a *account, p *codec.Connect) {
 
 // refused notes that a CONNECT has changed nothing.
 func (a *account) refused() {
-	if b := a.before; b != nil {
+	if b := a.before; a.clean && b != nil {
 		a.session, a.sessions, a.expiry, a.renewed = b.session, b.sessions, b.expiry, b.renewed
 		a.asked, a.standing, a.flights, a.halves = b.asked, b.standing, b.flights, b.halves
+		a.before = b.before
 	}
+}
+
+// mayStand reports whether a filter may still be subscribed in a session that a CONNECT with Clean Start was to end: a server
+// that hangs up, or that loses the CONNECT, keeps it.
+func (a *account) mayStand(filter string) bool {
+	b := a.before
+	return b != nil && (b.standing[filter] != nil || b.mayStand(filter))
 }
 
 // heardOf notes what a client knows of its session, as soon as its next packet comes. It has received the CONNACK if that
