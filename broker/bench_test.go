@@ -3,6 +3,7 @@ package broker
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// benchBroker runs a broker, tells its address, and ends with its standard input.
+// benchBroker runs a broker, tells its address, answers each line with what it takes, and ends with its standard input.
 func benchBroker() {
 	c := onLoopback()
 	if addr := os.Getenv("PETREL_BENCH_ADDR"); addr != "" {
@@ -54,7 +55,9 @@ func benchBroker() {
 		os.Exit(1)
 	}
 	fmt.Println(b.Addr("default"))
-	bufio.NewReader(os.Stdin).ReadString('\n')
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		json.NewEncoder(os.Stdout).Encode(takenBy(b))
+	}
 	b.Shutdown(context.Background())
 }
 

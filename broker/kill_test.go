@@ -19,7 +19,8 @@ import (
 type victim struct {
 	*exec.Cmd
 	addr string
-	in   io.Closer // its standard input, whose end is an orderly one
+	in   io.WriteCloser // its standard input, whose end is an orderly one
+	out  *bufio.Reader  // its standard output
 }
 
 // startVictim starts a broker that has a file, at an address that is free or that an earlier one had.
@@ -36,9 +37,11 @@ func startVictim(t *testing.T, file, addr string) *victim {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	where, err := bufio.NewReader(out).ReadString('\n')
+	v := &victim{Cmd: cmd, in: in, out: bufio.NewReader(out)}
+	where, err := v.out.ReadString('\n')
 	check(t, err)
-	return &victim{cmd, strings.TrimSpace(where), in}
+	v.addr = strings.TrimSpace(where)
+	return v
 }
 
 // end ends the process, without a warning or in an orderly way. It does not wait.
