@@ -48,7 +48,7 @@ func TestPluginPanics(t *testing.T) {
 	p, _ := join(t, b, codec.V5, delay)
 	p.conn.Close()
 	pub, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
-	for topic, want := range map[string]codec.ReasonCode{"no": codec.NotAuthorized, "unseen": codec.Success} {
+	for topic, want := range map[string]codec.ReasonCode{"no": codec.NotAuthorized, "unseen": codec.NoMatchingSubscribers} {
 		pub.send(&codec.Publish{Topic: topic, QoS: 1, PacketID: 1, Payload: []byte("x")})
 		if ack := receive[*codec.Puback](pub); ack.Code != want {
 			t.Errorf("%s: %v", topic, ack.Code)

@@ -112,7 +112,7 @@ func TestSameIdentifierInBothDirections(t *testing.T) {
 		t.Errorf("%+v", ack)
 	}
 	p.send(&codec.Publish{Topic: "c", QoS: 2, PacketID: id})
-	if ack := receive[*codec.Pubrec](p); ack.PacketID != id || ack.Code != 0 {
+	if ack := receive[*codec.Pubrec](p); ack.PacketID != id || ack.Code != codec.NoMatchingSubscribers {
 		t.Errorf("%+v", ack)
 	}
 
@@ -260,14 +260,13 @@ func TestAuthPacket(t *testing.T) {
 	}
 }
 
-// Acknowledgements do not carry the user properties of what they acknowledge, and a PUBACK has no reason code that is
-// none.
+// Acknowledgements do not carry the user properties of what they acknowledge.
 func TestPlainAcknowledgements(t *testing.T) {
 	b := start(t, onLoopback())
 	p, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
 	properties := codec.PublishProperties{UserProperties: codec.UserProperties{{Key: "a", Value: "b"}}}
 	p.send(&codec.Publish{Topic: "a", QoS: 1, PacketID: 1, Properties: properties})
-	if ack := receive[*codec.Puback](p); ack.Code != 0 || ack.UserProperties != nil {
+	if ack := receive[*codec.Puback](p); ack.Code != codec.NoMatchingSubscribers || ack.UserProperties != nil {
 		t.Errorf("%+v", ack)
 	}
 }

@@ -109,14 +109,17 @@ func TestRespondToMosquitto(t *testing.T) {
 	}
 }
 
-// Mosquitto tells a request that nobody gets.
+// Mosquitto and Petrel's broker tell a request that nobody gets.
 func TestRequestNobodyGets(t *testing.T) {
-	ctx := within(t, 20*time.Second)
-	c, err := mqtt.NewClient(ctx, startMosquitto(t).url())
-	check(t, err)
-	defer c.Close()
-	if _, err := c.Request(ctx, "nobody/home", nil); !errors.Is(err, mqtt.NoMatchingSubscribers) {
-		t.Errorf("the error is %v", err)
+	urls, _ := startPetrelBroker(t)
+	for _, url := range []string{urls[0], startMosquitto(t).url()} {
+		ctx := within(t, 20*time.Second)
+		c, err := mqtt.NewClient(ctx, url)
+		check(t, err)
+		defer c.Close()
+		if _, err := c.Request(ctx, "nobody/home", nil); !errors.Is(err, mqtt.NoMatchingSubscribers) {
+			t.Errorf("%s: the error is %v", url, err)
+		}
 	}
 }
 

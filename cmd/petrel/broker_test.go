@@ -204,7 +204,7 @@ func TestBrokerDebug(t *testing.T) {
 	}
 	for _, want := range []string{
 		`in type=CONNECT client=five size=\d\d`, `out type=CONNACK client=five size=\d\d?$`, `in type=PUBLISH client=five size=17 id=1`,
-		`out type=PUBACK client=five size=\d id=1$`, `in type=UNSUBSCRIBE`, `out type=UNSUBACK client=five size=6 id=\d reason=11$`,
+		`out type=PUBACK client=five size=5 id=1 reason=10$`, `in type=UNSUBSCRIBE`, `out type=UNSUBACK client=five size=6 id=\d reason=11$`,
 		`out type=SUBACK client=five size=6 id=\d reason=01$`, `out type=CONNACK client=four size=4$`, `out type=SUBACK client=four size=6 id=\d+ reason="01 02"$`,
 	} {
 		b.await(want)

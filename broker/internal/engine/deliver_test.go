@@ -462,3 +462,52 @@ func TestAwayAtQoS0(t *testing.T) {
 		}
 	})
 }
+
+// A publisher hears at once that nobody gets its message: because nobody has subscribed, or nobody who may receive it, whether
+// it is retained or has to be stored. [MQTT-3.4.2.1]
+func TestNobodyGets(t *testing.T) {
+	for _, stored := range []bool{false, true} {
+		t.Run(fmt.Sprint("stored: ", stored), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				var asked atomic.Bool
+				l := newLab(t, func(c *Config) {
+					c.Policy = &rules{
+						allows: func(c *Client, access Access, topic string) bool { return access != Receive || topic != "secret" },
+						ask: func(c *Client, access Access, topic string) Decision {
+							if asked.Load() && access == Receive && topic == "plugin's" {
+								return Deny
+							}
+							return Abstain
+						},
+					}
+					if stored {
+						c.Store = newMemoryStore()
+					}
+				})
+				p, _ := l.join(codec.V5, kept5("x", true))
+				p.subscribe(2, "secret", "plugin's", "open")
+				p.leave(true)
+				asked.Store(true)
+				pub, _ := l.join(codec.V5, kept5("p", true))
+				for topic, want := range map[string]codec.ReasonCode{
+					"secret": codec.NoMatchingSubscribers, "plugin's": codec.NoMatchingSubscribers, "nobody's": codec.NoMatchingSubscribers, "open": codec.Success,
+				} {
+					for _, retain := range []bool{false, true} {
+						pub.send(&codec.Publish{Topic: topic, QoS: 1, PacketID: 1, Retain: retain, Payload: []byte("x")})
+						if ack := receive[*codec.Puback](pub); ack.Code != want {
+							t.Errorf("%s, retained: %v: %v", topic, retain, ack.Code)
+						}
+						pub.send(&codec.Publish{Topic: topic, QoS: 2, PacketID: 2, Retain: retain, Payload: []byte("x")})
+						if ack := receive[*codec.Pubrec](pub); ack.Code != want {
+							t.Errorf("%s, retained: %v: %v", topic, retain, ack.Code)
+						}
+						pub.send(&codec.Pubrel{PacketID: 2})
+						if ack := receive[*codec.Pubcomp](pub); ack.Code != codec.Success {
+							t.Error(ack.Code)
+						}
+					}
+				}
+			})
+		})
+	}
+}

@@ -25,7 +25,8 @@ type item struct {
 	id         uint16                   // packet identifier; 0 at QoS 0
 	refused    codec.ReasonCode         // the publisher is told; Success: it is not refused
 	repeated   bool                     // it came before
-	kept       bool                     // a target has it, or does not want it, or there is none
+	kept       bool                     // a target has it, or does not want it
+	unheard    bool                     // there is no target
 	receipt    *session.Receipt         // at QoS 2, or when the acknowledgement has to wait
 	message    *message                 // nil at QoS 0, where nobody keeps it
 }
@@ -265,20 +266,26 @@ func (s *Session) answerLater(r *run) {
 // answerItem acknowledges a message, or refuses it.
 // [MQTT-4.13.2]
 func (s *Session) answerItem(dst []byte, qos byte, it *item) []byte {
-	refusal := it.refusal()
+	reason := it.reason()
 	view := codec.PublishView{QoS: qos, PacketID: it.id}
 	if it.receipt == nil {
-		return s.state.Accept(dst, &view, refusal)
+		return s.state.Accept(dst, &view, reason)
 	}
-	it.receipt.SetReason(refusal)
-	return s.state.Release(dst, it.receipt, refusal == nil)
+	it.receipt.SetReason(reason)
+	return s.state.Release(dst, it.receipt, reason == nil)
 }
 
-// refusal is why a message is not acknowledged with success; nil if it is.
-func (it *item) refusal() *session.Reason {
+// unheard acknowledges a message that nobody has subscribed to who may receive it.
+var unheard = &session.Reason{Code: codec.NoMatchingSubscribers}
+
+// reason is what the acknowledgement of a message says; nil is success.
+// [MQTT-3.4.2.1]
+func (it *item) reason() *session.Reason {
 	switch {
 	case it.refused != codec.Success:
 		return &session.Reason{Code: it.refused}
+	case it.unheard:
+		return unheard
 	case !it.kept: // everybody whom it was for had too much already
 		return &session.Reason{Code: codec.QuotaExceeded}
 	}

@@ -75,7 +75,7 @@ func (e *Engine) deliver(r *run, items []item, wakes *[]*conn) {
 	nobody := len(m.targets) == 0 && len(m.groups) == 0
 	n, bytes := 0, 0
 	for i := range items {
-		items[i].kept = nobody
+		items[i].unheard = nobody
 		if !items[i].skip() {
 			n++
 			bytes += len(items[i].payload)
@@ -102,7 +102,7 @@ func (e *Engine) deliver(r *run, items []item, wakes *[]*conn) {
 		g.take(r, items, wakes)
 	}
 	for i := range items { // who may not receive is not one whose queue is full
-		items[i].kept = items[i].kept || nobody
+		items[i].unheard = nobody
 	}
 }
 

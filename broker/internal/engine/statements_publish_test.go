@@ -87,6 +87,46 @@ var publishExchanges = []exchange{
 		a< 40(0001 +) 50(0002 +)
 		a> 62(0002)
 		a< 70(0002)`},
+	{"[MQTT-3.4.2.1] [MQTT-3.4.2-1] [MQTT-3.5.2-1] the answer says that nobody has subscribed, and the exchange goes on", "5", `
+		a! id=a clean
+		a> 32('t/1' 0001 {} "1") 34('t/2' 0002 {} "2") 33('t/3' 0003 {} "3") 33('t/3' 0004 {})
+		a< 40(0001 10) 50(0002 10) 40(0003 10) 40(0004 10)
+		a> 3c('t/2' 0002 {} "2")
+		a< 50(0002)
+		a> 62(0002)
+		a< 70(0002)`},
+	{"[MQTT-3.4.2.1] or that only the publisher itself has, who wants nothing of its own", "5", `
+		a! id=a clean
+		a> 82(0001 {} 't' 06)
+		a< 90(0001 {} 02)
+		a> 32('t' 0001 {} "1") 34('t' 0002 {} "2")
+		a< 40(0001 10) 50(0002 10)
+		b! id=b clean
+		b> 32('t' 0001 {} "1")
+		b< 40(0001)
+		a< 32('t' ?1 {} "1")`},
+	{"[MQTT-3.4.2.1] it does not where somebody has, who may be away, have QoS 0, or a shared subscription", "5", `
+		s! id=s expiry=100
+		s> 82(0001 {} 'zero' 00) 82(0002 {} 'one' 01) 82(0003 {} '$share/g/shared' 01)
+		s< 90(0001 {} 00) 90(0002 {} 01) 90(0003 {} 01)
+		s/
+		a! id=a clean
+		a> 32('zero' 0001 {} "0") 34('one' 0002 {} "1") 32('shared' 0003 {} "s")
+		a& 40(0001) 50(0002) 40(0003)
+		s! present id=s
+		s< 32('one' ?1 {} "1") 32('shared' ?2 {} "s")`},
+	{"[MQTT-3.4.2.1] once nobody has any more, it does", "5", `
+		s! id=s clean
+		s> 82(0001 {} 't' 01 '$share/g/u' 01)
+		s< 90(0001 {} 0101)
+		a! id=a clean
+		a> 32('t' 0001 {} "1") 32('u' 0002 {} "1")
+		a< 40(0001) 40(0002)
+		s< 32('t' ?1 {} "1") 32('u' ?2 {} "1")
+		s> a2(0002 {} 't' '$share/g/u')
+		s< b0(0002 {} 0000)
+		a> 32('t' 0001 {} "1") 32('u' 0002 {} "1")
+		a< 40(0001 10) 40(0002 10)`},
 	{"[MQTT-3.3.1-4] [MQTT311-3.3.1-4] there is no QoS 3", "", "a! id=a clean\na> 36('t' 0001 {} \"x\")\na# 81"},
 	{"[MQTT-3.3.1-2] [MQTT311-3.3.1-2] nor DUP at QoS 0", "", "a! id=a clean\na> 38('t' {} \"x\")\na# 81"},
 	{"[MQTT-3.3.1-3] [MQTT311-3.3.1-3] DUP of what comes is not that of what goes", "", subscriber + `

@@ -220,7 +220,7 @@ func TestStoreFails(t *testing.T) {
 		if code := pub.publish("a", "lost"); code != codec.QuotaExceeded {
 			t.Errorf("%v", code)
 		}
-		if code := pub.publish("other", "nobody's"); code != codec.Success {
+		if code := pub.publish("other", "nobody's"); code != codec.NoMatchingSubscribers {
 			t.Errorf("%v", code)
 		}
 		three, _ := l.join(codec.V311, &codec.Connect{CleanStart: true, ClientID: "three"})
