@@ -37,6 +37,15 @@ func (l *ledger) enter(m *message) {
 	l.last = m.sequence
 }
 
+// enterSettled notes that the store has a message for others which the owner needs no more: the record has to go on saying so.
+func (l *ledger) enterSettled(m *message) {
+	l.last = max(l.last, m.sequence)
+	if l.debts.Len() > 0 {
+		l.debts.Push(debt{m.sequence, true})
+		l.settled++
+	}
+}
+
 // has reports whether the owner needs a message.
 func (l *ledger) has(m *message) bool { return l.find(m) >= 0 }
 
@@ -83,6 +92,13 @@ func (l *ledger) changes() []Change {
 		return nil
 	}
 	return []Change{{bucketLedgers, number(l.number), l.record()}}
+}
+
+// resume lets a ledger go on where its record ends; nil: there is none. Messages are entered after that.
+func (l *ledger) resume(r *restoredLedger) {
+	if r != nil {
+		l.last = r.upTo
+	}
 }
 
 // ledgerOf returns an empty ledger of a session.

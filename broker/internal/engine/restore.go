@@ -147,6 +147,7 @@ func (r *restoring) readSession(n uint64, value []byte) error {
 	e := r.engine
 	s := e.newSession(of.ID, of.Owner)
 	s.ledger = s.ledgerOf(n)
+	s.ledger.resume(r.ledgers[n])
 	client := &Client{ID: of.ID, Username: of.Owner, Version: of.Version, Listener: of.Listener}
 	s.client.Store(client)
 	s.expiry, s.endsAt = of.Expiry, e.engineTime(of.EndsAt)
@@ -175,11 +176,13 @@ func (r *restoring) restoreMessages() error {
 		for i := range m.targets {
 			t := &m.targets[i]
 			switch g, s := groups[t.number], r.sessions[t.number]; {
+			case s == nil && g == nil:
 			case !r.ledgers[t.number].needs(m.sequence):
+				ledgerOfEither(s, g).enterSettled(m.message)
 			case s != nil:
 				m.message.debts.Add(1)
 				r.give(s, states[t.number], m.message, t)
-			case g != nil:
+			default:
 				m.message.debts.Add(1)
 				r.giveGroup(g, states, m.message)
 			}
@@ -195,6 +198,13 @@ func (r *restoring) restoreMessages() error {
 		}
 	}
 	return nil
+}
+
+func ledgerOfEither(s *Session, g *group) *ledger {
+	if s != nil {
+		return s.ledger
+	}
+	return g.ledger.Load()
 }
 
 func order(a, b bool) int {
@@ -216,7 +226,9 @@ func (r *restoring) groupsByNumber() map[uint64]*group {
 			r.useless = append(r.useless, Change{bucketGroups, number(n), nil}, Change{bucketLedgers, number(n), nil})
 			continue
 		}
-		g.ledger.Store(&ledger{journal: r.engine.journal, number: n, lock: &g.mu})
+		l := &ledger{journal: r.engine.journal, number: n, lock: &g.mu}
+		l.resume(r.ledgers[n])
+		g.ledger.Store(l)
 		groups[n] = g
 	}
 	return groups

@@ -431,6 +431,64 @@ func TestDeafClientAndStore(t *testing.T) {
 	})
 }
 
+// What a session or group has acknowledged does not come to it again, although the store keeps it for another session through
+// several restarts.
+func TestSettledThroughRestarts(t *testing.T) {
+	for name, c := range map[string]struct {
+		acknowledged []int // of three
+		filter       string
+		want         []string
+	}{
+		"all":             {[]int{0, 1, 2}, "a", nil},
+		"the last two":    {[]int{1, 2}, "a", []string{"0"}},
+		"the second":      {[]int{1}, "a", []string{"0", "2"}},
+		"all of a group":  {[]int{0, 1, 2}, "$share/g/a", nil},
+		"some of a group": {[]int{1, 2}, "$share/g/a", []string{"0"}},
+		"one of a group":  {[]int{1}, "$share/g/a", []string{"0", "2"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := newMemoryStore()
+				l := newLab(t, with(s))
+				away, _ := l.join(codec.V5, kept5("away", true))
+				away.subscribe(1, "a")
+				away.leave(true)
+				p, _ := l.join(codec.V5, kept5("x", true))
+				p.subscribe(1, c.filter)
+				pub := l.client("p")
+				var ids []uint16
+				for i := range 3 {
+					pub.publish("a", "%d", i)
+					ids = append(ids, receive[*codec.Publish](p).PacketID)
+				}
+				for _, i := range c.acknowledged {
+					p.send(&codec.Puback{PacketID: ids[i]})
+				}
+				restart := func() {
+					time.Sleep(2 * lazyCommit)
+					s = s.crash()
+					l = newLab(t, with(s))
+				}
+				restart()
+				restart()
+				for range 2 {
+					restart()
+					p, _ = l.join(codec.V5, kept5("x", false))
+					for _, want := range c.want {
+						p.want("%s", want)
+					}
+					p.quiet()
+					c.want = nil
+				}
+				away, _ = l.join(codec.V5, kept5("away", false))
+				for i := range 3 {
+					away.want("%d", i)
+				}
+			})
+		})
+	}
+}
+
 // After each crash a session goes on with packet identifiers that are half a circle away from those that its client may
 // still acknowledge.
 func TestIdentifiersAfterCrash(t *testing.T) {
