@@ -35,6 +35,7 @@ var importRules = map[string]importRule{
 	"codec":             {},
 	"transport":         {modules: []string{websocketModule}},
 	"internal/fifo":     {},
+	"internal/freeport": {},
 	"internal/link":     {petrel: []string{"codec", "internal/wire"}},
 	"internal/release":  {},
 	"internal/route":    {petrel: []string{"internal/topic"}},
