@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/internal/freeport"
 )
 
 var kills = flag.Int("kills", 15, "how often TestKill kills the publisher, with each version")
@@ -38,13 +39,16 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// patience is how long anything may take, on a machine that is busy: it ends what hangs.
+const patience = 2 * time.Minute
+
 // child publishes to two topics, one for each QoS, and prints what was accepted. Then it waits until everything is delivered.
 func child(arguments []string) error {
 	s, err := Open(arguments[1])
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	options := mqtt.Options{mqtt.WithStore(s), mqtt.WithMaxInFlight(8), mqtt.WithConnectInBackground()}
 	client, err := connect(ctx, arguments[0], arguments[2], options)
@@ -59,7 +63,7 @@ func child(arguments []string) error {
 	defer stop()
 	var publishers sync.WaitGroup
 	for qos := mqtt.AtLeastOnce; qos <= mqtt.ExactlyOnce; qos++ {
-		publishers.Go(func() { publish(working, client, qos) })
+		publishers.Go(func() { publish(ctx, working, client, qos) })
 	}
 	publishers.Wait()
 	for len(client.Outstanding()) > 0 && ctx.Err() == nil {
@@ -80,8 +84,9 @@ func connect(ctx context.Context, version, url string, options mqtt.Options) (mq
 	return mqtt.Common(c), nil
 }
 
-func publish(ctx context.Context, c mqtt.Client, qos mqtt.QoS) {
-	for ctx.Err() == nil {
+// publish publishes until working ends, and at least one message.
+func publish(ctx, working context.Context, c mqtt.Client, qos mqtt.QoS) {
+	for first := true; first || working.Err() == nil; first = false {
 		text := fmt.Sprintf("%d:%d", qos, time.Now().UnixNano())
 		if d := c.PublishAsync(ctx, fmt.Sprintf("stored/%d", qos), []byte(text), qos); d.Err() == nil && ctx.Err() == nil {
 			fmt.Println(text)
@@ -89,15 +94,18 @@ func publish(ctx context.Context, c mqtt.Client, qos mqtt.QoS) {
 	}
 }
 
-// A publisher is killed with SIGKILL at random moments. What it has accepted is seen by mosquitto_sub, in order, and at QoS 2 once.
+// A publisher is killed with SIGKILL at random moments, one time in four since its start, otherwise since it publishes. What it has accepted is seen by mosquitto_sub, in order, and at QoS 2 once.
 func TestKill(t *testing.T) {
 	for _, version := range []string{"5", "3"} {
 		t.Run(version, func(t *testing.T) {
 			url, seen := startMosquitto(t)
 			path := filepath.Join(t.TempDir(), "store")
 			accepted := make(map[string]bool)
-			for range *kills {
+			for i := range *kills {
 				p := startChild(t, version, path, url, "100000")
+				if i%4 > 0 {
+					p.first(accepted)
+				}
 				time.Sleep(time.Duration(30+rand.N(250)) * time.Millisecond)
 				p.cmd.Process.Kill()
 				p.wait(accepted)
@@ -168,6 +176,13 @@ func startChild(t *testing.T, arguments ...string) *process {
 	return p
 }
 
+// first waits for the first line of the process, and notes it.
+func (p *process) first(accepted map[string]bool) {
+	if line, printed := <-p.lines; printed {
+		accepted[line] = true
+	}
+}
+
 // wait notes what the process has printed, until its end.
 func (p *process) wait(accepted map[string]bool) error {
 	for line := range p.lines {
@@ -194,22 +209,19 @@ func program(t *testing.T, name string) string {
 // startMosquitto starts a server and a mosquitto_sub. seen waits until all that was accepted is seen, and returns what was.
 func startMosquitto(t *testing.T) (url string, seen func(accepted map[string]bool) []string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	address := l.Addr().(*net.TCPAddr)
-	l.Close()
+	port := fmt.Sprint(freeport.Take(t))
+	address := "127.0.0.1:" + port
 	config := filepath.Join(t.TempDir(), "mosquitto.conf")
-	check(t, os.WriteFile(config, fmt.Appendf(nil, "listener %d 127.0.0.1\nallow_anonymous true\nuser root\nset_tcp_nodelay true\n"+
-		"max_queued_messages 0\nmax_inflight_messages 0\n", address.Port), 0o600))
+	check(t, os.WriteFile(config, fmt.Appendf(nil, "listener %s 127.0.0.1\nallow_anonymous true\nuser root\nset_tcp_nodelay true\n"+
+		"max_queued_messages 0\nmax_inflight_messages 0\n", port), 0o600))
 	run(t, exec.Command(program(t, "mosquitto"), "-c", config))
-	for range 500 {
-		if c, err := net.Dial("tcp", address.String()); err == nil {
+	for give := time.Now().Add(patience); time.Now().Before(give); time.Sleep(10 * time.Millisecond) {
+		if c, err := net.Dial("tcp", address); err == nil {
 			c.Close()
 			break
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	arguments := []string{"-p", fmt.Sprint(address.Port), "-V", "5", "-i", "witness", "-c", "-x", "3600", "-q", "2", "-t", "stored/+"}
+	arguments := []string{"-p", port, "-V", "5", "-i", "witness", "-c", "-x", "3600", "-q", "2", "-t", "stored/+"}
 	if text, err := exec.Command(program(t, "mosquitto_sub"), append(arguments, "-E")...).CombinedOutput(); err != nil {
 		t.Fatalf("mosquitto_sub: %v\n%s", err, text)
 	}
@@ -226,8 +238,8 @@ func startMosquitto(t *testing.T) (url string, seen func(accepted map[string]boo
 			mu.Unlock()
 		}
 	}()
-	return "mqtt://" + address.String(), func(accepted map[string]bool) []string {
-		for range 1000 {
+	return "mqtt://" + address, func(accepted map[string]bool) []string {
+		for give := time.Now().Add(patience); time.Now().Before(give); time.Sleep(10 * time.Millisecond) {
 			mu.Lock()
 			found := make(map[string]bool)
 			for _, text := range all {
@@ -243,7 +255,6 @@ func startMosquitto(t *testing.T) (url string, seen func(accepted map[string]boo
 			if missing == 0 {
 				break
 			}
-			time.Sleep(10 * time.Millisecond)
 		}
 		time.Sleep(200 * time.Millisecond) // for what comes once more
 		mu.Lock()

@@ -12,7 +12,7 @@ import (
 func TestTopicAliasesTowardsClients(t *testing.T) {
 	t.Parallel()
 	b := start(t, onLoopback())
-	ctx := within(t, 20*time.Second)
+	ctx := within(t)
 	sub, err := mqtt.NewClient(ctx, b.URLs()[0], mqtt.WithTopicAliasMaximum(3), mqtt.WithClientID("sub"), mqtt.WithSessionExpiry(time.Hour))
 	check(t, err)
 	defer sub.Close()

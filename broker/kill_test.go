@@ -58,7 +58,7 @@ func (v *victim) join(t *testing.T, connect *codec.Connect) (*peer, *codec.Conna
 	c, err := net.Dial("tcp", v.addr)
 	check(t, err)
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	p := &peer{t, c, codec.V5}
 	p.send(connect)
 	return p, receive[*codec.Connack](p)
@@ -78,9 +78,10 @@ func TestKilled(t *testing.T) {
 	acknowledged := 0
 	for n := range kills {
 		pub, _ := v.join(t, &codec.Connect{CleanStart: true})
-		soon := time.AfterFunc(time.Duration(50+rand.IntN(200))*time.Millisecond, func() { v.end(n%2 == 1) })
-		acknowledged = pub.flood(acknowledged) // until the broker is no more
-		soon.Stop()
+		dying := v
+		acknowledged = pub.flood(acknowledged, func() { // until the broker is no more
+			time.AfterFunc(rand.N(200*time.Millisecond), func() { dying.end(n%2 == 1) })
+		})
 		v.Wait()
 		v = startVictim(t, file, "")
 	}
@@ -107,9 +108,10 @@ func TestKilled(t *testing.T) {
 	t.Logf("%d messages in %d lives", acknowledged, kills)
 }
 
-// flood publishes numbers from next on, 50 at a time, until the connection fails. It returns the first that was not
-// acknowledged: the acknowledgements come in order.
-func (p *peer) flood(next int) int {
+// flood publishes numbers from next on, 50 at a time, until the connection fails, and calls begun when the first one is
+// acknowledged. It returns the first that was not acknowledged: the acknowledgements come in order.
+func (p *peer) flood(next int, begun func()) int {
+	first := next
 	for {
 		var batch []byte
 		for i := range 50 {
@@ -128,7 +130,9 @@ func (p *peer) flood(next int) int {
 				if ack.Code != codec.Success {
 					p.t.Fatalf("got %+v", ack)
 				}
-				next++
+				if next++; next == first+1 {
+					begun()
+				}
 			case *codec.Disconnect: // an orderly end
 				return next
 			default:

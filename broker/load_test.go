@@ -94,11 +94,22 @@ func summary(took []time.Duration) string {
 	return fmt.Sprintf("%d publishes, median %v, 99 %% %v, slowest %v", n, took[n/2], took[n*99/100], took[n-1])
 }
 
+// tally counts bytes that were read.
+type tally struct{ atomic.Int64 }
+
+func (n *tally) Write(p []byte) (int, error) {
+	n.Add(int64(len(p)))
+	return len(p), nil
+}
+
+// slow is what no publish takes that nobody holds up, on a machine that is busy.
+const slow = patience / 4
+
 // Clients that never read slow neither publishers nor those that do, and the memory that they cost is bounded.
 func TestStalledBesideLive(t *testing.T) {
 	v := startBounded(t)
 	var reading sync.WaitGroup
-	var received atomic.Int64
+	var received tally
 	for i := range *stalledClients + *liveClients {
 		c, in, err := v.load(fmt.Sprint(i), "load")
 		check(t, err)
@@ -106,21 +117,17 @@ func TestStalledBesideLive(t *testing.T) {
 		if i < *stalledClients {
 			continue
 		}
-		reading.Go(func() {
-			n, _ := io.Copy(io.Discard, in)
-			received.Add(n)
-		})
+		reading.Go(func() { io.Copy(&received, in) })
 	}
 	before := v.rss()
 	took := v.latencies(t, "load", 8<<10, 20*time.Millisecond)
 	after := v.rss()
+	want := int64(len(took)) * int64(*liveClients) * (8 << 10)
+	await(t, "end of what is for those who read", func() bool { return received.Load() >= want })
 	v.end(false)
 	reading.Wait()
 	t.Logf("%d stalled, %d live: %s; %d MiB before, %d MiB after, %d MiB received", *stalledClients, *liveClients, summary(took), before, after, received.Load()>>20)
-	if want := int64(len(took)) * int64(*liveClients) * (8 << 10); received.Load() < want*99/100 { // the last may be cut off
-		t.Errorf("those who read got %d bytes of %d", received.Load(), want)
-	}
-	if p99 := took[len(took)*99/100]; p99 > time.Second {
+	if p99 := took[len(took)*99/100]; p99 > slow {
 		t.Errorf("a publish took %v", p99)
 	}
 	if after > 700 { // max-memory is 512 MiB
@@ -166,7 +173,7 @@ func TestManyConnections(t *testing.T) {
 	for _, c := range all {
 		c.Close()
 	}
-	if p99 := took[len(took)*99/100]; p99 > time.Second {
+	if p99 := took[len(took)*99/100]; p99 > slow {
 		t.Errorf("a publish took %v", p99)
 	}
 }
@@ -174,9 +181,9 @@ func TestManyConnections(t *testing.T) {
 // A client that reads 1 KB a second costs no more memory than the bounds say, however much is published for it.
 func TestSlowReader(t *testing.T) {
 	v := startBounded(t)
-	slow, in, err := v.load("slow", "flood")
+	reader, in, err := v.load("slow", "flood")
 	check(t, err)
-	defer slow.Close()
+	defer reader.Close()
 	before := v.rss()
 	over := make(chan struct{})
 	var running sync.WaitGroup

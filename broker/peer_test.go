@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,7 +35,7 @@ func dial(t *testing.T, b *Broker, v codec.Version) *peer {
 	c, err := net.Dial("tcp", b.Addr("default").String())
 	check(t, err)
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	return &peer{t, c, v}
 }
 
@@ -70,12 +71,12 @@ func receive[P codec.Packet](p *peer) P {
 	return got
 }
 
-// ended reads until the connection ends.
+// ended reads until the connection ends: with a reset if the broker has not waited for all that was sent.
 func (p *peer) ended() {
 	p.t.Helper()
 	for {
 		packet, err := codec.ReadPacket(p.conn, p.version, 1<<20)
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
 			p.conn.Close()
 			return
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/internal/freeport"
 )
 
 var killFor = flag.Duration("kill-for", 3*time.Second, "how long TestWitness ends the broker again and again")
@@ -83,7 +84,7 @@ func TestWitness(t *testing.T) {
 	t.Parallel()
 	program := find(t, "mosquitto_sub")
 	file := t.TempDir() + "/petrel.db"
-	v := startVictim(t, file, "")
+	v := startVictim(t, file, fmt.Sprint("127.0.0.1:", freeport.Take(t))) // it comes back there
 	host, port, err := net.SplitHostPort(v.addr)
 	check(t, err)
 	sub := exec.Command(program, "-h", host, "-p", port, "-V", "mqttv311", "-c", "-i", "witness", "-q", "1", "-t", "1/#", "-F", "%t %p")
@@ -124,7 +125,7 @@ func TestWitness(t *testing.T) {
 	}
 	close(over)
 	running.Wait()
-	for end := time.Now().Add(time.Minute); !w.has(acknowledged) && time.Now().Before(end); {
+	for end := time.Now().Add(patience); !w.has(acknowledged) && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	w.mu.Lock()
@@ -147,7 +148,7 @@ func TestWitness(t *testing.T) {
 // joinVictim connects a client whose session is kept, and that connects again as soon as it can.
 func joinVictim(t *testing.T, addr, id string) mqtt.ClientV5 {
 	t.Helper()
-	c, err := mqtt.NewClient(within(t, 10*time.Second), addr, mqtt.WithClientID(id), mqtt.WithSessionExpiry(time.Hour),
+	c, err := mqtt.NewClient(within(t), addr, mqtt.WithClientID(id), mqtt.WithSessionExpiry(time.Hour),
 		mqtt.WithReconnect(mqtt.ReconnectPolicy{InitialDelay: 10 * time.Millisecond, MaxDelay: 50 * time.Millisecond}))
 	check(t, err)
 	t.Cleanup(func() { c.Close() })

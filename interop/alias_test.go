@@ -15,7 +15,7 @@ func TestTopicAliases(t *testing.T) { eachServer(t, testTopicAliases) }
 
 func testTopicAliases(t *testing.T, server anyServer) {
 	through := startProxy(t, server.port)
-	ctx := within(t, 30*time.Second)
+	ctx := within(t)
 
 	receiver, err := mqtt.NewClient(ctx, server.url(), mqtt.WithTopicAliasMaximum(5))
 	check(t, err)

@@ -65,7 +65,7 @@ func TestOtherClients(t *testing.T) {
 func pahoV311(t *testing.T, server string, trust *tls.Config) {
 	wait := func(token paho3.Token) {
 		t.Helper()
-		if !token.WaitTimeout(10*time.Second) || token.Error() != nil {
+		if !token.WaitTimeout(patience) || token.Error() != nil {
 			t.Fatalf("%T: %v", token, token.Error())
 		}
 	}
@@ -81,7 +81,7 @@ func pahoV311(t *testing.T, server string, trust *tls.Config) {
 			if m.Topic() != "paho/trip" || string(m.Payload()) != "round" || m.Qos() != qos {
 				t.Errorf("QoS %d: got %+v", qos, m)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			t.Fatalf("QoS %d: nothing came", qos)
 		}
 	}
@@ -93,7 +93,7 @@ func pahoV5(t *testing.T, server string, trust *tls.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	got := make(chan *paho5.Publish, 3)
 	c, err := autopaho.NewConnection(ctx, autopaho.ClientConfig{

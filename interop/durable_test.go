@@ -21,6 +21,7 @@ import (
 	"github.com/petrel-mqtt/mqtt"
 	"github.com/petrel-mqtt/mqtt/boltstore"
 	"github.com/petrel-mqtt/mqtt/broker"
+	"github.com/petrel-mqtt/mqtt/internal/freeport"
 )
 
 // To kill more: go test -run TestKilledBothEnds -durable-kills 300 -timeout 1h ./interop
@@ -72,7 +73,7 @@ func durablePublisher(version, url, store, path string) error {
 		})
 	}
 	publishers.Wait()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	return client.Disconnect(ctx)
 }
@@ -100,7 +101,7 @@ func durableConsumer(version, url, store, path string) error {
 		}
 		fmt.Fprintf(file, "%s\n", m.Payload)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	return client.Disconnect(ctx)
 }
@@ -125,7 +126,7 @@ type petrelBroker struct {
 
 func startDurableBroker(t *testing.T) *petrelBroker {
 	config := broker.DefaultConfig()
-	config.Listeners = []broker.Listener{{Name: "test", Type: "tcp", Bind: fmt.Sprint("127.0.0.1:", freePort(t))}}
+	config.Listeners = []broker.Listener{{Name: "test", Type: "tcp", Bind: fmt.Sprint("127.0.0.1:", freeport.Take(t))}}
 	config.PersistenceFile = filepath.Join(t.TempDir(), "broker.db")
 	config.MaxQueuedMessages = 1_000_000
 	p := &petrelBroker{t: t, config: config}
@@ -188,11 +189,11 @@ func TestKilledBothEnds(t *testing.T) {
 // watch begins the witness, and the session of the consumer.
 func (b *bothEnds) watch() {
 	b.t.Helper()
-	c, err := mqtt.NewClient(within(b.t, 10*time.Second), b.server.url(), quickly, mqtt.WithClientID("witness"), mqtt.WithCleanStart(false),
+	c, err := mqtt.NewClient(within(b.t), b.server.url(), quickly, mqtt.WithClientID("witness"), mqtt.WithCleanStart(false),
 		mqtt.WithSessionExpiry(time.Hour))
 	check(b.t, err)
 	b.t.Cleanup(func() { c.Close() })
-	sub, err := c.Subscribe(within(b.t, 10*time.Second), "durable/+", mqtt.ExactlyOnce)
+	sub, err := c.Subscribe(within(b.t), "durable/+", mqtt.ExactlyOnce)
 	check(b.t, err)
 	go func() {
 		for m := range sub.Messages() {
@@ -202,9 +203,9 @@ func (b *bothEnds) watch() {
 		}
 	}()
 	first := b.start("consumer")
-	for give := time.Now().Add(10 * time.Second); len(b.lines("consumer", 1)) == 0; time.Sleep(5 * time.Millisecond) {
+	for give := time.Now().Add(patience); len(b.lines("consumer", 1)) == 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(give) {
-			b.t.Fatal("the consumer does not subscribe within 10 s")
+			b.t.Fatal("the consumer does not subscribe")
 		}
 	}
 	b.kill(first)
@@ -265,11 +266,11 @@ func (b *bothEnds) round() {
 
 // finish lets a last publisher and a last consumer do the rest, and compares.
 func (b *bothEnds) finish() {
-	give := time.Now().Add(20 * time.Second)
+	give := time.Now().Add(patience)
 	publisher, consumer := b.start("publisher"), b.start("consumer")
 	for last := b.processes - 1; len(b.lines("publisher", last)) == 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(give) {
-			b.t.Fatal("the last publisher does not publish within 20 s")
+			b.t.Fatal("the last publisher does not publish")
 		}
 	}
 	check(b.t, publisher.Process.Signal(syscall.SIGTERM))
@@ -307,7 +308,7 @@ func (b *bothEnds) noted(kind string) (all []string) {
 
 // await waits until all that was accepted has come to the witness and to the consumer, and returns how many have not.
 func (b *bothEnds) await(accepted []string) (missing int) {
-	for range 300 {
+	for give := time.Now().Add(patience); time.Now().Before(give); {
 		b.mu.Lock()
 		came, consumed := setOf(b.seen), setOf(b.noted("consumer"))
 		b.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 func TestRetained(t *testing.T) { eachServer(t, testRetained) }
 
 func testRetained(t *testing.T, server anyServer) {
-	ctx := within(t, 10*time.Second)
+	ctx := within(t)
 	c, err := mqtt.NewClient(ctx, server.url())
 	check(t, err)
 	defer c.Close()
@@ -58,7 +58,7 @@ func testRetained(t *testing.T, server anyServer) {
 func TestReceiveMaximumOfTheServer(t *testing.T) { eachServerAt(t, 3, testReceiveMaximumOfTheServer) }
 
 func testReceiveMaximumOfTheServer(t *testing.T, server anyServer) {
-	ctx := within(t, 20*time.Second)
+	ctx := within(t)
 	c, err := mqtt.NewClient(ctx, server.url())
 	check(t, err)
 	defer c.Close()
@@ -87,7 +87,7 @@ func TestEarlierSession(t *testing.T) { eachServer(t, testEarlierSession) }
 func testEarlierSession(t *testing.T, server anyServer) {
 	for _, v := range versions {
 		t.Run(v.name, func(t *testing.T) {
-			ctx := within(t, 10*time.Second)
+			ctx := within(t)
 			id := mqtt.WithClientID("earlier-" + v.name)
 			topic := "earlier/" + v.name
 			keep := mqtt.WithCleanStart(false)
@@ -139,7 +139,7 @@ func testEarlierSession(t *testing.T, server anyServer) {
 func TestRequests(t *testing.T) { eachServer(t, testRequests) }
 
 func testRequests(t *testing.T, server anyServer) {
-	ctx := within(t, 20*time.Second)
+	ctx := within(t)
 	requester, err := mqtt.NewClient(ctx, server.url())
 	check(t, err)
 	defer requester.Close()

@@ -10,10 +10,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/petrel-mqtt/mqtt/internal/freeport"
 )
 
 // find returns the path of a program that a test needs.
@@ -55,7 +56,7 @@ func (m *mosquitto) url() string { return fmt.Sprintf("mqtt://127.0.0.1:%d", m.p
 // added to its configuration. A test that adds some says why.
 func startMosquitto(t testing.TB, lines ...string) *mosquitto {
 	t.Helper()
-	m := &mosquitto{t: t, path: find(t, "mosquitto"), port: freePort(t)}
+	m := &mosquitto{t: t, path: find(t, "mosquitto"), port: freeport.Take(t)}
 	config := append([]string{
 		fmt.Sprintf("listener %d 127.0.0.1", m.port),
 		"allow_anonymous true",
@@ -103,31 +104,12 @@ func (m *mosquitto) stop(signal syscall.Signal) {
 	<-m.exited
 }
 
-// freePort returns a port of the loopback interface that nobody listens at, and that it has not returned before: the kernel gives
-// out the same one again soon.
-func freePort(t testing.TB) int {
-	t.Helper()
-	for {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.Close()
-		port := l.Addr().(*net.TCPAddr).Port
-		if _, taken := ports.LoadOrStore(port, true); !taken {
-			return port
-		}
-	}
-}
-
-var ports sync.Map // that freePort has returned
-
 // awaitListener waits until something listens on the port.
 func awaitListener(t testing.TB, port int, exited <-chan struct{}) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	give := time.After(10 * time.Second)
+	give := time.After(patience)
 	for {
 		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
@@ -138,7 +120,7 @@ func awaitListener(t testing.TB, port int, exited <-chan struct{}) {
 		case <-exited:
 			t.Fatal("the server exited")
 		case <-give:
-			t.Fatalf("nothing listens on port %d after 10 s: %v", port, err)
+			t.Fatalf("nothing listens on port %d: %v", port, err)
 		case <-tick.C:
 		}
 	}

@@ -38,7 +38,7 @@ func (p *paho) take(topic string, payload []byte) {
 // wants waits for messages. More may not come, and not in another order.
 func (p *paho) wants(t *testing.T, want ...string) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		p.mu.Lock()
 		n := len(p.got)
 		p.mu.Unlock()
@@ -60,7 +60,7 @@ func newPaho3(t *testing.T, server, id string, clean bool) *paho {
 	t.Helper()
 	p := new(paho)
 	wait := func(token paho3.Token) error {
-		if !token.WaitTimeout(10 * time.Second) {
+		if !token.WaitTimeout(patience) {
 			return errors.New("timeout")
 		}
 		return token.Error()
@@ -98,7 +98,7 @@ func newPaho5(t *testing.T, server, id string, clean bool) *paho {
 		}},
 	})
 	expiry := uint32(600)
-	ctx := within(t, 30*time.Second)
+	ctx := within(t)
 	_, err = c.Connect(ctx, &paho5.Connect{
 		ClientID: id, CleanStart: clean, KeepAlive: 30, Properties: &paho5.ConnectProperties{SessionExpiryInterval: &expiry},
 		WillMessage: &paho5.WillMessage{Topic: "will/" + id, Payload: []byte("gone"), QoS: 1}, WillProperties: &paho5.WillProperties{},
@@ -166,7 +166,7 @@ func TestPahoBothWaysAtQoS2(t *testing.T) {
 				})
 			}
 			publishing.Wait()
-			for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 				p.mu.Lock()
 				n := len(p.got)
 				p.mu.Unlock()
@@ -195,7 +195,7 @@ func TestPahoShared(t *testing.T) {
 	three, five := newPaho3(t, server, "three", true), newPaho5(t, server, "five", true)
 	check(t, three.subscribe("$share/g/shared", 1))
 	check(t, five.subscribe("$share/g/shared", 1))
-	ctx := within(t, 20*time.Second)
+	ctx := within(t)
 	ours, err := mqtt.NewClient(ctx, server)
 	check(t, err)
 	defer ours.Close()
@@ -213,7 +213,7 @@ func TestPahoShared(t *testing.T) {
 		check(t, five.publish("shared", fmt.Sprint(i), 1))
 	}
 	seen := map[string]int{}
-	for end := time.Now().Add(10 * time.Second); len(seen) < n && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); len(seen) < n && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		clear(seen)
 		for _, p := range []*paho{three, five, own} {
 			p.mu.Lock()
@@ -245,7 +245,7 @@ func TestPahoAnswers(t *testing.T) {
 	conn, err := net.Dial("tcp", u.Host)
 	check(t, err)
 	defer conn.Close()
-	ctx := within(t, 20*time.Second)
+	ctx := within(t)
 	var c *paho5.Client
 	requests := make(chan *paho5.Publish, 10)
 	c = paho5.NewClient(paho5.ClientConfig{ClientID: "answers", Conn: conn, OnPublishReceived: []func(paho5.PublishReceived) (bool, error){

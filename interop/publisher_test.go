@@ -14,7 +14,7 @@ import (
 // Response Topic with wildcards, an empty one, and a payload format that does not exist (seen); the rest it stops.
 func TestHostilePublisher(t *testing.T) {
 	server := startMosquitto(t)
-	ctx := within(t, 20*time.Second)
+	ctx := within(t)
 	c, err := mqtt.NewClient(ctx, server.url())
 	check(t, err)
 	defer c.Close()
@@ -42,7 +42,7 @@ func publishRaw(t *testing.T, port int, topic, properties string) bool {
 	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	check(t, err)
 	defer conn.Close()
-	check(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+	check(t, conn.SetDeadline(time.Now().Add(patience)))
 	packet, err := (&codec.Connect{Version: codec.V5, CleanStart: true, ClientID: "hostile"}).Append(nil, codec.V5)
 	check(t, err)
 	body := string(rune(0)) + string(rune(len(topic))) + topic + "\x00\x01" + string(rune(len(properties))) + properties

@@ -128,7 +128,7 @@ func testNothingIsLostInACut(t *testing.T, server anyServer) {
 	for _, v := range versions {
 		for _, qos := range levels[1:] {
 			t.Run(fmt.Sprintf("%s/%v", v.name, qos), func(t *testing.T) {
-				ctx := within(t, 20*time.Second)
+				ctx := within(t)
 				p := startProxy(t, server.port)
 				id := fmt.Sprintf("cut-%s-%d", v.name, qos)
 				cut, err := v.connect(ctx, p.url(), quickly, mqtt.WithClientID(id), mqtt.WithCleanStart(false))
@@ -226,7 +226,7 @@ func TestServerRestart(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%v", v.name, qos), func(t *testing.T) {
 				t.Parallel()
 				server := persistent(t)
-				ctx := within(t, 40*time.Second)
+				ctx := within(t)
 				c, err := v.connect(ctx, server.url(), quickly, mqtt.WithCleanStart(false), mqtt.WithClientID("restart"))
 				check(t, err)
 				defer c.Close()
@@ -258,7 +258,7 @@ func TestServerKilledAndRestarted(t *testing.T) {
 		t.Run(v.name, func(t *testing.T) {
 			t.Parallel()
 			server := persistent(t)
-			ctx := within(t, 40*time.Second)
+			ctx := within(t)
 			c, err := v.connect(ctx, server.url(), quickly, mqtt.WithCleanStart(false), mqtt.WithClientID("killed"))
 			check(t, err)
 			defer c.Close()

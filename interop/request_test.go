@@ -32,7 +32,8 @@ func square(_ context.Context, m mqtt.Message) ([]byte, error) {
 // 64 requests in flight, replies in random order, and both connections cut again and again, in kept sessions: no request
 // goes without its reply, and none gets another one's.
 func TestRequestsThroughCuts(t *testing.T) {
-	ctx := within(t, time.Minute+time.Duration(*requestCount)*5*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), patience+time.Duration(*requestCount)*5*time.Millisecond)
+	defer cancel()
 	server := startMosquitto(t)
 	var proxies []*proxy
 	var clients []mqtt.ClientV5
@@ -93,7 +94,7 @@ func TestRequestsThroughCuts(t *testing.T) {
 func TestRespondToMosquitto(t *testing.T) {
 	rr := find(t, "mosquitto_rr")
 	server := startMosquitto(t)
-	ctx := within(t, 20*time.Second)
+	ctx := within(t)
 	c, err := mqtt.NewClient(ctx, server.url())
 	check(t, err)
 	defer c.Close()
@@ -113,7 +114,7 @@ func TestRespondToMosquitto(t *testing.T) {
 func TestRequestNobodyGets(t *testing.T) {
 	urls, _ := startPetrelBroker(t)
 	for _, url := range []string{urls[0], startMosquitto(t).url()} {
-		ctx := within(t, 20*time.Second)
+		ctx := within(t)
 		c, err := mqtt.NewClient(ctx, url)
 		check(t, err)
 		defer c.Close()
@@ -129,7 +130,7 @@ func TestResponseTopicInAccessControl(t *testing.T) {
 	rules := "topic readwrite service\npattern read petrel/reply/%c\ntopic write petrel/reply/#\n"
 	check(t, os.WriteFile(file, []byte(rules), 0o600))
 	server := startMosquitto(t, "acl_file "+file)
-	ctx := within(t, 20*time.Second)
+	ctx := within(t)
 	c, err := mqtt.NewClient(ctx, server.url(), mqtt.WithClientID("r"))
 	check(t, err)
 	defer c.Close()
@@ -146,7 +147,7 @@ func TestResponseTopicInAccessControl(t *testing.T) {
 func TestNestedRequests(t *testing.T) {
 	const requests = 1500
 	server := startMosquitto(t)
-	ctx := within(t, 2*time.Minute)
+	ctx := within(t)
 	dial := func(opts ...mqtt.OptionV5) mqtt.ClientV5 {
 		c, err := mqtt.NewClient(ctx, server.url(), opts...)
 		check(t, err)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/petrel-mqtt/mqtt"
 )
@@ -47,7 +46,7 @@ func TestStockMosquittoLosesNothing(t *testing.T) {
 func testRestarts(t *testing.T, server *mosquitto, doubles bool,
 	dial func(ctx context.Context, url, id string) (mqtt.Client, error), of func(i int) mqtt.QoS) {
 	const messages, restarts, window = 3000, 3, 200
-	ctx := within(t, time.Minute)
+	ctx := within(t)
 	var clients [2]mqtt.Client
 	for i := range clients {
 		c, err := dial(ctx, server.url(), fmt.Sprint("client", i))

@@ -305,6 +305,14 @@ func TestProxyURL(t *testing.T) {
 	}
 }
 
+// withoutProxies takes proxies out of the environment.
+func withoutProxies(t *testing.T) {
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUEST_METHOD"} {
+		t.Setenv(name, "")
+		t.Setenv(strings.ToLower(name), "")
+	}
+}
+
 func TestProxyFromEnvironment(t *testing.T) {
 	for _, c := range []struct {
 		env    string // name=value, with spaces between
@@ -350,10 +358,7 @@ func TestProxyFromEnvironment(t *testing.T) {
 		{"https_proxy=ftp://u:secret@p", "mqtts://host", "error https_proxy"},
 	} {
 		t.Run(c.env+" "+c.server, func(t *testing.T) {
-			for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUEST_METHOD"} {
-				t.Setenv(name, "")
-				t.Setenv(strings.ToLower(name), "")
-			}
+			withoutProxies(t)
 			for setting := range strings.FieldsSeq(c.env) {
 				name, value, _ := strings.Cut(setting, "=")
 				t.Setenv(name, value)
@@ -378,6 +383,7 @@ func TestProxyFromEnvironment(t *testing.T) {
 
 // A network of one's own is not the one that the environment's proxy is for.
 func TestEnvironmentIsForTheSystemsNetwork(t *testing.T) {
+	withoutProxies(t)
 	t.Setenv("ALL_PROXY", "http://127.0.0.1:1")
 	d := transport.Dialer{NetDial: loopback(t, func(c net.Conn) { io.Copy(c, c) })}
 	conn, err := d.Dial(t.Context(), parse(t, "mqtt://host"))

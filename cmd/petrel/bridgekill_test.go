@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/internal/freeport"
 )
 
 // To kill more: go test -run TestBridgeKilled -bridge-kills 300 -timeout 30m ./cmd/petrel
@@ -39,7 +40,7 @@ type keeper struct {
 func startKeeper(t *testing.T, inFlight int) *keeper {
 	t.Helper()
 	folder := t.TempDir()
-	k := &keeper{t: t, port: freePort(t), path: filepath.Join(folder, "mosquitto.conf")}
+	k := &keeper{t: t, port: freeport.Take(t), path: filepath.Join(folder, "mosquitto.conf")}
 	check(t, os.WriteFile(k.path, fmt.Appendf(nil, "listener %d 127.0.0.1\nallow_anonymous true\nuser root\nset_tcp_nodelay true\n"+
 		"persistence true\npersistence_location %s/\nmax_queued_messages 0\nmax_inflight_messages %d\n", k.port, folder, inFlight), 0o600))
 	k.start()
@@ -165,7 +166,7 @@ func newBridged(t *testing.T, version string) *bridged {
 	b.flags = words("bridge --url mqtt://" + b.near.address() + " --to mqtt://" + b.cable.listener.Addr().String() + " -i bridge -t a/# --prefix out/" +
 		" --store " + filepath.Join(t.TempDir(), "db") + " --reconnect-delay 0.05 --reconnect-max-interval 0.2 --state-topic state" +
 		" -V " + version + " --to-protocol-version " + version)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	quick := mqtt.WithReconnect(mqtt.ReconnectPolicy{InitialDelay: 20 * time.Millisecond, MaxDelay: 200 * time.Millisecond})
 	var err error
@@ -200,7 +201,7 @@ func (b *bridged) watch(sub *mqtt.Subscription) {
 
 // publish publishes n messages on the first server.
 func (b *bridged) publish(n int) {
-	ctx, cancel := context.WithTimeout(b.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(b.t.Context(), patience)
 	defer cancel()
 	var all []*mqtt.Delivery
 	for i := range n {
@@ -236,15 +237,14 @@ func (b *bridged) start() (process *exec.Cmd, said func() string) {
 func (b *bridged) subscribe() {
 	b.t.Helper()
 	process, said := b.start()
-	for range 1000 {
+	for give := time.Now().Add(patience); time.Now().Before(give); time.Sleep(10 * time.Millisecond) {
 		if strings.Contains(said(), " forwarding ") {
 			process.Process.Kill()
 			process.Wait()
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	b.t.Fatalf("the bridge has not subscribed within 10 s: %s", said())
+	b.t.Fatalf("the bridge has not subscribed: %s", said())
 }
 
 // round lets the bridge work while messages come, the cable is cut and the second server is restarted, and kills it.
@@ -299,10 +299,7 @@ func TestBridgeKilled(t *testing.T) {
 // finish lets a last bridge do the rest, and end in order.
 func (b *bridged) finish() {
 	process, said := b.start()
-	for range 300 {
-		if b.missing() == 0 {
-			break
-		}
+	for give := time.Now().Add(patience); b.missing() > 0 && time.Now().Before(give); {
 		time.Sleep(100 * time.Millisecond)
 	}
 	time.Sleep(time.Second) // for what comes once more

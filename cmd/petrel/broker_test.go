@@ -56,7 +56,7 @@ func startBroker(t *testing.T, args ...string) *running {
 // await waits for a line of the log.
 func (r *running) await(pattern string) []string {
 	r.t.Helper()
-	give := time.After(10 * time.Second)
+	give := time.After(patience)
 	for {
 		select {
 		case line, ok := <-r.lines:

@@ -106,9 +106,6 @@ func (d *desk) start(t *testing.T, line string) *job {
 	return j
 }
 
-// patience is how long a command may take, on a machine that is busy.
-const patience = 30 * time.Second
-
 // await waits for the end of the command.
 func (j *job) await() error {
 	select {
@@ -125,8 +122,12 @@ func (j *job) sees(pattern string) {
 	j.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for give := time.Now().Add(patience); !regexp.MustCompile(pattern).MatchString(j.String()); <-tick.C {
-		if time.Now().After(give) || len(j.ended) > 0 {
+	for give := time.Now().Add(patience); ; <-tick.C {
+		over := time.Now().After(give) || len(j.ended) > 0 // and what it has written by then counts
+		if regexp.MustCompile(pattern).MatchString(j.String()) {
+			break
+		}
+		if over {
 			j.Fatalf("%s: nothing of %q in\n%s", j.line, pattern, j)
 		}
 	}
@@ -188,7 +189,7 @@ func (d *desk) enter(t *testing.T, line string) bool {
 // ask sends a request until the responder has subscribed.
 func (d *desk) ask(t *testing.T, line string) {
 	t.Helper()
-	line = strings.Replace(line, "petrel request ", "petrel request -W 1 ", 1)
+	line = strings.Replace(line, "petrel request ", "petrel request -W 5 ", 1)
 	for give := time.Now().Add(patience); ; {
 		j := d.start(t, line)
 		err := j.await()

@@ -212,7 +212,7 @@ func TestGettingStarted(t *testing.T) {
 		}
 	}()
 	first := ""
-	for give := time.Now().Add(20 * time.Second); first == "" && time.Now().Before(give); { // until it has subscribed
+	for give := time.Now().Add(patience); first == "" && time.Now().Before(give); { // until it has subscribed
 		if said, err := exec.Command(publisher).CombinedOutput(); err != nil {
 			t.Fatalf("the publisher: %v: %s", err, said)
 		}

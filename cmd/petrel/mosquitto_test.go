@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/petrel-mqtt/mqtt/internal/freeport"
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
@@ -40,7 +41,7 @@ func find(t *testing.T, program string) string {
 
 func startMosquitto(t *testing.T) *mosquitto {
 	program, dir := find(t, "mosquitto"), certificates(t)
-	m := &mosquitto{freePort(t), freePort(t), freePort(t), freePort(t), filepath.Join(dir, "ca.pem")}
+	m := &mosquitto{freeport.Take(t), freeport.Take(t), freeport.Take(t), freeport.Take(t), filepath.Join(dir, "ca.pem")}
 	secure := fmt.Sprintf("certfile %[1]s/cert.pem\nkeyfile %[1]s/key.pem\n", dir)
 	config := "user root\nallow_anonymous true\nset_tcp_nodelay true\n" + fmt.Sprintf(
 		"listener %d 127.0.0.1\nlistener %d 127.0.0.1\n%slistener %d 127.0.0.1\nprotocol websockets\nlistener %d 127.0.0.1\nprotocol websockets\n%s",
@@ -81,27 +82,17 @@ func certificates(t *testing.T) (folder string) {
 	return folder
 }
 
-func freePort(t *testing.T) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 func awaitListener(t *testing.T, port int) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for range 1000 {
+	for give := time.Now().Add(patience); time.Now().Before(give); <-tick.C {
 		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			conn.Close()
 			return
 		}
-		<-tick.C
 	}
-	t.Fatalf("nothing listens on port %d after 10 s", port)
+	t.Fatalf("nothing listens on port %d", port)
 }
 
 // tool runs one of Mosquitto's programs and returns what it writes.
@@ -140,11 +131,11 @@ func TestMosquitto(t *testing.T) {
 				if r.code != exitOK || r.errors != "" {
 					t.Fatalf("%q: %+v", common, r)
 				}
-				if got := m.tool(t, "mosquitto_sub", "-V", theirs, "-t", "shop/door", "-C", "1", "-W", "5", "-F", "%t %p %r"); got != "shop/door open 1\n" {
+				if got := m.tool(t, "mosquitto_sub", "-V", theirs, "-t", "shop/door", "-C", "1", "-W", "60", "-F", "%t %p %r"); got != "shop/door open 1\n" {
 					t.Errorf("%q: mosquitto_sub got %q", common, got)
 				}
 				m.tool(t, "mosquitto_pub", "-V", theirs, "-t", "shop/door", "-m", "shut", "-r", "-q", qos)
-				r = run(t.Context(), nil, "", append([]string{"sub", "-n", "1", "-W", "5", "-v"}, common...)...)
+				r = run(t.Context(), nil, "", append([]string{"sub", "-n", "1", "-W", "60", "-v"}, common...)...)
 				if r.code != exitOK || r.out != "shop/door shut\n" {
 					t.Errorf("%q: %+v", common, r)
 				}
@@ -163,13 +154,13 @@ func TestMosquittoProperties(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	format := "%C %R %D %F %P"
-	if got, want := m.tool(t, "mosquitto_sub", "-V", "mqttv5", "-t", "a", "-C", "1", "-W", "5", "-F", format), "text/plain re abc 1 k:v\n"; got != want {
+	if got, want := m.tool(t, "mosquitto_sub", "-V", "mqttv5", "-t", "a", "-C", "1", "-W", "60", "-F", format), "text/plain re abc 1 k:v\n"; got != want {
 		t.Errorf("mosquitto_sub got %q, want %q", got, want)
 	}
 	m.tool(t, "mosquitto_pub", "-V", "mqttv5", "-t", "a", "-m", "x", "-r", "-D", "publish", "content-type", "text/plain",
 		"-D", "publish", "response-topic", "re", "-D", "publish", "correlation-data", "abc", "-D", "publish", "user-property", "k", "v",
 		"-D", "publish", "payload-format-indicator", "1")
-	r = run(t.Context(), nil, "", "sub", "--url", url, "-t", "a", "-n", "1", "-W", "5", "-F", format)
+	r = run(t.Context(), nil, "", "sub", "--url", url, "-t", "a", "-n", "1", "-W", "60", "-F", format)
 	if want := "text/plain re abc 1 k:v\n"; r.out != want {
 		t.Errorf("petrel sub got %+v, want %q", r, want)
 	}
@@ -187,7 +178,7 @@ func TestMosquittoProperties(t *testing.T) {
 		}
 		break
 	}
-	if got := m.tool(t, "mosquitto_rr", "-V", "mqttv5", "-t", "svc", "-e", "my/reply", "-m", "world", "-W", "5"); strings.TrimSpace(got) != "WORLD" {
+	if got := m.tool(t, "mosquitto_rr", "-V", "mqttv5", "-t", "svc", "-e", "my/reply", "-m", "world", "-W", "60"); strings.TrimSpace(got) != "WORLD" {
 		t.Errorf("mosquitto_rr got %q", got)
 	}
 	if r := <-answered; r.code != exitOK {
@@ -237,18 +228,18 @@ auth: {password-file: %[1]s/passwd}
 			if r := run(t.Context(), nil, "", slices.Concat([]string{"pub", "-V", version, "-t", topic, "-m", "open", "-r", "-q", "2"}, ours)...); r != (result{}) {
 				t.Errorf("%s: %+v", server, r)
 			}
-			if r := run(t.Context(), nil, "", slices.Concat([]string{"sub", "-V", version, "-t", topic, "-n", "1", "-W", "5", "-F", format, "-q", "2"}, ours)...); r.out != want {
+			if r := run(t.Context(), nil, "", slices.Concat([]string{"sub", "-V", version, "-t", topic, "-n", "1", "-W", "60", "-F", format, "-q", "2"}, ours)...); r.out != want {
 				t.Errorf("%s: %+v", server, r)
 			}
 			if strings.HasPrefix(scheme, "ws") {
 				continue
 			}
 			name := []string{"mqttv5", "mqttv311"}[i]
-			if got := tool(t, "mosquitto_sub", append(theirs, "-V", name, "-t", topic, "-C", "1", "-W", "5", "-F", format, "-q", "2")...); got != want {
+			if got := tool(t, "mosquitto_sub", append(theirs, "-V", name, "-t", topic, "-C", "1", "-W", "60", "-F", format, "-q", "2")...); got != want {
 				t.Errorf("%s: mosquitto_sub got %q", server, got)
 			}
 			tool(t, "mosquitto_pub", append(theirs, "-V", name, "-t", topic, "-m", "shut", "-r", "-q", "1")...)
-			if r := run(t.Context(), nil, "", slices.Concat([]string{"sub", "-t", topic, "-n", "1", "-W", "5"}, ours)...); r.out != "shut\n" {
+			if r := run(t.Context(), nil, "", slices.Concat([]string{"sub", "-t", topic, "-n", "1", "-W", "60"}, ours)...); r.out != "shut\n" {
 				t.Errorf("%s: %+v", server, r)
 			}
 		}

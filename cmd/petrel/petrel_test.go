@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// patience is how long anything may take, on a machine that is busy: it ends what hangs.
+const patience = 2 * time.Minute
+
 // result is what a command line has done.
 type result struct {
 	code        int

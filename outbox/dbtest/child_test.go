@@ -24,6 +24,9 @@ import (
 // is, the URL of the server, and how many transactions it makes. It is text separated by spaces.
 const childVariable = "OUTBOX_TEST_CHILD"
 
+// patience is how long anything may take, on a machine that is busy: it ends what hangs.
+const patience = 2 * time.Minute
+
 // application is a program with orders and messages about them. Each order has a number within its customer; customer and
 // number are the message.
 type application struct {
@@ -66,7 +69,7 @@ func child(arguments []string) error {
 		return err
 	}
 	defer a.close()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	client, err := mqtt.NewClient(ctx, server, mqtt.WithConnectRetry(),
 		mqtt.WithReconnect(mqtt.ReconnectPolicy{InitialDelay: 20 * time.Millisecond, MaxDelay: 100 * time.Millisecond}))
@@ -144,7 +147,7 @@ func openSQLApplication(driver, where string, store func(*sql.DB) outbox.Store) 
 }
 
 func openBoltApplication(where string) (*application, error) {
-	db, err := bbolt.Open(where, 0o600, &bbolt.Options{Timeout: 10 * time.Second})
+	db, err := bbolt.Open(where, 0o600, &bbolt.Options{Timeout: patience})
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/petrel-mqtt/mqtt/internal/freeport"
 	"github.com/petrel-mqtt/mqtt/outbox"
 )
 
@@ -43,7 +44,7 @@ func TestKill(t *testing.T) {
 		db := openSQLite(t, file)
 		_, err := db.Exec(outbox.SQLiteMigration() + `; CREATE TABLE orders (customer text, n int, name text, PRIMARY KEY (customer, n))`)
 		check(t, err)
-		testKill(t, "sqlite", "file:"+file+"?_pragma=journal_mode(WAL)&_pragma=busy_timeout(10000)&_txlock=immediate", 2)
+		testKill(t, "sqlite", "file:"+file+"?_pragma=journal_mode(WAL)&_pragma=busy_timeout(60000)&_txlock=immediate", 2)
 	})
 	t.Run("bbolt", func(t *testing.T) {
 		testKill(t, "bbolt", filepath.Join(t.TempDir(), "db"), 1)
@@ -171,10 +172,7 @@ type mosquitto struct {
 func startMosquitto(t *testing.T) *mosquitto {
 	t.Helper()
 	need(t, "mosquitto")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	m := &mosquitto{port: l.Addr().(*net.TCPAddr).Port}
-	l.Close()
+	m := &mosquitto{port: freeport.Take(t)}
 	dir := t.TempDir()
 	m.config = filepath.Join(dir, "mosquitto.conf")
 	check(t, os.WriteFile(m.config, fmt.Appendf(nil, "listener %d 127.0.0.1\nallow_anonymous true\nuser root\nset_tcp_nodelay true\n"+
@@ -204,12 +202,11 @@ func (m *mosquitto) start(t *testing.T) {
 	defer m.mu.Unlock()
 	m.cmd = exec.Command(need(t, "mosquitto"), "-c", m.config)
 	check(t, m.cmd.Start())
-	for range 500 {
+	for give := time.Now().Add(patience); time.Now().Before(give); time.Sleep(10 * time.Millisecond) {
 		if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", m.port)); err == nil {
 			c.Close()
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	t.Fatal("mosquitto does not listen")
 }
@@ -276,7 +273,7 @@ func (w *witness) read(out io.Reader) {
 
 // await waits until every order was seen, and returns what was seen.
 func (w *witness) await(t *testing.T, orders map[string][]string) []string {
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	want := 0
 	for _, names := range orders {

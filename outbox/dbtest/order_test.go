@@ -61,7 +61,7 @@ func TestPostgreSQLWaitsForKey(t *testing.T) {
 // relays publish at the same time. Each key's messages arrive in the order in which its row was changed.
 func TestPostgreSQLCommitOrder(t *testing.T) {
 	startServer(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	db := openPostgreSQL(t)
 	db.SetMaxOpenConns(40)
@@ -183,7 +183,7 @@ func TestPostgreSQLDeepKey(t *testing.T) {
 // PostgreSQL ends the sessions of relays while they publish. Nothing is lost, and the order is kept.
 func TestPostgreSQLSessionsEnd(t *testing.T) {
 	startServer(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	application, db := openPostgreSQL(t), openPostgreSQL(t)
 	table := newTable(t, application)

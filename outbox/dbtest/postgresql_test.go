@@ -90,7 +90,7 @@ func credential(t testing.TB) *syscall.SysProcAttr {
 func (c *cluster) start(t testing.TB) {
 	t.Helper()
 	as := credential(t)
-	dir, err := os.MkdirTemp("", "outbox")
+	dir, err := os.MkdirTemp("/tmp", "outbox") // whatever TMPDIR says: a socket's path is short, and PostgreSQL's user gets there
 	check(t, err)
 	c.dir = dir
 	if as != nil {
@@ -117,11 +117,10 @@ func (c *cluster) await(t testing.TB) {
 	db, err := sql.Open("pgx", c.dsn())
 	check(t, err)
 	defer db.Close()
-	for range 600 {
+	for give := time.Now().Add(patience); time.Now().Before(give); time.Sleep(50 * time.Millisecond) {
 		if err = db.Ping(); err == nil {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	c.stop()
 	t.Fatalf("PostgreSQL does not start: %v\n%s", err, c.log.String())
