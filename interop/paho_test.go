@@ -259,7 +259,13 @@ func TestPahoAnswers(t *testing.T) {
 	_, err = c.Subscribe(ctx, &paho5.Subscribe{Subscriptions: []paho5.SubscribeOptions{{Topic: "square", QoS: 1}}})
 	check(t, err)
 	go func() {
-		for m := range requests {
+		for {
+			var m *paho5.Publish
+			select {
+			case m = <-requests:
+			case <-ctx.Done():
+				return
+			}
 			var n int
 			fmt.Sscan(string(m.Payload), &n)
 			c.Publish(ctx, &paho5.Publish{
@@ -268,7 +274,6 @@ func TestPahoAnswers(t *testing.T) {
 			})
 		}
 	}()
-	defer close(requests)
 	ours, err := mqtt.NewClient(ctx, server)
 	check(t, err)
 	defer ours.Close()
