@@ -48,7 +48,7 @@ func TestPrograms(t *testing.T) {
 
 // play runs a program that has to answer orders before and after a lost connection, and to say whether it is online.
 func play(t *testing.T, broker *mqtttest.Broker, binary, filter, clientID string) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	program := exec.CommandContext(ctx, binary, "-server", broker.Listen())
 	program.Stdout, program.Stderr = t.Output(), t.Output()
