@@ -472,7 +472,7 @@ func TestHandlerPanics(t *testing.T) {
 		})
 		select {} // Respond may return before the panic has ended the program
 	}
-	again := exec.Command(os.Args[0], "-test.run=^TestHandlerPanics$", "-test.timeout=20s")
+	again := exec.Command(os.Args[0], "-test.run=^TestHandlerPanics$", "-test.timeout=2m")
 	again.Env = append(os.Environ(), "PETREL_TEST_PANIC=1")
 	out, err := again.CombinedOutput()
 	if err == nil || !bytes.Contains(out, []byte("panic: out of handler")) || !bytes.Contains(out, []byte("TestHandlerPanics.func")) {
