@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -167,8 +166,9 @@ func TestClientCertificates(t *testing.T) {
 			l := &config.Listeners[0]
 			l.SSL, l.CertFile, l.KeyFile = true, certs.cert, certs.key
 			c.change(l)
-			var seen atomic.Bool // that a plugin sees the certificate
-			b := start(t, config, Plugin{Name: "see", Connected: func(c Client) { seen.Store(len(c.TLS.PeerCertificates) == 1) }})
+			sees := make(chan bool, 3) // whether a plugin sees a certificate; it may be told after the client
+			b := start(t, config, Plugin{Name: "see", Connected: func(c Client) { sees <- len(c.TLS.PeerCertificates) == 1 }})
+			seen := false
 			foreign := certs.client(t, false)
 			foreign.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 				pair, err := tls.LoadX509KeyPair(others.clientCert, others.clientKey)
@@ -183,10 +183,11 @@ func TestClientCertificates(t *testing.T) {
 					t.Errorf("want %v, got %v", try.want, err)
 				}
 				if err == nil {
+					seen = <-sees
 					client.Close()
 				}
 			}
-			if want := c.name != "no authority"; seen.Load() != want {
+			if want := c.name != "no authority"; seen != want {
 				t.Errorf("the plugin has seen a certificate: %v", !want)
 			}
 		})
