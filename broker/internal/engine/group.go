@@ -276,7 +276,7 @@ func (g *group) drop(m *message) {
 	g.engine.stats.dropped.Add(1)
 	if !g.told {
 		g.told = true
-		g.engine.log.Warn("a shared subscription is too slow, so messages to it are dropped", "filter", g.filter, "topic", m.topic)
+		g.engine.log.Warn("a shared subscription is too slow, so messages to it are dropped", "filter", brief(g.filter), "topic", brief(m.topic))
 	}
 }
 

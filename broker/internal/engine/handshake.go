@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"time"
 
@@ -205,19 +204,4 @@ func (c *conn) keepAlive(seconds uint16) {
 		grace = d / 2
 	}
 	c.silence = d + grace
-}
-
-// logged is a client in the log.
-type logged struct{ *Client }
-
-// LogValue groups what identifies a client.
-func (c logged) LogValue() slog.Value {
-	attrs := []slog.Attr{slog.String("id", c.ID)}
-	if c.Remote != nil {
-		attrs = append(attrs, slog.String("from", c.Remote.String()))
-	}
-	if c.Username != "" {
-		attrs = append(attrs, slog.String("user", c.Username))
-	}
-	return slog.GroupValue(attrs...)
 }

@@ -195,7 +195,7 @@ func (e *Engine) noRoom(client *Client, topic string) {
 	e.stats.dropped.Add(1)
 	now, told := e.now(), e.told.Load()
 	if (told == 0 || now > time.Duration(told)+toldEvery) && e.told.CompareAndSwap(told, int64(now)) {
-		e.log.Warn("memory is used up, so retained messages are refused", "client", logged{client}, "topic", topic)
+		e.log.Warn("memory is used up, so retained messages are refused", "client", logged{client}, "topic", brief(topic))
 	}
 }
 
@@ -219,7 +219,7 @@ func (c *conn) judge(r *run) {
 		}
 	}
 	if !allowed {
-		c.engine.log.Debug("publish refused", "client", logged{c.client}, "topic", r.match.topic)
+		c.engine.log.Debug("publish refused", "client", logged{c.client}, "topic", brief(r.match.topic))
 	}
 }
 

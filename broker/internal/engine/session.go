@@ -147,6 +147,6 @@ func (s *Session) drop(n int, topic string) {
 	s.engine.stats.dropped.Add(uint64(n))
 	if now := s.engine.now(); s.told == 0 || now > s.told+toldEvery {
 		s.told = now
-		s.engine.log.Warn("client is too slow, so messages to it are dropped", "client", logged{s.client.Load()}, "topic", topic, "away", s.conn == nil)
+		s.engine.log.Warn("client is too slow, so messages to it are dropped", "client", logged{s.client.Load()}, "topic", brief(topic), "away", s.conn == nil)
 	}
 }

@@ -16,8 +16,14 @@ func (c *conn) subscribe(p *packet) error {
 		return err
 	}
 	codes := make([]codec.ReasonCode, len(packet.Filters))
+	var refused []string
 	for i := range packet.Filters {
-		codes[i] = c.grant(&packet.Filters[i])
+		if codes[i] = c.grant(&packet.Filters[i]); codes[i].Failed() {
+			refused = append(refused, packet.Filters[i].Filter)
+		}
+	}
+	if len(refused) > 0 {
+		c.engine.log.Info("subscription refused", "client", logged{c.client}, "filter", brief(refused[0]), "filters", len(refused))
 	}
 	suback := &codec.Suback{PacketID: packet.PacketID, Codes: codes}
 	if err := c.enter(&packet, suback); err != nil {
@@ -38,7 +44,6 @@ func (c *conn) grant(f *codec.SubscribeFilter) codec.ReasonCode {
 	case topic.CheckFilter(f.Filter) != nil:
 		return c.failure(codec.TopicFilterInvalid)
 	case !c.engine.authorized(c.client, Subscribe, topic.Inner(f.Filter, nil)):
-		c.engine.log.Info("subscription refused", "client", logged{c.client}, "filter", f.Filter)
 		return c.failure(codec.NotAuthorized)
 	}
 	return codec.ReasonCode(f.QoS)

@@ -36,7 +36,7 @@ func (c *conn) trace(what string, p *packet) {
 	if c.client != nil {
 		id = c.client.ID
 	}
-	attrs := []any{"type", p.Type.String(), "client", id, "size", len(p.bytes)}
+	attrs := []any{"type", p.Type.String(), "client", brief(id), "size", len(p.bytes)}
 	c.engine.log.Debug(what, append(attrs, details(decoded, p)...)...)
 }
 
@@ -48,17 +48,19 @@ func details(decoded codec.Packet, p *packet) (attrs []any) {
 		if d.QoS > 0 {
 			withID(d.PacketID)
 		}
-		attrs = append(attrs, "topic", d.Topic, "qos", d.QoS, "retain", d.Retain, "dup", d.Dup, "payload", len(d.Payload))
+		attrs = append(attrs, "topic", brief(d.Topic), "qos", d.QoS, "retain", d.Retain, "dup", d.Dup, "payload", len(d.Payload))
 	case *codec.Subscribe:
 		withID(d.PacketID)
-		for _, f := range d.Filters {
-			attrs = append(attrs, "filter", f.Filter, "qos", f.QoS)
+		for _, f := range d.Filters[:min(len(d.Filters), tracedFilters)] {
+			attrs = append(attrs, "filter", brief(f.Filter), "qos", f.QoS)
 		}
+		attrs = appendMore(attrs, len(d.Filters))
 	case *codec.Unsubscribe:
 		withID(d.PacketID)
-		for _, f := range d.Filters {
-			attrs = append(attrs, "filter", f)
+		for _, f := range d.Filters[:min(len(d.Filters), tracedFilters)] {
+			attrs = append(attrs, "filter", brief(f))
 		}
+		attrs = appendMore(attrs, len(d.Filters))
 	case *codec.Puback:
 		withID(d.PacketID)
 		attrs = appendReasons(attrs, d.Code)
@@ -87,14 +89,25 @@ func details(decoded codec.Packet, p *packet) (attrs []any) {
 	return attrs
 }
 
+// tracedFilters is how many filters of a packet are logged, and how many of the reason codes that answer them.
+const tracedFilters = 5
+
+// appendMore appends how many filters there are if they are not all logged.
+func appendMore(attrs []any, filters int) []any {
+	if filters > tracedFilters {
+		attrs = append(attrs, "filters", filters)
+	}
+	return attrs
+}
+
 // appendReasons appends reason codes in hexadecimal, unless there is one only, which says success.
 func appendReasons(attrs []any, codes ...codec.ReasonCode) []any {
 	if len(codes) == 0 || len(codes) == 1 && codes[0] == codec.Success {
 		return attrs
 	}
-	b := make([]byte, len(codes))
-	for i, c := range codes {
-		b[i] = byte(c)
+	b := make([]byte, min(len(codes), tracedFilters))
+	for i := range b {
+		b[i] = byte(codes[i])
 	}
-	return append(attrs, "reason", fmt.Sprintf("% X", b))
+	return appendMore(append(attrs, "reason", fmt.Sprintf("% X", b)), len(codes))
 }

@@ -67,7 +67,7 @@ func (s *Session) takeWill() *will {
 // [MQTT-3.1.2-8] [MQTT-3.1.2-14] [MQTT-3.1.2-15] [MQTT311-3.1.2-16] [MQTT311-3.1.2-17] [MQTT-3.1.2.6] [MQTT311-3.1.2.5]
 func (e *Engine) publishWill(w *will) {
 	if !e.authorized(w.client, Publish, w.topic) {
-		e.log.Info("will not published: not authorized", "client", logged{w.client}, "topic", w.topic)
+		e.log.Info("will not published: not authorized", "client", logged{w.client}, "topic", brief(w.topic))
 		return
 	}
 	m := newMessage(w.topic, w.payload, w.properties, w.qos, w.retain, e.now())
