@@ -66,12 +66,12 @@ func (r *run) encode(dst []byte, it *item, v codec.Version, retain bool, ids []u
 // subscription identifier more, near 256 MiB. It is left out.
 func encoded(b []byte, _ error) []byte { return b }
 
-// take gives a run to the session. A message that is not for it after all, because the session has ended, or is away and wants
-// QoS 0, does not lack room.
+// take gives a run to the session. A message that is not for it after all, because the session has ended, or has unsubscribed,
+// or is away and wants QoS 0, does not lack room.
 func (s *Session) take(r *run, items []item, t *target, wakes *[]*conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
+	if s.ended || !t.isWanted(r.match.generation) {
 		r.forgive(s, items)
 		keepAll(items)
 		return

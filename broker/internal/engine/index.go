@@ -91,6 +91,17 @@ type target struct {
 	retainAsPublished bool
 	receive           bool // the rules let the client receive from the topic
 	ids               []uint32
+	by                *subscription
+	also              []*subscription // others of the session that match
+}
+
+// isWanted reports whether the client still has a subscription that the message is for, which was matched in a generation of
+// the index. Otherwise it has unsubscribed while the message was on its way to the store, and may have been told so. The
+// session's lock is held. [MQTT-3.10.4-2] [MQTT311-3.10.4-2]
+func (t *target) isWanted(generation uint64) bool {
+	s := t.session
+	return s.unsubscribed <= generation || s.subscriptions[t.by.filter] != nil ||
+		slices.ContainsFunc(t.also, func(by *subscription) bool { return s.subscriptions[by.filter] != nil })
 }
 
 // match looks up whom a message is for, which client publishes to a topic. It may be nil: the server itself.
@@ -133,10 +144,12 @@ func (m *match) add(s *subscription, at map[*Session]int) {
 	}
 	if i < 0 {
 		i = len(m.targets)
-		m.targets = append(m.targets, target{session: s.session})
+		m.targets = append(m.targets, target{session: s.session, by: s})
 		if at != nil {
 			at[s.session] = i
 		}
+	} else {
+		m.targets[i].also = append(m.targets[i].also, s)
 	}
 	t := &m.targets[i]
 	t.qos = max(t.qos, s.qos)
@@ -162,8 +175,9 @@ func (m *match) allowed(e *Engine) *match {
 	return m
 }
 
-// mayReceive asks the application about a target, then the rules.
-func (m *match) mayReceive(e *Engine, t *target) bool {
+// mayReceive asks the application about a target, then the rules. They may be others than when the match was made, if that
+// is stale.
+func (m *match) mayReceive(e *Engine, t *target, stale bool) bool {
 	if e.policy.Asks() {
 		switch e.policy.Ask(t.session.client.Load(), Receive, m.topic) {
 		case Allow:
@@ -171,6 +185,9 @@ func (m *match) mayReceive(e *Engine, t *target) bool {
 		case Deny:
 			return false
 		}
+	}
+	if stale {
+		return e.policy.Allows(t.session.client.Load(), Receive, m.topic)
 	}
 	return t.receive
 }

@@ -454,3 +454,69 @@ func TestEndedJustBeforeConnect(t *testing.T) {
 		}
 	})
 }
+
+// After UNSUBACK nothing comes that did not wait for the client already, although it was published, and matched, before and
+// waited for the store meanwhile. What another subscription of the client matches comes all the same.
+// [MQTT-3.10.4-2] [MQTT311-3.10.4-2]
+func TestNothingAfterUnsuback(t *testing.T) {
+	for _, retain := range []bool{false, true} {
+		for qos := range byte(3) {
+			t.Run(fmt.Sprintf("QoS %d, retained %v", qos, retain), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					s := newMemoryStore()
+					l := newLab(t, with(s))
+					away, _ := l.join(codec.V5, kept5("away", true))
+					away.subscribe(1, "a/b")
+					away.leave(false)
+					p, more := l.client("x"), l.client("more")
+					p.subscribe(qos, "a/+")
+					more.subscribe(qos, "a/+", "a/#")
+					pub := l.client("p")
+					s.setTakes(time.Second)
+					pub.send(&codec.Publish{Topic: "a/b", QoS: 1, PacketID: 1, Retain: retain, Payload: []byte("m")})
+					synctest.Wait()
+					for _, p := range []*peer{p, more} {
+						p.send(&codec.Unsubscribe{PacketID: 1, Filters: []string{"a/+"}})
+						if ack := receive[*codec.Unsuback](p); ack.Codes[0] != codec.Success {
+							t.Fatal(ack.Codes)
+						}
+					}
+					receive[*codec.Puback](pub)
+					p.quiet()
+					more.want("m")
+					time.Sleep(2 * lazyCommit)
+					if n := s.count(bucketMessages); n != 1 {
+						t.Errorf("%d messages are stored", n)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A right that is taken away while a message waits for the store holds for it.
+func TestRightGoneWhileStoring(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newMemoryStore()
+		var taken atomic.Bool
+		l := newLab(t, func(c *Config) {
+			c.Store = s
+			c.Policy = &rules{allows: func(c *Client, access Access, _ string) bool {
+				return access != Receive || c.ID != "x" || !taken.Load()
+			}}
+		})
+		away, _ := l.join(codec.V5, kept5("away", true))
+		away.subscribe(1, "a")
+		away.leave(false)
+		p := l.client("x")
+		p.subscribe(1, "a")
+		pub := l.client("p")
+		s.setTakes(time.Second)
+		pub.send(&codec.Publish{Topic: "a", QoS: 1, PacketID: 1, Payload: []byte("m")})
+		synctest.Wait()
+		taken.Store(true)
+		l.Recheck()
+		receive[*codec.Puback](pub)
+		p.quiet()
+	})
+}

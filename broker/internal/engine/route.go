@@ -90,8 +90,9 @@ func (e *Engine) deliver(r *run, items []item, wakes *[]*conn) {
 		r.makeMessages(items, e.now())
 	}
 	nobody = len(m.groups) == 0
+	stale := m.generation != e.index.generation.Load()
 	for i := range m.targets {
-		if t := &m.targets[i]; m.mayReceive(e, t) {
+		if t := &m.targets[i]; m.mayReceive(e, t, stale) {
 			nobody = false
 			t.session.take(r, items, t, wakes)
 		} else {

@@ -36,6 +36,7 @@ type Session struct {
 	will          *will         // nil: none
 	endsAt        time.Duration // of a session that is away, on the engine's clock; 0: it is not away, or does not expire
 	subscriptions map[string]*subscription
+	unsubscribed  uint64        // generation of the index after the latest UNSUBSCRIBE
 	groups        []*group      // it is a member of
 	cursors       []*cursor     // retained messages on their way, in the order of the SUBSCRIBEs
 	kept          int           // bytes of the messages that are queued or in flight

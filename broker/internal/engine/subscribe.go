@@ -176,6 +176,7 @@ func (s *Session) unsubscribe(filter string) bool {
 		return true
 	}
 	s.engine.index.replace(old, nil)
+	s.unsubscribed = s.engine.index.generation.Load()
 	s.cursors = s.withoutCursor(old)
 	return true
 }
