@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"math"
 
 	"github.com/petrel-mqtt/mqtt/codec"
 )
@@ -19,7 +21,7 @@ func (c *conn) exchangeAuth(ctx context.Context, p *codec.ConnectProperties, ack
 	c.method = p.AuthenticationMethod
 	data := p.AuthenticationData
 	for range maxSteps {
-		step, err := exchange.Next(ctx, data)
+		step, err := nextStep(ctx, exchange, data)
 		switch {
 		case err != nil || ctx.Err() != nil:
 			return codec.BadUserNameOrPassword
@@ -43,6 +45,15 @@ func (c *conn) exchangeAuth(ctx context.Context, p *codec.ConnectProperties, ack
 		data = answer
 	}
 	return codec.NotAuthorized
+}
+
+// nextStep asks an exchange. What it answers has to fit into a packet.
+func nextStep(ctx context.Context, exchange Exchange, data []byte) (Step, error) {
+	step, err := exchange.Next(ctx, data)
+	if err == nil && len(step.Data) > math.MaxUint16 {
+		err = errors.New("authentication data of more than 65,535 bytes")
+	}
+	return step, err
 }
 
 // readAuth reads the client's answer to a challenge. [MQTT-4.12.0-3]
@@ -78,7 +89,7 @@ func (c *conn) auth(p *packet) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), c.engine.config.ConnectTimeout)
 	defer cancel()
-	step, err := c.exchange.Next(ctx, auth.Data)
+	step, err := nextStep(ctx, c.exchange, auth.Data)
 	switch {
 	case err != nil || step.Done && step.Username != "" && step.Username != c.client.Username:
 		return notAuthorized

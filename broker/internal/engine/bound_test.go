@@ -238,3 +238,42 @@ func TestSilentBuffers(t *testing.T) {
 		}
 	})
 }
+
+// What comes for a client whose connection has ended, before its reader has noticed, does not count for ever.
+func TestEndedConnectionCounts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		decide := make(chan struct{})
+		l := newLab(t, func(c *Config) {
+			c.MaxQueuedBytes, c.Overflow = 5000, EndSession
+			c.Policy = &rules{ask: func(c *Client, _ Access, topic string) Decision {
+				if topic == "slow" {
+					<-decide
+				}
+				return Abstain
+			}}
+		})
+		pub := l.client("p")
+		before := l.memory.Load()
+		p, _ := l.join(codec.V5, &codec.Connect{CleanStart: true, ClientID: "x", Properties: codec.ConnectProperties{ReceiveMaximum: 1}})
+		p.subscribe(1, "a")
+		p.subscribe(0, "z")
+		p.send(&codec.Publish{Topic: "slow"})
+		synctest.Wait() // the reader is busy
+		for range 2 { // the second one is too much
+			pub.publish("a", "%3000d", 1)
+		}
+		receive[*codec.Publish](p)
+		receive[*codec.Disconnect](p)
+		synctest.Wait()
+		for range 10 {
+			pub.send(&codec.Publish{Topic: "z", Payload: make([]byte, 100)})
+		}
+		pub.quiet()
+		close(decide)
+		p.ended()
+		synctest.Wait()
+		if n := l.memory.Load(); n != before {
+			t.Errorf("%d bytes are counted, %d before", n, before)
+		}
+	})
+}

@@ -78,7 +78,7 @@ func (s *Session) take(r *run, items []item, t *target, wakes *[]*conn) {
 	}
 	if qos := min(r.qos, t.qos); qos > 0 { // [MQTT-3.8.4-8] [MQTT311-3.8.4-6]
 		s.takeKept(r, items, t, qos)
-	} else if s.conn != nil {
+	} else if s.conn != nil && s.serves(s.conn) {
 		s.takeAtOnce(r, items, t)
 	} else {
 		keepAll(items)
@@ -211,11 +211,14 @@ func (s *Session) takeKept(r *run, items []item, t *target, qos byte) {
 	}
 }
 
+// serves reports whether a connection is the session's, and has not ended.
+func (s *Session) serves(c *conn) bool { return s.conn == c && !c.over.Load() }
+
 // ready reports whether a message may go straight to the client: nothing waits before it. While somebody runs pump, which may
 // have let go of the lock, pump looks again.
 func (s *Session) ready() bool {
 	s.missed = s.missed || s.pumping
-	return s.conn != nil && !s.pumping && len(s.cursors) == 0 && s.state.Ready() && !s.conn.out.Full()
+	return s.conn != nil && s.serves(s.conn) && !s.pumping && len(s.cursors) == 0 && s.state.Ready() && !s.conn.out.Full()
 }
 
 // sendNow sends a message at QoS 1 or 2. The session must be ready.

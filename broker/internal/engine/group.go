@@ -384,7 +384,7 @@ func (s *Session) takeShared(by *subscription, m *message, g *group, waits bool,
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.conn
-	if !s.ready() || c.over.Load() || s.subscriptions[g.filter] != by {
+	if !s.ready() || s.subscriptions[g.filter] != by {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.sate(by)
@@ -481,8 +481,8 @@ func (s *Session) pumpGroups(c *conn) bool {
 		if m == nil || by == nil || !s.mayStillReceive(c, m.topic) {
 			continue
 		}
-		if s.conn != c || !s.state.Ready() || len(s.cursors) > 0 || s.subscriptions[g.filter] != by {
-			return s.conn == c
+		if !s.serves(c) || !s.state.Ready() || len(s.cursors) > 0 || s.subscriptions[g.filter] != by {
+			return s.serves(c)
 		}
 		if g.pull(m) {
 			s.sendShared(by, m, g)

@@ -14,7 +14,7 @@ func (s *Session) pump(c *conn) {
 		return
 	}
 	s.pumping = true
-	for s.conn == c && !c.over.Load() && !c.out.Full() && (s.pumpOne(c) || s.missed) {
+	for s.serves(c) && !c.out.Full() && (s.pumpOne(c) || s.missed) {
 		s.missed = false
 	}
 	s.pumping = false
@@ -65,11 +65,11 @@ func (s *Session) sendFront(c *conn, m *session.Message) {
 	case c.exceeds(m):
 	case !s.mayStillReceive(c, m.Topic):
 		dropped = &e.stats.denied
-		if front := s.state.Front(); s.conn != c || front == nil || front.Owner != owner {
+		if front := s.state.Front(); !s.serves(c) || front == nil || front.Owner != owner {
 			return // it is another one's turn now
 		}
 	default:
-		if front := s.state.Front(); s.conn != c || front == nil || front.Owner != owner {
+		if front := s.state.Front(); !s.serves(c) || front == nil || front.Owner != owner {
 			return
 		}
 		payload := len(m.Payload)

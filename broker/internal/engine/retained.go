@@ -110,7 +110,7 @@ func (r *retained) next(to []*message, c *cursor) (_ []*message, end bool) {
 func (s *Session) pumpRetained(c *conn) bool {
 	cur := s.cursors[0]
 	if len(cur.batch) == 0 && !s.refill(c, cur) {
-		return s.conn == c
+		return s.serves(c)
 	}
 	m := cur.batch[0]
 	now := s.engine.now()
@@ -145,7 +145,7 @@ func (s *Session) refill(c *conn, cur *cursor) bool {
 	if end && len(batch) == 0 {
 		s.cursors = slices.Delete(s.cursors, 0, 1)
 	}
-	return len(batch) > 0 && s.conn == c
+	return len(batch) > 0 && s.serves(c)
 }
 
 // nextRetained is the engine's, without the lock.

@@ -66,7 +66,8 @@ func (rules) Exchange(_ *engine.Client, method string) engine.Exchange {
 	return proof{}
 }
 
-// proof is an exchange in which the client says 1, is asked 2, says 3, and gets 4. "more" is asked for more.
+// proof is an exchange in which the client says 1, is asked 2, says 3, and gets 4. "more" is asked for more, and "big" gets
+// more than a packet can hold.
 type proof struct{}
 
 func (proof) Next(_ context.Context, data []byte) (engine.Step, error) {
@@ -75,6 +76,8 @@ func (proof) Next(_ context.Context, data []byte) (engine.Step, error) {
 		return engine.Step{Data: []byte("2")}, nil
 	case "3":
 		return engine.Step{Data: []byte("4"), Done: true}, nil
+	case "big":
+		return engine.Step{Data: make([]byte, 70_000), Done: true}, nil
 	case "more":
 		return engine.Step{Data: []byte("more")}, nil
 	}

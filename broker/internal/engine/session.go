@@ -93,7 +93,7 @@ func (s *Session) waiting() (messages, bytes int) {
 }
 
 // entrySize is what a session takes for each message that is queued or in flight, about, beside the message.
-const entrySize = 200
+const entrySize = 160
 
 // keep counts a message that is queued or in flight from now on.
 func (s *Session) keep(m *message) {

@@ -68,6 +68,13 @@ var authExchanges = []exchange{
 		a< f0(18 {15 'M' 16 '2'})
 		a> f0(18 {15 'M' 16 'x'})
 		a% 86 --`},
+	{"[MQTT-4.12.0-4] [MQTT-3.1.4-2] an answer that no packet can hold refuses the client, and ends a connection", "5", `
+		a> 10('MQTT' 05 02 0000 {15 'M' 16 'big'} 'a')
+		a% 86 --
+		a> 10('MQTT' 05 02 0000 {15 'M' 16 '3'} 'a')
+		a< 20(00 00 {*})
+		a> f0(19 {15 'M' 16 'big'})
+		a# 87`},
 	{"[MQTT-4.12.0-6] who asked for no method sees none", "5", `
 		a> 10('MQTT' 05 02 0000 {} 'a')
 		a< 20(00 00 {21 0400 27 00010000 22 0040})`},

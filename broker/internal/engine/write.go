@@ -145,8 +145,11 @@ func (c *conn) rested() {
 	}
 }
 
-// charge counts messages at QoS 0 that were appended.
+// charge counts messages at QoS 0 that were appended. After the last packet nothing is.
 func (c *conn) charge(messages, bytes int) {
+	if c.out.Finishing() {
+		return
+	}
 	c.waiting.messages += messages
 	c.waiting.bytes += bytes
 	c.engine.memory.Add(int64(bytes))
