@@ -212,7 +212,7 @@ func (g *group) take(r *run, items []item, wakes *[]*conn) {
 	}
 }
 
-// push queues a message at QoS 1 or 2, and reports whether there was room.
+// push queues a message at QoS 1 or 2, and reports whether there was room. A group that has ended does not lack it.
 func (g *group) push(r *run, m *message) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -221,15 +221,22 @@ func (g *group) push(r *run, m *message) bool {
 	if l != nil && r.owes(l.number) {
 		l.enter(m)
 	}
+	settle := func() {
+		if l != nil && m.sequence != 0 {
+			l.settle(m)
+		}
+	}
+	if len(g.members) == 0 {
+		settle()
+		return true
+	}
 	if !g.room(m) {
 		g.dropExpired()
 	}
 	for !g.room(m) {
 		if e.config.Overflow != DropOldest || g.front() == nil {
 			g.drop(m)
-			if l != nil && m.sequence != 0 {
-				l.settle(m)
-			}
+			settle()
 			return false
 		}
 		oldest := g.pop()
@@ -269,7 +276,7 @@ func (g *group) dropExpired() {
 func (g *group) room(m *message) bool {
 	c := &g.engine.config
 	n := g.queue.Len() + len(g.first)
-	return len(g.members) > 0 && n < c.MaxQueuedMessages && (n == 0 || g.bytes+m.size <= c.MaxQueuedBytes) && !g.engine.full()
+	return n < c.MaxQueuedMessages && (n == 0 || g.bytes+m.size <= c.MaxQueuedBytes) && !g.engine.full()
 }
 
 func (g *group) drop(m *message) {
@@ -359,13 +366,15 @@ func (g *group) isWanted(m *message) bool {
 	}
 }
 
-// hand gives a message at QoS 0 to the next member that has room and may receive it.
+// hand gives a message at QoS 0 to the next member that has room and may receive it, if the group has not ended.
 func (g *group) hand(m *message, wakes *[]*conn) bool {
 	for denied := 0; ; {
 		g.mu.Lock()
-		by := g.inTurn(denied)
+		by, ended := g.inTurn(denied), len(g.members) == 0
 		g.mu.Unlock()
 		switch {
+		case ended:
+			return true
 		case by == nil:
 			g.engine.stats.dropped.Add(1)
 			return false

@@ -520,3 +520,56 @@ func TestRightGoneWhileStoring(t *testing.T) {
 		p.quiet()
 	})
 }
+
+// A message at QoS 2 that was refused because a queue was full leaves no identifier in the store: after a crash the next message
+// under it would be taken for the same one, acknowledged, and lost. [MQTT-4.3.3-9]
+func TestRefusedAndCrash(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newMemoryStore()
+		one := func(c *Config) { c.Store, c.MaxQueuedMessages = s, 1 }
+		l := newLab(t, one)
+		away, _ := l.join(codec.V5, kept5("away", true))
+		away.subscribe(2, "a")
+		away.leave(true)
+		pub, _ := l.join(codec.V5, kept5("p", true))
+		pub.send(&codec.Publish{Topic: "a", QoS: 1, PacketID: 1, Payload: []byte("first")}, &codec.Publish{Topic: "a", QoS: 2, PacketID: 2, Payload: []byte("refused")})
+		receive[*codec.Puback](pub)
+		if ack := receive[*codec.Pubrec](pub); ack.Code != codec.QuotaExceeded {
+			t.Fatal(ack.Code)
+		}
+		time.Sleep(2 * lazyCommit)
+		s = s.crash()
+		l = newLab(t, one)
+		away, _ = l.join(codec.V5, kept5("away", false))
+		away.want("first")
+		pub, _ = l.join(codec.V5, kept5("p", false))
+		pub.send(&codec.Publish{Topic: "a", QoS: 2, PacketID: 2, Payload: []byte("second")}, &codec.Pubrel{PacketID: 2})
+		receive[*codec.Pubrec](pub)
+		away.want("second")
+	})
+}
+
+// A group that has ended while a message for it was on its way to the store is not one whose queue is full.
+func TestGroupEndsWhileStoring(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newMemoryStore()
+		l := newLab(t, with(s))
+		p, _ := l.join(codec.V5, kept5("x", true))
+		p.subscribe(1, "$share/g/a")
+		pub := l.client("p")
+		s.setTakes(time.Second)
+		pub.send(&codec.Publish{Topic: "a", QoS: 1, PacketID: 1, Payload: []byte("m")})
+		synctest.Wait()
+		p.send(&codec.Unsubscribe{PacketID: 1, Filters: []string{"$share/g/a"}})
+		if ack := receive[*codec.Puback](pub); ack.Code != codec.Success {
+			t.Errorf("%v", ack.Code)
+		}
+		if n := l.Stats().Dropped; n != 0 {
+			t.Errorf("%d are counted as dropped", n)
+		}
+		time.Sleep(2 * lazyCommit)
+		if n := s.count(bucketMessages); n != 0 {
+			t.Errorf("%d messages are still stored", n)
+		}
+	})
+}

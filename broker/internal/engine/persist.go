@@ -177,10 +177,24 @@ func (c *conn) release(r *run, err error) {
 	if err != nil && c.version != codec.V5 {
 		c.end(serverUnavailable) // MQTT 3.1.1 has no other way to refuse a message [MQTT311-4.8.0-2]
 	}
+	if r.qos == 2 && err == nil && c.session.ledger != nil {
+		c.forgetRefused(r)
+	}
 	if r.qos > 0 {
 		c.acknowledgeRun(r, &wakes)
 	}
 	wakeAll(wakes)
+}
+
+// forgetRefused removes the identifiers of messages that were stored, and that nobody had room for: the next message under
+// one is another message. [MQTT-4.3.3-9]
+func (c *conn) forgetRefused(r *run) {
+	for i := range r.items {
+		it := &r.items[i]
+		if reason := it.reason(); !it.skip() && reason != nil && reason.Code.Failed() {
+			c.engine.journal.lazily(Change{Bucket: bucketReceived, Key: identifier(c.session.ledger.number, it.id)})
+		}
+	}
 }
 
 // end ends the connection.
