@@ -302,6 +302,9 @@ func (e *Engine) end(sh *shard, s *Session) (after aftermath) {
 	after.unsubscribed = s.unsubscribeAll()
 	s.unsave()
 	after.groups = s.giveBack()
+	for _, c := range s.cursors {
+		c.drop(e)
+	}
 	s.cursors = nil
 	return after
 }

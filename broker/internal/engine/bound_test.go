@@ -3,6 +3,8 @@ package engine
 import (
 	"bytes"
 	"fmt"
+	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -259,7 +261,7 @@ func TestEndedConnectionCounts(t *testing.T) {
 		p.subscribe(0, "z")
 		p.send(&codec.Publish{Topic: "slow"})
 		synctest.Wait() // the reader is busy
-		for range 2 { // the second one is too much
+		for range 2 {   // the second one is too much
 			pub.publish("a", "%3000d", 1)
 		}
 		receive[*codec.Publish](p)
@@ -276,4 +278,125 @@ func TestEndedConnectionCounts(t *testing.T) {
 			t.Errorf("%d bytes are counted, %d before", n, before)
 		}
 	})
+}
+
+// The names of sessions count: user names too, which may be as long as client identifiers.
+func TestLongNamesBound(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := newLab(t, small)
+		long := strings.Repeat("u", 60_000)
+		n := 0
+		for ; n < 100; n++ {
+			connect := kept5(fmt.Sprint(n), true)
+			connect.HasUsername, connect.Username = true, long
+			p, ack := l.join(codec.V5, connect)
+			p.conn.Close()
+			if ack.Code == codec.QuotaExceeded {
+				break
+			}
+		}
+		if n < 5 || n > 20 {
+			t.Errorf("%d sessions", n)
+		}
+		time.Sleep(time.Hour)
+		if n := l.memory.Load(); n != 0 {
+			t.Errorf("%d bytes are left", n)
+		}
+	})
+}
+
+// What a publisher's connection remembers of whom its topics are for is bounded.
+func TestMatchesAreBounded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const subscribers = 300
+		l := newLab(t, nil)
+		for i := range subscribers {
+			p, _ := l.join(codec.V5, kept5(fmt.Sprint(i), true))
+			p.subscribe(0, "#")
+			p.leave(true)
+		}
+		c := &conn{engine: l.Engine, client: &Client{ID: "p"}}
+		for i := range 100 {
+			c.lookUp(strconv.AppendInt(nil, int64(i%50), 10))
+			n := 0
+			for _, m := range c.matches {
+				n += len(m.targets)
+			}
+			if n < subscribers || n > maxTargets || n != c.targets {
+				t.Errorf("%d targets, %d are counted", n, c.targets)
+			}
+			if i%7 == 0 {
+				l.index.renew()
+			}
+		}
+	})
+}
+
+// What waits in write buffers counts, at QoS 1 and 2 as well: a copy for each client that does not read, while the message
+// itself is there once.
+func TestWriteBuffersCount(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const clients, messages, payload = 20, 100, 1000
+		l := newLab(t, nil)
+		pub := l.client("p")
+		before := l.memory.Load()
+		for i := range clients {
+			p := l.dialDeaf(codec.V5)
+			connect := &codec.Connect{CleanStart: true, ClientID: fmt.Sprint(i)}
+			p.send(connect, &codec.Subscribe{PacketID: 1, Filters: []codec.SubscribeFilter{{Filter: "a", QoS: 1}}})
+		}
+		synctest.Wait()
+		for range messages {
+			pub.publish("a", "%*d", payload, 1)
+		}
+		if n := l.memory.Load() - before; n < clients*messages*payload {
+			t.Errorf("%d bytes are counted", n)
+		}
+		time.Sleep(time.Minute)
+		l.sessions.each(func(s *Session) { s.conn.end(takenOver) })
+		time.Sleep(time.Minute)
+		if n := l.memory.Load(); n != 0 {
+			t.Errorf("%d bytes are left", n)
+		}
+	})
+}
+
+// Retained messages that a cursor has taken count until they are sent, although others have taken their place; and not
+// after the client has unsubscribed, or its session has ended.
+func TestCursorsCount(t *testing.T) {
+	for _, unsubscribe := range []bool{false, true} {
+		t.Run(fmt.Sprint("unsubscribe: ", unsubscribe), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				const topics, payload = 40, 100_000
+				l := newLab(t, nil)
+				pub := l.client("p")
+				retain := func(payload int) {
+					for i := range topics {
+						pub.send(&codec.Publish{Topic: fmt.Sprint("r/", i), QoS: 1, PacketID: 1, Retain: true, Payload: make([]byte, payload)})
+						receive[*codec.Puback](pub)
+					}
+				}
+				retain(payload)
+				p, _ := l.join(codec.V5, kept5("x", true))
+				p.conn.Close()
+				p = l.dialDeaf(codec.V5)
+				p.send(kept5("x", false), &codec.Subscribe{PacketID: 1, Filters: []codec.SubscribeFilter{{Filter: "r/#", QoS: 1}}})
+				synctest.Wait()
+				retain(0) // they are removed
+				if n := l.memory.Load(); n < topics/2*payload {
+					t.Errorf("%d bytes are counted", n)
+				}
+				if unsubscribe {
+					p.send(&codec.Unsubscribe{PacketID: 1, Filters: []string{"r/#"}})
+				}
+				synctest.Wait()
+				p.conn.Close()
+				time.Sleep(time.Hour)
+				pub.leave(true)
+				if n := l.memory.Load(); n != 0 {
+					t.Errorf("%d bytes are left", n)
+				}
+			})
+		})
+	}
 }

@@ -58,6 +58,7 @@ type reader struct {
 	heard   time.Duration // when the last complete packet was handled, on the engine's clock
 	aliases []string      // the client's topic aliases; 0 is none
 	matches map[string]*match
+	targets int // of all matches
 	run     run
 	wakes   []*conn // whose writers are to be started at the end of the batch
 
@@ -288,7 +289,7 @@ func (c *conn) deadline(rested bool) time.Time {
 
 // trim gives back what a client that has nothing to say needs not hold.
 func (c *conn) trim() {
-	c.matches, c.wakes, c.run = nil, nil, run{}
+	c.matches, c.targets, c.wakes, c.run = nil, 0, nil, run{}
 	c.in.Trim()
 	c.session.mu.Lock()
 	defer c.session.mu.Unlock()

@@ -237,7 +237,7 @@ func (s *Session) sendNow(m *session.Message) {
 			return
 		}
 	} else if b, _, err := s.state.Send(c.out.Buffer(), m, s.engine.now()); err == nil {
-		c.out.Commit(b)
+		c.commitCopy(b)
 		return
 	}
 	s.engine.stats.dropped.Add(1)

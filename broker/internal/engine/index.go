@@ -192,8 +192,11 @@ func (m *match) mayReceive(e *Engine, t *target, stale bool) bool {
 	return t.receive
 }
 
-// maxMatches bounds the matches that a reader remembers.
-const maxMatches = 256
+// What a reader remembers is bounded, because it does not count as memory.
+const (
+	maxMatches = 256
+	maxTargets = 4096 // of them all, except for the latest match
+)
 
 // lookUp returns the match for a topic that the client publishes to. The name is checked when it is not remembered.
 func (c *conn) lookUp(name []byte) *match {
@@ -208,9 +211,14 @@ func (c *conn) remember(m *match) *match {
 	switch {
 	case c.matches == nil:
 		c.matches = make(map[string]*match)
-	case len(c.matches) >= maxMatches:
+	case len(c.matches) >= maxMatches || c.targets+len(m.targets) > maxTargets:
 		clear(c.matches)
+		c.targets = 0
 	}
+	if old := c.matches[m.topic]; old != nil {
+		c.targets -= len(old.targets)
+	}
+	c.targets += len(m.targets)
 	c.matches[m.topic] = m
 	return m
 }

@@ -567,7 +567,7 @@ func TestGroupEndsWhileStoring(t *testing.T) {
 		if n := l.Stats().Dropped; n != 0 {
 			t.Errorf("%d are counted as dropped", n)
 		}
-		time.Sleep(2 * lazyCommit)
+		time.Sleep(5 * time.Second)
 		if n := s.count(bucketMessages); n != 0 {
 			t.Errorf("%d messages are still stored", n)
 		}

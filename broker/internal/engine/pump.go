@@ -44,7 +44,7 @@ func (s *Session) pumpOne(c *conn) bool {
 func (s *Session) resend(c *conn, m *session.Message) {
 	if !c.exceeds(m) {
 		if b, err := s.state.Resend(c.out.Buffer(), s.engine.now()); err == nil {
-			c.out.Commit(b)
+			c.commitCopy(b)
 			return
 		}
 	}
@@ -95,7 +95,7 @@ func (s *Session) sendQueued(c *conn) bool {
 	}
 	b, _, err := s.state.SendFront(c.out.Buffer(), s.engine.now())
 	if err == nil {
-		c.out.Commit(b)
+		c.commitCopy(b)
 	}
 	return err == nil
 }

@@ -36,15 +36,19 @@ const sessionSize = 1 << 10
 func (e *Engine) enroll(sh *shard, s *Session) {
 	sh.sessions[s.id] = s
 	e.stats.sessions.Add(1)
-	e.memory.Add(sessionSize + int64(len(s.id)))
+	e.memory.Add(s.size())
 }
 
 // dismiss removes a session. The shard's lock is held.
 func (e *Engine) dismiss(sh *shard, s *Session) {
 	delete(sh.sessions, s.id)
 	e.stats.sessions.Add(-1)
-	e.memory.Add(-sessionSize - int64(len(s.id)))
+	e.memory.Add(-s.size())
 }
+
+// size is what a session takes without what belongs to it. The names are there twice: as those of the session, and of its
+// latest client.
+func (s *Session) size() int64 { return sessionSize + 2*int64(len(s.id)+len(s.owner)) }
 
 // each calls f with every session, without a lock.
 func (r *registry) each(f func(*Session)) {

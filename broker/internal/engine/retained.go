@@ -74,7 +74,7 @@ type cursor struct {
 	subscription *subscription
 	sequence     uint64
 	walk         topic.Cursor
-	batch        []*message // to be sent next
+	batch        []*message // to be sent next; held, because they may have been replaced since
 }
 
 const (
@@ -89,8 +89,8 @@ func (r *retained) open(s *subscription) *cursor {
 	return &cursor{subscription: s, sequence: r.sequence, walk: topic.NewCursor(s.inner)}
 }
 
-// next appends the next messages of a cursor; none need come although it is not at its end.
-func (r *retained) next(to []*message, c *cursor) (_ []*message, end bool) {
+// next appends the next messages of a cursor, and holds them; none need come although it is not at its end.
+func (r *retained) next(e *Engine, to []*message, c *cursor) (_ []*message, end bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	end = r.messages.Walk(&c.walk, cursorLook, func(_ string, k *kept) bool {
@@ -98,6 +98,7 @@ func (r *retained) next(to []*message, c *cursor) (_ []*message, end bool) {
 			return false
 		}
 		if k.sequence <= c.sequence {
+			e.hold(k.message)
 			to = append(to, k.message)
 		}
 		return true
@@ -131,17 +132,27 @@ func (s *Session) pumpRetained(c *conn) bool {
 		s.sendNow(&copied)
 	}
 	cur.batch = cur.batch[1:]
+	s.engine.letGo(m)
 	return true
+}
+
+// drop lets go of what a cursor has taken.
+func (c *cursor) drop(e *Engine) {
+	for _, m := range c.batch {
+		e.letGo(m)
+	}
+	c.batch = nil
 }
 
 // refill gets the next messages of a cursor, and asks whether the client may receive them; the lock is released meanwhile.
 // At the cursor's end it is taken away. It reports whether there is something to send.
 func (s *Session) refill(c *conn, cur *cursor) bool {
 	batch, end := s.nextRetained(c.client, cur)
-	if len(s.cursors) == 0 || s.cursors[0] != cur {
-		return false // unsubscribed meanwhile
-	}
 	cur.batch = batch
+	if len(s.cursors) == 0 || s.cursors[0] != cur {
+		cur.drop(s.engine) // unsubscribed meanwhile
+		return false
+	}
 	if end && len(batch) == 0 {
 		s.cursors = slices.Delete(s.cursors, 0, 1)
 	}
@@ -158,8 +169,14 @@ func (s *Session) nextRetained(c *Client, cur *cursor) (batch []*message, end bo
 // nextRetained returns the next messages of a cursor that a client may receive; end says that there are no more.
 func (e *Engine) nextRetained(c *Client, cur *cursor) (batch []*message, end bool) {
 	for len(batch) == 0 && !end {
-		batch, end = e.retained.next(batch, cur)
-		batch = slices.DeleteFunc(batch, func(m *message) bool { return !e.authorized(c, Receive, m.topic) })
+		batch, end = e.retained.next(e, batch, cur)
+		batch = slices.DeleteFunc(batch, func(m *message) bool {
+			denied := !e.authorized(c, Receive, m.topic)
+			if denied {
+				e.letGo(m)
+			}
+			return denied
+		})
 	}
 	return batch, end
 }

@@ -186,7 +186,13 @@ func (s *Session) withoutCursor(old *subscription) []*cursor {
 	if old == nil {
 		return s.cursors
 	}
-	return slices.DeleteFunc(s.cursors, func(c *cursor) bool { return c.subscription == old })
+	return slices.DeleteFunc(s.cursors, func(c *cursor) bool {
+		gone := c.subscription == old
+		if gone {
+			c.drop(s.engine)
+		}
+		return gone
+	})
 }
 
 // unsubscribeAll ends all subscriptions, and returns their filters.

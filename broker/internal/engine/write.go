@@ -15,21 +15,27 @@ type outbox struct {
 	mute    bool          // what waits is not written any more
 	written chan struct{} // closed when the last packet is written, or never will be
 
-	waiting, underway load // messages at QoS 0, that wait in out or are being written
+	waiting, underway load // what waits in out, or is being written
 
 	answers int           // bytes of answers in out
 	drained chan struct{} // closed when the writer takes them; nil: nobody waits for that
 }
 
-// load is messages at QoS 0 in a write buffer. Nobody else keeps them, so their bytes count as memory here.
-type load struct{ messages, bytes int }
+// load is messages in a write buffer, whose bytes count as memory.
+type load struct {
+	messages, bytes int // at QoS 0, which nobody else keeps
+	copies          int // bytes of those at QoS 1 and 2, which count for the session besides
+}
+
+// memory is what a load counts for.
+func (l *load) memory() int64 { return int64(l.bytes + l.copies) }
 
 const (
 	// writeBound is how many bytes wait for the writer before messages at QoS 1 and 2 wait in the session's queue.
 	writeBound = 256 << 10
 	// answerBound is how many bytes of answers may wait. A client that sends and does not read must not fill our memory:
 	// nothing is read from it any more.
-	answerBound = 1 << 20
+	answerBound = 128 << 10
 )
 
 // claim reports whether the caller has to start the writer. The session's lock is held.
@@ -118,7 +124,7 @@ func (c *conn) drain() {
 
 // wrote says that what take returned is gone.
 func (c *conn) wrote() {
-	c.engine.memory.Add(-int64(c.underway.bytes))
+	c.engine.memory.Add(-c.underway.memory())
 	c.underway = load{}
 }
 
@@ -134,7 +140,7 @@ func (c *conn) lose(err error) {
 
 // rested ends the writer.
 func (c *conn) rested() {
-	c.engine.memory.Add(-int64(c.underway.bytes + c.waiting.bytes))
+	c.engine.memory.Add(-c.underway.memory() - c.waiting.memory())
 	c.underway, c.waiting = load{}, load{}
 	c.out.Wrote()
 	c.out.Release()
@@ -153,6 +159,15 @@ func (c *conn) charge(messages, bytes int) {
 	c.waiting.messages += messages
 	c.waiting.bytes += bytes
 	c.engine.memory.Add(int64(bytes))
+}
+
+// commitCopy takes the buffer back, with a message at QoS 1 or 2 that was appended.
+func (c *conn) commitCopy(b []byte) {
+	before := c.out.Waiting()
+	c.out.Commit(b)
+	n := c.out.Waiting() - before
+	c.waiting.copies += n
+	c.engine.memory.Add(int64(n))
 }
 
 // answer sends a packet to a client that waits for it.
