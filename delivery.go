@@ -14,20 +14,15 @@ type Delivery struct {
 	// Guarded by mu until resolved. A Delivery of PublishAsync has no channel until Done is called; it is closed when
 	// the Delivery is resolved. A Delivery of Publish is used again and again: its channel has a capacity of 1 and
 	// receives a value.
-	done   chan struct{}
-	ticket uint64 // its number in the session's queue, while it waits there
-	wave   *wave  // that Flush waits for it with; nil: it is not counted
-	id     uint16 // once it was sent
-	sent   bool
-	resent bool // it was sent more than once
-	reused bool // it belongs to Publish
-
-	reason   ReasonCode
+	done     chan struct{}
+	ticket   uint64      // its number in the session's queue, while it waits there
+	wave     *wave       // that Flush waits for it with; nil: it is not counted
+	details  *details    // nil: there are none
 	resolved atomic.Bool // the outcome is known: reason, err and details do not change any more
+	id       uint16      // once it was sent
+	sends    uint8       // how often it was sent; 2: twice or more
+	reason   ReasonCode
 	err      error
-	details  *details // nil: there are none
-
-	publishing *publishing // nil: no hook wants to know the outcome
 }
 
 // details are what few Deliveries have.
@@ -39,6 +34,26 @@ type details struct {
 	stored      chan struct{} // closed when the message is on disk; nil: it is not to be stored
 	forwards    *origin       // until the message is handed to the store, see Forwards; nil: it is none
 	record      []byte        // of the message, while its fate is not known; guarded by mu
+	publishing  *publishing   // nil: no hook wants to know the outcome
+}
+
+// observe has a hook learn the outcome. p may be nil.
+func (d *Delivery) observe(p *publishing) {
+	switch {
+	case p == nil:
+	case d.details == nil:
+		d.details = &details{publishing: p}
+	default:
+		d.details.publishing = p
+	}
+}
+
+// publishing is nil if no hook wants to know the outcome.
+func (d *Delivery) publishing() *publishing {
+	if d.details == nil {
+		return nil
+	}
+	return d.details.publishing
 }
 
 // number is the message's in the store, 0 if it is not there.
@@ -187,8 +202,8 @@ func (d *Delivery) resolve(toWake []*Delivery, reason ReasonCode, err error) []*
 		d.outbox.stats.Failed++
 	}
 	d.leaveWave()
-	if d.publishing != nil {
-		d.outbox.notices.resolved(d.publishing, reason, err)
+	if p := d.publishing(); p != nil {
+		d.outbox.notices.resolved(p, reason, err)
 	}
 	d.resolved.Store(true)
 	if d.number() != 0 {
@@ -234,7 +249,7 @@ func (d *Delivery) leaveWave() {
 func wake(toWake []*Delivery) {
 	for _, d := range toWake {
 		switch {
-		case d.reused:
+		case cap(d.done) > 0:
 			d.done <- struct{}{}
 		case d.done != nil:
 			close(d.done)

@@ -204,7 +204,7 @@ func (j *journal) putBack(changes []StoreChange, steps []step) {
 // reserve writes that the identifier of a message that was given up must not be used again while the session lasts.
 // The caller holds mu.
 func (j *journal) reserve(m session.Message) {
-	if d, ok := m.Owner.(*Delivery); ok && d.details != nil && d.details.number != 0 && d.sent {
+	if d, ok := m.Owner.(*Delivery); ok && d.details != nil && d.details.number != 0 && d.sends > 0 {
 		j.putFlight(d.details.number, flight{id: d.id, givenUp: true})
 		j.reserved[d.details.number] = true
 	}

@@ -339,7 +339,7 @@ func (out *outbox) restoredState(r *recovery) (st session.State) {
 			st.Sent = append(st.Sent, session.Sent{ID: f.id, Message: m.message})
 		}
 		d := m.message.Owner.(*Delivery)
-		d.id, d.sent = f.id, true
+		d.id, d.sends = f.id, 1
 		delete(r.messages, number)
 	}
 	for _, place := range sortedKeys(released) {

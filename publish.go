@@ -60,7 +60,8 @@ func (out *outbox) publishAndWait(ctx context.Context, topicName string, payload
 	}
 	d := out.waiter()
 	defer out.reuse(d)
-	m.Owner, d.publishing = d, o.publishing
+	d.observe(o.publishing)
+	m.Owner = d
 	if err := out.submit(ctx, d, &m); err != nil {
 		return err
 	}
@@ -77,12 +78,12 @@ func (out *outbox) waiter() *Delivery {
 	if d, ok := out.waiters.Get().(*Delivery); ok {
 		return d
 	}
-	return &Delivery{outbox: out, reused: true, done: make(chan struct{}, 1)}
+	return &Delivery{outbox: out, done: make(chan struct{}, 1)}
 }
 
 // reuse keeps a Delivery for a later Publish. Nothing refers to it any more.
 func (out *outbox) reuse(d *Delivery) {
-	*d = Delivery{outbox: out, reused: true, done: d.done}
+	*d = Delivery{outbox: out, done: d.done}
 	out.waiters.Put(d)
 }
 
@@ -105,8 +106,8 @@ func (out *outbox) letGo(d *Delivery) (resolved, sent bool) {
 	case d.resolved.Load():
 		out.mu.Unlock()
 		<-d.done
-		return true, d.sent
-	case !d.sent:
+		return true, d.sends > 0
+	case d.sends == 0:
 		out.session.Withdraw(d.ticket)
 		out.queueChanged()
 	default:
@@ -114,13 +115,13 @@ func (out *outbox) letGo(d *Delivery) (resolved, sent bool) {
 	}
 	d.leaveWave()
 	out.mu.Unlock()
-	return false, d.sent
+	return false, d.sends > 0
 }
 
 // publishAsync sends or queues a message.
 func (out *outbox) publishAsync(ctx context.Context, topicName string, payload []byte, o *publishOptions) *Delivery {
 	d := out.publishNow(ctx, topicName, payload, o)
-	if o.publishing != nil && d.publishing == nil { // it was not submitted, and d is done
+	if o.publishing != nil && d.publishing() == nil { // it was not submitted, and d is done
 		out.notices.end(o.publishing, d.err)
 	}
 	return d
@@ -149,7 +150,8 @@ func (out *outbox) publishNow(ctx context.Context, topicName string, payload []b
 		p := *m.Properties // the caller may change its struct for the next message
 		m.Properties = &p
 	}
-	d := &Delivery{outbox: out, publishing: o.publishing}
+	d := &Delivery{outbox: out}
+	d.observe(o.publishing)
 	m.Owner = d
 	if err := out.submit(ctx, d, &m); err != nil {
 		return NewDelivery(Success, err)
@@ -357,13 +359,13 @@ func (out *outbox) sendOrQueue(d *Delivery, m *session.Message) (placed bool, er
 	if m.QoS == 2 {
 		out.session.ExpectQoS2()
 	}
-	if d.details != nil {
+	if d.details != nil && d.details.stored != nil {
 		return out.storeAndQueue(d, m)
 	}
 	switch l := out.live(); {
 	case l == nil || l.Full():
 	case m.QoS == 0 && out.session.FrontQoS0() == nil: // the client has connected since publishQoS0 found no connection
-		if err := out.writeQoS0(l, m, d.publishing); err != nil {
+		if err := out.writeQoS0(l, m, d.publishing()); err != nil {
 			return false, err
 		}
 		wake(d.resolve(nil, Success, nil))
@@ -382,7 +384,7 @@ func (out *outbox) sendOrQueue(d *Delivery, m *session.Message) (placed bool, er
 		return false, nil
 	}
 	d.ticket = out.session.Queue(m)
-	d.publishing.queued()
+	d.publishing().queued()
 	out.watchExpiry()
 	return true, nil
 }
@@ -495,7 +497,8 @@ func (out *outbox) submitStored(ctx context.Context, m *session.Message, o *publ
 	if n := len(o.name); n > maxStoreName {
 		return nil, &notSent{fmt.Errorf("mqtt: publishing to %q: a StoreName of %d bytes is too long", m.Topic, n)}
 	}
-	d := &Delivery{outbox: out, details: &details{name: string(o.name), forwards: o.forwards, stored: make(chan struct{})}, publishing: o.publishing}
+	d := &Delivery{outbox: out, details: &details{name: string(o.name), forwards: o.forwards, stored: make(chan struct{})}}
+	d.observe(o.publishing)
 	m.Owner = d
 	return d, out.submit(ctx, d, m)
 }
@@ -526,7 +529,7 @@ func (out *outbox) storeAndQueue(d *Delivery, m *session.Message) (placed bool, 
 	d.details.record = record
 	j.putMessage(d.details)
 	d.ticket = out.session.Queue(&own)
-	d.publishing.queued()
+	d.publishing().queued()
 	j.then(step{kind: stepStored, d: d})
 	wake(out.sendQueued(nil))
 	out.watchExpiry()
@@ -556,7 +559,7 @@ func (out *outbox) sendOffline(toWake []*Delivery) []*Delivery {
 	for m := out.session.FrontQoS0(); m != nil && !l.Full(); m = out.session.FrontQoS0() {
 		var p *publishing
 		if d, ok := m.Owner.(*Delivery); ok {
-			p = d.publishing
+			p = d.publishing()
 		}
 		err := out.writeQoS0(l, m, p)
 		toWake = resolveOwner(toWake, out.session.DropQoS0().Owner, err)
@@ -627,7 +630,7 @@ func resolveOwner(toWake []*Delivery, owner any, err error) []*Delivery {
 	if !ok {
 		return toWake
 	}
-	if n, ok := err.(*notSent); ok && d.sent {
+	if n, ok := err.(*notSent); ok && d.sends > 0 {
 		err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, n.err) // it was sent earlier, so the server may have it
 	}
 	return d.resolve(toWake, Success, err)
@@ -636,8 +639,8 @@ func resolveOwner(toWake []*Delivery, owner any, err error) []*Delivery {
 // noteSent notes that the message was handed to the connection.
 // The caller holds mu.
 func (d *Delivery) noteSent() {
-	d.sent, d.resent = true, d.sent
-	d.publishing.sent()
+	d.sends = min(d.sends+1, 2)
+	d.publishing().sent()
 }
 
 // resend sends a message again, in the session that the server has kept, or for the first time once the store has it. A
@@ -664,7 +667,7 @@ func (out *outbox) resend(l *link.Link, m *session.Message, toWake []*Delivery) 
 // wasSent reports whether a message in the queue was sent before, in a session that the server has lost.
 func wasSent(m *session.Message) bool {
 	d, ok := m.Owner.(*Delivery)
-	return m.QoS > 0 && (!ok || d.sent) // no owner: its publisher stopped waiting, which it does only after the message was sent
+	return m.QoS > 0 && (!ok || d.sends > 0) // no owner: its publisher stopped waiting, which it does only after the message was sent
 }
 
 // stale returns an error if a message must not be sent or queued now: it has expired, or the server does not accept it.
@@ -710,7 +713,7 @@ func (d *Delivery) Withdraw() bool {
 		return false
 	}
 	d.outbox.mu.Lock()
-	if d.resolved.Load() || d.sent || !d.outbox.session.Withdraw(d.ticket) {
+	if d.resolved.Load() || d.sends > 0 || !d.outbox.session.Withdraw(d.ticket) {
 		d.outbox.mu.Unlock()
 		return false
 	}

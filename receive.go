@@ -105,13 +105,13 @@ func (r *receiver) puback(h codec.Header, body []byte) error {
 	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
-	if r.client.session.Misplaced(h.Type, p.PacketID) {
+	m, ok := r.client.session.Puback(p.PacketID)
+	if !ok && r.client.session.Misplaced(h.Type, p.PacketID) {
 		if r.client.version < codec.V5 && r.downgraded(p.PacketID) {
 			return nil
 		}
 		return r.misplaced(h)
 	}
-	m, ok := r.client.session.Puback(p.PacketID)
 	r.complete(m, ok, p.Code, p.ReasonString, p.UserProperties)
 	return nil
 }
@@ -193,10 +193,10 @@ func (r *receiver) pubcomp(h codec.Header, body []byte) error {
 	if err := r.client.checkProblem(h, p.ReasonString, p.UserProperties); err != nil {
 		return err
 	}
-	if r.client.session.Misplaced(h.Type, p.PacketID) {
+	m, ok := r.client.session.Pubcomp(p.PacketID)
+	if !ok && r.client.session.Misplaced(h.Type, p.PacketID) {
 		return r.misplaced(h)
 	}
-	m, ok := r.client.session.Pubcomp(p.PacketID)
 	// Whatever the code is, PUBREC has said that the server took the message. PUBCOMP has one code besides Success, which
 	// only says that the server has forgotten the packet identifier since (section 3.7.2.1).
 	r.complete(m, ok, codec.Success, p.ReasonString, p.UserProperties)

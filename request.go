@@ -148,7 +148,8 @@ func (q *requests) exchange(ctx context.Context, topicName string, payload []byt
 	}
 	d := q.outbox.waiter()
 	defer q.outbox.reuse(d)
-	m.Owner, d.publishing = d, o.publishing
+	d.observe(o.publishing)
+	m.Owner = d
 	if err := q.outbox.submit(ctx, d, &m); err != nil {
 		return Message{}, err
 	}
@@ -490,7 +491,7 @@ func (q *requests) awaitReply(ctx context.Context, x *exchange, m *session.Messa
 			switch {
 			case d.err != nil:
 				return Message{}, d.err
-			case d.reason == NoMatchingSubscribers && !d.resent && !m.Retain:
+			case d.reason == NoMatchingSubscribers && d.sends < 2 && !m.Retain:
 				return Message{}, &PublishError{Topic: m.Topic, Refusal: Refusal{Code: d.reason}}
 			}
 			d, acknowledged = nil, nil
