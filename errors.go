@@ -26,7 +26,8 @@ var (
 	ErrQueueFull = errors.New("mqtt: queue full")
 	// ErrSlowConsumer ends a subscription that holds up the others, see EndIfStalled and WithInboundLimit.
 	ErrSlowConsumer = errors.New("mqtt: slow consumer")
-	// ErrExpired is the error of a message whose Message Expiry Interval ended before it was sent.
+	// ErrExpired is the error of a message whose Message Expiry Interval ended before it was sent. A store removes the message
+	// soon after; if the process dies before, the next client may send it.
 	ErrExpired = errors.New("mqtt: message expired before it was sent")
 )
 

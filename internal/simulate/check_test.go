@@ -67,7 +67,7 @@ func (s *simulation) checkOutcome(m *published) {
 			s.problem("%v is said to be published, and was not", m)
 		}
 	case mqtt.SafeToRetry(m.err):
-		if m.seen > 0 && !m.withdrawnBeforeDeath() {
+		if m.seen > 0 && !m.sentAfterDeath() {
 			s.problem("%v was sent, and is said to be safe to retry: %v", m, m.err)
 		}
 		if !s.mayBeUnsent(m) {

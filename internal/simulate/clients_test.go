@@ -48,6 +48,7 @@ type instance struct {
 	v5     mqtt.ClientV5 // nil with MQTT 3.1.1
 	number int
 	dead   *atomic.Bool // it was killed
+	killed time.Time
 }
 
 func (s *simulation) addClient(i int) *simulated {
@@ -168,7 +169,7 @@ func (c *simulated) connect(extra mqtt.Options) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.instances++
-	c.now = &instance{client, v5, c.instances, dead}
+	c.now = &instance{Client: client, v5: v5, number: c.instances, dead: dead}
 	return nil
 }
 

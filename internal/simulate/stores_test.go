@@ -65,6 +65,7 @@ func (c *simulated) trouble() func(context.Context, []mqtt.StoreChange) error {
 func (c *simulated) kill(now *instance) {
 	c.s.note(c.id, "client %d is killed", now.number)
 	c.disk.mu.Lock() // what is accepted from now on nobody hears of
+	now.killed = time.Now()
 	now.dead.Store(true)
 	c.disk.store = c.disk.store.Crash()
 	c.disk.mu.Unlock()
@@ -99,10 +100,11 @@ func (s *simulation) checkStored(m *published) {
 	}
 }
 
-// withdrawnBeforeDeath reports whether a message may be published although it was withdrawn: the client may have been killed
-// before the store knew.
-func (m *published) withdrawnBeforeDeath() bool {
-	return m.publisher.client.stored && m.instance.dead.Load() && strings.Contains(m.err.Error(), "withdrawn")
+// sentAfterDeath reports whether a message may be published although it was withdrawn or had expired: its client may have been
+// killed before the store knew.
+func (m *published) sentAfterDeath() bool {
+	given := errors.Is(m.err, mqtt.ErrExpired) || strings.Contains(m.err.Error(), "withdrawn")
+	return given && m.instance.dead.Load() && !m.came.Before(m.instance.killed)
 }
 
 // endedWithClient reports whether the outcome of a message is that its client has ended.
