@@ -54,7 +54,7 @@ func (r *receiver) hold(s *Subscription, m *Message) {
 		}
 		return
 	}
-	s.enqueue(entry{message: *m, receipt: receipt})
+	s.enqueue(m, receipt, nil)
 }
 
 // offer passes a message at QoS 0 to the subscription. If its line is full, a message is dropped.
@@ -77,7 +77,7 @@ func (r *receiver) offer(s *Subscription, m *Message) {
 	default:
 		s.dropQoS0()
 	}
-	s.enqueue(entry{message: *m})
+	s.enqueue(m, nil, nil)
 }
 
 // yield lets the loops that consume s run if the line is full at QoS 0, so that they take messages out of it.
@@ -111,7 +111,7 @@ func (r *receiver) block(s *Subscription, m *Message) {
 	case s.ended:
 		s.discard(entry{message: *m})
 	default:
-		s.enqueue(entry{message: *m})
+		s.enqueue(m, nil, nil)
 	}
 }
 

@@ -23,7 +23,7 @@ type line struct {
 	returned     fifo.Queue[entry]   // taken out and given back, in the order of their places; they are before all others
 	qos0         fifo.Queue[entry]   // at QoS 0
 	acknowledged fifo.Queue[entry]   // at QoS 1 and 2
-	asleep       []*entry            // until their redelivery
+	asleep       []*sleeper          // until their redelivery
 	loops        int                 // of All, Batches and Handle that run
 	awaiting     int                 // loops that wait for arrived
 	arrived      chan struct{}       // capacity 1: something may be in line
@@ -35,10 +35,15 @@ type entry struct {
 	message Message
 	place   uint64           // in the subscription's line
 	turn    uint32           // the origin's, when the message was put in line
-	counted bool             // its memory is
+	bytes   int              // its memory, as it is counted; 0: it is not
 	parked  *parked          // what it was before its subscription claimed it; nil: it came for the subscription
 	receipt *session.Receipt // to be settled when the message is consumed, except with ManualAck; nil at QoS 0
-	timer   *time.Timer      // of its redelivery
+}
+
+// sleeper is a message that waits for its redelivery.
+type sleeper struct {
+	entry
+	timer *time.Timer
 }
 
 // origin is the state that the copies of a message share.
@@ -72,21 +77,20 @@ func (o *origin) identifiers() []uint32 {
 
 // number gives a message its place at the end of the line.
 // The caller holds mu.
-func (l *line) number(w entry) entry {
+func (l *line) number(w *entry) {
 	l.place++
 	w.place = l.place
 	if o := w.message.origin; o != nil && o.receipt != nil {
 		o.place = w.place
 	}
-	return l.count(w)
+	l.count(w)
 }
 
 // count adds the memory of a message.
 // The caller holds mu.
-func (l *line) count(w entry) entry {
-	w.counted = true
-	l.addBytes(w.size())
-	return w
+func (l *line) count(w *entry) {
+	w.bytes = w.size()
+	l.addBytes(w.bytes)
 }
 
 // addBytes changes the memory of the line.
@@ -109,11 +113,8 @@ func (l *line) detach() {
 // release subtracts the memory of a message that has left the line.
 // The caller holds mu.
 func (l *line) release(w *entry) {
-	if !w.counted {
-		return
-	}
-	w.counted = false
-	l.addBytes(-w.size())
+	l.addBytes(-w.bytes)
+	w.bytes = 0
 }
 
 // size is about how much memory the message takes.
@@ -133,14 +134,16 @@ const (
 	identifierSize   = 4
 )
 
-// enqueue puts a message at the end of the line.
+// enqueue puts a message at the end of the line. receipt is nil at QoS 0, and p unless the message was parked.
 // The caller holds mu.
-func (s *Subscription) enqueue(w entry) {
-	if w.receipt == nil {
-		s.line.qos0.Push(s.line.number(w))
-	} else {
-		s.line.acknowledged.Push(s.line.number(w))
+func (s *Subscription) enqueue(m *Message, receipt *session.Receipt, p *parked) {
+	q := &s.line.acknowledged
+	if receipt == nil {
+		q = &s.line.qos0
 	}
+	w := q.Add()
+	w.message, w.receipt, w.parked = *m, receipt, p
+	s.line.number(w)
 	s.advance()
 }
 
@@ -171,28 +174,30 @@ func (l *line) trim() {
 // The caller holds mu.
 func (l *line) length() int { return l.returned.Len() + l.qos0.Len() + l.acknowledged.Len() }
 
-// pop takes the first message out of line. Its memory stays counted.
+// first returns the queue whose first message is the first in line; nil if the line is empty.
 // The caller holds mu.
-func (l *line) pop() (w entry, ok bool) {
+func (l *line) first() *fifo.Queue[entry] {
 	switch loose, held := l.qos0.Len() > 0, l.acknowledged.Len() > 0; {
 	case l.returned.Len() > 0:
-		return l.returned.Pop(), true
+		return &l.returned
 	case loose && (!held || l.qos0.At(0).place < l.acknowledged.At(0).place):
-		return l.qos0.Pop(), true
+		return &l.qos0
 	case held:
-		return l.acknowledged.Pop(), true
+		return &l.acknowledged
 	}
-	return w, false
+	return nil
 }
 
 // next takes the first message out of line, for good.
 // The caller holds mu.
 func (l *line) next() (w entry, ok bool) {
-	w, ok = l.pop()
-	if ok {
-		l.release(&w)
+	q := l.first()
+	if q == nil {
+		return w, false
 	}
-	return w, ok
+	w = q.Pop()
+	l.release(&w)
+	return w, true
 }
 
 // drop counts and reports a message that no consumer gets.
@@ -284,7 +289,7 @@ func (s *Subscription) acknowledgeLine() {
 func (s *Subscription) wakeAll() {
 	for _, w := range s.line.asleep {
 		w.timer.Stop()
-		s.redeliver(w)
+		s.redeliver(&w.entry)
 	}
 	s.line.asleep = nil
 }

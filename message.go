@@ -107,12 +107,12 @@ func (m Message) settle(reason *session.Reason) error {
 // cancelRedelivery forgets the redelivery of a message that is acknowledged instead.
 // The caller holds mu.
 func (s *Subscription) cancelRedelivery(o *origin) {
-	s.line.asleep = slices.DeleteFunc(s.line.asleep, func(w *entry) bool {
+	s.line.asleep = slices.DeleteFunc(s.line.asleep, func(w *sleeper) bool {
 		if w.message.origin != o {
 			return false
 		}
 		w.timer.Stop()
-		s.line.release(w)
+		s.line.release(&w.entry)
 		return true
 	})
 	s.line.noteMove()
@@ -131,14 +131,15 @@ func (m Message) sleep(d time.Duration) error {
 		return err
 	}
 	o.fate = fateAsleep
-	w := s.line.count(entry{message: m, place: o.place, receipt: o.receipt})
-	s.line.asleep = append(s.line.asleep, &w)
-	w.timer = time.AfterFunc(d, func() { s.awake(&w) })
+	w := &sleeper{entry: entry{message: m, place: o.place, receipt: o.receipt}}
+	s.line.count(&w.entry)
+	s.line.asleep = append(s.line.asleep, w)
+	w.timer = time.AfterFunc(d, func() { s.awake(w) })
 	return nil
 }
 
 // awake puts a message back in line whose time is over.
-func (s *Subscription) awake(w *entry) {
+func (s *Subscription) awake(w *sleeper) {
 	s.lock()
 	defer s.unlock()
 	i := slices.Index(s.line.asleep, w)
@@ -146,5 +147,5 @@ func (s *Subscription) awake(w *entry) {
 		return // the subscription has ended, or the message was acknowledged
 	}
 	s.line.asleep = slices.Delete(s.line.asleep, i, i+1)
-	s.redeliver(w)
+	s.redeliver(&w.entry)
 }

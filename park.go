@@ -141,7 +141,7 @@ func (s *Subscription) take(p *parked, qos QoS) {
 	m.QoS = min(m.QoS, qos)
 	p.receipt.Pass(&s.inbox.parking, s)
 	m.origin = &origin{sub: s, receipt: p.receipt, ids: m.origin.identifiers()}
-	s.enqueue(entry{message: m, receipt: p.receipt, parked: p})
+	s.enqueue(&m, p.receipt, p)
 }
 
 // closeParking acknowledges the messages that no subscription has claimed. It is called when the parking time is over.

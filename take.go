@@ -213,12 +213,13 @@ func (s *Subscription) grab(batch []entry, most int) []entry {
 	if s.line.loops > 1 {
 		most = min(most, before+1+s.line.length()/s.line.loops)
 	}
-	for len(batch) < most {
-		w, ok := s.first()
-		if !ok {
-			break
-		}
-		batch = append(batch, w)
+	for len(batch) < most && s.inReach() {
+		q := s.line.first()
+		batch = append(batch, *q.At(0))
+		q.Drop()
+	}
+	if incoming := s.incoming(); incoming != nil {
+		batch = receive(batch, incoming, most)
 	}
 	if len(batch) > before {
 		s.line.noteMove()
@@ -239,17 +240,20 @@ func (s *Subscription) inReach() bool {
 	return s.line.length() > 0 && !s.line.gated
 }
 
-// first takes the first message out of the line, or out of the channel if there is one.
-// The caller holds mu.
-func (s *Subscription) first() (w entry, ok bool) {
-	if s.inReach() {
-		return s.line.pop()
+// receive takes messages out of a channel until a batch has most.
+func receive(batch []entry, incoming <-chan Message, most int) []entry {
+	for len(batch) < most {
+		select {
+		case m, ok := <-incoming:
+			if !ok {
+				return batch
+			}
+			batch = append(batch, entry{message: m})
+		default:
+			return batch
+		}
 	}
-	select {
-	case w.message, ok = <-s.incoming():
-	default:
-	}
-	return w, ok
+	return batch
 }
 
 // incoming is the channel that messages come through: of Messages, or of NewSubscription. It is nil for others.

@@ -26,6 +26,16 @@ type pending struct {
 	held    ring[*Receipt] // those of pubrecs
 }
 
+// orderRetained is the capacity that an order of acknowledgements keeps while messages come. It is more than a window.
+const orderRetained = 2048
+
+func newPending() *pending {
+	p := new(pending)
+	p.pubacks.receipts.Keep = orderRetained
+	p.pubrecs.receipts.Keep = orderRetained
+	return p
+}
+
 func (p *pending) order(qos byte) *order {
 	if qos == 2 {
 		return &p.pubrecs
@@ -65,11 +75,11 @@ type Receipt struct {
 	id       uint16
 	qos      byte
 	state    receiptState
-	arriving bool   // Release is still to come
-	holders  []any  // subscriptions that have neither accepted nor rejected it
-	only     [1]any // the memory of holders while there is one
+	arriving bool // Release is still to come
 	accepted bool
 	repeated bool    // its PUBREC was sent on an earlier connection, and has to be sent again
+	holders  []any   // subscriptions that have neither accepted nor rejected it
+	only     [1]any  // the memory of holders while there is one
 	reason   *Reason // the latest, which counts if nobody accepts
 	content  uint64  // of topic and payload, by which a resend is recognised
 	Topic    *string // the message's, for its owner's reports; nil: not set
@@ -278,7 +288,7 @@ func (s *Session) HoldIn(r *Receipt, p *codec.PublishView) {
 // enter puts r at the end of the order of acknowledgements.
 func (s *Session) enter(r *Receipt) {
 	if s.in.pending == nil {
-		s.in.pending = new(pending)
+		s.in.pending = newPending()
 	}
 	r.state = inOrder
 	s.in.pending.order(r.qos).receipts.Push(r)
