@@ -34,7 +34,7 @@ import (
 // why. Several loops over one subscription, in goroutines of their own, share its messages.
 func (s *Subscription) All(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
-		if s.each(ctx, func(m Message) bool { return yield(m, nil) }) {
+		if s.each(ctx, func(m *Message) bool { return yield(*m, nil) }) {
 			if err := s.reason(ctx); err != nil {
 				yield(Message{}, err)
 			}
@@ -43,7 +43,7 @@ func (s *Subscription) All(ctx context.Context) iter.Seq2[Message, error] {
 }
 
 // each calls f with each message until it returns false. It returns true if there are no more messages.
-func (s *Subscription) each(ctx context.Context, f func(Message) bool) bool {
+func (s *Subscription) each(ctx context.Context, f func(*Message) bool) bool {
 	t := newTaker(s)
 	defer t.stop()
 	f = traceBody(ctx, s, f)
@@ -52,7 +52,7 @@ func (s *Subscription) each(ctx context.Context, f func(Message) bool) bool {
 		if result == finished {
 			return true
 		}
-		if !f(w.message) {
+		if !f(&w.message) {
 			return false
 		}
 		t.did()
@@ -60,8 +60,10 @@ func (s *Subscription) each(ctx context.Context, f func(Message) bool) bool {
 }
 
 // Batches returns the messages of the subscription in slices of up to most, in their order. A slice is complete when it
-// has most messages, or when wait has gone by since its first message came. All of its messages are acknowledged
-// together when the body is done with it and the loop comes back, so a body can store them in one transaction:
+// has most messages, or when wait has gone by since its first message came. One that has messages at QoS 1 or 2 is also
+// complete when as many messages of the client are unacknowledged as the Receive Maximum allows, because the server sends
+// no more of them before it has an acknowledgement (section 4.9). All messages of a slice are acknowledged together when
+// the body is done with it and the loop comes back, so a body can store them in one transaction:
 //
 //	for batch, err := range sub.Batches(ctx, 500, 100*time.Millisecond) {
 //		if err != nil {
@@ -116,14 +118,14 @@ func (s *Subscription) eachBatch(ctx context.Context, most int, wait time.Durati
 var errLeft = errors.New("mqtt: the loop was left, and the message will be delivered again")
 
 // traceBody returns f with the calls of the hook Process around it.
-func traceBody(ctx context.Context, s *Subscription, f func(Message) bool) func(Message) bool {
+func traceBody(ctx context.Context, s *Subscription, f func(*Message) bool) func(*Message) bool {
 	hook := processHook(s)
 	if hook == nil {
 		return f
 	}
-	return func(m Message) (more bool) {
-		if _, done := hook(ctx, s, m); done != nil {
-			defer func() { done(leftOver(s, m, more)) }()
+	return func(m *Message) (more bool) {
+		if _, done := hook(ctx, s, *m); done != nil {
+			defer func() { done(leftOver(s, *m, more)) }()
 		}
 		return f(m)
 	}
@@ -163,23 +165,76 @@ func leftOver(s *Subscription, m Message, more bool) error {
 // there will be no more.
 func (t *taker) collect(ctx context.Context, most int, wait time.Duration) bool {
 	t.exchange(most)
-	var complete chan struct{} // closed when the while is over; nil: there is no message yet
+	f := filling{sub: t.sub, complete: make(chan struct{}, 1)}
+	defer f.stop()
 	for len(t.batch) < most {
-		if len(t.batch) > 0 && complete == nil {
-			complete = make(chan struct{})
-			timer := time.AfterFunc(wait, func() { close(complete) })
-			defer timer.Stop()
-		}
-		switch t.wait(ctx, complete) {
+		f.look(t.batch, wait)
+		switch t.wait(ctx, f.complete) {
 		case took:
 			t.add(most)
 		case woken:
+			t.add(most)
 			return true
 		case finished:
 			return ctx.Err() == nil && len(t.batch) > 0
 		}
 	}
 	return ctx.Err() == nil
+}
+
+// filling is a slice of Batches that has room for more messages.
+type filling struct {
+	sub      *Subscription
+	complete chan struct{} // capacity 1: receives when no more messages are waited for
+	timer    *time.Timer   // of the while; nil: there is no message yet
+	seen     int           // how many messages were looked at
+	expects  bool          // to be told when the window is exhausted, because one of them is in it
+}
+
+// look looks at the messages that were added.
+func (f *filling) look(batch []entry, wait time.Duration) {
+	if len(batch) > 0 && f.timer == nil {
+		f.timer = time.AfterFunc(wait, func() { notify(f.complete) })
+	}
+	for ; f.seen < len(batch) && !f.expects; f.seen++ {
+		if o := batch[f.seen].message.origin; o != nil && o.receipt != nil {
+			f.expect()
+		}
+	}
+}
+
+func (f *filling) stop() {
+	if f.timer != nil {
+		f.timer.Stop()
+	}
+	if f.expects {
+		f.sub.lock()
+		defer f.sub.unlock()
+		delete(f.sub.inbox.fillings, f)
+	}
+}
+
+// expect makes the reader complete the slice as soon as the window is exhausted.
+func (f *filling) expect() {
+	in := f.sub.inbox
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	f.expects = true
+	in.fillings[f] = struct{}{}
+	if in.session.Exhausted() {
+		in.fillings.complete()
+	}
+}
+
+// fillings are the slices that hold messages of the window.
+type fillings map[*filling]struct{}
+
+// complete completes them, because the window is exhausted: nothing would be gained by waiting.
+// The caller holds mu.
+func (all fillings) complete() {
+	for f := range all {
+		notify(f.complete)
+	}
 }
 
 // Next returns the next message, which is acknowledged by then, except with ManualAck: a process that is killed while it

@@ -410,6 +410,97 @@ func TestBatchesGiveBack(t *testing.T) {
 	})
 }
 
+// windowed is a client whose window for messages at QoS 1 and 2 is 4, and its broker.
+func windowed(t *testing.T) (mqtt.ClientV5, *mqtttest.Broker) {
+	b := mqtttest.NewBroker(t)
+	return dialV5(t, b.DialContext, mqtt.WithReceiveMaximum(4)), b
+}
+
+// A slice of Batches is complete when the window is exhausted: to wait longer would bring nothing.
+func TestBatchesOfAWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, b := windowed(t)
+		sub, err := client.Subscribe(t.Context(), "#", mqtt.ExactlyOnce)
+		noErr(t, err)
+		for i := range 10 {
+			b.Publish(text("a", fmt.Sprint(i), byte(1+i%2)))
+		}
+		var sizes []int
+		var times []time.Duration
+		began, number := time.Now(), 0
+		for batch, err := range sub.Batches(t.Context(), 100, time.Hour) {
+			noErr(t, err)
+			sizes, times = append(sizes, len(batch)), append(times, time.Since(began))
+			for _, m := range batch {
+				if string(m.Payload) != fmt.Sprint(number) {
+					t.Errorf("message %d is %s", number, m.Payload)
+				}
+				number++
+			}
+			if number == 10 {
+				break
+			}
+		}
+		if !slices.Equal(sizes, []int{4, 4, 2}) || !slices.Equal(times, []time.Duration{0, 0, time.Hour}) {
+			t.Errorf("slices of %v after %v", sizes, times)
+		}
+	})
+}
+
+// The window is exhausted by the messages of all subscriptions together.
+func TestBatchesAndOthersInTheWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, b := windowed(t)
+		sub, err := client.Subscribe(t.Context(), "batches", mqtt.AtLeastOnce)
+		noErr(t, err)
+		_, err = client.Subscribe(t.Context(), "held", mqtt.AtLeastOnce, mqtt.ManualAck)
+		noErr(t, err)
+		b.Publish(text("batches", "1", 1))
+		go func() {
+			for range 3 {
+				time.Sleep(time.Minute)
+				b.Publish(text("held", "", 1))
+			}
+		}()
+		began := time.Now()
+		for batch, err := range sub.Batches(t.Context(), 100, time.Hour) {
+			noErr(t, err)
+			if waited := time.Since(began); len(batch) != 1 || waited != 3*time.Minute {
+				t.Errorf("%d messages come after %v", len(batch), waited)
+			}
+			break
+		}
+	})
+}
+
+// Messages at QoS 0 are not in the window, and come however full it is.
+func TestBatchesOutsideTheWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, b := windowed(t)
+		sub, err := client.Subscribe(t.Context(), "batches", mqtt.AtLeastOnce)
+		noErr(t, err)
+		_, err = client.Subscribe(t.Context(), "held", mqtt.AtLeastOnce, mqtt.ManualAck)
+		noErr(t, err)
+		for range 5 {
+			b.Publish(text("held", "", 1))
+		}
+		go func() {
+			for range 3 {
+				time.Sleep(time.Minute)
+				b.Publish(text("batches", "", 0))
+			}
+		}()
+		began := time.Now()
+		for batch, err := range sub.Batches(t.Context(), 3, time.Hour) {
+			noErr(t, err)
+			if waited := time.Since(began); len(batch) != 3 || waited != 3*time.Minute {
+				t.Errorf("%d messages come after %v", len(batch), waited)
+			}
+			break
+		}
+	})
+}
+
 // Several loops share the messages, and none comes twice or is left.
 func TestSeveralLoops(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

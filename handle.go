@@ -141,7 +141,7 @@ func (h *handling) run(ctx context.Context) {
 		if !full {
 			var w *entry
 			if w, result = t.take(ctx, h.call); result == took {
-				h.admit(ctx, t, w)
+				h.admit(ctx, t, w, empty)
 			}
 		}
 		if result == finished {
@@ -179,9 +179,10 @@ func (h *handling) wake() {
 	}
 }
 
-// admit handles a message, or puts it in its lane. What succeeds at once never sees a lane where there is one worker.
-func (h *handling) admit(ctx context.Context, t *taker, w *entry) {
-	if h.ready == nil && !h.inLane(w) {
+// admit handles a message, or puts it in its lane. What succeeds at once never sees a lane where there is one worker. empty says
+// that no lane has messages.
+func (h *handling) admit(ctx context.Context, t *taker, w *entry, empty bool) {
+	if h.ready == nil && (empty || !h.inLane(w)) {
 		err := h.f(h.base, w.message)
 		if err == nil {
 			t.did()
@@ -202,7 +203,7 @@ func (h *handling) admit(ctx context.Context, t *taker, w *entry) {
 func (h *handling) inLane(w *entry) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.inside > 0 && h.options.key != nil && h.lanes[laneKey{text: h.options.key(w.message)}] != nil
+	return h.options.key != nil && h.lanes[laneKey{text: h.options.key(w.message)}] != nil
 }
 
 // enter puts a job in its lane. It returns the lane if the job is the first in it.

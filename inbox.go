@@ -29,11 +29,14 @@ type inbox struct {
 	parking         parkingLot
 	unmatchedLogged time.Duration // on the client's clock: when the log spoke of such messages last; 0: never
 	unmatched       callbacks     // calls of the function of WithUnmatched
+
+	fillings fillings // slices of Batches that are complete as soon as the window is exhausted
 }
 
 func (in *inbox) init(c *core, n *notices) {
 	in.core, in.notices = c, n
 	in.subs = make(map[*Subscription]struct{})
+	in.fillings = make(fillings)
 	in.unmatched.core = c
 	in.router = route.New(c.config.filterPrefixes)
 }

@@ -62,7 +62,11 @@ func (r *receiver) Awaiting() bool {
 func (r *receiver) Packet(h codec.Header, body []byte) error {
 	switch h.Type {
 	case codec.PUBLISH:
-		return r.publish(h, body)
+		err := r.publish(h, body)
+		if in := &r.client.inbox; in.session.Exhausted() {
+			in.fillings.complete()
+		}
+		return err
 	case codec.PUBACK:
 		return r.puback(h, body)
 	case codec.PUBREC:

@@ -69,6 +69,36 @@ func TestUnknownPubrel(t *testing.T) {
 	})
 }
 
+// A message at QoS 2 whose PUBREC was sent leaves the window without anything that we do, so it does not exhaust the window.
+func TestExhausted(t *testing.T) {
+	s := server(codec.V5)
+	s.Serve(Connection{Version: codec.V5, PeerReceiveMaximum: 10, ReceiveMaximum: 2})
+	want := func(when string, want bool) {
+		t.Helper()
+		if got := s.Exhausted(); got != want {
+			t.Errorf("%s: exhausted %v, want %v", when, got, want)
+		}
+	}
+	want("at first", false)
+	first := hold(t, s, 1, 1, 1)
+	want("one waits", false)
+	second := hold(t, s, 2, 2, 1)
+	want("one waits at QoS 1 and one at QoS 2", true)
+	s.Settle(nil, second, second.Holders()[0], nil)
+	want("the message at QoS 2 is accepted", false)
+	s.Pubrel(nil, 2)
+	third := hold(t, s, 3, 1, 1)
+	want("two wait at QoS 1", true)
+	s.Settle(nil, third, third.Holders()[0], nil)
+	want("the acknowledgement of one has to wait for that of the other", true)
+	s.Settle(nil, first, first.Holders()[0], nil)
+	want("all are acknowledged", false)
+	hold(t, s, 4, 1, 1)
+	hold(t, s, 5, 1, 1)
+	s.EndIncoming()
+	want("the connection has ended", false)
+}
+
 // permutations calls f with every order of 0 to n-1.
 func permutations(n int, f func(order []int)) {
 	var extend func(order []int, used int)

@@ -155,6 +155,13 @@ func (s *Session) Queued() (messages, bytes int) {
 	return messages, bytes
 }
 
+// Exhausted reports whether the peer may send no more messages at QoS 1 and 2 before one of those is acknowledged that wait
+// for that.
+func (s *Session) Exhausted() bool {
+	p := s.in.pending
+	return p != nil && p.pubacks.receipts.Len()+p.pubrecs.receipts.Len() >= int(s.in.maximum)
+}
+
 // Unacknowledged returns the number of messages from the peer that are not completely acknowledged.
 func (s *Session) Unacknowledged() int {
 	return max(0, s.in.unsettled) // one that is arriving when the connection ends is accepted after EndIncoming
