@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -35,6 +36,10 @@ func TestMain(m *testing.M) {
 	case os.Getenv("PETREL_DURABLE") != "":
 		err = durableProcesses[os.Getenv("PETREL_DURABLE")](a[1], a[2], a[3], a[4])
 	default:
+		for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"} { // other clients ask them for the way to this machine too
+			os.Unsetenv(name)
+			os.Unsetenv(strings.ToLower(name))
+		}
 		os.Exit(m.Run())
 	}
 	if err != nil {

@@ -142,9 +142,6 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 	server := startMosquitto(t)
 	address := fmt.Sprintf("mqtt://0.0.0.0:%d", server.port)
 	socks := startMicrosocks(t)
-	for _, name := range []string{"NO_PROXY", "no_proxy", "all_proxy"} {
-		t.Setenv(name, "")
-	}
 	t.Setenv("ALL_PROXY", "socks5://user:secret@"+socks)
 	c, err := mqtt.NewClient(within(t), address)
 	check(t, err)
