@@ -232,6 +232,10 @@ func TestFlagsPage(t *testing.T) {
 	}
 	for _, program := range []string{"mosquitto_pub", "mosquitto_sub"} {
 		said, _ := exec.CommandContext(t.Context(), find(t, program), "--help").Output() // its exit code is 1
+		if !strings.Contains(string(said), program+" version 2.0.") {
+			t.Logf("the page is not for the %s that is installed", program)
+			continue
+		}
 		for _, f := range regexp.MustCompile(`(?m)^ (-{1,2}[A-Za-z0-9-]+) :`).FindAllStringSubmatch(string(said), -1) {
 			if !listed[f[1]] {
 				t.Errorf("the page does not have %s of %s", f[1], program)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/petrel-mqtt/mqtt"
 	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/freeport"
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
@@ -55,12 +57,7 @@ func TestLedger(t *testing.T) {
 
 // What cannot be reached at the first step comes with advice that fits.
 func TestConnectAdvice(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := l.Addr().String()
-	l.Close()
+	closed := fmt.Sprint("127.0.0.1:", freeport.Take(t))
 	hangsUp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
