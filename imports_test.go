@@ -53,7 +53,7 @@ var testRules = map[string]importRule{
 	".":                 {petrel: []string{"mqtttest", "storetest"}},
 	"internal/simulate": {petrel: []string{".", "codec", "internal/topic", "mqtttest", "storetest"}}, // it is nothing but tests
 	"mqtttest":          {petrel: []string{"."}},                                                     // its examples show a service that uses the client
-	"transport":         {petrel: []string{"mqtttest"}},
+	"transport":         {petrel: []string{"internal/freeport", "mqtttest"}},
 }
 
 // ruleFor returns the pattern of the rule for a folder; it is empty if there is none.

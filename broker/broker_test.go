@@ -18,6 +18,7 @@ import (
 
 	"github.com/petrel-mqtt/mqtt"
 	"github.com/petrel-mqtt/mqtt/codec"
+	"github.com/petrel-mqtt/mqtt/internal/freeport"
 )
 
 // onLoopback returns the configuration of a broker on a free port.
@@ -386,7 +387,9 @@ func TestHurry(t *testing.T) {
 // clients that say or take nothing.
 func TestShutdown(t *testing.T) {
 	t.Parallel()
-	b := start(t, onLoopback())
+	c := onLoopback()
+	c.Listeners[0].Bind = fmt.Sprint("127.0.0.1:", freeport.Take(t)) // nobody else is given it after the end
+	b := start(t, c)
 	five, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
 	three, _ := join(t, b, codec.V311, &codec.Connect{CleanStart: true, ClientID: "x"})
 	silent := dial(t, b, codec.V5)

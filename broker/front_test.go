@@ -475,7 +475,7 @@ func TestFrames(t *testing.T) {
 func TestMonitor(t *testing.T) {
 	t.Parallel()
 	config := onLoopback()
-	config.MetricsBind = "127.0.0.1:0"
+	config.MetricsBind = fmt.Sprint("127.0.0.1:", freeport.Take(t)) // nobody else is given it after the end
 	asked, release := make(chan struct{}), make(chan struct{})
 	b := start(t, config, Plugin{Name: "slow", Disconnected: func(Client, error) {
 		close(asked)

@@ -3,6 +3,7 @@ package transport_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/petrel-mqtt/mqtt/internal/freeport"
 	"github.com/petrel-mqtt/mqtt/transport"
 )
 
@@ -119,12 +121,7 @@ func TestDialEndsWithCtx(t *testing.T) {
 }
 
 func TestDialRefused(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	_, err = new(transport.Dialer).Dial(t.Context(), parse(t, "mqtt://user:secret@"+l.Addr().String()))
+	_, err := new(transport.Dialer).Dial(t.Context(), parse(t, fmt.Sprint("mqtt://user:secret@127.0.0.1:", freeport.Take(t))))
 	var op *net.OpError
 	if !errors.As(err, &op) || op.Op != "dial" || strings.Contains(err.Error(), "secret") {
 		t.Errorf("%v", err)
