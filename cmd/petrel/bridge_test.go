@@ -176,8 +176,11 @@ func TestBridgeFull(t *testing.T) {
 				if n := len(s.near.Unacknowledged("b")); n != 50 {
 					t.Errorf("the first server waits for %d acknowledgements", n)
 				}
+				var mu sync.Mutex // a connection's reader and its writer both call
 				inFlight, most := 0, 0
 				s.far.Intercept(func(_ string, outbound bool, p codec.Packet) bool {
+					mu.Lock()
+					defer mu.Unlock()
 					switch {
 					case p.Type() == codec.PUBLISH:
 						inFlight++
