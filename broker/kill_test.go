@@ -2,6 +2,7 @@ package broker
 
 import (
 	"bufio"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/petrel-mqtt/mqtt/codec"
 )
+
+var killCount = flag.Int("kills", 6, "how often TestKilled ends the broker")
 
 // victim is a broker in a process of its own, which can be killed.
 type victim struct {
@@ -68,7 +71,7 @@ func (v *victim) join(t *testing.T, connect *codec.Connect) (*peer, *codec.Conna
 // acknowledged, and keeps the order.
 func TestKilled(t *testing.T) {
 	t.Parallel()
-	const kills = 6
+	kills := *killCount
 	file := t.TempDir() + "/petrel.db"
 	v := startVictim(t, file, "")
 	p, _ := v.join(t, sessionOf("away"))

@@ -22,6 +22,7 @@ type ledger struct {
 	debts   fifo.Queue[debt] // in the order of their messages; the first one is not settled
 	last    uint64           // sequence of the latest message that was entered
 	settled int              // debts that are settled, and are not the first
+	gaps    bool             // debts beyond the first one were settled, and are not there any more
 	gone    bool             // the owner has ended
 }
 
@@ -34,16 +35,13 @@ type debt struct {
 // enter notes that the owner needs a message. Messages are entered in the order of their sequence.
 func (l *ledger) enter(m *message) {
 	l.debts.Push(debt{sequence: m.sequence})
-	l.last = m.sequence
+	l.last = max(l.last, m.sequence)
 }
 
 // enterSettled notes that the store has a message for others which the owner needs no more: the record has to go on saying so.
 func (l *ledger) enterSettled(m *message) {
 	l.last = max(l.last, m.sequence)
-	if l.debts.Len() > 0 {
-		l.debts.Push(debt{m.sequence, true})
-		l.settled++
-	}
+	l.gaps = l.gaps || l.debts.Len() > 0
 }
 
 // has reports whether the owner needs a message.
@@ -71,11 +69,29 @@ func (l *ledger) settle(m *message) {
 		l.debts.Pop()
 		l.settled--
 	}
+	l.compact()
 	if !l.gone {
 		l.journal.spoil(l)
 	}
 	l.journal.settle(m)
 }
+
+// compact lets go of what is settled when that is most of it. A message that is not acknowledged, or waits, while thousands
+// after it come and go takes no more memory than another one, and no longer record.
+func (l *ledger) compact() {
+	if l.settled > compactFrom && 2*l.settled > l.debts.Len() {
+		for range l.debts.Len() {
+			if d := l.debts.Pop(); !d.settled {
+				l.debts.Push(d)
+			}
+		}
+		l.settled, l.gaps = 0, true
+	}
+	l.gaps = l.gaps && l.debts.Len() > 0
+}
+
+// compactFrom is how many settled debts a ledger may have in any case.
+const compactFrom = 64
 
 // settle notes that one owner less needs a message. The last one has its record removed.
 func (j *journal) settle(m *message) {
@@ -97,7 +113,7 @@ func (l *ledger) changes() []Change {
 // resume lets a ledger go on where its record ends; nil: there is none. Messages are entered after that.
 func (l *ledger) resume(r *restoredLedger) {
 	if r != nil {
-		l.last = r.upTo
+		l.last = r.last
 	}
 }
 
@@ -106,8 +122,9 @@ func (s *Session) ledgerOf(number uint64) *ledger {
 	return &ledger{journal: s.engine.journal, number: number, lock: &s.mu, state: s.state}
 }
 
-// record is the sequence up to which everything is settled, the latest packet identifier, and then what is settled beyond
-// that sequence.
+// record is the sequence up to which everything is settled, and the latest packet identifier. If more is settled beyond that
+// there follow 0, the latest sequence that the record knows of, and what is not settled until there: its distances, except
+// for the first one, which is next to the first sequence.
 func (l *ledger) record() []byte {
 	upTo := l.last
 	if l.debts.Len() > 0 {
@@ -118,9 +135,15 @@ func (l *ledger) record() []byte {
 		lastID = l.state.LastID()
 	}
 	b := binary.AppendUvarint(binary.AppendUvarint(nil, upTo), uint64(lastID))
-	for i := 0; i < l.debts.Len() && l.settled > 0; i++ {
-		if d := l.debts.At(i); d.settled {
-			b = binary.AppendUvarint(b, d.sequence)
+	if l.settled == 0 && !l.gaps {
+		return b
+	}
+	b = binary.AppendUvarint(append(b, 0), l.last)
+	before := upTo + 1
+	for i := 1; i < l.debts.Len(); i++ {
+		if d := l.debts.At(i); !d.settled {
+			b = binary.AppendUvarint(b, d.sequence-before)
+			before = d.sequence
 		}
 	}
 	return b
@@ -128,17 +151,26 @@ func (l *ledger) record() []byte {
 
 // restoredLedger is what the store has of a ledger; nil: nothing.
 type restoredLedger struct {
-	upTo    uint64
-	lastID  uint16
-	settled map[uint64]bool
+	upTo   uint64
+	lastID uint16
+	last   uint64          // beyond it nothing is settled
+	open   map[uint64]bool // what is not settled beyond upTo, as far as last
 }
 
 // newRestoredLedger is the inverse of record.
 func newRestoredLedger(record []byte) (*restoredLedger, error) {
 	r := recordReader{b: slices.Clone(record)}
-	l := &restoredLedger{upTo: r.uvarint(), lastID: uint16(r.uvarint()), settled: map[uint64]bool{}}
-	for len(r.b) > 0 && !r.bad {
-		l.settled[r.uvarint()] = true
+	l := &restoredLedger{upTo: r.uvarint(), lastID: uint16(r.uvarint())}
+	l.last = l.upTo
+	if len(r.b) > 0 {
+		r.bad = r.uvarint() != 0 || r.bad
+		l.last = max(l.last, r.uvarint())
+		sequence := l.upTo + 1
+		l.open = map[uint64]bool{sequence: true}
+		for len(r.b) > 0 && !r.bad {
+			sequence += r.uvarint()
+			l.open[sequence] = true
+		}
 	}
 	if r.bad {
 		return nil, errRecord
@@ -148,7 +180,7 @@ func newRestoredLedger(record []byte) (*restoredLedger, error) {
 
 // needs reports whether the owner needs a message.
 func (l *restoredLedger) needs(sequence uint64) bool {
-	return l == nil || sequence > l.upTo && !l.settled[sequence]
+	return l == nil || sequence > l.last || l.open[sequence]
 }
 
 // halfCircle is half of all packet identifiers.

@@ -109,7 +109,7 @@ func (r *restoring) readRetained(topic string, value []byte) error {
 
 func (r *restoring) readLedger(n uint64, value []byte) (err error) {
 	if r.ledgers[n], err = newRestoredLedger(value); err == nil {
-		r.engine.journal.sequence = max(r.engine.journal.sequence, r.ledgers[n].upTo)
+		r.engine.journal.sequence = max(r.engine.journal.sequence, r.ledgers[n].last)
 	}
 	return err
 }
