@@ -296,3 +296,47 @@ func TestForwardingLoad(t *testing.T) {
 	cancel()
 	check("no time", publishing.Apply(canceled, nil), context.Canceled)
 }
+
+// reminded is an Authenticator whose RenewAfter does something: the client calls it between the renewal of its store and the new
+// session.
+type reminded struct{ renew func() }
+
+func (reminded) Method() string                                          { return "m" }
+func (reminded) Start(context.Context) ([]byte, error)                   { return nil, nil }
+func (reminded) Continue(_ context.Context, data []byte) ([]byte, error) { return data, nil }
+func (reminded) Finish(context.Context, []byte) error                    { return nil }
+func (r reminded) RenewAfter() time.Duration                             { r.renew(); return 0 }
+
+// A message of the old session is forwarded when the store has just forgotten that session, and the new one has not begun. That it
+// was accepted is not recorded, because after a crash another message with its identifier would be taken for it.
+func TestForwardingWhileTheSessionBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pair{t: t, server: mqtttest.NewServer(t, codec.V5)}
+		target, store := mqtttest.NewBroker(t), new(storetest.Memory)
+		target.Offline()
+		receiving, publishing := mqtt.ForwardingStores(store)
+		to := mqtt.Common(reconnectingV5(t, target.DialContext, mqtt.WithStore(publishing), mqtt.WithConnectInBackground()))
+		forward := func() {}
+		from := reconnectingV5(t, p.server.DialContext, mqtt.WithStore(receiving), mqtt.WithConnectInBackground(),
+			mqtt.WithClientID("c"), mqtt.WithAuthenticator(reminded{func() { forward() }}))
+		p.accept(welcome(nil))
+		subscribing := start(func() (*mqtt.Subscription, error) {
+			return from.Subscribe(t.Context(), "t", mqtt.ExactlyOnce, mqtt.ManualAck)
+		})
+		p.Send(&codec.Suback{PacketID: mqtttest.ReceiveAs[*codec.Subscribe](p.Script).PacketID, Codes: []codec.ReasonCode{2}})
+		sub := subscribing.value(t)
+		p.Send(toT(2, 7, "x"))
+		m, err := sub.Next(t.Context())
+		noErr(t, err)
+		settle()
+		before := store.Len()
+		forward = func() { noErr(t, to.PublishAsync(t.Context(), "u", m.Payload, m.QoS, mqtt.Forwards(m)).Err()) }
+		p.Cut()
+		p.accept(welcome(nil))
+		mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
+		settle()
+		if n := store.Len() - before; n != 1 {
+			t.Errorf("the store has %d keys more, and not only the message to publish", n)
+		}
+	})
+}
