@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/petrel-mqtt/mqtt"
 	"github.com/petrel-mqtt/mqtt/boltstore"
 	"github.com/petrel-mqtt/mqtt/broker"
+	"github.com/petrel-mqtt/mqtt/codec"
 	"github.com/petrel-mqtt/mqtt/internal/freeport"
 )
 
@@ -159,8 +161,9 @@ type bothEnds struct {
 	processes int
 	restarts  int
 
-	mu   sync.Mutex // guards what follows
-	seen []string   // by the witness
+	mu       sync.Mutex          // guards what follows
+	seen     []string            // by the witness
+	arrivals map[string][]string // at the witness, by payload: each PUBLISH that the server has sent
 }
 
 // A publisher and a consumer with stores are killed with SIGKILL at random moments, and the server is stopped in order and started
@@ -175,7 +178,7 @@ func TestKilledBothEnds(t *testing.T) {
 	for name, start := range servers {
 		for _, v := range versions {
 			t.Run(name+"/"+v.name, func(t *testing.T) {
-				b := &bothEnds{t: t, version: v.name, server: start(t), folder: t.TempDir()}
+				b := &bothEnds{t: t, version: v.name, server: start(t), folder: t.TempDir(), arrivals: make(map[string][]string)}
 				b.watch()
 				for range max(1, *durableKills/4) {
 					b.round()
@@ -190,7 +193,7 @@ func TestKilledBothEnds(t *testing.T) {
 func (b *bothEnds) watch() {
 	b.t.Helper()
 	c, err := mqtt.NewClient(within(b.t), b.server.url(), quickly, mqtt.WithClientID("witness"), mqtt.WithCleanStart(false),
-		mqtt.WithSessionExpiry(time.Hour))
+		mqtt.WithSessionExpiry(time.Hour), mqtt.WithTrace(b.account()))
 	check(b.t, err)
 	b.t.Cleanup(func() { c.Close() })
 	sub, err := c.Subscribe(within(b.t), "durable/+", mqtt.ExactlyOnce)
@@ -209,6 +212,27 @@ func (b *bothEnds) watch() {
 		}
 	}
 	b.kill(first)
+}
+
+// account notes what the server sends to the witness: it tells a server that sends a message twice from a client that delivers it twice.
+func (b *bothEnds) account() *mqtt.Trace {
+	var connection atomic.Int32
+	return &mqtt.Trace{Packet: func(p mqtt.PacketTrace) {
+		switch {
+		case p.Type == "CONNACK":
+			connection.Add(1)
+		case p.Type == "PUBLISH" && !p.Sent:
+			read, err := codec.ReadPacket(bytes.NewReader(p.Packet), codec.V5, 0)
+			m, ok := read.(*codec.Publish)
+			if err != nil || !ok {
+				return
+			}
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.arrivals[string(m.Payload)] = append(b.arrivals[string(m.Payload)],
+				fmt.Sprintf("connection %d, identifier %d, DUP %v", connection.Load(), m.PacketID, m.Dup))
+		}
+	}}
 }
 
 // start starts the next process of a kind.
@@ -346,7 +370,7 @@ func (b *bothEnds) compare(who string, lines []string, once, ordered bool) (agai
 		copies[line]++
 		switch qos := line[0]; {
 		case copies[line] > 1 && qos == '2' && once:
-			b.t.Errorf("%s: %s came %d times", who, line, copies[line])
+			b.t.Errorf("%s: %s came %d times; to the witness: %s", who, line, copies[line], strings.Join(b.arrivals[line], "; "))
 		case copies[line] > 1:
 			again++
 		case line < last[qos] && (qos == '2' || ordered):
