@@ -47,10 +47,11 @@ type Store struct {
 	stop    chan struct{} // closed by Close
 	syncing sync.WaitGroup
 
-	mu    sync.Mutex // guards the fields below
-	used  bool
-	size  int64 // bytes of all keys and values
-	dirty bool  // something was written since the last sync
+	mu     sync.Mutex // guards the fields below
+	used   bool
+	closed bool
+	size   int64 // bytes of all keys and values
+	dirty  bool  // something was written since the last sync
 }
 
 // options are what the options of Open say.
@@ -222,13 +223,17 @@ func (s *Store) explain(err error) error {
 	return fmt.Errorf("boltstore: %s: %w", s.path, err)
 }
 
-// Close closes the file. The client that uses the store must have ended.
+// Close closes the file. The client that uses the store must have ended. A second Close does nothing.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	used := s.used
+	used, closed := s.used, s.closed
+	s.closed = closed || !used
 	s.mu.Unlock()
-	if used {
+	switch {
+	case used:
 		return fmt.Errorf("boltstore: Close: %w", mqtt.ErrStoreInUse)
+	case closed:
+		return nil
 	}
 	close(s.stop)
 	s.syncing.Wait()

@@ -267,6 +267,22 @@ func TestMaxBytesDelivers(t *testing.T) {
 	})
 }
 
+// Close returns an error while a client uses the store, and a second Close is none.
+func TestClose(t *testing.T) {
+	s, err := Open(filepath.Join(t.TempDir(), "store"))
+	check(t, err)
+	check(t, s.Load(t.Context(), nothing))
+	if err := s.Close(); !errors.Is(err, mqtt.ErrStoreInUse) {
+		t.Errorf("%v", err)
+	}
+	check(t, s.Release())
+	check(t, s.Close())
+	check(t, s.Close())
+	if err := s.Load(t.Context(), nothing); err == nil {
+		t.Error("a closed store is loaded")
+	}
+}
+
 func TestOptions(t *testing.T) {
 	for _, opt := range []Option{WithSyncInterval(0), WithMaxBytes(0), WithSeal(nil, nil)} {
 		if _, err := Open(filepath.Join(t.TempDir(), "store"), nil, opt); err == nil {
