@@ -495,7 +495,8 @@ func inspectStore(ctx context.Context, s Store) (*recovery, error) {
 
 // renewStore writes that the server has lost the session: before anything is sent in the new one, because messages may come in it
 // under identifiers that the store knows from the old one. It waits until that is on disk, and returns ctx's error if ctx ends first.
-func (out *outbox) renewStore(ctx context.Context) error {
+// ping is called each time that it has waited for so long; 0: never.
+func (out *outbox) renewStore(ctx context.Context, interval time.Duration, ping func()) error {
 	j := out.journal
 	out.mu.Lock()
 	st := out.session.State()
@@ -524,11 +525,21 @@ func (out *outbox) renewStore(ctx context.Context) error {
 	}
 	done := j.barrier()
 	out.mu.Unlock()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return &StoreError{"beginning a session", ctx.Err()}
+	var due <-chan time.Time
+	if interval > 0 {
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		due = tick.C
+	}
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return &StoreError{"beginning a session", ctx.Err()}
+		case <-due:
+			ping()
+		}
 	}
 }
 

@@ -364,6 +364,33 @@ func TestStoreNewSession(t *testing.T) {
 	})
 }
 
+// A connection whose session cannot begin, because the store does not answer, is kept alive until it can.
+// [MQTT-3.1.2-20] [MQTT311-3.1.2-23]
+func TestStoreFailsWhileASessionBegins(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		p := &process{pair: &pair{t: t, server: mqtttest.NewServer(t, v)}, store: new(storetest.Memory)}
+		release := p.holdStore()
+		p.client = reconnectingAs(t, v, p.server.DialContext, mqtt.WithStore(p.store), mqtt.WithConnectInBackground(), mqtt.WithKeepAlive(time.Minute))
+		p.accept(&codec.Connack{})
+		began := time.Now()
+		for range 10 {
+			mqtttest.ReceiveAs[*codec.Pingreq](p.Script)
+			if pause := time.Since(began); pause > time.Minute {
+				t.Fatalf("nothing is sent for %v", pause)
+			}
+			began = time.Now()
+			p.Send(&codec.Pingresp{})
+		}
+		release()
+		p.publishing("t", mqtt.AtLeastOnce)
+		mqtttest.ReceiveAs[*codec.Publish](p.Script)
+		settle()
+		if n := p.client.Stats().Losses; n != 0 {
+			t.Errorf("%d connections were lost", n)
+		}
+	})
+}
+
 // The server has lost the session, which is on disk, and the process dies. The next one finds a session, the new one. A message at
 // QoS 2 of the old session is not sent again, and its outcome stays what it was: nobody knows whether it was delivered.
 func TestStoreSessionLostAndDeath(t *testing.T) {

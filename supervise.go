@@ -131,7 +131,7 @@ func (s *supervisor) connect() error {
 	s.logConnected(a)
 	s.failed = 0
 	if c.journal != nil && !ack.SessionPresent {
-		if err := c.outbox.renewStore(ctx); err != nil {
+		if err := s.renewStore(ctx, l, ack); err != nil {
 			l.Close(err)
 			l.Wait()
 			return err
@@ -145,6 +145,19 @@ func (s *supervisor) connect() error {
 	s.note(visit{at, c.attach(l, ack)})
 	s.latest = at
 	return nil
+}
+
+// renewStore has the end of the old session written, and keeps the connection alive meanwhile. Whether the connection has ended is
+// noticed when its reader starts: the new session has begun at the server anyway, and that must be known here.
+// [MQTT-3.1.2-20] [MQTT311-3.1.2-23]
+func (s *supervisor) renewStore(ctx context.Context, l *link.Link, ack *codec.Connack) error {
+	c := s.client
+	packet, err := (&codec.Pingreq{}).Append(nil, c.version)
+	if err != nil {
+		panic(err) // a PINGREQ has no content that could be wrong
+	}
+	interval := c.config.pingAfter(c.config.connAck(ack, "").KeepAlive)
+	return c.outbox.renewStore(ctx, interval, func() { _ = l.Write(packet) })
 }
 
 // prepare completes an attempt. It decides about Clean Start last, because the application may change the URL.
