@@ -142,6 +142,9 @@ func TestStoreOutcomeBounds(t *testing.T) {
 			noErr(t, d.Wait(t.Context()))
 		}
 		settle()
+		if n := store.Len(); n > 1+1250 {
+			t.Errorf("%d records", n)
+		}
 		all := c.Outcomes()
 		if n := len(all); n != 1000 || all[n-1].Message.Topic != "1299" {
 			t.Errorf("%d outcomes", n)
@@ -173,6 +176,11 @@ func TestReadStore(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 		left := p.die()
+		left.Before(func(context.Context, []mqtt.StoreChange) error { return errFull })
+		if n, err := mqtt.DropStored(t.Context(), left, 1, 2, 3); n != 0 || !errors.Is(err, errFull) {
+			t.Errorf("%d, %v", n, err)
+		}
+		left.Before(nil)
 		c, err := mqtt.ReadStore(t.Context(), left)
 		noErr(t, err)
 		if c.ClientID != "c" || len(c.Outstanding) != 3 || !c.Outstanding[0].Sent || c.Outstanding[1].Sent {
@@ -183,6 +191,7 @@ func TestReadStore(t *testing.T) {
 		if n != 2 {
 			t.Errorf("%d were dropped", n)
 		}
+		wantReserved(t, left, 1)
 		p = newProcess(t, codec.V5, left, true, mqtt.WithClientID("c"))
 		m := mqtttest.ReceiveAs[*codec.Publish](p.Script)
 		if m.Topic != "c" || m.PacketID == 1 {

@@ -10,6 +10,15 @@ import (
 )
 
 func FuzzStoreRecords(f *testing.F) {
+	add := func(key, value []byte) { // also what is too short
+		for n := range value {
+			f.Add(key, value[:n])
+		}
+		for n := range key {
+			f.Add(key[:n], value)
+		}
+		f.Add(key, value)
+	}
 	for _, m := range []session.Message{
 		{Topic: "t", QoS: 1},
 		{Topic: "a/b", QoS: 2, Retain: true, Payload: []byte("payload"), Properties: &codec.PublishProperties{
@@ -19,10 +28,10 @@ func FuzzStoreRecords(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(numberKey(keyMessage, 7), b)
+		add(numberKey(keyMessage, 7), b)
 	}
-	f.Add(numberKey(keyFlight, 7), (&flight{id: 3, released: 5}).encode())
-	f.Add(receivedKey(9), encodeReceived(session.Received{ID: 9, Content: 5}))
+	add(numberKey(keyFlight, 7), (&flight{id: 3, released: 5}).encode())
+	add(receivedKey(9), encodeReceived(session.Received{ID: 9, Content: 5}))
 	for _, fate := range []error{nil, ErrSessionLost, &PublishError{Topic: "t", Refusal: Refusal{Code: NotAuthorized, Reason: "no"}}} {
 		record, err := appendMessage(nil, &session.Message{Topic: "t", QoS: 1}, "name", 0)
 		if err != nil {
@@ -32,10 +41,10 @@ func FuzzStoreRecords(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(numberKey(keyOutcome, 7), o.encode())
+		add(numberKey(keyOutcome, 7), o.encode())
 	}
-	f.Add([]byte{keyIdentity}, (&identity{recordVersion, "c", "s"}).encode())
-	f.Add(numberKey(keyMessage, 1), []byte{recordVersion, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	add([]byte{keyIdentity}, (&identity{recordVersion, "c", "s"}).encode())
+	add(numberKey(keyMessage, 1), []byte{recordVersion, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, key, value []byte) {
 		r := newRecovery(0)
 		if r.take(key, value) != nil {

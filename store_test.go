@@ -356,8 +356,8 @@ func TestStoreNewSession(t *testing.T) {
 			t.Errorf("%v, then %v", brief(publish), brief(again))
 		}
 		sub := p.subscribing("t")
-		p.Send(dup(toT(2, 7, "new"))) // of the new session, under an identifier that the old one had
-		if m, err := sub.Next(t.Context()); err != nil || string(m.Payload) != "new" {
+		p.Send(dup(toT(2, 7, "old"))) // of the new session, under an identifier that the old one had, and otherwise the same
+		if m, err := sub.Next(t.Context()); err != nil || string(m.Payload) != "old" {
 			t.Fatal(m, err)
 		}
 		p.die()
@@ -950,6 +950,189 @@ func TestStoreWindowAfterARestart(t *testing.T) {
 		}
 		p.wantSilence()
 		p.die()
+	})
+}
+
+// A publisher waits for the store, and for nothing else.
+func TestStoreAtOnce(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		p := newProcess(t, v, new(storetest.Memory), false)
+		settle()
+		began := time.Now()
+		noErr(t, p.publish("t", mqtt.AtLeastOnce).Err())
+		if d := time.Since(began); d > 0 {
+			t.Errorf("PublishAsync took %v", d)
+		}
+		p.die()
+	})
+}
+
+// A message that a new session has no room for yet has no identifier in the store any more: after a crash it waits, and
+// is not taken for one that was sent.
+func TestStoreNewSessionWithALessRoom(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		p := newProcess(t, v, new(storetest.Memory), false)
+		p.publishing("a", mqtt.AtLeastOnce).value(t)
+		p.publishing("b", mqtt.AtLeastOnce).value(t)
+		p.wantPackets("PUBLISH 1 a q1", "PUBLISH 2 b q1")
+		p = newProcess(t, v, p.die(), false, mqtt.WithMaxInFlight(1))
+		first := mqtttest.ReceiveAs[*codec.Publish](p.Script)
+		settle()
+		p = newProcess(t, v, p.die(), true)
+		if again := mqtttest.ReceiveAs[*codec.Publish](p.Script); !again.Dup || again.PacketID != first.PacketID || again.Topic != "a" {
+			t.Errorf("%v", brief(again))
+		}
+		if second := mqtttest.ReceiveAs[*codec.Publish](p.Script); second.Dup || second.Topic != "b" {
+			t.Errorf("%v", brief(second))
+		}
+		p.die()
+	})
+}
+
+// The identifier of a message that was given up is not used after a restart either, until the server has lost the session.
+func TestStoreKeepsIdentifiersOfWhatWasGivenUp(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		p := newProcess(t, v, new(storetest.Memory), false, mqtt.WithPoisonLimit(2))
+		d := p.publishing("t", mqtt.AtLeastOnce).value(t)
+		p.wantPackets("PUBLISH 1 t q1")
+		p.resume()
+		p.wantPackets("PUBLISH 1 t q1 dup")
+		p.resume()
+		wantFate(t, d, mqtt.ErrOutcomeUnknown)
+		settle()
+		left := p.die()
+		wantReserved(t, left, 1)
+		p = newProcess(t, v, left, true)
+		settle()
+		before := p.store.Len()
+		p.renew()
+		settle()
+		if n := before - p.store.Len(); n != 1 {
+			t.Errorf("%d records are gone, and not that of the identifier", n)
+		}
+		p.die()
+	})
+}
+
+// wantReserved compares how many identifiers a store has that belong to no message any more.
+func wantReserved(t *testing.T, s *storetest.Memory, want int) {
+	t.Helper()
+	n := 0
+	noErr(t, s.Load(t.Context(), func(key, value []byte) error {
+		if key[0] == 3 && value[1] == 1 { // keyFlight, givenUp
+			n++
+		}
+		return nil
+	}))
+	noErr(t, s.Release())
+	if n != want {
+		t.Errorf("%d identifiers are reserved", n)
+	}
+}
+
+// A store that fails is tried again soon, then less often, and soon again after it has worked. The log says that it fails.
+func TestStoreIsTriedAgain(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		var log lines
+		p := newProcess(t, v, new(storetest.Memory), false, mqtt.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+		settle()
+		for range 2 {
+			var mu sync.Mutex
+			tries := 0
+			p.store.Before(func(context.Context, []mqtt.StoreChange) error {
+				mu.Lock()
+				defer mu.Unlock()
+				tries++
+				return errFull
+			})
+			p.publishing("t", mqtt.AtLeastOnce).value(t)
+			time.Sleep(time.Hour)
+			mu.Lock()
+			if tries < 700 || tries > 730 {
+				t.Errorf("%d tries in an hour", tries)
+			}
+			mu.Unlock()
+			p.store.Before(nil)
+			time.Sleep(6 * time.Second)
+			mend := p.failStore()
+			d := p.publishing("t", mqtt.AtLeastOnce).value(t)
+			wantFate(t, d, errFull)
+			time.Sleep(50 * time.Millisecond)
+			mend()
+			began := time.Now()
+			noErr(t, p.publish("t", mqtt.AtLeastOnce).Err())
+			if took := time.Since(began); took > 200*time.Millisecond {
+				t.Errorf("after a failure the store was left alone for %v", took)
+			}
+		}
+		if text := log.String(); strings.Count(text, "the store fails") < 700 || !strings.Contains(text, errFull.Error()) {
+			t.Errorf("the log has %d lines", strings.Count(text, "\n"))
+		}
+		p.die()
+	})
+}
+
+// Messages that the store does not take make room in the queue for those that wait for it.
+func TestStoreFailsAndTheQueueIsFull(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		p := newProcess(t, v, new(storetest.Memory), false, mqtt.WithMaxInFlight(1), mqtt.WithQueue(1, 1<<20))
+		settle()
+		p.publishing("in flight", mqtt.AtLeastOnce).value(t)
+		p.wantPackets("PUBLISH 1 in flight q1")
+		fail := make(chan struct{})
+		p.store.Before(func(context.Context, []mqtt.StoreChange) error {
+			<-fail
+			return errFull
+		})
+		queued := p.publishing("queued", mqtt.AtLeastOnce)
+		queued.wantWaiting(t)
+		next := start(func() (struct{}, error) {
+			return struct{}{}, p.client.Publish(t.Context(), "next", nil, mqtt.AtLeastOnce)
+		})
+		next.wantWaiting(t)
+		close(fail)
+		wantFate(t, queued.value(t), errFull)
+		settle() // after a while the store is tried again
+		select {
+		case <-next.done:
+		default:
+			t.Fatal("the room of the message that has failed is given to nobody")
+		}
+		p.die()
+	})
+}
+
+// gossip is a store that takes what it is given, and says that it does not, as long as it lies.
+type gossip struct {
+	*storetest.Memory
+	lies atomic.Bool
+}
+
+func (g *gossip) Apply(ctx context.Context, changes []mqtt.StoreChange) error {
+	err := g.Memory.Apply(ctx, changes)
+	if g.lies.Load() {
+		return errFull
+	}
+	return err
+}
+
+// A message that failed is removed from a store that has it in spite of its error, as after a sync that failed.
+func TestStoreHasWhatItRefused(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		p := &process{pair: &pair{t: t, server: mqtttest.NewServer(t, v)}}
+		store := &gossip{Memory: new(storetest.Memory)}
+		p.client = reconnectingAs(t, v, p.server.DialContext, mqtt.WithStore(store), mqtt.WithConnectInBackground())
+		p.accept(&codec.Connack{})
+		settle()
+		before := store.Len()
+		store.lies.Store(true)
+		wantFate(t, p.publish("t", mqtt.ExactlyOnce), errFull)
+		store.lies.Store(false)
+		settle()
+		if n := store.Len(); n != before {
+			t.Errorf("the store has %d records more", n-before)
+		}
+		p.wantSilence()
 	})
 }
 
