@@ -267,11 +267,23 @@ func startMosquitto(t *testing.T) (url string, seen func(accepted map[string]boo
 	}
 }
 
+// run runs a program until the test is over. Should it end before, the test fails.
 func run(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	check(t, cmd.Start())
+	over, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		err := cmd.Wait()
+		select {
+		case <-over:
+		default:
+			t.Errorf("%s has ended: %v", cmd.Path, err)
+		}
+	}()
 	t.Cleanup(func() {
+		close(over)
 		cmd.Process.Kill()
-		cmd.Wait()
+		<-ended
 	})
 }
