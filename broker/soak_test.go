@@ -29,6 +29,7 @@ type taken struct {
 
 func takenBy(b *Broker) taken {
 	runtime.GC()
+	runtime.GC() // what is in pools goes with the second one
 	s := b.engine.Stats()
 	return taken{runtime.NumGoroutine(), heap(), s.Memory, s.Sessions, s.Connected, s.Subscriptions + s.SharedSubscriptions, s.Stored}
 }
@@ -210,7 +211,7 @@ func TestSoak(t *testing.T) {
 	running.Wait()
 	tidy(t, v)
 	after := v.taken(t)
-	for end := time.Now().Add(20 * time.Second); !settled(before, after) && time.Now().Before(end); after = v.taken(t) {
+	for end := time.Now().Add(patience); !settled(before, after) && time.Now().Before(end); after = v.taken(t) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	sum := 0
@@ -222,9 +223,6 @@ func TestSoak(t *testing.T) {
 	if !settled(before, after) {
 		t.Error("not everything was given back")
 	}
-	if grown := after.Heap - before.Heap; grown > 32<<20 {
-		t.Errorf("%d bytes of heap more than before", grown)
-	}
 	all := w.has(acknowledged)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -233,9 +231,11 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// settled reports whether there is no more than before.
+// settled reports whether there is no more than before, beside a heap that may have grown a little.
 func settled(before, after taken) bool {
-	after.Heap = before.Heap
+	if after.Heap < before.Heap+32<<20 {
+		after.Heap = before.Heap
+	}
 	after.Goroutines = max(after.Goroutines, before.Goroutines)
 	return after == before
 }
