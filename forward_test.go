@@ -307,36 +307,120 @@ func (reminded) Continue(_ context.Context, data []byte) ([]byte, error) { retur
 func (reminded) Finish(context.Context, []byte) error                    { return nil }
 func (r reminded) RenewAfter() time.Duration                             { r.renew(); return 0 }
 
-// A message of the old session is forwarded when the store has just forgotten that session, and the new one has not begun. That it
-// was accepted is not recorded, because after a crash another message with its identifier would be taken for it.
-func TestForwardingWhileTheSessionBegins(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := &pair{t: t, server: mqtttest.NewServer(t, codec.V5)}
-		target, store := mqtttest.NewBroker(t), new(storetest.Memory)
-		target.Offline()
-		receiving, publishing := mqtt.ForwardingStores(store)
-		to := mqtt.Common(reconnectingV5(t, target.DialContext, mqtt.WithStore(publishing), mqtt.WithConnectInBackground()))
-		forward := func() {}
-		from := reconnectingV5(t, p.server.DialContext, mqtt.WithStore(receiving), mqtt.WithConnectInBackground(),
-			mqtt.WithClientID("c"), mqtt.WithAuthenticator(reminded{func() { forward() }}))
-		p.accept(welcome(nil))
-		subscribing := start(func() (*mqtt.Subscription, error) {
-			return from.Subscribe(t.Context(), "t", mqtt.ExactlyOnce, mqtt.ManualAck)
+// What the store has of a message that was forwarded, and not acknowledged, goes with the session or with the message: after a crash
+// another message with its identifier would be taken for it.
+func TestForwardingLeavesNoRecord(t *testing.T) {
+	for name, c := range map[string]struct {
+		forward func(f *forwarder)
+		more    int // records in the store
+	}{
+		"the session is lost after it": {func(f *forwarder) {
+			noErr(f.t, f.forward())
+			f.renew()
+		}, 1},
+		"the session is lost, and the new one has not begun": {func(f *forwarder) {
+			f.renewing = func() { noErr(f.t, f.forward()) }
+			f.renew()
+		}, 1},
+		"the store has it in spite of its error": {func(f *forwarder) {
+			f.store.lies.Store(true)
+			if err := f.forward(); !errors.Is(err, errFull) {
+				f.t.Error(err)
+			}
+			f.store.lies.Store(false)
+		}, 0},
+		"the store has it in spite of its error, and takes it again": {func(f *forwarder) {
+			f.store.lies.Store(true)
+			if err := f.forward(); !errors.Is(err, errFull) {
+				f.t.Error(err)
+			}
+			f.store.lies.Store(false)
+			settle()
+			noErr(f.t, f.forward())
+			noErr(f.t, f.to.PublishAsync(f.t.Context(), "u", nil, mqtt.ExactlyOnce).Err())
+		}, 3},
+		"the session is lost when others were acknowledged": {func(f *forwarder) {
+			for id := range uint16(20) {
+				noErr(f.t, f.forward())
+				noErr(f.t, f.message.Ack())
+				f.wantPackets("PUBREC " + fmt.Sprint(7+id))
+				f.Send(&codec.Pubrel{PacketID: 7 + id})
+				f.wantPackets("PUBCOMP " + fmt.Sprint(7+id))
+				f.Send(toT(2, 8+id, "x"))
+				f.next()
+			}
+			f.store.Before(func(_ context.Context, changes []mqtt.StoreChange) error {
+				if n := len(changes); n > 5 {
+					f.t.Errorf("%d changes for a new session", n)
+				}
+				return nil
+			})
+			f.renew()
+		}, 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newForwarder(t)
+				settle()
+				before := f.store.Len()
+				c.forward(f)
+				settle()
+				if n := f.store.Len() - before; n != c.more {
+					t.Errorf("the store has %d records more, and not %d", n, c.more)
+				}
+			})
 		})
-		p.Send(&codec.Suback{PacketID: mqtttest.ReceiveAs[*codec.Subscribe](p.Script).PacketID, Codes: []codec.ReasonCode{2}})
-		sub := subscribing.value(t)
-		p.Send(toT(2, 7, "x"))
-		m, err := sub.Next(t.Context())
-		noErr(t, err)
-		settle()
-		before := store.Len()
-		forward = func() { noErr(t, to.PublishAsync(t.Context(), "u", m.Payload, m.QoS, mqtt.Forwards(m)).Err()) }
-		p.Cut()
-		p.accept(welcome(nil))
-		mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
-		settle()
-		if n := store.Len() - before; n != 1 {
-			t.Errorf("the store has %d keys more, and not only the message to publish", n)
-		}
+	}
+}
+
+// forwarder is two clients of which the first has received a message, on a scripted server. The server of the second one is away.
+type forwarder struct {
+	*pair
+	store    *gossip
+	to       mqtt.Client
+	sub      *mqtt.Subscription
+	message  mqtt.Message
+	renewing func() // what happens between the renewal of the store and the new session; nil: nothing
+}
+
+func newForwarder(t *testing.T) *forwarder {
+	f := &forwarder{pair: &pair{t: t, server: mqtttest.NewServer(t, codec.V5)}, store: &gossip{Memory: new(storetest.Memory)}}
+	receiving, publishing := mqtt.ForwardingStores(f.store)
+	target := mqtttest.NewBroker(t)
+	target.Offline()
+	f.to = mqtt.Common(reconnectingV5(t, target.DialContext, mqtt.WithStore(publishing), mqtt.WithConnectInBackground()))
+	from := reconnectingV5(t, f.server.DialContext, mqtt.WithStore(receiving), mqtt.WithConnectInBackground(),
+		mqtt.WithClientID("c"), mqtt.WithAuthenticator(reminded{func() {
+			if f.renewing != nil {
+				f.renewing()
+			}
+		}}))
+	f.accept(welcome(nil))
+	subscribing := start(func() (*mqtt.Subscription, error) {
+		return from.Subscribe(t.Context(), "t", mqtt.ExactlyOnce, mqtt.ManualAck)
 	})
+	f.Send(&codec.Suback{PacketID: mqtttest.ReceiveAs[*codec.Subscribe](f.Script).PacketID, Codes: []codec.ReasonCode{2}})
+	f.sub = subscribing.value(t)
+	f.Send(toT(2, 7, "x"))
+	f.next()
+	return f
+}
+
+func (f *forwarder) next() {
+	f.t.Helper()
+	m, err := f.sub.Next(f.t.Context())
+	noErr(f.t, err)
+	f.message = m
+}
+
+func (f *forwarder) forward() error {
+	return f.to.PublishAsync(f.t.Context(), "u", f.message.Payload, f.message.QoS, mqtt.Forwards(f.message)).Err()
+}
+
+// renew lets the client connect again to a server that has lost the session.
+func (f *forwarder) renew() {
+	f.t.Helper()
+	f.Cut()
+	f.accept(welcome(nil))
+	mqtttest.ReceiveAs[*codec.Subscribe](f.Script)
 }
