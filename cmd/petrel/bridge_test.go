@@ -22,15 +22,17 @@ import (
 type twoServers struct {
 	t         *testing.T
 	near, far *mqtttest.Broker
-	folder    string // of stores
+	folder    string        // of stores
+	slow      time.Duration // how long it takes to reach far
 }
 
 func newTwoServers(t *testing.T) *twoServers {
-	return &twoServers{t, mqtttest.NewBroker(t), mqtttest.NewBroker(t), t.TempDir()}
+	return &twoServers{t: t, near: mqtttest.NewBroker(t), far: mqtttest.NewBroker(t), folder: t.TempDir()}
 }
 
 func (s *twoServers) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if strings.HasPrefix(address, "far") {
+		time.Sleep(s.slow)
 		return s.far.DialContext(ctx, network, address)
 	}
 	return s.near.DialContext(ctx, network, address)
@@ -227,6 +229,42 @@ func TestBridgeRefused(t *testing.T) {
 		if !strings.HasPrefix(list.out, "client b-to, server far: 0 outstanding, 1 outcomes\n") || !strings.Contains(list.out, "failed  1    1      never    refused") {
 			t.Errorf("%+v", list)
 		}
+	})
+}
+
+// A second server that has no QoS 2 and keeps no messages gets messages without, also those that wait at the first server when the
+// bridge starts.
+func TestBridgeLowers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTwoServers(t)
+		s.far = mqtttest.NewBroker(t, mqtttest.MaximumQoS(1), mqtttest.NoRetain())
+		s.slow = 2 * time.Second
+		s.near.Publish(mqtttest.Message{Topic: "a", Payload: []byte("kept"), QoS: 2, Retain: true})
+		b := s.start("db", outwards+"-t #")
+		time.Sleep(10 * time.Second)
+		s.near.Publish(mqtttest.Message{Topic: "b", Payload: []byte("fresh"), QoS: 2, Retain: true})
+		time.Sleep(time.Second)
+		expect(t, got(s.far, "#"), "a 1 false kept petrel-bridge=near", "b 1 false fresh petrel-bridge=near")
+		if r := b.stop(); !strings.Contains(r.errors, "dead_letters=0") {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// A bridge whose second server is away stores what comes.
+func TestBridgeStartsWithoutTheSecondServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTwoServers(t)
+		s.far.Offline()
+		s.near.Publish(mqtttest.Message{Topic: "a", Payload: []byte("kept"), QoS: 2, Retain: true})
+		b := s.start("db", outwards+"-t #")
+		time.Sleep(10 * time.Second)
+		if r := b.stop(); !strings.Contains(r.errors, "stored=1") {
+			t.Errorf("%+v", r)
+		}
+		s.far.Online()
+		s.start("db", outwards+"-t #")
+		expect(t, got(s.far, "#"), "a 2 true kept petrel-bridge=near")
 	})
 }
 

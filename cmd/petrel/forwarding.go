@@ -40,6 +40,7 @@ func (f *forwarding) run(ctx context.Context) error {
 	}()
 	sub, err := f.subscribe(ctx)
 	if err == nil {
+		f.meet(ctx)
 		f.logger.Info("forwarding", "from", f.name, "to", f.bridge.target.name, "store", f.buffer.file, "outstanding", len(f.target.Outstanding()))
 		err = sub.Handle(ctx, func(_ context.Context, m mqtt.Message) error { return f.forward(ctx, m) }, mqtt.Workers(forwarders))
 	}
@@ -49,6 +50,17 @@ func (f *forwarding) run(ctx context.Context) error {
 	end(nil)
 	<-watched
 	return f.leave(ctx, err)
+}
+
+// firstContact is how long a bridge that starts waits for the second server.
+const firstContact = 10 * time.Second
+
+// meet waits a while for the second server, to know whether it has QoS 2 and keeps messages: what is stored before that and is too much for
+// the server becomes a dead letter. What comes at QoS 1 or 2 is with the first server meanwhile.
+func (f *forwarding) meet(ctx context.Context) {
+	brief, cancel := context.WithTimeout(ctx, firstContact)
+	defer cancel()
+	_ = f.target.WaitConnected(brief) // without it the bridge stores what comes; and the end of the client ends ctx
 }
 
 // subscribe subscribes to all filters.
