@@ -268,6 +268,40 @@ func TestBridgeStartsWithoutTheSecondServer(t *testing.T) {
 	})
 }
 
+// Message expiry counts while no bridge runs, also for retained messages, and the topics stay those that they were stored with.
+func TestBridgeExpiry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTwoServers(t)
+		s.far.Offline()
+		b := s.start("db", outwards+"-t a/# --strip a/ --prefix site/")
+		for topic, expiry := range map[string]time.Duration{"a/short": time.Minute, "a/long": time.Hour, "a/never": 0} {
+			s.near.Publish(mqtttest.Message{Topic: topic, Payload: []byte("x"), QoS: 2, Retain: true,
+				Properties: codec.PublishProperties{MessageExpiry: expiry}})
+		}
+		time.Sleep(15 * time.Second)
+		if r := b.stop(); !strings.Contains(r.errors, "stored=3") {
+			t.Errorf("%+v", r)
+		}
+		time.Sleep(20 * time.Minute)
+		s.far.Online()
+		b = s.start("db", outwards+"-t a/# --strip a/ --prefix other/")
+		time.Sleep(15 * time.Second)
+		left := make(map[string]time.Duration)
+		for _, m := range s.far.Received("#") {
+			left[m.Topic] = m.Properties.MessageExpiry
+			if !m.Retain || m.QoS != 2 {
+				t.Errorf("%+v", m)
+			}
+		}
+		if d := left["site/long"]; len(left) != 2 || d > 40*time.Minute || d < 39*time.Minute || left["site/never"] != 0 {
+			t.Errorf("%v", left)
+		}
+		if r := b.stop(); !strings.Contains(r.errors, "dead_letters=1") {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
 // A file may say everything.
 func TestBridgeConfig(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
