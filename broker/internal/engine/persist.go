@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/petrel-mqtt/mqtt/codec"
-	"github.com/petrel-mqtt/mqtt/internal/session"
 )
 
 // This file says what waits for the store. Everything here is for sessions that outlive their connection, which have a
@@ -330,10 +329,8 @@ func (s *Session) isStored(qos byte, owner any) bool {
 }
 
 // forgetSent removes the record of a message at QoS 2 that is complete.
-func (s *Session) forgetSent(id uint16, m session.Settled) {
-	if s.isStored(m.QoS, m.Owner) {
-		s.engine.journal.lazily(Change{Bucket: bucketSent, Key: identifier(s.ledger.number, id)})
-	}
+func (s *Session) forgetSent(id uint16) {
+	s.engine.journal.lazily(Change{Bucket: bucketSent, Key: identifier(s.ledger.number, id)})
 }
 
 // owes reports whether the store has the messages of the run for a session or group.

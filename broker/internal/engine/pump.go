@@ -152,8 +152,11 @@ func (c *conn) acknowledgement(p *packet) error {
 	}
 	before := c.out.Waiting()
 	if m, done := s.acknowledged(p.Type, &ack); done {
-		s.forgetSent(ack.PacketID, m)
+		stored := s.isStored(m.QoS, m.Owner)
 		s.done(m.Owner)
+		if stored {
+			s.forgetSent(ack.PacketID) // after the ledger: a commit may come in between, and a crash after it
+		}
 		s.pump(c)
 	}
 	c.answered(before)

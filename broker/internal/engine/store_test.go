@@ -409,6 +409,71 @@ func TestPublisherGoneWhileStored(t *testing.T) {
 	})
 }
 
+// strictStore looks whether at every moment the store says that a message at QoS 2 was acknowledged, or under which identifier it
+// was sent: otherwise it would be sent as a new one after a crash.
+type strictStore struct {
+	*memoryStore
+	forgotten []uint64 // messages of which it had said neither
+}
+
+func (s *strictStore) Commit(changes []Change) error {
+	var over []flightKey
+	for _, c := range changes {
+		s.mu.Lock()
+		old := s.values[string(c.Bucket)+string(c.Key)]
+		s.mu.Unlock()
+		if c.Bucket == bucketSent && c.Value == nil {
+			if k, _, err := readFlight(old); err == nil {
+				over = append(over, k)
+			}
+		}
+	}
+	err := s.memoryStore.Commit(changes)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range over {
+		var l *restoredLedger
+		if record := s.values[string(bucketLedgers)+string(number(k.debtor))]; record != nil {
+			l, _ = newRestoredLedger(record)
+		}
+		if l.needs(k.sequence) {
+			s.forgotten = append(s.forgotten, k.sequence)
+		}
+	}
+	return err
+}
+
+// The identifier of a message at QoS 2 leaves the store with the note that the message was acknowledged, and not before it. To see what happens
+// between two instructions takes many runs: go test -run TestAcknowledgedBeforeForgotten -count 200 .
+func TestAcknowledgedBeforeForgotten(t *testing.T) {
+	s := &strictStore{memoryStore: newMemoryStore()}
+	s.takes = 0
+	l := newLab(t, with(s))
+	p, _ := l.join(codec.V5, kept5("x", true))
+	p.subscribe(2, "a")
+	pub, _ := l.join(codec.V5, kept5("p", true))
+	go func() {
+		for range 3000 {
+			m := p.next()
+			switch m := m.(type) {
+			case *codec.Publish:
+				p.send(&codec.Pubrec{PacketID: m.PacketID})
+			case *codec.Pubrel:
+				p.send(&codec.Pubcomp{PacketID: m.PacketID})
+			}
+		}
+	}()
+	for i := range 1500 {
+		pub.send(&codec.Publish{Topic: "a", QoS: 2, PacketID: uint16(i + 1), Payload: []byte("x")}, &codec.Pubrel{PacketID: uint16(i + 1)})
+		receive[*codec.Pubrec](pub)
+		receive[*codec.Pubcomp](pub)
+	}
+	l.end()
+	if len(s.forgotten) > 0 {
+		t.Errorf("%d messages would come again", len(s.forgotten))
+	}
+}
+
 // A client that does not even read CONNACK holds up nothing that waits for the store.
 func TestDeafClientAndStore(t *testing.T) {
 	bubble(t, func(t *testing.T) {
