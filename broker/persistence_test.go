@@ -203,3 +203,41 @@ func TestNotReadyWithoutStore(t *testing.T) {
 	b.engine.Close()
 	b.engine.Wait()
 }
+
+// A retained message with the longest topic that there is outlives the broker, and keeps nobody else's messages from the file.
+func TestLongTopicsAreStored(t *testing.T) {
+	t.Parallel()
+	for _, sync := range []Sync{SyncAlways, SyncInterval} {
+		c := onLoopback()
+		c.PersistenceFile, c.PersistenceSync = t.TempDir()+"/petrel.db", sync
+		b := start(t, c)
+		p, _ := join(t, b, codec.V5, &codec.Connect{CleanStart: true})
+		long := []string{strings.Repeat("a", 65_535), strings.Repeat("a", 65_534) + "b", strings.Repeat("c", 32_768), strings.Repeat("d", 40_000)}
+		for _, topic := range append(long, "short") {
+			p.send(&codec.Publish{Topic: topic, QoS: 1, PacketID: 1, Retain: true, Payload: []byte(topic[len(topic)-1:])})
+			if ack := receive[*codec.Puback](p); ack.Code.Failed() {
+				t.Errorf("sync %v: %d bytes: %v", sync, len(topic), ack.Code)
+			}
+		}
+		p.send(&codec.Publish{Topic: long[3], QoS: 1, PacketID: 1, Retain: true}) // the end of it
+		receive[*codec.Puback](p)
+		check(t, b.Shutdown(t.Context()))
+
+		b = start(t, c)
+		p, _ = join(t, b, codec.V5, &codec.Connect{CleanStart: true})
+		p.subscribe(1, 1, "#")
+		got := map[string]string{}
+		for range 4 {
+			m := receive[*codec.Publish](p)
+			got[m.Topic] = string(m.Payload)
+		}
+		for i, want := range []string{"a", "b", "c"} {
+			if got[long[i]] != want {
+				t.Errorf("sync %v: %d bytes: got %q", sync, len(long[i]), got[long[i]])
+			}
+		}
+		if got["short"] != "t" {
+			t.Errorf("sync %v: short: got %q", sync, got["short"])
+		}
+	}
+}

@@ -18,7 +18,7 @@ type Store interface {
 	Close() error
 }
 
-// Change puts a value under a key, or removes what is there if the value is nil.
+// Change puts a value under a key of at most 32 KiB, or removes what is there if the value is nil.
 type Change struct {
 	Bucket     byte
 	Key, Value []byte
@@ -31,7 +31,7 @@ const (
 	bucketLedgers  = 'l' // number of a session or group: which messages it needs no more
 	bucketMessages = 'm' // sequence: message, and whom it is for
 	bucketSent     = 'o' // number of a session, packet identifier: a message at QoS 2 is on its way to it
-	bucketRetained = 'r' // topic: message
+	bucketRetained = 'r' // topic, see retainedKey: message
 	bucketSessions = 's' // number: session
 )
 

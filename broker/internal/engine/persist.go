@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
 	"slices"
 
@@ -124,7 +125,7 @@ func (j *journal) forgetRetained(topic string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.retaining[topic] == 0 {
-		j.later = append(j.later, Change{Bucket: bucketRetained, Key: []byte(topic)})
+		j.later = append(j.later, Change{Bucket: bucketRetained, Key: retainedKey(topic)})
 	}
 }
 
@@ -147,11 +148,23 @@ func (j *journal) enumerate(n *entry, r *run) {
 
 // retainedChange stores a retained message, or removes the one of its topic.
 func (e *Engine) retainedChange(m *message) Change {
-	c := Change{Bucket: bucketRetained, Key: []byte(m.topic)}
+	c := Change{Bucket: bucketRetained, Key: retainedKey(m.topic)}
 	if len(m.payload) > 0 {
 		c.Value = e.messageRecord(m, nil)
 	}
 	return c
+}
+
+// longestKey is how many bytes a key has at most.
+const longestKey = 32 << 10
+
+// retainedKey is the topic, or stands for it if it is too long for a key: no topic begins with U+0000.
+func retainedKey(topic string) []byte {
+	if len(topic) < longestKey {
+		return []byte(topic)
+	}
+	sum := sha256.Sum256([]byte(topic))
+	return append([]byte{0}, sum[:]...)
 }
 
 // identifier is the key of a packet identifier of a session.
@@ -290,7 +303,9 @@ func (s *Session) prepare(id uint16, owner any) {
 			again := newTimer(func() {
 				s.mu.Lock()
 				defer s.mu.Unlock()
-				s.prepare(id, owner)
+				if !s.ended { // otherwise its records are gone
+					s.prepare(id, owner)
+				}
 			})
 			s.engine.timers.set(again, s.engine.now()+lazyCommit)
 			return

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -67,7 +68,7 @@ func (r *restoring) read(bucket byte, key, value []byte) (err error) {
 		}
 	}()
 	if bucket == bucketRetained {
-		return r.readRetained(string(key), value)
+		return r.readRetained(key, value)
 	}
 	if len(key) < 8 {
 		return errRecord
@@ -94,13 +95,13 @@ func (r *restoring) read(bucket byte, key, value []byte) (err error) {
 	return nil
 }
 
-func (r *restoring) readRetained(topic string, value []byte) error {
+func (r *restoring) readRetained(key, value []byte) error {
 	m, _, err := r.engine.readMessage(value)
 	if err != nil {
 		return err
 	}
 	if m.expired(r.engine.now()) {
-		r.useless = append(r.useless, Change{Bucket: bucketRetained, Key: []byte(topic)})
+		r.useless = append(r.useless, Change{Bucket: bucketRetained, Key: bytes.Clone(key)})
 		return nil
 	}
 	r.engine.retain(nil, m)

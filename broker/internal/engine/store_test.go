@@ -51,6 +51,9 @@ func (s *memoryStore) Commit(changes []Change) error {
 		return errors.New("the disk is full")
 	}
 	for _, c := range changes {
+		if len(c.Key) > 32<<10 {
+			return errors.New("a key is too long")
+		}
 		if key := string(c.Bucket) + string(c.Key); c.Value == nil {
 			delete(s.values, key)
 		} else {
