@@ -69,12 +69,11 @@ func (j *journal) put(key, value []byte) {
 	notify(j.lazy)
 }
 
-// putMessage adds a new message.
+// putMessage adds a new message. A step follows.
 // The caller holds mu.
 func (j *journal) putMessage(d *details) {
 	j.batch = append(j.batch, StoreChange{Key: numberKey(keyMessage, d.number), Value: d.record, Bounded: true, forwards: d.forwards})
 	d.forwards = nil
-	notify(j.lazy)
 }
 
 // then adds a step, which waits for all changes so far.

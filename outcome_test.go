@@ -105,6 +105,34 @@ func TestStoreOutcomeOfLostSession(t *testing.T) {
 	})
 }
 
+// A dead letter has all that its message had, and may be published again.
+func TestStoreDeadLetter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &process{pair: &pair{t: t, server: mqtttest.NewServer(t, codec.V5)}, store: new(storetest.Memory)}
+		c := reconnectingV5(t, p.server.DialContext, mqtt.WithStore(p.store), mqtt.WithConnectInBackground())
+		p.accept(&codec.Connack{})
+		d := c.PublishAsync(t.Context(), "t", []byte("payload"), mqtt.ExactlyOnce, mqtt.Retain,
+			&mqtt.PublishProperties{ContentType: "text", MessageExpiry: time.Hour, UserProperties: mqtt.UserProperties{{Key: "k", Value: "v"}}})
+		noErr(t, d.Err())
+		expires := time.Now().Add(time.Hour)
+		p.wantPackets("PUBLISH 1 t q2")
+		p.Send(&codec.Pubrec{PacketID: 1, Code: codec.NotAuthorized})
+		settle()
+		noErr(t, c.Close())
+		p = newProcess(t, codec.V5, p.die(), true)
+		all := p.client.Outcomes()
+		if len(all) != 1 {
+			t.Fatalf("%+v", all)
+		}
+		m := all[0].Message
+		if string(m.Payload) != "payload" || m.QoS != 2 || !m.Retain || m.Properties.ContentType != "text" || len(m.Properties.UserProperties) != 1 ||
+			all[0].Expires.Sub(expires).Abs() > time.Second {
+			t.Errorf("%+v, expires %v", m, all[0].Expires)
+		}
+		p.die()
+	})
+}
+
 // Without a name only what was not delivered is kept. Nothing is kept of what its publisher knows was never sent, nor of what the end of
 // the client leaves in the store.
 func TestStoreOutcomeKept(t *testing.T) {
