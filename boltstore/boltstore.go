@@ -52,6 +52,7 @@ type Store struct {
 	closed bool
 	size   int64 // bytes of all keys and values
 	dirty  bool  // something was written since the last sync
+	failed error // why the last sync failed, with WithSyncInterval
 }
 
 // options are what the options of Open say.
@@ -67,7 +68,8 @@ type Option func(*options) error
 
 // WithSyncInterval lets the operating system keep what was written, and syncs the disk every d, instead of once for each batch.
 // It is faster. The death of the process still loses nothing. A power failure, or a crash of the operating system, loses
-// what was accepted since the last sync, and may leave a damaged file, which Open refuses: then everything in it is lost.
+// what was accepted since the last sync, and may leave a damaged file, which Open refuses: then everything in it is lost. While
+// syncing fails, the store takes nothing.
 func WithSyncInterval(d time.Duration) Option {
 	return func(o *options) error {
 		if o.interval = d; d <= 0 {
@@ -265,11 +267,14 @@ func (s *Store) syncDirty() {
 	dirty := s.dirty
 	s.dirty = false
 	s.mu.Unlock()
-	if dirty && s.db.Sync() != nil {
-		s.mu.Lock()
-		s.dirty = true // again at the next tick
-		s.mu.Unlock()
+	if !dirty {
+		return
 	}
+	err := s.db.Sync()
+	s.mu.Lock()
+	s.failed = err
+	s.dirty = s.dirty || err != nil // again at the next tick
+	s.mu.Unlock()
 }
 
 // Load implements mqtt.Store.
@@ -322,8 +327,11 @@ func (s *Store) Apply(ctx context.Context, changes []mqtt.StoreChange) error {
 		return err
 	}
 	s.mu.Lock()
-	size := s.size
+	size, failed := s.size, s.failed
 	s.mu.Unlock()
+	if failed != nil {
+		return s.explain(failed)
+	}
 	before := size
 	err := guarded(func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {

@@ -111,3 +111,33 @@ func TestDiskFails(t *testing.T) {
 		})
 	}
 }
+
+// With an interval a sync that fails is that of nobody's message: the store takes nothing until one succeeds.
+func TestSyncFails(t *testing.T) {
+	d := &disk{t: t}
+	s := open(t, filepath.Join(t.TempDir(), "store"), WithSyncInterval(time.Millisecond), func(o *options) error { o.file = d.open; return nil })
+	defer syscall.Close(d.own)
+	failing := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.failed != nil
+	}
+	await := func(want bool) {
+		t.Helper()
+		for give := time.Now().Add(time.Minute); failing() != want; time.Sleep(time.Millisecond) {
+			if time.Now().After(give) {
+				t.Fatalf("failing: %v", !want)
+			}
+		}
+	}
+	check(t, s.Load(t.Context(), nothing))
+	check(t, s.Apply(t.Context(), set("k", "1")))
+	d.replace("/dev/null")
+	check(t, s.Apply(t.Context(), set("k", "2")))
+	await(true)
+	if err := s.Apply(t.Context(), set("k", "3")); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("%v", err)
+	}
+	d.mend()
+	await(false)
+}
