@@ -249,13 +249,14 @@ func newClient(ctx context.Context, cfg *config) (*client, error) {
 	c := new(client)
 	c.core.init(cfg)
 	c.outbox.core, c.outbox.notices = &c.core, &c.notices
+	c.outbox.amends = len(cfg.topicDefaults) > 0 || cfg.trace.Publish != nil
 	if cfg.store != nil {
 		if err := c.outbox.restore(ctx, cfg); err != nil {
 			c.cancel()
 			return nil, err
 		}
 	}
-	c.connAck = cfg.connAck(&codec.Connack{}, cfg.clientID) // the defaults, until a server says otherwise
+	c.announce(cfg.connAck(&codec.Connack{}, cfg.clientID)) // the defaults, until a server says otherwise
 	c.notices.init(&c.core)
 	c.inbox.init(&c.core, &c.notices)
 	c.attempts.init(&c.core)

@@ -223,8 +223,7 @@ func (a *connectAttempt) error(err error) error {
 // SUBSCRIBEs, PUBLISHes that are sent again, and messages from the queue. It returns the number of the session.
 func (c *client) attach(l *link.Link, ack *codec.Connack) int {
 	c.mu.Lock()
-	clientID := c.connAck.ClientID
-	c.connAck = c.config.connAck(ack, clientID)
+	c.announce(c.config.connAck(ack, c.connAck.ClientID))
 	c.outbox.identifyStore()
 	c.attempts.failed = 0
 	c.notices.moveTo(StateConnected)

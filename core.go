@@ -37,6 +37,7 @@ type core struct {
 	session  *session.Session
 	link     *link.Link // nil: not connected
 	connAck  ConnAck
+	limited  bool // connAck sets limits to what may be published
 	stats    Stats
 }
 
@@ -51,6 +52,13 @@ func (c *core) init(cfg *config) {
 	c.attention = make(chan struct{}, 1)
 	c.session = session.New(cfg.limits)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+}
+
+// announce keeps what the server has announced.
+// The caller holds mu.
+func (c *core) announce(a ConnAck) {
+	c.connAck = a
+	c.limited = a.MaximumQoS < ExactlyOnce || !a.RetainAvailable || a.MaximumPacketSize != 0
 }
 
 // now is the time on the client's clock.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 )
 
@@ -16,7 +17,7 @@ type Delivery struct {
 	// receives a value.
 	done     chan struct{}
 	ticket   uint64      // its number in the session's queue, while it waits there
-	wave     *wave       // that Flush waits for it with; nil: it is not counted
+	wave     uint64      // that Flush waits for it with; 0: it is not counted
 	details  *details    // nil: there are none
 	resolved atomic.Bool // the outcome is known: reason, err and details do not change any more
 	id       uint16      // once it was sent
@@ -223,25 +224,68 @@ func (j *journal) settle(d *Delivery, err error) {
 	j.forget(d)
 }
 
-// wave is the messages that were published between two calls of Flush, without those at QoS 0 that went to the connection
-// at once.
+// waves count the messages whose outcome is not known, without those at QoS 0 that went to the connection at once. A wave is
+// those that were published between two calls of Flush. They are here and not in the Deliveries, because the memory that
+// every publish uses is at hand.
+// Guarded by mu.
+type waves struct {
+	number  uint64 // of the present wave, from 1; 0: no message was published yet
+	open    int    // messages of the present wave
+	earlier []*wave
+}
+
+// wave is one that Flush has ended and that is not over.
 type wave struct {
-	// Guarded by mu.
-	open int           // messages whose outcome is not known
-	over chan struct{} // closed when there is none; nil: nobody waits for that
+	number uint64
+	open   int
+	over   chan struct{} // closed when no message is open
+}
+
+// enter counts a message of the present wave.
+// The caller holds mu.
+func (w *waves) enter() (number uint64) {
+	w.number = max(w.number, 1)
+	w.open++
+	return w.number
+}
+
+// leave counts a message of a wave no longer; 0: it was not counted.
+// The caller holds mu.
+func (w *waves) leave(number uint64) {
+	switch number {
+	case 0:
+	case w.number:
+		w.open--
+	default:
+		w.leaveEarlier(number)
+	}
+}
+
+func (w *waves) leaveEarlier(number uint64) {
+	i := slices.IndexFunc(w.earlier, func(e *wave) bool { return e.number == number })
+	e := w.earlier[i]
+	if e.open--; e.open == 0 {
+		close(e.over)
+		w.earlier = slices.Delete(w.earlier, i, i+1)
+	}
+}
+
+// end ends the present wave, and returns all that are not over.
+// The caller holds mu.
+func (w *waves) end() []*wave {
+	if w.open > 0 {
+		w.earlier = append(w.earlier, &wave{w.number, w.open, make(chan struct{})})
+		w.number++
+		w.open = 0
+	}
+	return slices.Clone(w.earlier)
 }
 
 // leaveWave says that the outcome of a message is known, or that its publisher does not wait for it any more.
 // The caller holds mu.
 func (d *Delivery) leaveWave() {
-	w := d.wave
-	if w == nil {
-		return
-	}
-	d.wave = nil
-	if w.open--; w.open == 0 && w.over != nil {
-		close(w.over)
-	}
+	d.outbox.waves.leave(d.wave)
+	d.wave = 0
 }
 
 // wake wakes the callers that wait for these Deliveries. It does not block. Call it without the mutex, because they

@@ -9,7 +9,7 @@ import (
 
 func (c *client) Flush(ctx context.Context) error {
 	c.mu.Lock()
-	waves := c.outbox.endWave()
+	waves := c.outbox.waves.end()
 	c.mu.Unlock()
 	for _, w := range waves {
 		select {

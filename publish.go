@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 type outbox struct {
 	*core
 	notices *notices
+	amends  bool // defaults or a hook may change what is published; otherwise compose need not look for them
 
 	// waiters keeps the Deliveries of Publish calls, to be used again. Clients do not share it, because a channel that
 	// was made in a testing/synctest bubble must not be used outside that bubble.
@@ -28,8 +28,7 @@ type outbox struct {
 	room    waitlist      // publishes at QoS 0 that wait for room in the write buffer
 	queue   waitlist      // publishes at QoS 1 and 2 that wait for room in the queue
 	drained chan struct{} // closed when nothing is queued or in flight; nil: no goroutine waits for that
-	wave    *wave         // of messages published now; nil: there was none since the latest Flush
-	waves   []*wave       // earlier ones that are not over
+	waves   waves
 	expiry  expiry
 }
 
@@ -41,7 +40,9 @@ func (o *publishOptions) queues(err error) bool {
 // publish sends a message. At QoS 1 and 2 it waits for the acknowledgement.
 func (out *outbox) publish(ctx context.Context, topicName string, payload []byte, o *publishOptions) error {
 	err := out.publishAndWait(ctx, topicName, payload, o)
-	out.notices.end(o.publishing, err)
+	if o.publishing != nil {
+		out.notices.end(o.publishing, err)
+	}
 	return err
 }
 
@@ -165,17 +166,15 @@ func (out *outbox) compose(ctx context.Context, m *session.Message, topicName st
 	if err := topic.CheckName(topicName); err != nil {
 		return topicError(topicName, false, err)
 	}
-	for i := len(out.config.topicDefaults) - 1; i >= 0; i-- {
-		if d := &out.config.topicDefaults[i]; topic.Match(d.filter, topicName) {
-			o.defaults(&d.options)
-		}
+	if out.amends {
+		out.config.applyDefaults(topicName, o)
 	}
 	m.Topic, m.Payload, m.QoS, m.Retain = topicName, payload, byte(o.qos), o.retain
 	m.Properties = (*codec.PublishProperties)(o.properties)
 	if o.qos > ExactlyOnce {
 		return &notSent{fmt.Errorf("mqtt: publishing to %q: %v does not exist", topicName, o.qos)} // [MQTT-3.3.1-4]
 	}
-	if out.config.trace.Publish != nil {
+	if out.amends && out.config.trace.Publish != nil {
 		out.config.tracePublish(ctx, m, o)
 	}
 	if m.Properties != nil || len(payload) > codec.MaxRemainingLength/2 {
@@ -307,8 +306,8 @@ func (out *outbox) submit(ctx context.Context, d *Delivery, m *session.Message) 
 		}
 		if woken || out.queue.empty() {
 			if placed, err := out.sendOrQueue(d, m); placed || err != nil {
-				if err == nil {
-					out.enterWave(d)
+				if err == nil && !d.resolved.Load() {
+					d.wave = out.waves.enter()
 				}
 				out.queueChanged()
 				return err
@@ -322,31 +321,6 @@ func (out *outbox) submit(ctx context.Context, d *Delivery, m *session.Message) 
 		}
 		woken = true
 	}
-}
-
-// enterWave adds a message to the present wave.
-// The caller holds mu.
-func (out *outbox) enterWave(d *Delivery) {
-	if d.resolved.Load() {
-		return
-	}
-	if out.wave == nil {
-		out.wave = new(wave)
-	}
-	d.wave = out.wave
-	d.wave.open++
-}
-
-// endWave ends the present wave, and returns all that are not over.
-// The caller holds mu.
-func (out *outbox) endWave() []*wave {
-	if w := out.wave; w != nil {
-		w.over = make(chan struct{})
-		out.waves = append(out.waves, w)
-		out.wave = nil
-	}
-	out.waves = slices.DeleteFunc(out.waves, func(w *wave) bool { return w.open == 0 })
-	return slices.Clone(out.waves)
 }
 
 // sendOrQueue sends m if nothing has to go out before it, and otherwise queues it. It reports false if the queue has no
@@ -572,6 +546,10 @@ func (out *outbox) sendOffline(toWake []*Delivery) []*Delivery {
 // again, then the new ones. It resolves messages that cannot be sent any more, and adds them to toWake.
 // The caller holds mu.
 func (out *outbox) sendQueued(toWake []*Delivery) []*Delivery {
+	if !out.session.Waits() {
+		out.queueChanged()
+		return toWake
+	}
 	l := out.live()
 	for l != nil && !l.Full() {
 		m := out.session.Resending()
@@ -674,6 +652,15 @@ func wasSent(m *session.Message) bool {
 // A message that was sent before, in a session that is lost, no longer expires.
 // The caller holds mu.
 func (out *outbox) stale(m *session.Message) error {
+	if m.Expires == 0 && !out.limited {
+		return nil // nearly always, so this much is inlined
+	}
+	return out.judge(m)
+}
+
+// judge is stale for the other cases.
+// The caller holds mu.
+func (out *outbox) judge(m *session.Message) error {
 	if m.Expires != 0 && m.Expires <= out.now() && !wasSent(m) {
 		out.stats.Expired++
 		return &notSent{ErrExpired}
@@ -684,6 +671,14 @@ func (out *outbox) stale(m *session.Message) error {
 // queueChanged wakes the next publish that waits for room, and Disconnect if nothing is left.
 // The caller holds mu.
 func (out *outbox) queueChanged() {
+	if out.drained != nil || !out.queue.empty() {
+		out.wakeForRoom()
+	}
+}
+
+// wakeForRoom is queueChanged when somebody waits.
+// The caller holds mu.
+func (out *outbox) wakeForRoom() {
 	if !out.queue.empty() && (out.session.Ready() || out.session.CanQueue(0)) {
 		out.queue.wake()
 	}

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+
+	"github.com/petrel-mqtt/mqtt/internal/topic"
 )
 
 // QoS is a quality of service level (section 4.3). It is a publish option and a subscribe option.
@@ -149,4 +151,13 @@ func (o *publishOptions) defaults(d *publishOptions) {
 		o.retain, o.retainSet = d.retain, true
 	}
 	o.flags |= d.flags
+}
+
+// applyDefaults applies the options of WithTopicDefaults.
+func (c *config) applyDefaults(topicName string, o *publishOptions) {
+	for _, d := range slices.Backward(c.topicDefaults) {
+		if topic.Match(d.filter, topicName) {
+			o.defaults(&d.options)
+		}
+	}
 }

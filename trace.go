@@ -93,9 +93,13 @@ type publishing struct {
 // sent notes that the message was handed to the connection. p may be nil.
 func (p *publishing) sent() {
 	if p != nil {
-		p.outcome.Resent = !p.outcome.Sent.IsZero()
-		p.outcome.Sent = time.Now()
+		p.sentNow()
 	}
+}
+
+func (p *publishing) sentNow() {
+	p.outcome.Resent = !p.outcome.Sent.IsZero()
+	p.outcome.Sent = time.Now()
 }
 
 // queued notes that the message begins to wait in the queue. p may be nil.

@@ -8,18 +8,15 @@ import (
 
 // waitlist is a queue of goroutines that wait for room. The client's mutex guards it. A goroutine that is woken looks
 // again whether there is room. If there is still room after it has taken its part, it wakes the next.
-type waitlist struct{ line *list.List } // of channels; nil: no goroutine has waited yet
+type waitlist struct{ line list.List } // of channels
 
 // empty reports whether no goroutine waits. If some wait, a new one must wait behind them.
-func (w *waitlist) empty() bool { return w.line == nil || w.line.Len() == 0 }
+func (w *waitlist) empty() bool { return w.line.Len() == 0 }
 
 // wait waits until the goroutine is woken or ctx ends. It waits at the end of the queue, or with again at its front:
 // for a goroutine that was woken and found too little room.
 // The caller holds mu. It is free meanwhile.
 func (w *waitlist) wait(ctx context.Context, mu *sync.Mutex, again bool) error {
-	if w.line == nil {
-		w.line = list.New()
-	}
 	woken := make(chan struct{})
 	join := w.line.PushBack
 	if again {

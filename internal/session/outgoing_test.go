@@ -316,7 +316,7 @@ func TestKeepCopiesWhatIsThePublishers(t *testing.T) {
 	if string(k.CorrelationData) != "data" || k.UserProperties[0].Key != "k" || k.ContentType != "" {
 		t.Errorf("kept properties %+v", k)
 	}
-	if m, ok := s.Puback(id); !ok || m != (Settled{Topic: "a", QoS: 1}) {
+	if m, ok := s.Puback(id); !ok || m != (Settled{Topic: "a"}) {
 		t.Errorf("PUBACK completes %v, known %v", m, ok)
 	}
 }

@@ -16,6 +16,12 @@ type queues struct {
 func (q *queues) length() int { return q.acked.length + q.qos0.length }
 func (q *queues) bytes() int  { return q.acked.bytes + q.qos0.bytes }
 
+// Waits reports whether anything waits to be sent, for the first time or again.
+func (s *Session) Waits() bool {
+	o := &s.out
+	return o.queues != nil || o.recovery != nil || len(o.resends) > 0
+}
+
 // CanQueue reports whether the queue takes one more message of size bytes. A message larger than the whole queue is
 // taken when it is empty.
 func (s *Session) CanQueue(size int) bool {

@@ -152,7 +152,7 @@ func (c *conn) acknowledgement(p *packet) error {
 	}
 	before := c.out.Waiting()
 	if m, done := s.acknowledged(p.Type, &ack); done {
-		stored := s.isStored(m.QoS, m.Owner)
+		stored := p.Type != codec.PUBACK && s.isStored(2, m.Owner)
 		s.done(m.Owner)
 		if stored {
 			s.forgetSent(ack.PacketID) // after the ledger: a commit may come in between, and a crash after it
