@@ -68,6 +68,7 @@ type exchange struct {
 	done        chan struct{}     // capacity 1: receives a value when reply or err is known
 	reply       Message           // written before done receives a value, as err is
 	err         error             // why there will be no reply
+	concluded   bool              // the call has received from done
 
 	// Guarded by mu.
 	replies *replies // where it waits; nil: it does not wait
@@ -186,13 +187,13 @@ func (q *requests) openExchange(ctx context.Context, x *exchange) error {
 	if ctx.Err() != nil {
 		return notPublished(ctx)
 	}
-	if x.properties.ResponseTopic == "" && q.attempts.sessionNumber() == 0 {
-		if err := q.attempts.wait(ctx); err != nil { // CONNACK may determine the topic
-			return &notSent{err}
-		}
-	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if x.properties.ResponseTopic == "" {
+		if err := q.awaitSession(ctx); err != nil {
+			return err
+		}
+	}
 	if err := q.takeSlot(ctx); err != nil {
 		return err
 	}
@@ -201,6 +202,20 @@ func (q *requests) openExchange(ctx context.Context, x *exchange) error {
 		q.freeSlot()
 	}
 	return err
+}
+
+// awaitSession waits for the first session: CONNACK may determine the client's own response topic.
+// The caller holds mu. It is free meanwhile.
+func (q *requests) awaitSession(ctx context.Context) error {
+	if q.attempts.sessions > 0 {
+		return nil
+	}
+	q.mu.Unlock()
+	defer q.mu.Lock()
+	if err := q.attempts.wait(ctx); err != nil {
+		return &notSent{err}
+	}
+	return nil
 }
 
 // takeSlot waits for a slot among the requests.
@@ -465,12 +480,14 @@ func (x *exchange) stopWaiting() {
 
 // recycleExchange keeps the exchange of a call that returns for another call.
 func (q *requests) recycleExchange(x *exchange) {
-	q.mu.Lock()
-	x.stopWaiting()
-	q.mu.Unlock()
-	select {
-	case <-x.done:
-	default:
+	if !x.concluded {
+		q.mu.Lock()
+		x.stopWaiting()
+		q.mu.Unlock()
+		select {
+		case <-x.done:
+		default:
+		}
 	}
 	*x = exchange{done: x.done}
 	q.pool.Put(x)
@@ -503,6 +520,7 @@ func (q *requests) awaitReply(ctx context.Context, x *exchange, m *session.Messa
 
 // conclude returns the outcome of a request that is done. It does not wait for the acknowledgement of the request.
 func (q *requests) conclude(x *exchange, d *Delivery) (Message, error) {
+	x.concluded = true
 	resolved, sent := true, true
 	if d != nil {
 		resolved, sent = q.outbox.letGo(d)
