@@ -164,6 +164,16 @@ func (c *core) protocolError(t codec.Type, v5, v311, detail string) error {
 	return &codec.Error{Packet: t, Code: codec.ProtocolError, Rule: rule, Detail: detail}
 }
 
+// misplaced makes the error for an acknowledgement whose packet identifier is in use for something else. If it were
+// ignored, the call that waits for the right acknowledgement would wait for ever.
+func (c *core) misplaced(h codec.Header) error {
+	const detail = "the packet identifier is in use for something else"
+	if h.Type == codec.SUBACK || h.Type == codec.UNSUBACK {
+		return c.protocolError(h.Type, "MQTT-2.2.1-6", "MQTT-2.3.1-7", detail)
+	}
+	return c.protocolError(h.Type, "MQTT-2.2.1-5", "MQTT-2.3.1-6", detail)
+}
+
 // checkProblem returns an error for a Reason String or user properties that WithoutProblemInformation asked the server
 // not to send [MQTT-3.1.2-29].
 func (c *core) checkProblem(h codec.Header, reason string, u UserProperties) error {

@@ -189,9 +189,12 @@ func (q *requests) openExchange(ctx context.Context, x *exchange) error {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if x.properties.ResponseTopic == "" {
-		if err := q.awaitSession(ctx); err != nil {
-			return err
+	if x.properties.ResponseTopic == "" && q.attempts.sessions == 0 { // CONNACK may determine the topic
+		q.mu.Unlock()
+		err := q.attempts.wait(ctx)
+		q.mu.Lock()
+		if err != nil {
+			return &notSent{err}
 		}
 	}
 	if err := q.takeSlot(ctx); err != nil {
@@ -202,20 +205,6 @@ func (q *requests) openExchange(ctx context.Context, x *exchange) error {
 		q.freeSlot()
 	}
 	return err
-}
-
-// awaitSession waits for the first session: CONNACK may determine the client's own response topic.
-// The caller holds mu. It is free meanwhile.
-func (q *requests) awaitSession(ctx context.Context) error {
-	if q.attempts.sessions > 0 {
-		return nil
-	}
-	q.mu.Unlock()
-	defer q.mu.Lock()
-	if err := q.attempts.wait(ctx); err != nil {
-		return &notSent{err}
-	}
-	return nil
 }
 
 // takeSlot waits for a slot among the requests.
