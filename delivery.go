@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -225,20 +226,22 @@ func (j *journal) settle(d *Delivery, err error) {
 }
 
 // waves count the messages whose outcome is not known, without those at QoS 0 that went to the connection at once. A wave is
-// those that were published between two calls of Flush. They are here and not in the Deliveries, because the memory that
-// every publish uses is at hand.
-// Guarded by mu.
+// those that were published between two calls of Flush. The present wave has no object of its own: every publish uses this
+// memory anyway, so it is in the cache.
 type waves struct {
-	number  uint64 // of the present wave, from 1; 0: no message was published yet
-	open    int    // messages of the present wave
-	earlier []*wave
+	// Guarded by mu.
+	number  uint64  // of the present wave, from 1; 0: no message was published yet
+	open    int     // messages of the present wave
+	earlier []*wave // that are not over, in the order of their numbers
 }
 
 // wave is one that Flush has ended and that is not over.
 type wave struct {
 	number uint64
-	open   int
 	over   chan struct{} // closed when no message is open
+
+	// Guarded by mu.
+	open int
 }
 
 // enter counts a message of the present wave.
@@ -261,8 +264,10 @@ func (w *waves) leave(number uint64) {
 	}
 }
 
+// leaveEarlier is leave for a wave that Flush has ended.
+// The caller holds mu.
 func (w *waves) leaveEarlier(number uint64) {
-	i := slices.IndexFunc(w.earlier, func(e *wave) bool { return e.number == number })
+	i, _ := slices.BinarySearchFunc(w.earlier, number, func(e *wave, n uint64) int { return cmp.Compare(e.number, n) })
 	e := w.earlier[i]
 	if e.open--; e.open == 0 {
 		close(e.over)
@@ -274,7 +279,7 @@ func (w *waves) leaveEarlier(number uint64) {
 // The caller holds mu.
 func (w *waves) end() []*wave {
 	if w.open > 0 {
-		w.earlier = append(w.earlier, &wave{w.number, w.open, make(chan struct{})})
+		w.earlier = append(w.earlier, &wave{number: w.number, over: make(chan struct{}), open: w.open})
 		w.number++
 		w.open = 0
 	}

@@ -2,6 +2,16 @@ package mqtt
 
 import "testing"
 
+// A message at QoS 0 that went out of the queue counts as sent: a request must not be sent a second time because of it.
+func TestLetGoOfAMessageAtQoS0(t *testing.T) {
+	out := &outbox{core: new(core)}
+	d := out.waiter()
+	wake(d.resolve(nil, Success, nil)) // as writeQoS0 is followed
+	if resolved, sent := out.letGo(d); !resolved || !sent {
+		t.Errorf("the message is resolved %v and sent %v", resolved, sent)
+	}
+}
+
 // A Flush waits for its own wave and those before it, whatever the order in which they are over.
 func TestWaves(t *testing.T) {
 	isOver := func(w *wave) bool {

@@ -83,7 +83,7 @@ func (out *outbox) letGo(d *Delivery) (resolved, sent bool) {
 	case d.resolved.Load():
 		out.mu.Unlock()
 		<-d.done
-		return true, d.sends > 0
+		return true, d.sends > 0 || d.err == nil // one at QoS 0 that went out of the queue is not counted in sends
 	case d.sends == 0:
 		out.session.Withdraw(d.ticket)
 		out.queueChanged()
