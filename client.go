@@ -249,7 +249,6 @@ func newClient(ctx context.Context, cfg *config) (*client, error) {
 	c := new(client)
 	c.core.init(cfg)
 	c.outbox.core, c.outbox.notices = &c.core, &c.notices
-	c.outbox.amends = len(cfg.topicDefaults) > 0 || cfg.trace.Publish != nil
 	if cfg.store != nil {
 		if err := c.outbox.restore(ctx, cfg); err != nil {
 			c.cancel()

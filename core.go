@@ -17,6 +17,7 @@ import (
 type core struct {
 	config  *config
 	version codec.Version
+	amends  bool      // defaults or a hook may change what is published; otherwise compose need not look for them
 	began   time.Time // when the client's clock started; Expires of a message counts from here
 
 	journal *journal // nil: no store
@@ -33,11 +34,11 @@ type core struct {
 
 	// Guarded by mu.
 	draining bool  // Disconnect was called
+	limited  bool  // connAck sets limits to what may be published
 	err      error // why the client ended
 	session  *session.Session
 	link     *link.Link // nil: not connected
 	connAck  ConnAck
-	limited  bool // connAck sets limits to what may be published
 	stats    Stats
 }
 
@@ -47,6 +48,7 @@ var errReconnecting = errors.New("another connection was asked for")
 func (c *core) init(cfg *config) {
 	c.config = cfg
 	c.version = cfg.version
+	c.amends = len(cfg.topicDefaults) > 0 || cfg.trace.Publish != nil
 	c.began = time.Now()
 	c.done = make(chan struct{})
 	c.attention = make(chan struct{}, 1)

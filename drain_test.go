@@ -313,6 +313,44 @@ func TestFlushAfterAPublishThatReturned(t *testing.T) {
 	})
 }
 
+// Flush does not go on waiting for a message whose publisher has stopped waiting meanwhile, or has withdrawn it, and the
+// Delivery that the next Publish uses again does not count among the earlier messages.
+func TestFlushWhilePublishersStopWaiting(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		for _, opts := range []mqtt.Options{nil, {mqtt.WithStore(new(storetest.Memory))}} {
+			b := mqtttest.NewBroker(t)
+			defer b.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Drop: true})()
+			c := reconnectingAs(t, v, b.DialContext, mqtt.WithClientID("c"), mqtt.WithMaxInFlight(1), opts)
+			var flushes []*running[struct{}]
+			began := time.Now()
+			for i := range 2 {
+				startErr(func() error {
+					return c.Publish(endingIn(t, time.Duration(i+1)*10*time.Second), "t", nil, mqtt.AtLeastOnce)
+				})
+				synctest.Wait()
+				flushing := startErr(func() error { return c.Flush(endingIn(t, time.Minute)) })
+				flushing.pending(t, "a publisher waits")
+				flushes = append(flushes, flushing)
+				time.Sleep(time.Second)
+			}
+			waits := c.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
+			noErr(t, flushes[0].wait())
+			if past := time.Since(began); past != 10*time.Second {
+				t.Errorf("the first Flush returns after %v", past)
+			}
+			flushes[1].pending(t, "the second publisher waits")
+			noErr(t, flushes[1].wait())
+			flushing := startErr(func() error { return c.Flush(t.Context()) })
+			flushing.pending(t, "a message waits")
+			if !waits.Withdraw() {
+				t.Error("a message that waits cannot be withdrawn")
+			}
+			noErr(t, flushing.wait())
+			c.Close()
+		}
+	})
+}
+
 // A server may send what it has in its queue after UNSUBACK too [MQTT-3.10.4-3]. Nobody processes that any more, so Drain does not
 // let it be acknowledged; and what comes behind it is not processed, because it could not be acknowledged either.
 func TestDrainAcknowledgesNothingAfterUnsuback(t *testing.T) {

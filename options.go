@@ -49,8 +49,7 @@ func applyAll[O OptionV5](c *config, opts []O) error {
 	return nil
 }
 
-func (o Options) clientV311() {}
-
+func (o Options) clientV311()              {}
 func (o Options) clientV5(c *config) error { return applyAll(c, o) }
 
 // option and optionV5 are the client options of this package. Their errors begin with the option's name.
@@ -59,10 +58,8 @@ type (
 	optionV5 func(*config) error
 )
 
-func (o option) clientV311() {}
-
-func (o option) clientV5(c *config) error { return o(c) }
-
+func (o option) clientV311()                {}
+func (o option) clientV5(c *config) error   { return o(c) }
 func (o optionV5) clientV5(c *config) error { return o(c) }
 
 // WithClientID sets the client identifier (section 3.1.3.1). Without this option the client uses a random one, which

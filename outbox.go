@@ -14,7 +14,6 @@ import (
 type outbox struct {
 	*core
 	notices *notices
-	amends  bool // defaults or a hook may change what is published; otherwise compose need not look for them
 
 	// waiters keeps the Deliveries of Publish calls, to be used again. Clients do not share it, because a channel that
 	// was made in a testing/synctest bubble must not be used outside that bubble.
@@ -262,12 +261,12 @@ func resolveOwner(toWake []*Delivery, owner any, err error) []*Delivery {
 // The caller holds mu.
 func (out *outbox) stale(m *session.Message) error {
 	if m.Expires == 0 && !out.limited {
-		return nil // nearly always, so this much is inlined
+		return nil // most messages end here, so the compiler is to inline this part
 	}
 	return out.judge(m)
 }
 
-// judge is stale for the other cases.
+// judge does the rest of stale.
 // The caller holds mu.
 func (out *outbox) judge(m *session.Message) error {
 	if m.Expires != 0 && m.Expires <= out.now() && !wasSent(m) {
@@ -309,7 +308,7 @@ func (out *outbox) queueChanged() {
 	}
 }
 
-// wakeForRoom is queueChanged when somebody waits.
+// wakeForRoom does the work of queueChanged when somebody waits: for room, or Disconnect for the end.
 // The caller holds mu.
 func (out *outbox) wakeForRoom() {
 	if !out.queue.empty() && (out.session.Ready() || out.session.CanQueue(0)) {

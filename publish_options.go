@@ -155,8 +155,8 @@ func (o *publishOptions) defaults(d *publishOptions) {
 
 // applyDefaults applies the options of WithTopicDefaults.
 func (c *config) applyDefaults(topicName string, o *publishOptions) {
-	for _, d := range slices.Backward(c.topicDefaults) {
-		if topic.Match(d.filter, topicName) {
+	for i := len(c.topicDefaults) - 1; i >= 0; i-- {
+		if d := &c.topicDefaults[i]; topic.Match(d.filter, topicName) {
 			o.defaults(&d.options)
 		}
 	}

@@ -173,9 +173,11 @@ func (s *supervisor) prepare(ctx context.Context, a *connectAttempt) error {
 // logConnected tells the logger that there is a connection.
 func (s *supervisor) logConnected(a *connectAttempt) {
 	n := &s.client.notices
-	if s.latest == "" {
+	switch {
+	case !s.client.config.loggerGiven: // nobody reads what this would make
+	case s.latest == "":
 		n.report(slog.LevelInfo, "mqtt: connected", "server", transport.Redact(a.URL))
-	} else {
+	default:
 		n.report(slog.LevelInfo, "mqtt: connected again", "server", transport.Redact(a.URL),
 			"after", time.Since(s.down), "attempts", s.failed+1)
 	}

@@ -97,6 +97,7 @@ func (p *publishing) sent() {
 	}
 }
 
+// sentNow does the work of sent.
 func (p *publishing) sentNow() {
 	p.outcome.Resent = !p.outcome.Sent.IsZero()
 	p.outcome.Sent = time.Now()
@@ -244,7 +245,7 @@ func (n *notices) init(c *core) { n.core, n.since = c, c.began }
 // log reports an event that is not the error of any call.
 // The caller holds mu.
 func (n *notices) log(level slog.Level, text string, args ...any) {
-	if !n.full() {
+	if n.config.loggerGiven && !n.full() {
 		n.run(func() { n.config.logger.Log(context.Background(), level, text, args...) })
 	}
 }

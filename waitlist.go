@@ -8,6 +8,7 @@ import (
 
 // waitlist is a queue of goroutines that wait for room. The client's mutex guards it. A goroutine that is woken looks
 // again whether there is room. If there is still room after it has taken its part, it wakes the next.
+// It must not be copied.
 type waitlist struct{ line list.List } // of channels
 
 // empty reports whether no goroutine waits. If some wait, a new one must wait behind them.

@@ -245,6 +245,9 @@ func (d *sender) check() {
 	if d.s.InFlight() != len(d.open) || queued != len(d.tickets) {
 		d.t.Fatalf("%d in flight and %d queued, want %d and %d", d.s.InFlight(), queued, len(d.open), len(d.tickets))
 	}
+	if want := queued > 0; d.s.Waits() != want {
+		d.t.Fatalf("something waits: %v, with %d queued", d.s.Waits(), queued)
+	}
 	if ready := len(d.open) < min(d.maximum, d.s.limits.InFlight) && queued == 0; d.s.Ready() != ready {
 		d.t.Fatalf("ready is %v with %d in flight and %d queued", d.s.Ready(), len(d.open), queued)
 	}

@@ -218,7 +218,7 @@ func (m *Message) keep() {
 	}
 }
 
-// Settled is what is left of a message that the peer has acknowledged. It fits in registers: with one field more, each
+// Settled is what is left of a message that the peer has acknowledged. It fits in registers: with another field each
 // acknowledgement costs a tenth more.
 type Settled struct {
 	Topic string
@@ -266,7 +266,7 @@ func (s *Session) Pubrec(dst []byte, id uint16, code codec.ReasonCode) (_ []byte
 	s.out.seq++
 	f.seq = s.out.seq
 	m = f.settled()
-	sent := &f.message // one by one: to build a new one and copy it takes twice as long
+	sent := &f.message // field by field: to make a new Message and copy it takes twice as long
 	sent.Payload, sent.Properties, sent.SubscriptionIdentifiers, sent.Expires, sent.Retain = nil, nil, nil, 0, false
 	return s.pubrel(dst, id, codec.Success), m, false, true
 }

@@ -16,10 +16,11 @@ type queues struct {
 func (q *queues) length() int { return q.acked.length + q.qos0.length }
 func (q *queues) bytes() int  { return q.acked.bytes + q.qos0.bytes }
 
-// Waits reports whether anything waits to be sent, for the first time or again.
+// Waits reports whether anything waits to be sent, for the first time or again. If it does not, Resending, Front and
+// FrontQoS0 return nil.
 func (s *Session) Waits() bool {
 	o := &s.out
-	return o.queues != nil || o.recovery != nil || len(o.resends) > 0
+	return len(o.resends) > 0 || o.queues != nil && o.queues.length() > 0 || o.recovery != nil && o.recovery.again.Len() > 0
 }
 
 // CanQueue reports whether the queue takes one more message of size bytes. A message larger than the whole queue is
