@@ -121,13 +121,14 @@ func (l *Link) tick() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Since(l.began)
+	heard, lag := l.in.ear.state(now)
 	switch {
-	case now >= l.overdue(now):
+	case now >= l.overdue(heard, lag):
 		return ErrServerSilent
-	case now >= l.due(now):
+	case now >= l.due(now, heard):
 		l.Ping(nil)
 		l.handler.Idle()
-	case now >= l.early(now):
+	case now >= l.early(heard):
 		l.alive.early++
 		l.Ping(nil)
 	}
@@ -141,17 +142,17 @@ func (l *Link) nextTick(now time.Duration) time.Duration {
 	if l.alive.asked == notAsked && l.handler.Awaiting() {
 		l.alive.asked = now
 	}
-	return min(l.due(now), l.overdue(now), l.early(now))
+	heard, lag := l.in.ear.state(now)
+	return min(l.due(now, heard), l.overdue(heard, lag), l.early(heard))
 }
 
 // early returns when an acknowledgement is so late that a PINGREQ asks whether the server is there: a dead connection need
 // not wait for the keep alive. A server that answers is only slow, and is asked less and less often.
 // The caller holds mu.
-func (l *Link) early(now time.Duration) time.Duration {
+func (l *Link) early(heard time.Duration) time.Duration {
 	if l.alive.interval == 0 || len(l.alive.pings) > 0 || l.alive.asked == notAsked {
 		return never
 	}
-	heard, _ := l.in.ear.state(now)
 	late := max(minOverdue, longTrip*l.alive.trip) << min(l.alive.early, 20)
 	return later(max(heard, l.alive.asked), min(late, l.alive.interval))
 }
@@ -162,12 +163,13 @@ func (l *Link) answered() {
 	if l.alive.asked == notAsked {
 		return
 	}
-	trip := time.Since(l.began) - l.alive.asked
-	l.alive.last = trip
-	if l.alive.trip == 0 {
-		l.alive.trip = trip
-	} else {
-		l.alive.trip += (trip - l.alive.trip) / 8
+	if trip := l.in.heard - l.alive.asked; trip > 0 { // otherwise the packet had come before
+		l.alive.last = trip
+		if l.alive.trip == 0 {
+			l.alive.trip = trip
+		} else {
+			l.alive.trip += (trip - l.alive.trip) / 8
+		}
 	}
 	l.alive.asked, l.alive.early = notAsked, 0
 }
@@ -179,7 +181,7 @@ func (l *Link) RoundTrip() time.Duration { return l.alive.last }
 // due returns when a PINGREQ is due [MQTT-3.1.2-20], whether or not an earlier one was answered.
 // The caller holds mu.
 // [MQTT-3.1.2-22] [MQTT-3.1.2.10b] [MQTT311-3.1.2-23] [MQTT311-3.1.2-24] [MQTT311-3.1.2.10b]
-func (l *Link) due(now time.Duration) time.Duration {
+func (l *Link) due(now, heard time.Duration) time.Duration {
 	if l.alive.interval == 0 {
 		return never
 	}
@@ -189,7 +191,6 @@ func (l *Link) due(now time.Duration) time.Duration {
 	}
 	if len(l.alive.pings) == 0 {
 		// A client that only publishes must notice a dead server too: silence in either direction counts.
-		heard, _ := l.in.ear.state(now)
 		since = min(since, heard)
 	}
 	return later(since, l.alive.interval)
@@ -198,12 +199,11 @@ func (l *Link) due(now time.Duration) time.Duration {
 // overdue returns when the PINGRESP to the oldest PINGREQ is overdue. Time in which the reader did not read does not count.
 // The caller holds mu.
 // [MQTT-3.1.2.10a] [MQTT311-3.1.2.10a]
-func (l *Link) overdue(now time.Duration) time.Duration {
+func (l *Link) overdue(heard, lag time.Duration) time.Duration {
 	if l.alive.interval == 0 || len(l.alive.pings) == 0 || l.alive.pings[0].sent == unsent {
 		return never
 	}
 	p := &l.alive.pings[0]
-	heard, lag := l.in.ear.state(now)
 	sent := p.sent + lag - p.lag
 	overdue := later(sent, l.alive.patience)
 	if heard > p.sent {
