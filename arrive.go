@@ -202,7 +202,9 @@ func (r *receiver) deliver(p *codec.PublishView, t *route.Topic, targets []route
 	default: // all have accepted it, or no subscription got it
 		r.link.Commit(c.session.Accept(r.link.Buffer(), p, nil))
 	}
-	c.inbox.boundInbound()
+	if c.inbox.lineBytes > 0 {
+		c.inbox.boundInbound()
+	}
 }
 
 // firstOrigin is the origin of a message's first copy that waits, and the receipt that all copies share: one allocation.

@@ -325,9 +325,14 @@ func (s *Subscription) unread() int {
 // noteSent notes that a message went into the channel.
 // The caller holds mu.
 func (s *Subscription) noteSent(m *Message) {
-	if s.options.ack != ManualAck {
-		return
+	if s.options.ack == ManualAck {
+		s.keepSent(m)
 	}
+}
+
+// keepSent keeps the origin of a message that only the application can acknowledge, while it may be in the channel.
+// The caller holds mu.
+func (s *Subscription) keepSent(m *Message) {
 	if s.line.sent.Len() == cap(s.channel) {
 		s.line.sent.Pop()
 	}

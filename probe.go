@@ -22,7 +22,7 @@ const suspects = 50
 // under suspicion either.
 // The caller holds mu.
 func (in *inbox) probe() {
-	for in.live() != nil && len(in.suspicion.line) > 0 && in.session.TakenIDs() == 0 && !in.session.Unproved() {
+	for len(in.suspicion.line) > 0 && in.live() != nil && in.session.TakenIDs() == 0 && !in.session.Unproved() {
 		next := in.suspicion.next()
 		switch {
 		case next.sub.ended:

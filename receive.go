@@ -54,8 +54,8 @@ func (r *receiver) Packet(h codec.Header, body []byte) error {
 	switch h.Type {
 	case codec.PUBLISH:
 		err := r.publish(h, body)
-		if in := &r.client.inbox; in.session.Exhausted() {
-			in.fillings.complete()
+		if r.view.QoS > 0 && r.client.session.Exhausted() {
+			r.client.inbox.fillings.complete()
 		}
 		return err
 	case codec.PUBACK:

@@ -260,10 +260,10 @@ func (q *requests) joinReplies(ctx context.Context, x *exchange) error {
 // for some time.
 // The caller holds mu.
 func (r *replies) checkRoom() error {
-	if !r.needRoom() {
-		return nil
+	if q := r.requests; q.session.Unacknowledged() >= q.config.receiveMaximum && r.needRoom() {
+		return q.starved()
 	}
-	return r.requests.starved()
+	return nil
 }
 
 // needRoom reports whether the replies need room in the Receive Maximum.
@@ -410,7 +410,7 @@ func (r *replies) take(m Message) {
 		r.requests.stats.LateReplies++
 		return
 	}
-	x.finish(m, nil)
+	x.finish(&m, nil)
 }
 
 // granted wakes the requests that wait for the subscription.
@@ -443,15 +443,15 @@ func (r *replies) ended(err error) {
 // The caller holds mu.
 func (r *replies) fail(err error) {
 	for _, x := range r.exchanges {
-		x.finish(Message{}, err)
+		x.finish(new(Message), err)
 	}
 }
 
 // The caller holds mu.
-func (x *exchange) finish(reply Message, err error) {
-	x.reply, x.err = reply, err
+func (x *exchange) finish(reply *Message, err error) {
+	x.reply, x.err = *reply, err
 	x.stopWaiting()
-	x.done <- struct{}{}
+	x.done <- struct{}{} // the last use: whoever waits may use x again at once
 }
 
 // stopWaiting removes x from the exchanges that wait.
@@ -469,7 +469,7 @@ func (x *exchange) stopWaiting() {
 
 // recycleExchange keeps the exchange of a call that returns for another call.
 func (q *requests) recycleExchange(x *exchange) {
-	if !x.concluded {
+	if !x.concluded { // otherwise finish has taken x out of its replies, and is done with it
 		q.mu.Lock()
 		x.stopWaiting()
 		q.mu.Unlock()
@@ -555,14 +555,10 @@ func (q *requests) obstacle(x *exchange) string {
 	return fmt.Sprintf(", which cannot come if the server allows no more messages than wait for this client's acknowledgement (%d)", n)
 }
 
-// starved returns an error that says so if the Receive Maximum has been exhausted for stallWarning, and nothing was
-// acknowledged meanwhile: then messages at QoS 1 and 2 cannot come, and probably for long.
+// starved returns an error that says so if the Receive Maximum, which is exhausted now, has been exhausted for stallWarning,
+// and nothing was acknowledged meanwhile: then messages at QoS 1 and 2 cannot come, and probably for long.
 // The caller holds mu.
 func (q *requests) starved() error {
-	n := q.session.Unacknowledged()
-	if n < q.config.receiveMaximum {
-		return nil
-	}
 	waiting := 0
 	for i := range q.inbox.stalls {
 		st := q.inbox.stalled(i)
@@ -576,7 +572,8 @@ func (q *requests) starved() error {
 	if waiting == 0 {
 		return nil // PUBRELs of the server will make room
 	}
-	return fmt.Errorf("no message at QoS 1 or 2 can come: %d wait for this client's acknowledgement, and for %v it has acknowledged none", n, stallWarning)
+	return fmt.Errorf("no message at QoS 1 or 2 can come: %d wait for this client's acknowledgement, and for %v it has acknowledged none",
+		q.session.Unacknowledged(), stallWarning)
 }
 
 // result returns the reply, or the failure in it.

@@ -35,7 +35,9 @@ type Reader struct {
 // [MQTT-4.2.0-1] [MQTT311-4.2]
 func (r *Reader) Next() (h codec.Header, packet []byte, ok bool, err error) {
 	for {
-		r.throwAway()
+		if r.skip > 0 {
+			r.throwAway()
+		}
 		b := r.in.unread()
 		h, n, err := codec.ParseHeader(b, r.Version)
 		r.need = 0
