@@ -447,6 +447,27 @@ func TestBatchesOfAWindow(t *testing.T) {
 	})
 }
 
+// That holds for the Receive Maximum that the client announces by default too, although the client does not insist on it.
+func TestBatchesOfTheDefaultWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		client := dialV5(t, b.DialContext)
+		sub, err := client.Subscribe(t.Context(), "#", mqtt.AtLeastOnce)
+		noErr(t, err)
+		for range 1100 {
+			b.Publish(text("a", "", 1))
+		}
+		began := time.Now()
+		for batch, err := range sub.Batches(t.Context(), 5000, time.Hour) {
+			noErr(t, err)
+			if waited := time.Since(began); len(batch) != 1024 || waited != 0 {
+				t.Errorf("%d messages come after %v", len(batch), waited)
+			}
+			break
+		}
+	})
+}
+
 // The window is exhausted by the messages of all subscriptions together.
 func TestBatchesAndOthersInTheWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

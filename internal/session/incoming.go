@@ -15,7 +15,8 @@ type incoming struct {
 	away      map[awayKey]*Receipt // unacknowledged messages of earlier connections
 	recording *recording           // nil: PUBREC does not wait for a record
 	unsettled int                  // QoS 1 and 2 messages that occupy our Receive Maximum
-	maximum   int32                // Connection.ReceiveMaximum
+	maximum   uint16               // Connection.ReceiveMaximum
+	announced uint16               // Connection.Announced
 	excess    int32                // by how much the peer's resends have exceeded it on this connection
 }
 

@@ -248,6 +248,9 @@ func (d *sender) check() {
 	if want := queued > 0; d.s.Waits() != want {
 		d.t.Fatalf("something waits: %v, with %d queued", d.s.Waits(), queued)
 	}
+	if !d.s.Waits() && (d.s.Resending() != nil || d.s.Front() != nil || d.s.FrontQoS0() != nil) {
+		d.t.Fatal("nothing waits, and there is a message to be sent")
+	}
 	if ready := len(d.open) < min(d.maximum, d.s.limits.InFlight) && queued == 0; d.s.Ready() != ready {
 		d.t.Fatalf("ready is %v with %d in flight and %d queued", d.s.Ready(), len(d.open), queued)
 	}

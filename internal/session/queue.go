@@ -16,8 +16,8 @@ type queues struct {
 func (q *queues) length() int { return q.acked.length + q.qos0.length }
 func (q *queues) bytes() int  { return q.acked.bytes + q.qos0.bytes }
 
-// Waits reports whether anything waits to be sent, for the first time or again. If it does not, Resending, Front and
-// FrontQoS0 return nil.
+// Waits reports whether anything may wait to be sent, for the first time or again. If nothing waits, Resending, Front and
+// FrontQoS0 return nil. What was acknowledged before it was sent again counts until Resending has passed it.
 func (s *Session) Waits() bool {
 	o := &s.out
 	return len(o.resends) > 0 || o.queues != nil && o.queues.length() > 0 || o.recovery != nil && o.recovery.again.Len() > 0

@@ -41,6 +41,7 @@
 package session
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/petrel-mqtt/mqtt/codec"
@@ -91,6 +92,8 @@ type Connection struct {
 	// ReceiveMaximum is how many messages at QoS 1 and 2 from the peer may be unacknowledged; 0: as many as there are packet
 	// identifiers.
 	ReceiveMaximum int
+	// Announced is the Receive Maximum that the peer was told, for Exhausted; 0: ReceiveMaximum.
+	Announced int
 }
 
 // Session is the state of one session. Its methods may not be called concurrently.
@@ -119,10 +122,8 @@ func (s *Session) Serve(c Connection) {
 	if c.PeerTopicAliases > 0 && c.Version >= codec.V5 {
 		s.out.aliases = &aliases{maximum: c.PeerTopicAliases}
 	}
-	s.in.maximum = int32(min(c.ReceiveMaximum, maxID))
-	if c.ReceiveMaximum == 0 {
-		s.in.maximum = maxID
-	}
+	maximum := min(cmp.Or(c.ReceiveMaximum, maxID), maxID)
+	s.in.maximum, s.in.announced = uint16(maximum), uint16(cmp.Or(c.Announced, maximum))
 }
 
 // ExpectQoS2 says that a message at QoS 2 is about to be sent or queued. From the first one on InFlightQoS2 is the limit:
@@ -155,11 +156,11 @@ func (s *Session) Queued() (messages, bytes int) {
 	return messages, bytes
 }
 
-// Exhausted reports whether the peer may send no more messages at QoS 1 and 2 before one of those is acknowledged that wait
-// for that.
+// Exhausted reports whether the peer, as far as it knows, may send no more messages at QoS 1 and 2 before one of those is
+// acknowledged that wait for that.
 func (s *Session) Exhausted() bool {
 	p := s.in.pending
-	return p != nil && p.pubacks.receipts.Len()+p.pubrecs.receipts.Len() >= int(s.in.maximum)
+	return p != nil && p.pubacks.receipts.Len()+p.pubrecs.receipts.Len() >= int(s.in.announced)
 }
 
 // Unacknowledged returns the number of messages from the peer that are not completely acknowledged.
