@@ -24,7 +24,7 @@ const (
 	backlog = 5 * time.Minute
 )
 
-// notAsked means that the server has nothing to acknowledge, or that a packet has come since.
+// notAsked means that the server has nothing to acknowledge, or that a packet was handled that came since.
 const notAsked time.Duration = -1
 
 // keepAlive is how the writer notices that the server is gone.
@@ -108,8 +108,8 @@ func (l *Link) pingresp(h codec.Header, body []byte) error {
 	if p.done != nil {
 		close(p.done)
 	}
-	if p.sent != unsent {
-		l.alive.last = time.Since(l.began) - p.sent
+	if trip := l.in.came - p.sent; p.sent != unsent && trip > 0 {
+		l.alive.last = trip
 	}
 	l.alive.pings = slices.Delete(l.alive.pings, 0, 1)
 	l.alive.taken = max(0, l.alive.taken-1)
@@ -146,6 +146,8 @@ func (l *Link) nextTick(now time.Duration) time.Duration {
 	return min(l.due(now, heard), l.overdue(heard, lag), l.early(heard))
 }
 
+// early, due and overdue get what the ear's state returns, and when that was.
+
 // early returns when an acknowledgement is so late that a PINGREQ asks whether the server is there: a dead connection need
 // not wait for the keep alive. A server that answers is only slow, and is asked less and less often.
 // The caller holds mu.
@@ -157,13 +159,18 @@ func (l *Link) early(heard time.Duration) time.Duration {
 	return later(max(heard, l.alive.asked), min(late, l.alive.interval))
 }
 
-// answered notes that the server sent a packet other than PINGRESP.
-// The caller holds mu.
+// answered notes that the server sent a packet other than PINGRESP. What counts is when it came: the reader may have been
+// busy with others since.
+// The caller holds mu. It is the reader.
 func (l *Link) answered() {
 	if l.alive.asked == notAsked {
 		return
 	}
-	if trip := l.in.heard - l.alive.asked; trip > 0 { // otherwise the packet had come before
+	trip := l.in.came - l.alive.asked
+	if trip < 0 && l.handler.Awaiting() {
+		return // it had come before
+	}
+	if trip > 0 {
 		l.alive.last = trip
 		if l.alive.trip == 0 {
 			l.alive.trip = trip

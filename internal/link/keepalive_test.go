@@ -411,3 +411,50 @@ func TestPingsAreAnsweredInOrder(t *testing.T) {
 		}
 	})
 }
+
+// A round trip ends when the answer comes, however long the reader is busy before it handles the answer, and what came
+// before the question is no answer.
+func TestRoundTripWhileTheReaderIsBusy(t *testing.T) {
+	inBubble(t, "", func(t *testing.T) {
+		s := newStation(t, Config{})
+		handled := 0
+		s.owner.onPacket = func(codec.Header, []byte) error {
+			if handled++; handled != 2 {
+				s.owner.mu.Unlock()
+				time.Sleep(3 * time.Second)
+				s.owner.mu.Lock()
+			}
+			return nil
+		}
+		s.Start(s.owner, time.Minute)
+		defer s.stop()
+		want := func(want time.Duration) {
+			t.Helper()
+			s.owner.mu.Lock()
+			defer s.owner.mu.Unlock()
+			if trip := s.RoundTrip(); trip != want {
+				t.Errorf("the round trip is %v after %v, want %v", trip, time.Since(s.began), want)
+			}
+		}
+		s.cable.feed(slices.Concat(somePacket, somePacket)) // the second is handled after 3 s
+		s.at(time.Second)
+		s.owner.mu.Lock()
+		s.owner.awaiting = true
+		s.owner.mu.Unlock()
+		s.send(somePacket)
+		s.at(4 * time.Second)
+		want(0)
+		s.at(5 * time.Second)
+		s.cable.feed(somePacket)
+		s.at(9 * time.Second)
+		want(4 * time.Second)
+		s.at(10 * time.Second)
+		s.owner.mu.Lock()
+		s.Ping(nil)
+		s.owner.mu.Unlock()
+		s.at(12 * time.Second)
+		s.cable.feed(slices.Concat(somePacket, pingresp)) // the second is handled after 3 s
+		s.at(16 * time.Second)
+		want(2 * time.Second)
+	})
+}

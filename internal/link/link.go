@@ -87,7 +87,7 @@ type Link struct {
 type incoming struct {
 	wire.Reader // owned by the goroutine that runs the handshake, then by the reader
 	ear         ear
-	heard       time.Duration // when the latest bytes came; owned by the reader
+	came        time.Duration // when the latest bytes came; owned as Reader is
 	bytes       atomic.Uint64
 }
 

@@ -145,8 +145,8 @@ func (l *Link) oversized(h codec.Header, start []byte) error {
 func (l *Link) fill() error {
 	l.in.ear.listen(time.Since(l.began))
 	n, err := l.in.Fill(l.conn)
-	l.in.heard = time.Since(l.began)
-	l.in.ear.hear(l.in.heard)
+	l.in.came = time.Since(l.began)
+	l.in.ear.hear(l.in.came)
 	l.in.bytes.Add(uint64(n))
 	if errors.Is(err, io.EOF) {
 		return ErrServerClosed
