@@ -202,7 +202,7 @@ func (r *receiver) deliver(p *codec.PublishView, t *route.Topic, targets []route
 	default: // all have accepted it, or no subscription got it
 		r.link.Commit(c.session.Accept(r.link.Buffer(), p, nil))
 	}
-	if c.inbox.lineBytes > 0 {
+	if c.inbox.lineBytes > c.config.inboundLimit {
 		c.inbox.boundInbound()
 	}
 }

@@ -42,9 +42,7 @@ type config struct {
 	version codec.Version
 	servers []*url.URL
 	dialer  transport.Dialer // without what each attempt decides
-	logger  *slog.Logger
-
-	loggerGiven bool // the application wants to be told by this logger, or by none
+	logger  *slog.Logger     // nil: none was given
 
 	clientID       string
 	clientIDGiven  bool
@@ -120,7 +118,6 @@ func newConfig(v codec.Version, host string) (*config, error) {
 	c := &config{
 		version:           v,
 		servers:           []*url.URL{server},
-		logger:            slog.New(slog.DiscardHandler),
 		clientID:          "petrel-" + rand.Text(),
 		cleanStart:        true,
 		keepAlive:         defaultKeepAlive,

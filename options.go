@@ -448,7 +448,7 @@ func WithLogger(l *slog.Logger) Option {
 		if l == nil {
 			return errors.New("mqtt: WithLogger: nil")
 		}
-		c.logger, c.loggerGiven = l, true
+		c.logger = l
 		return nil
 	})
 }

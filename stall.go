@@ -120,7 +120,7 @@ func (in *inbox) checkStall(st *stall) {
 // tellDefaultLogger warns of a message that is not acknowledged.
 // The caller holds mu.
 func (in *inbox) tellDefaultLogger(st *stall, lasts time.Duration) {
-	if in.config.loggerGiven {
+	if in.config.logger != nil {
 		return
 	}
 	for _, h := range st.receipt.Holders() {
@@ -183,13 +183,10 @@ func (in *inbox) shortestStall() time.Duration {
 	return d
 }
 
-// boundInbound sees to it that all lines together keep within WithInboundLimit. Of the subscription with the most bytes in
+// boundInbound is called when all lines together exceed WithInboundLimit. Of the subscription with the most bytes in
 // its line it drops messages at QoS 0. If that is not enough, or its policy is Block, it ends the subscription.
 // The caller holds mu.
 func (in *inbox) boundInbound() {
-	if in.lineBytes <= in.config.inboundLimit {
-		return
-	}
 	var most *Subscription
 	for s := range in.subs {
 		if most == nil || s.line.bytes > most.line.bytes {

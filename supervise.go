@@ -173,11 +173,9 @@ func (s *supervisor) prepare(ctx context.Context, a *connectAttempt) error {
 // logConnected tells the logger that there is a connection.
 func (s *supervisor) logConnected(a *connectAttempt) {
 	n := &s.client.notices
-	switch {
-	case !s.client.config.loggerGiven: // nobody reads what this would make
-	case s.latest == "":
+	if s.latest == "" {
 		n.report(slog.LevelInfo, "mqtt: connected", "server", transport.Redact(a.URL))
-	default:
+	} else {
 		n.report(slog.LevelInfo, "mqtt: connected again", "server", transport.Redact(a.URL),
 			"after", time.Since(s.down), "attempts", s.failed+1)
 	}

@@ -242,10 +242,10 @@ type notices struct {
 
 func (n *notices) init(c *core) { n.core, n.since = c, c.began }
 
-// log reports an event that is not the error of any call.
+// log reports an event that is not the error of any call to the logger, if the application has given one.
 // The caller holds mu.
 func (n *notices) log(level slog.Level, text string, args ...any) {
-	if n.config.loggerGiven && !n.full() {
+	if n.config.logger != nil && !n.full() {
 		n.run(func() { n.config.logger.Log(context.Background(), level, text, args...) })
 	}
 }
