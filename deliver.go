@@ -149,9 +149,10 @@ func (r *receiver) message(p *codec.PublishView, name string) (m Message) {
 // [MQTT-3.3.1-12] [MQTT-3.3.1-13] [MQTT-3.3.2-4] [MQTT-3.3.2-6] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17]
 // [MQTT-3.3.2-18] [MQTT-3.3.2-20] [MQTT311-3.3.1-8] [MQTT311-3.3.1-9]
 func (r *receiver) fill(m *Message, p *codec.PublishView, name string, s *Subscription, qos QoS) {
-	m.Topic = name
-	m.Payload = make([]byte, len(p.Payload))
-	copy(m.Payload, p.Payload)
+	content := p.Payload
+	payload := make([]byte, len(content))
+	copy(payload, content) // right behind make, so that the compiler does not clear the memory before
+	m.Topic, m.Payload = name, payload
 	m.QoS = min(QoS(p.QoS), qos)
 	m.Retain, m.Duplicate = p.Retain, p.Dup
 	if len(p.Properties) > 0 {

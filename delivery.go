@@ -226,8 +226,8 @@ func (j *journal) settle(d *Delivery, err error) {
 }
 
 // waves count the messages whose outcome is not known, without those at QoS 0 that went to the connection at once. A wave is
-// those that were published between two calls of Flush. The present wave has no object of its own: every publish uses this
-// memory anyway, so it is in the cache.
+// those that were published between two calls of Flush. The present wave has no object of its own: every publish uses
+// waves anyway, so that its memory is in the processor's cache.
 type waves struct {
 	// Guarded by mu.
 	number  uint64  // of the present wave, from 1; 0: no message was published yet
@@ -267,7 +267,10 @@ func (w *waves) leave(number uint64) {
 // leaveEarlier is leave for a wave that Flush has ended.
 // The caller holds mu.
 func (w *waves) leaveEarlier(number uint64) {
-	i, _ := slices.BinarySearchFunc(w.earlier, number, func(e *wave, n uint64) int { return cmp.Compare(e.number, n) })
+	i, found := slices.BinarySearchFunc(w.earlier, number, func(e *wave, n uint64) int { return cmp.Compare(e.number, n) })
+	if !found {
+		panic("mqtt: a message of a wave that is over")
+	}
 	e := w.earlier[i]
 	if e.open--; e.open == 0 {
 		close(e.over)

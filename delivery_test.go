@@ -6,7 +6,7 @@ import "testing"
 func TestLetGoOfAMessageAtQoS0(t *testing.T) {
 	out := &outbox{core: new(core)}
 	d := out.waiter()
-	wake(d.resolve(nil, Success, nil)) // as writeQoS0 is followed
+	wake(d.resolve(nil, Success, nil)) // as sendOffline does after writeQoS0
 	if resolved, sent := out.letGo(d); !resolved || !sent {
 		t.Errorf("the message is resolved %v and sent %v", resolved, sent)
 	}

@@ -313,39 +313,51 @@ func TestFlushAfterAPublishThatReturned(t *testing.T) {
 	})
 }
 
-// Flush does not go on waiting for a message whose publisher has stopped waiting meanwhile, or has withdrawn it, and the
-// Delivery that the next Publish uses again does not count among the earlier messages.
+// Flush does not go on waiting for a message whose publisher has stopped waiting meanwhile, or has withdrawn it, and waits
+// for the next message of a Publish although its Delivery is used again.
 func TestFlushWhilePublishersStopWaiting(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		for _, opts := range []mqtt.Options{nil, {mqtt.WithStore(new(storetest.Memory))}} {
 			b := mqtttest.NewBroker(t)
 			defer b.Fault(mqtttest.Fault{Packet: "PUBACK", Outbound: true, Drop: true})()
 			c := reconnectingAs(t, v, b.DialContext, mqtt.WithClientID("c"), mqtt.WithMaxInFlight(1), opts)
-			var flushes []*running[struct{}]
 			began := time.Now()
-			for i := range 2 {
-				startErr(func() error {
-					return c.Publish(endingIn(t, time.Duration(i+1)*10*time.Second), "t", nil, mqtt.AtLeastOnce)
-				})
+			returned := func(flushing *running[struct{}], after time.Duration) {
+				t.Helper()
+				noErr(t, flushing.wait())
+				if past := time.Since(began); past != after {
+					t.Errorf("Flush returns after %v, want %v", past, after)
+				}
+			}
+			// Each message waits until that many seconds have gone by, and a Flush begins behind it.
+			var publishing, flushing []*running[struct{}]
+			publish := func(until time.Duration) {
+				ctx := endingIn(t, until-time.Since(began))
+				publishing = append(publishing, startErr(func() error { return c.Publish(ctx, "t", nil, mqtt.AtLeastOnce) }))
 				synctest.Wait()
-				flushing := startErr(func() error { return c.Flush(endingIn(t, time.Minute)) })
-				flushing.pending(t, "a publisher waits")
-				flushes = append(flushes, flushing)
-				time.Sleep(time.Second)
+				flushing = append(flushing, startErr(func() error { return c.Flush(t.Context()) }))
+				flushing[len(flushing)-1].pending(t, "a publisher waits")
+			}
+			publish(10 * time.Second) // in flight
+			publish(20 * time.Second) // in the queue
+			returned(flushing[0], 10*time.Second)
+			publish(30 * time.Second)
+			flushing[1].pending(t, "the second publisher waits")
+			returned(flushing[1], 20*time.Second)
+			flushing[2].pending(t, "the third publisher waits")
+			returned(flushing[2], 30*time.Second)
+			for i, p := range publishing {
+				if err := p.wait(); !errors.Is(err, context.DeadlineExceeded) || mqtt.SafeToRetry(err) != (opts == nil && i > 0) {
+					t.Errorf("Publish %d returns %v", i, err)
+				}
 			}
 			waits := c.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
-			noErr(t, flushes[0].wait())
-			if past := time.Since(began); past != 10*time.Second {
-				t.Errorf("the first Flush returns after %v", past)
-			}
-			flushes[1].pending(t, "the second publisher waits")
-			noErr(t, flushes[1].wait())
-			flushing := startErr(func() error { return c.Flush(t.Context()) })
-			flushing.pending(t, "a message waits")
+			last := startErr(func() error { return c.Flush(t.Context()) })
+			last.pending(t, "a message waits")
 			if !waits.Withdraw() {
 				t.Error("a message that waits cannot be withdrawn")
 			}
-			noErr(t, flushing.wait())
+			noErr(t, last.wait())
 			c.Close()
 		}
 	})

@@ -308,7 +308,7 @@ func (out *outbox) queueChanged() {
 	}
 }
 
-// wakeForRoom does the work of queueChanged when somebody waits: for room, or Disconnect for the end.
+// wakeForRoom does the work of queueChanged when a publish waits for room, or Disconnect until nothing is left.
 // The caller holds mu.
 func (out *outbox) wakeForRoom() {
 	if !out.queue.empty() && (out.session.Ready() || out.session.CanQueue(0)) {

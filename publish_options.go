@@ -155,7 +155,7 @@ func (o *publishOptions) defaults(d *publishOptions) {
 
 // applyDefaults applies the options of WithTopicDefaults.
 func (c *config) applyDefaults(topicName string, o *publishOptions) {
-	for i := len(c.topicDefaults) - 1; i >= 0; i-- {
+	for i := len(c.topicDefaults) - 1; i >= 0; i-- { // by index: most do not match, and need not be copied
 		if d := &c.topicDefaults[i]; topic.Match(d.filter, topicName) {
 			o.defaults(&d.options)
 		}

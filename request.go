@@ -555,8 +555,8 @@ func (q *requests) obstacle(x *exchange) string {
 	return fmt.Sprintf(", which cannot come if the server allows no more messages than wait for this client's acknowledgement (%d)", n)
 }
 
-// starved returns an error that says so if the Receive Maximum, which is exhausted now, has been exhausted for stallWarning,
-// and nothing was acknowledged meanwhile: then messages at QoS 1 and 2 cannot come, and probably for long.
+// starved returns an error if the Receive Maximum, which must be exhausted now, has been exhausted for stallWarning, and
+// nothing was acknowledged meanwhile: then messages at QoS 1 and 2 cannot come, and probably for long.
 // The caller holds mu.
 func (q *requests) starved() error {
 	waiting := 0
