@@ -93,12 +93,7 @@ func TestDiskFails(t *testing.T) {
 				s = open(t, path)
 				client = connect(s)
 				broker.Online()
-				for range 100 {
-					if len(client.Outstanding()) == 0 {
-						break
-					}
-					time.Sleep(time.Second)
-				}
+				awaitOutcomes(client)
 				var topics []string
 				for _, m := range broker.Received("#") {
 					topics = append(topics, m.Topic)
@@ -109,6 +104,16 @@ func TestDiskFails(t *testing.T) {
 				client.Close()
 			})
 		})
+	}
+}
+
+// awaitOutcomes waits, in virtual time, until the outcome of everything in the store is known, and not longer than 100 s.
+func awaitOutcomes(c mqtt.Lifecycle) {
+	for range 100 {
+		if len(c.Outstanding()) == 0 {
+			return
+		}
+		time.Sleep(time.Second)
 	}
 }
 

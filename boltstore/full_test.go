@@ -109,12 +109,7 @@ func fillDisk(t *testing.T, path string, online bool, take func(*testing.T, stri
 		client = connect(s)
 		broker.Online()
 	}
-	for range 100 {
-		if len(client.Outstanding()) == 0 {
-			break
-		}
-		time.Sleep(time.Second)
-	}
+	awaitOutcomes(client)
 	client.Close()
 	got := broker.Received("#")
 	if len(got) != len(accepted) {
