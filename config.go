@@ -72,7 +72,7 @@ type config struct {
 
 	sessionExpiry     time.Duration
 	keepsSession      bool // the application set the session expiry, so it stays in force after Disconnect and Close
-	receiveMaximum    int  // that is announced
+	receiveMaximum    int  // that is announced; 0: none, on MQTT 3.1.1
 	receiveBound      int  // that the server must not exceed; 0: none
 	maximumPacketSize int
 	dropInvalidTopics bool
@@ -122,7 +122,6 @@ func newConfig(v codec.Version, host string) (*config, error) {
 		cleanStart:        true,
 		keepAlive:         defaultKeepAlive,
 		connectTimeout:    defaultConnectTimeout,
-		receiveMaximum:    defaultReceiveMaximum,
 		maximumPacketSize: defaultPacketSize,
 		limits: session.Limits{
 			InFlight:      defaultMaxInFlight,
@@ -138,7 +137,7 @@ func newConfig(v codec.Version, host string) (*config, error) {
 		filterPrefixes: []string{"$queue/", "$exclusive/"},
 	}
 	if v >= codec.V5 {
-		c.sessionExpiry = defaultSessionExpiry
+		c.sessionExpiry, c.receiveMaximum = defaultSessionExpiry, defaultReceiveMaximum
 	} else {
 		c.limits.InFlightQoS2 = safeInFlightV311
 	}

@@ -249,10 +249,6 @@ func (c *client) attach(l *link.Link, ack *codec.Connack) int {
 // The caller holds mu.
 // [MQTT-3.2.2-3] [MQTT-3.2.2-4] [MQTT311-3.2.2-2] [MQTT311-3.2.2.2]
 func (c *client) beginSession(l *link.Link) (toWake []*Delivery) {
-	announced := 0 // MQTT 3.1.1 cannot announce it
-	if c.version >= codec.V5 {
-		announced = c.config.receiveMaximum
-	}
 	c.session.Serve(session.Connection{
 		Version:            c.version,
 		PeerReceiveMaximum: int(c.connAck.ReceiveMaximum),
@@ -260,7 +256,7 @@ func (c *client) beginSession(l *link.Link) (toWake []*Delivery) {
 		PeerTopicAliases:   int(c.connAck.TopicAliasMaximum),
 		PeerMayForget:      true,
 		ReceiveMaximum:     c.config.receiveBound,
-		Announced:          announced,
+		Announced:          c.config.receiveMaximum,
 	})
 	if c.connAck.SessionPresent {
 		if c.attempts.sessions == 0 { // the session of an earlier client, for which the application asked
