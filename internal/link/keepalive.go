@@ -146,7 +146,7 @@ func (l *Link) nextTick(now time.Duration) time.Duration {
 	return min(l.due(now, heard), l.overdue(heard, lag), l.early(heard))
 }
 
-// early, due and overdue get what the ear's state returns, and when that was.
+// In early, due and overdue, heard and lag are what the ear's state returned.
 
 // early returns when an acknowledgement is so late that a PINGREQ asks whether the server is there: a dead connection need
 // not wait for the keep alive. A server that answers is only slow, and is asked less and less often.
