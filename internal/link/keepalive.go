@@ -228,7 +228,7 @@ func (l *Link) overdue(heard, lag time.Duration) time.Duration {
 type ear struct {
 	mu      sync.Mutex
 	waiting bool          // for the server, which is silent if this lasts
-	heard   time.Duration // when the latest bytes came
+	heard   time.Duration // when the latest bytes came, or the reader began to wait for the next ones
 	lag     time.Duration // for how long, in all, the reader was busy with what had come
 }
 
@@ -238,6 +238,7 @@ func (e *ear) listen(now time.Duration) {
 	defer e.mu.Unlock()
 	e.waiting = true
 	e.lag += now - e.heard
+	e.heard = now
 }
 
 // hear ends it.
@@ -248,7 +249,7 @@ func (e *ear) hear(now time.Duration) {
 	e.heard = now
 }
 
-// state returns when the server was heard, which is now while the reader is busy with what it said, and the lag.
+// state returns since when the server is silent, which is now while the reader is busy with what it said, and the lag.
 func (e *ear) state(now time.Duration) (heard, lag time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -336,6 +336,40 @@ func TestReaderThatIsHeldUp(t *testing.T) {
 		s.cable.answer(false)
 		s.wantEnd(ErrServerSilent, 80+10) // and the blame is the server's again
 	})
+	inBubble(t, "silence begins when the reader listens again", func(t *testing.T) {
+		s := newStation(t, Config{})
+		s.owner.onPacket = func(codec.Header, []byte) error {
+			s.owner.mu.Unlock()
+			time.Sleep(24 * time.Second)
+			s.owner.mu.Lock()
+			return nil
+		}
+		s.Start(s.owner, 10*time.Second)
+		defer s.stop()
+		s.cable.answer(true)
+		s.at(time.Second)
+		s.cable.feed(somePacket)
+		s.every(3*time.Second, func() { s.send(somePacket) })
+		s.wantPings(40, 35) // and not after 25 s, when what came meanwhile is not read yet
+	})
+	inBubble(t, "an answer is not late before the reader listens again", func(t *testing.T) {
+		s := newStation(t, Config{})
+		s.owner.onPacket = func(codec.Header, []byte) error {
+			s.owner.awaiting = true
+			s.owner.mu.Unlock()
+			time.Sleep(24 * time.Second)
+			s.owner.mu.Lock()
+			return nil
+		}
+		s.Start(s.owner, time.Minute)
+		defer s.stop()
+		s.cable.answer(true)
+		s.at(time.Second)
+		s.cable.feed(somePacket)
+		s.at(2 * time.Second)
+		s.send(somePacket)
+		s.wantPings(32, 30)
+	})
 	inBubble(t, "again and again by a server that never answers", func(t *testing.T) {
 		s := newStation(t, Config{})
 		s.owner.onPacket = func(codec.Header, []byte) error {
