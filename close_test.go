@@ -29,38 +29,6 @@ type waiter struct {
 	other  bool // no publish
 }
 
-func publishing(p *peer, payload []byte, qos mqtt.QoS) <-chan error {
-	result := calling(func() error { return p.client.Publish(p.t.Context(), "t", payload, qos) })
-	synctest.Wait()
-	return result
-}
-
-// unread makes a subscription without a consumer.
-func unread(p *peer, filter string, opts ...mqtt.SubscribeOption) *mqtt.Subscription {
-	p.t.Helper()
-	result := make(chan *mqtt.Subscription, 1)
-	go func() {
-		sub, _ := p.client.Subscribe(p.t.Context(), filter, opts...)
-		result <- sub
-	}()
-	packet := mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
-	p.Send(&codec.Suback{PacketID: packet.PacketID, Codes: []codec.ReasonCode{codec.ReasonCode(packet.Filters[0].QoS)}})
-	sub := <-result
-	if sub == nil {
-		p.t.Fatal("no subscription")
-	}
-	sub.Messages()
-	return sub
-}
-
-// fill publishes until nothing more goes in, and returns a publish that waits.
-func fill(p *peer) <-chan error {
-	payload := make([]byte, 100_000)
-	for p.client.Publish(endingIn(p.t, time.Millisecond), "fill", payload) == nil {
-	}
-	return publishing(p, payload, mqtt.AtMostOnce)
-}
-
 var closings = []closing{
 	{name: "idle", enter: func(t *testing.T, p *peer) []waiter { return nil }},
 	{name: "full window", opts: []mqtt.OptionV5{mqtt.WithMaxInFlight(2), mqtt.WithQueue(1, 1000)},

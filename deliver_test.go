@@ -25,27 +25,6 @@ func pumps() int {
 	return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), ".(*Subscription).pump(")
 }
 
-// numbers are the payloads of messages.
-func numbers(t *testing.T, messages []mqtt.Message) (n []int) {
-	t.Helper()
-	for _, m := range messages {
-		i, err := strconv.Atoi(string(m.Payload))
-		if err != nil {
-			t.Fatal(err)
-		}
-		n = append(n, i)
-	}
-	return n
-}
-
-// upTo is from, from+1 … to-1.
-func upTo(from, to int) (n []int) {
-	for i := from; i < to; i++ {
-		n = append(n, i)
-	}
-	return n
-}
-
 // PROTOCOL 14: beyond the channel, a buffer's worth of QoS 0 messages waits in line, and the oldest of them makes room.
 // Every one that is not delivered is counted.
 func TestDeliverDropOldest(t *testing.T) {

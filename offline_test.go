@@ -47,12 +47,6 @@ func TestQueueOffline(t *testing.T) {
 	})
 }
 
-// offline cuts the connection and waits until the client knows.
-func (p *pair) offline() {
-	p.Cut()
-	synctest.Wait()
-}
-
 // A message at QoS 0 that waits for a connection is taken back when its ctx ends, by Withdraw, and with the client.
 func TestQueueOfflineWithdrawn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

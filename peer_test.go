@@ -3,6 +3,8 @@ package mqtt_test
 import (
 	"context"
 	"errors"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -144,3 +146,63 @@ func toT(qos byte, id uint16, payload string) *codec.Publish {
 }
 
 func ptr[T any](v T) *T { return &v }
+
+func publishing(p *peer, payload []byte, qos mqtt.QoS) <-chan error {
+	result := calling(func() error { return p.client.Publish(p.t.Context(), "t", payload, qos) })
+	synctest.Wait()
+	return result
+}
+
+// unread makes a subscription without a consumer.
+func unread(p *peer, filter string, opts ...mqtt.SubscribeOption) *mqtt.Subscription {
+	p.t.Helper()
+	result := make(chan *mqtt.Subscription, 1)
+	go func() {
+		sub, _ := p.client.Subscribe(p.t.Context(), filter, opts...)
+		result <- sub
+	}()
+	packet := mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
+	p.Send(&codec.Suback{PacketID: packet.PacketID, Codes: []codec.ReasonCode{codec.ReasonCode(packet.Filters[0].QoS)}})
+	sub := <-result
+	if sub == nil {
+		p.t.Fatal("no subscription")
+	}
+	sub.Messages()
+	return sub
+}
+
+// fill publishes until nothing more goes in, and returns a publish that waits.
+func fill(p *peer) <-chan error {
+	payload := make([]byte, 100_000)
+	for p.client.Publish(endingIn(p.t, time.Millisecond), "fill", payload) == nil {
+	}
+	return publishing(p, payload, mqtt.AtMostOnce)
+}
+
+func sizeLimit(n uint32) codec.ConnackProperties {
+	return codec.ConnackProperties{MaximumPacketSize: n}
+}
+
+// lines is a log. The loggers of a client write in goroutines of their own.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *lines) count(what string) int { return strings.Count(l.String(), what) }
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }

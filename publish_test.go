@@ -945,10 +945,6 @@ func TestPublishServerLimits(t *testing.T) {
 	}
 }
 
-func sizeLimit(n uint32) codec.ConnackProperties {
-	return codec.ConnackProperties{MaximumPacketSize: n}
-}
-
 func qosPublish(qos mqtt.QoS, opts ...mqtt.PublishOptionV5) func(mqtt.ClientV5, context.Context) *mqtt.Delivery {
 	return func(c mqtt.ClientV5, ctx context.Context) *mqtt.Delivery {
 		return c.PublishAsync(ctx, "t", nil, append(opts, qos)...)

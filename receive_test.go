@@ -19,58 +19,6 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// message is a PUBLISH of a scripted server; its payload is its packet identifier.
-func message(topic string, qos byte, id uint16) *codec.Publish {
-	return &codec.Publish{Topic: topic, QoS: qos, PacketID: id, Payload: fmt.Append(nil, id)}
-}
-
-// answers is what comes from a client until it is silent: "PUBACK 1", with the reason code where there is one.
-func answers(t *testing.T, s *mqtttest.Script) (got []string) {
-	t.Helper()
-	synctest.Wait()
-	// A PUBREL of an identifier that is not in use is answered at once, after all the rest.
-	const marker = 65_000
-	s.Send(&codec.Pubrel{PacketID: marker})
-	for {
-		switch p := s.Receive().(type) {
-		case *codec.Puback:
-			got = append(got, answer("PUBACK", p.PacketID, p.Code))
-		case *codec.Pubrec:
-			got = append(got, answer("PUBREC", p.PacketID, p.Code))
-		case *codec.Pubcomp:
-			if p.PacketID == marker {
-				return got
-			}
-			got = append(got, answer("PUBCOMP", p.PacketID, p.Code))
-		default:
-			t.Fatalf("%s comes", p.Type())
-		}
-	}
-}
-
-func answer(packet string, id uint16, code codec.ReasonCode) string {
-	if code != codec.Success {
-		return fmt.Sprintf("%s %d 0x%02X", packet, id, byte(code))
-	}
-	return fmt.Sprint(packet, " ", id)
-}
-
-func wantAnswers(t *testing.T, s *mqtttest.Script, want ...string) {
-	t.Helper()
-	if got := answers(t, s); !slices.Equal(got, want) {
-		t.Errorf("the client answers %q, want %q", got, want)
-	}
-}
-
-// byPayload are messages by their payloads.
-func byPayload(messages []mqtt.Message) map[string]mqtt.Message {
-	m := make(map[string]mqtt.Message)
-	for _, one := range messages {
-		m[string(one.Payload)] = one
-	}
-	return m
-}
-
 // PROTOCOL 9, [MQTT-4.6.0-2], [MQTT-4.6.0-3]: PUBACKs and PUBRECs leave in the order of their messages, each kind on its
 // own, whatever the order in which the application acknowledges.
 // [MQTT311-4.6.0-2] [MQTT311-4.6.0-3]

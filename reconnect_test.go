@@ -8,7 +8,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,114 +18,6 @@ import (
 )
 
 // Tests of DESIGN.md 4.3: when a client connects again, where, with what, and when it gives up.
-
-// turns is a dialer that can be pointed at another peer.
-type turns struct {
-	mu     sync.Mutex
-	now    dialFunc
-	dialed []string // addresses
-}
-
-type dialer interface {
-	DialContext(ctx context.Context, network, address string) (net.Conn, error)
-}
-
-func newTurns(d dialer) *turns { return &turns{now: d.DialContext} }
-
-func (s *turns) to(d dialer) { s.via(d.DialContext) }
-
-func (s *turns) via(dial dialFunc) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.now = dial
-}
-
-func (s *turns) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	s.mu.Lock()
-	dial := s.now
-	s.dialed = append(s.dialed, address)
-	s.mu.Unlock()
-	return dial(ctx, network, address)
-}
-
-// reconnectingV5 makes a client that connects again and lives until the test ends.
-func reconnectingV5(t *testing.T, dial dialFunc, opts ...mqtt.OptionV5) mqtt.ClientV5 {
-	t.Helper()
-	c, err := mqtt.NewClient(t.Context(), "mqtt://test", append(opts, mqtt.WithDialer(dial))...)
-	if err != nil {
-		t.Error(err)
-		return nil
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
-// reconnectingAs is reconnectingV5 for either version.
-func reconnectingAs(t *testing.T, v codec.Version, dial dialFunc, opts ...mqtt.Option) mqtt.Client {
-	t.Helper()
-	if v == codec.V5 {
-		return mqtt.Common(reconnectingV5(t, dial, mqtt.Options(opts)))
-	}
-	c, err := mqtt.NewClientV311(t.Context(), "mqtt://test", append(opts, mqtt.WithDialer(dial))...)
-	if err != nil {
-		t.Error(err)
-		return nil
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
-// failures notes what Decide is asked, and lets the policy decide.
-type failures struct {
-	mu   sync.Mutex
-	list []mqtt.Failure
-}
-
-func (l *failures) decide(_ context.Context, f mqtt.Failure) (time.Duration, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.list = append(l.list, f)
-	if f.Permanent {
-		return 0, f.Err
-	}
-	return f.Delay, nil
-}
-
-func (l *failures) take() []mqtt.Failure {
-	synctest.Wait()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	list := l.list
-	l.list = nil
-	return list
-}
-
-// wantState compares the state once nothing moves any more.
-func wantState(t *testing.T, c mqtt.Lifecycle, want mqtt.State) {
-	t.Helper()
-	synctest.Wait()
-	if got := c.State(); got != want {
-		t.Errorf("the client is %v, want %v", got, want)
-	}
-}
-
-// wantEnd fails the test unless the client ends, within a virtual hour, with such an error.
-func wantEnd(t *testing.T, c mqtt.Lifecycle, want error) {
-	t.Helper()
-	select {
-	case <-c.Done():
-	case <-time.After(time.Hour):
-		t.Errorf("the client is %v, and does not end", c.State())
-		return
-	}
-	if err := c.Err(); !errors.Is(err, want) {
-		t.Errorf("the client ends with %v, want %v", err, want)
-	}
-	if err := c.WaitConnected(t.Context()); !errors.Is(err, want) {
-		t.Errorf("WaitConnected returns %v, want %v", err, want)
-	}
-	wantState(t, c, mqtt.StateClosed)
-}
 
 // The bound of the delay grows by Factor up to MaxDelay, and the delay is anywhere below it. It begins anew only after a
 // stable connection.
@@ -575,26 +466,6 @@ func TestOtherEndsAreNotSuspicious(t *testing.T) {
 	})
 }
 
-// lines is a log. The loggers of a client write in goroutines of their own.
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-func (l *lines) count(what string) int { return strings.Count(l.String(), what) }
-
 // PROTOCOL 29: Reconnect drops the connection and returns at CONNACK: then the client is connected. Concurrent calls
 // share an attempt; it cuts the backoff short; a failure is returned, and the client goes on.
 func TestReconnect(t *testing.T) {
@@ -929,7 +800,3 @@ func TestLoggerThatPublishes(t *testing.T) {
 		}
 	})
 }
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(b []byte) (int, error) { return f(b) }

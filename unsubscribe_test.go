@@ -22,6 +22,14 @@ func unsubscribed(v codec.Version, p *codec.Unsubscribe) *codec.Unsuback {
 	return ack
 }
 
+func unsubscribeAck(v codec.Version, p *codec.Unsubscribe) *codec.Unsuback {
+	ack := &codec.Unsuback{PacketID: p.PacketID}
+	if v == codec.V5 {
+		ack.Codes = make([]codec.ReasonCode, len(p.Filters))
+	}
+	return ack
+}
+
 // PROTOCOL 19: Unsubscribe ends the channel after UNSUBACK. Messages may come until then and are delivered
 // [MQTT-3.10.4-2]; later ones belong to nobody, but are acknowledged.
 // [MQTT-3.10.4-3] [MQTT-3.10.4-4] [MQTT-4.5.0-2] [MQTT311-3.10.4-2] [MQTT311-3.10.4-3] [MQTT311-3.10.4-4]
