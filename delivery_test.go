@@ -1,50 +1,86 @@
-package mqtt
+package mqtt_test
 
-import "testing"
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
 
-// A message at QoS 0 that went out of the queue counts as sent: a request must not be sent a second time because of it.
-func TestLetGoOfAMessageAtQoS0(t *testing.T) {
-	out := &outbox{core: new(core)}
-	d := out.waiter()
-	wake(d.resolve(nil, Success, nil)) // as sendOffline does after writeQoS0
-	if resolved, sent := out.letGo(d); !resolved || !sent {
-		t.Errorf("the message is resolved %v and sent %v", resolved, sent)
-	}
+	"github.com/petrel-mqtt/mqtt"
+	"github.com/petrel-mqtt/mqtt/codec"
+)
+
+func TestDelivery(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := startPeer(t, v, nil, mqtt.WithMaxInFlight(1))
+		ctx := t.Context()
+		sent := p.client.PublishAsync(ctx, "t", []byte("1"), mqtt.AtLeastOnce)
+		queued := p.client.PublishAsync(ctx, "t", []byte("2"), mqtt.AtLeastOnce)
+		withdrawn := p.client.PublishAsync(ctx, "t", []byte("3"), mqtt.AtLeastOnce)
+		if sent.Withdraw() {
+			t.Error("a message was withdrawn that had been sent")
+		}
+		for _, d := range []*mqtt.Delivery{sent, queued} {
+			if d.Err() != nil || d.Reason() != mqtt.Success {
+				t.Error("a Delivery knows a fate that is not decided")
+			}
+			wantErr(t, d.Wait(endingIn(t, time.Second)), context.DeadlineExceeded, false)
+			select {
+			case <-d.Done():
+				t.Error("a Delivery is done before its time")
+			default:
+			}
+		}
+		done := withdrawn.Done()
+		var times, waiters sync.WaitGroup
+		var count [8]bool
+		for i := range count {
+			times.Go(func() { count[i] = withdrawn.Withdraw() })
+			waiters.Go(func() {
+				if err := withdrawn.Wait(ctx); !mqtt.SafeToRetry(err) {
+					t.Errorf("a withdrawn message says %v", err)
+				}
+				<-withdrawn.Done()
+				withdrawn.Reason()
+			})
+		}
+		times.Wait()
+		waiters.Wait()
+		<-done
+		n := 0
+		for _, did := range count {
+			if did {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("a message was withdrawn %d times", n)
+		}
+		p.Expect(toT(1, 1, "1"))
+		p.Send(&codec.Puback{PacketID: 1})
+		<-sent.Done()
+		p.Expect(toT(1, 2, "2"))
+		p.Send(&codec.Puback{PacketID: 2})
+		noErr(t, queued.Wait(ctx))
+		if sent.Withdraw() || queued.Withdraw() || withdrawn.Withdraw() {
+			t.Error("a message was withdrawn that had its fate")
+		}
+		zero := p.client.PublishAsync(ctx, "t", nil)
+		<-zero.Done()
+		if zero.Err() != nil || zero.Withdraw() {
+			t.Error("QoS 0:", zero.Err())
+		}
+		p.Expect(toT(0, 0, ""))
+		p.ExpectSilence(time.Second)
+	})
 }
 
-// A Flush waits for its own wave and those before it, whatever the order in which they are over.
-func TestWaves(t *testing.T) {
-	isOver := func(w *wave) bool {
-		select {
-		case <-w.over:
-			return true
-		default:
-			return false
-		}
-	}
-	var w waves
-	if all := w.end(); len(all) != 0 {
-		t.Fatalf("%d waves before anything was published", len(all))
-	}
-	first, again := w.enter(), w.enter()
-	one := w.end()
-	second := w.enter()
-	two := w.end()
-	if first == 0 || first != again || second == first || len(one) != 1 || len(two) != 2 || two[0] != one[0] {
-		t.Fatalf("numbers %d, %d, %d; the Flushes wait for %d and %d waves", first, again, second, len(one), len(two))
-	}
-	w.leave(0) // was not counted
-	w.leave(first)
-	w.leave(second)
-	if isOver(two[0]) || !isOver(two[1]) {
-		t.Errorf("one message of the first wave is left: it is over: %v, the second %v", isOver(two[0]), isOver(two[1]))
-	}
-	w.leave(again)
-	if !isOver(one[0]) {
-		t.Error("nothing of the first wave is left, and it is not over")
-	}
-	w.leave(w.enter())
-	if all := w.end(); len(all) != 0 || w.open != 0 {
-		t.Errorf("%d waves are left, and %d messages in the present one", len(all), w.open)
+// Delivery for fakes: done from the start.
+func TestNewDelivery(t *testing.T) {
+	d := mqtt.NewDelivery(mqtt.QuotaExceeded, mqtt.QuotaExceeded)
+	<-d.Done()
+	if !errors.Is(d.Wait(t.Context()), mqtt.QuotaExceeded) || d.Reason() != mqtt.QuotaExceeded || d.Withdraw() {
+		t.Errorf("%+v", d)
 	}
 }

@@ -15,6 +15,173 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
+// DESIGN 4.1 offline: QoS 0 fails at once; QoS 1 and 2 wait in order, bounded in messages.
+func TestOfflineQueue(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, v, b.DialContext, mqtt.WithQueue(3, 1000))
+		b.Offline()
+		synctest.Wait()
+		if err := c.Publish(t.Context(), "t", nil); !errors.Is(err, mqtt.ErrNotConnected) || !mqtt.SafeToRetry(err) {
+			t.Errorf("QoS 0 offline: %v", err)
+		}
+		var d []*mqtt.Delivery
+		for i := range 3 {
+			d = append(d, c.PublishAsync(t.Context(), "t", fmt.Append(nil, i), mqtt.AtLeastOnce+mqtt.QoS(i%2)))
+		}
+		if err := c.Publish(t.Context(), "t", nil, mqtt.AtLeastOnce); !errors.Is(err, mqtt.ErrQueueFull) || !mqtt.SafeToRetry(err) {
+			t.Errorf("a full queue: %v", err)
+		}
+		if s := c.Stats(); s.Queued != 3 || s.QueueBytes != 6 {
+			t.Errorf("%+v", s)
+		}
+		if !d[1].Withdraw() || d[1].Withdraw() || !mqtt.SafeToRetry(d[1].Err()) {
+			t.Errorf("withdrawn: %v", d[1].Err())
+		}
+		d = append(d, c.PublishAsync(t.Context(), "t", []byte("3"), mqtt.AtLeastOnce))
+		if err := c.Publish(t.Context(), "t", make([]byte, 1000), mqtt.AtLeastOnce); !errors.Is(err, mqtt.ErrQueueFull) {
+			t.Errorf("too many: %v", err)
+		}
+		b.Online()
+		wantFate(t, d[0], nil)
+		wantFate(t, d[2], nil)
+		wantFate(t, d[3], nil)
+		var got string
+		for _, m := range b.Received("t") {
+			got += string(m.Payload)
+		}
+		if got != "023" {
+			t.Errorf("arrived in order %s", got)
+		}
+	})
+}
+
+// DESIGN 4.1 offline: the queue is bounded in bytes; a Publish whose ctx ends is withdrawn and makes room.
+func TestOfflineQueueBytesAndWithdrawal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingV5(t, b.DialContext, mqtt.WithQueue(100, 1000))
+		b.Offline()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := c.Publish(ctx, "t", make([]byte, 999), mqtt.AtLeastOnce); !errors.Is(err, context.DeadlineExceeded) || !mqtt.SafeToRetry(err) {
+			t.Errorf("ctx ends: %v", err)
+		}
+		keep := c.PublishAsync(t.Context(), "t", make([]byte, 900), mqtt.AtLeastOnce)
+		if err := c.Publish(t.Context(), "t", make([]byte, 200), mqtt.AtLeastOnce); !errors.Is(err, mqtt.ErrQueueFull) {
+			t.Errorf("too many bytes: %v", err)
+		}
+		b.Online()
+		wantFate(t, keep, nil)
+		if n := len(b.Received("t")); n != 1 {
+			t.Errorf("%d messages", n)
+		}
+	})
+}
+
+// DESIGN 4.1: by default the queue takes 10,000 messages and 64 MiB.
+func TestOfflineQueueByDefault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		large := make([]byte, 1<<20-1)
+		for _, c := range []struct {
+			payload []byte
+			most    int
+		}{{nil, 10_000}, {large, 64}} {
+			p := newPair(t, codec.V5)
+			p.offline()
+			for range c.most {
+				noErr(t, p.client.PublishAsync(t.Context(), "t", c.payload, mqtt.AtLeastOnce).Err())
+			}
+			wantErr(t, p.client.Publish(endingIn(t, time.Minute), "t", c.payload, mqtt.AtLeastOnce), mqtt.ErrQueueFull, true)
+			noErr(t, p.client.Close())
+		}
+	})
+}
+
+// DESIGN 4.1: publishes that wait for room when the connection is lost are told at once what holds offline.
+func TestLossEndsTheWaitForRoom(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		p := newPair(t, v, mqtt.WithQueue(1, 1000), mqtt.WithMaxInFlight(1), mqtt.WithPingTimeout(time.Hour))
+		for range 2 { // one in flight, one in the queue
+			wantOpen(t, p.publish("t", 1))
+		}
+		for p.client.Publish(endingIn(t, time.Second), "t", make([]byte, 100_000)) == nil {
+		}
+		waits := make([]<-chan error, 3)
+		for qos := range waits {
+			waits[qos] = calling(func() error { return p.client.Publish(t.Context(), "t", nil, mqtt.QoS(qos)) })
+			stillWaits(t, waits[qos])
+		}
+		p.offline()
+		for qos, want := range []error{mqtt.ErrNotConnected, mqtt.ErrQueueFull, mqtt.ErrQueueFull} {
+			select {
+			case err := <-waits[qos]:
+				wantErr(t, err, want, true)
+			default:
+				t.Errorf("a publish at QoS %d still waits", qos)
+			}
+		}
+	})
+}
+
+// PROTOCOL 5: offline, what the last CONNACK does not allow is refused at once, and takes no place in the queue.
+func TestLimitsOffline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, codec.V5)
+		p.Cut()
+		maximum, no := byte(1), false
+		p.accept(&codec.Connack{SessionPresent: true, Properties: codec.ConnackProperties{
+			MaximumQoS: &maximum, RetainAvailable: &no, MaximumPacketSize: 100,
+		}})
+		synctest.Wait()
+		p.offline()
+		wantErr(t, p.publish("t", 2).Err(), mqtt.QoSNotSupported, true)
+		wantErr(t, p.client.Publish(t.Context(), "t", nil, mqtt.AtLeastOnce, mqtt.Retain), mqtt.RetainNotSupported, true)
+		wantErr(t, p.client.Publish(t.Context(), "t", make([]byte, 100), mqtt.AtLeastOnce), mqtt.PacketTooLarge, true)
+		if s := p.client.Stats(); s.Queued != 0 {
+			t.Errorf("%+v", s)
+		}
+		wantOpen(t, p.publish("t", 1))
+	})
+}
+
+// PROTOCOL 6: the Message Expiry Interval counts while a message waits offline; a message in flight is resent all the
+// same, with one second at least.
+func TestExpiryOffline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingV5(t, b.DialContext, mqtt.WithClientID("c"))
+		seen := watch(b, func(p *codec.Publish) string {
+			return fmt.Sprintf("%s %v %v", p.Topic, p.Dup, p.Properties.MessageExpiry)
+		})
+		publish := func(topic string, expiry time.Duration) *mqtt.Delivery {
+			return c.PublishAsync(t.Context(), topic, nil, mqtt.AtLeastOnce, &mqtt.PublishProperties{MessageExpiry: expiry})
+		}
+		b.Fault(mqtttest.Fault{Packet: "PUBLISH", Drop: true, Times: 1})
+		flying := publish("flying", 100*time.Second)
+		synctest.Wait()
+		b.Offline()
+		synctest.Wait()
+		short, long := publish("short", 100*time.Second), publish("long", 1000*time.Second)
+		time.Sleep(300*time.Second + time.Millisecond)
+		b.Online()
+		wantFate(t, short, mqtt.ErrExpired)
+		if !mqtt.SafeToRetry(short.Err()) {
+			t.Error("an expired message was not sent")
+		}
+		wantFate(t, long, nil)
+		wantFate(t, flying, nil)
+		sent := seen.take()
+		if len(sent) != 3 || sent[1] != "flying false 1s" && sent[1] != "flying true 1s" || !strings.HasPrefix(sent[2], "long false 1") && !strings.HasPrefix(sent[2], "long false 6") {
+			t.Errorf("sent %q", sent)
+		}
+		if s := c.Stats(); s.Expired != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 // PROTOCOL 2: QoS 0 waits for a connection only on request, in order and in its place within the queue's bounds.
 func TestQueueOffline(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

@@ -19,49 +19,6 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// PROTOCOL 9, [MQTT-4.6.0-2], [MQTT-4.6.0-3]: PUBACKs and PUBRECs leave in the order of their messages, each kind on its
-// own, whatever the order in which the application acknowledges.
-// [MQTT311-4.6.0-2] [MQTT311-4.6.0-3]
-func TestReceiveAcknowledgementOrder(t *testing.T) {
-	inBothVersions(t, func(t *testing.T, v codec.Version) {
-		c, s := scripted(t, v)
-		sub, _ := subscribed(t, c, s, "a", mqtt.ExactlyOnce, mqtt.ManualAck, mqtt.Buffer(3))
-		auto, _ := subscribed(t, c, s, "b", mqtt.ExactlyOnce)
-		for id := range uint16(6) {
-			s.Send(message("a", byte(1+id%2), id+1))
-		}
-		s.Send(message("b", 1, 7), message("b", 2, 8))
-		wantArrived(t, auto, "b=7 q1", "b=8 q2")
-		m := byPayload(arrived(sub))
-		ack := func(payload string) {
-			for range 2 { // once counts
-				if err := m[payload].Ack(); err != nil {
-					t.Error(err)
-				}
-			}
-		}
-		wantAnswers(t, s)
-		ack("6")
-		ack("5")
-		ack("3")
-		wantAnswers(t, s)
-		ack("2")
-		wantAnswers(t, s, "PUBREC 2")
-		ack("4")
-		wantAnswers(t, s, "PUBREC 4", "PUBREC 6", "PUBREC 8")
-		ack("1")
-		wantAnswers(t, s, "PUBACK 1", "PUBACK 3", "PUBACK 5", "PUBACK 7")
-		if n := c.Stats().Unacknowledged; n != 4 {
-			t.Errorf("%d messages are not completely acknowledged", n)
-		}
-		s.Send(&codec.Pubrel{PacketID: 2}, &codec.Pubrel{PacketID: 4}, &codec.Pubrel{PacketID: 6}, &codec.Pubrel{PacketID: 8})
-		wantAnswers(t, s, "PUBCOMP 2", "PUBCOMP 4", "PUBCOMP 6", "PUBCOMP 8")
-		if n := c.Stats().Unacknowledged; n != 0 {
-			t.Errorf("%d messages are not completely acknowledged", n)
-		}
-	})
-}
-
 // PROTOCOL 9: a PUBREL is answered at once, whatever waits, and also when it belongs to nothing (PROTOCOL 8,
 // [MQTT-4.3.3-11]).
 // [MQTT311-4.3.3-2]
@@ -590,29 +547,6 @@ func TestReceiveManyPropertiesOnce(t *testing.T) {
 		wantArrived(t, sub, "t=large q0", "t=small q0")
 		if more := int64(heap() - before); more > 160_000 { // the buffers of the connection are held; the properties alone take 256,000
 			t.Errorf("%d bytes are held for it", more)
-		}
-	})
-}
-
-// A server of MQTT 3.1.1 that knows no QoS 2 answers with PUBACK; RabbitMQ does. The publish fails, the connection stays, and the
-// packet identifier is free.
-func TestPubackForQoS2(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, s := scripted(t, codec.V311, mqtt.WithMaxInFlight(1))
-		result := calling(func() error { return c.Publish(t.Context(), "t/2", nil, mqtt.ExactlyOnce) })
-		s.Expect(&codec.Publish{Topic: "t/2", QoS: 2, PacketID: 1})
-		next := calling(func() error { return c.Publish(t.Context(), "next", nil, mqtt.AtLeastOnce) })
-		s.Send(&codec.Puback{PacketID: 1})
-		err := outcome(t, result)
-		wantErr(t, err, mqtt.ErrOutcomeUnknown, false)
-		if !errors.Is(err, mqtt.QoSNotSupported) || !strings.Contains(err.Error(), `publishing to "t/2": the server answered QoS 2 with PUBACK`) {
-			t.Error(err)
-		}
-		s.Expect(&codec.Publish{Topic: "next", QoS: 1, PacketID: 2})
-		s.Send(&codec.Puback{PacketID: 2})
-		noErr(t, outcome(t, next))
-		if losses := c.Stats().Losses; losses != 0 {
-			t.Errorf("%d connections were lost", losses)
 		}
 	})
 }
