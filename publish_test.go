@@ -160,28 +160,6 @@ func TestPublishLargePayload(t *testing.T) {
 	})
 }
 
-// A server that sends and does not read is not read any further once more than 16 MiB of what its packets have caused
-// waits to be written: otherwise it could fill the client's memory.
-func TestServerThatDoesNotRead(t *testing.T) {
-	inBothVersions(t, func(t *testing.T, v codec.Version) {
-		p := startPeer(t, v, nil, mqtt.WithPingTimeout(time.Hour), mqtt.WithKeepAlive(0), mqtt.WithMaxInFlight(1))
-		sub, _ := subscribed(t, p.client, p.Script, "in")
-		p.client.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
-		p.Expect(toT(1, 2, ""))
-		large := make([]byte, 17<<20)
-		p.client.PublishAsync(t.Context(), "t", large, mqtt.AtLeastOnce)
-		noErr(t, p.client.Publish(t.Context(), "t", make([]byte, 1<<19))) // more than the network holds: the writer blocks
-		synctest.Wait()
-		p.Send(&codec.Puback{PacketID: 2}) // makes room in the window for the large message
-		synctest.Wait()
-		p.Send(&codec.Publish{Topic: "in", Payload: []byte("x")})
-		wantArrived(t, sub)
-		p.Receive()
-		p.Receive()
-		wantArrived(t, sub, "in=x q0")
-	})
-}
-
 // A program's tests run one after another, each in a bubble of its own.
 func TestPublishInSeveralBubbles(t *testing.T) {
 	for range 3 {

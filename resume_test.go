@@ -222,45 +222,6 @@ func TestAbandonedWhileSessionRenewed(t *testing.T) {
 	})
 }
 
-// DESIGN 4.4: the client identifier that the server assigned is kept.
-// [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-16]
-func TestAssignedClientIDIsKept(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := &pair{t: t, server: mqtttest.NewServer(t, codec.V5)}
-		c := start(func() (mqtt.Client, error) {
-			return reconnectingAs(t, codec.V5, p.server.DialContext, mqtt.WithClientID("")), nil
-		})
-		connect := p.accept(&codec.Connack{Properties: codec.ConnackProperties{AssignedClientID: "yours"}})
-		if connect.ClientID != "" || !connect.CleanStart {
-			t.Errorf("%+v", connect)
-		}
-		p.client = c.value(t)
-		for range 2 {
-			if connect := p.resume(); connect.ClientID != "yours" || connect.CleanStart {
-				t.Errorf("%+v", connect)
-			}
-			if id := p.client.ClientID(); id != "yours" {
-				t.Errorf("ClientID %q", id)
-			}
-		}
-	})
-}
-
-// A client identifier is assigned to a client that has none. To others it means nothing: the session is that of their own.
-func TestStrayAssignedClientID(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := &pair{t: t, server: mqtttest.NewServer(t, codec.V5)}
-		c := start(func() (mqtt.Client, error) {
-			return reconnectingAs(t, codec.V5, p.server.DialContext, mqtt.WithClientID("mine")), nil
-		})
-		p.accept(&codec.Connack{Properties: codec.ConnackProperties{AssignedClientID: "yours"}})
-		p.client = c.value(t)
-		if connect := p.resume(); connect.ClientID != "mine" || p.client.ClientID() != "mine" {
-			t.Errorf("CONNECT says %q, ClientID %q", connect.ClientID, p.client.ClientID())
-		}
-	})
-}
-
 // PROTOCOL 21 and 29: what CONNECT and DISCONNECT say of the session's expiry.
 // [MQTT-3.1.2.11.2]
 func TestSessionExpiryOnTheWire(t *testing.T) {
@@ -324,33 +285,6 @@ func TestSessionExpiryOnTheWire(t *testing.T) {
 }
 
 func equal[T comparable](a, b *T) bool { return a == b || a != nil && b != nil && *a == *b }
-
-// PROTOCOL 21: a client that asks for the session of an earlier one starts its packet identifiers at a random point, and
-// its subscription identifiers too, so that it does not take the earlier one's for its own.
-func TestIdentifiersOfResumedSession(t *testing.T) {
-	inBothVersions(t, func(t *testing.T, v codec.Version) {
-		ids, subscriptions := make(map[uint16]bool), make(map[uint32]bool)
-		for range 5 {
-			server := mqtttest.NewServer(t, v)
-			c := start(func() (mqtt.Client, error) {
-				return reconnectingAs(t, v, server.DialContext, mqtt.WithCleanStart(false), mqtt.WithClientID("c")), nil
-			})
-			s := server.Accept()
-			mqtttest.ReceiveAs[*codec.Connect](s)
-			s.Send(&codec.Connack{SessionPresent: true})
-			c.value(t).PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
-			ids[mqtttest.ReceiveAs[*codec.Publish](s).PacketID] = true
-			_, p := subscribing(t, c.value(t), s, "t")
-			subscriptions[p.SubscriptionIdentifier] = true
-		}
-		if len(ids) == 1 {
-			t.Errorf("five clients begin with the same packet identifier: %v", ids)
-		}
-		if v == codec.V5 && len(subscriptions) == 1 {
-			t.Errorf("five clients begin with the same subscription identifier: %v", subscriptions)
-		}
-	})
-}
 
 // Messages that were queued while there was no connection are sent right after those that are sent again, without waiting
 // for an acknowledgement.

@@ -423,24 +423,6 @@ func TestStoreAssignedIdentifier(t *testing.T) {
 	})
 }
 
-// What contradicts a store is refused.
-func TestStoreOptions(t *testing.T) {
-	for name, opts := range map[string]mqtt.Options{
-		"nil":         {mqtt.WithStore(nil)},
-		"clean start": {mqtt.WithStore(new(storetest.Memory)), mqtt.WithCleanStart(true)},
-		"no queue":    {mqtt.WithStore(new(storetest.Memory)), mqtt.WithQueue(0, 0)},
-		"servers":     {mqtt.WithStore(new(storetest.Memory)), mqtt.WithServers("mqtt://other")},
-	} {
-		if _, err := mqtt.NewClient(t.Context(), "mqtt://127.0.0.1:1", opts); err == nil || errors.As(err, new(*mqtt.ConnectError)) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	_, err := mqtt.NewClient(t.Context(), "mqtt://127.0.0.1:1", mqtt.WithStore(new(storetest.Memory)), mqtt.WithSessionExpiry(0))
-	if err == nil || errors.As(err, new(*mqtt.ConnectError)) {
-		t.Error(err)
-	}
-}
-
 // A server may have begun another session while no client got its CONNACK: then a packet identifier that a process before has
 // left behind stands for a new message, which comes with DUP if its first copy was lost. It is delivered; the old message is not.
 func TestStoreTellsMessagesApart(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -457,111 +456,131 @@ func TestCloseAfterLoss(t *testing.T) {
 	})
 }
 
-// [MQTT-3.14.2-1] [MQTT-3.14.2-3] [MQTT-3.14.2-4] [MQTT-3.14.2.2.2] and PROTOCOL 21: what DISCONNECT says.
-// [MQTT-3.2.2.3.2]
-func TestDisconnectOptions(t *testing.T) {
-	props := &mqtt.DisconnectProperties{ReasonString: "bye", UserProperties: mqtt.UserProperties{{Key: "k", Value: "v"}}}
-	said := codec.Disconnect{ReasonString: "bye", UserProperties: codec.UserProperties{{Key: "k", Value: "v"}}}
-	zero, day := ptr(uint32(0)), ptr(uint32(86_400))
-	hour := mqtt.WithSessionExpiry(time.Hour)
-	for _, c := range []struct {
-		name string
-		opts []mqtt.OptionV5
-		ack  codec.ConnackProperties
-		with []mqtt.DisconnectOption
-		want codec.Disconnect
-	}{
-		{name: "default", want: codec.Disconnect{SessionExpiry: zero}},
-		{name: "no session at the server", ack: codec.ConnackProperties{SessionExpiry: zero}},
-		{name: "expiry asked for", opts: []mqtt.OptionV5{hour}},
-		{name: "expiry asked for, changed by the server", opts: []mqtt.OptionV5{hour}, ack: codec.ConnackProperties{SessionExpiry: day}},
-		{name: "expiry 0 asked for", opts: []mqtt.OptionV5{mqtt.WithSessionExpiry(0)}},
-		{name: "KeepSession", with: []mqtt.DisconnectOption{mqtt.KeepSession(24 * time.Hour)}, want: codec.Disconnect{SessionExpiry: day}},
-		{name: "KeepSession, expiry asked for", opts: []mqtt.OptionV5{hour}, with: []mqtt.DisconnectOption{mqtt.KeepSession(24 * time.Hour)}, want: codec.Disconnect{SessionExpiry: day}},
-		{name: "KeepSession(0), expiry asked for", opts: []mqtt.OptionV5{hour}, with: []mqtt.DisconnectOption{mqtt.KeepSession(0)}, want: codec.Disconnect{SessionExpiry: zero}},
-		{name: "KeepSession(0), no session", opts: []mqtt.OptionV5{mqtt.WithSessionExpiry(0)}, with: []mqtt.DisconnectOption{mqtt.KeepSession(0)}, want: codec.Disconnect{SessionExpiry: zero}},
-		{name: "0x04", opts: []mqtt.OptionV5{hour}, with: []mqtt.DisconnectOption{mqtt.DisconnectWithWill}, want: codec.Disconnect{Code: codec.DisconnectWithWill}},
-		{name: "0x04, default", with: []mqtt.DisconnectOption{mqtt.DisconnectWithWill}, want: codec.Disconnect{Code: codec.DisconnectWithWill, SessionExpiry: zero}},
-		{name: "properties", opts: []mqtt.OptionV5{hour}, with: []mqtt.DisconnectOption{props, (*mqtt.DisconnectProperties)(nil)}, want: said},
-		{name: "properties that just fit", opts: []mqtt.OptionV5{hour}, ack: sizeLimit(17), with: []mqtt.DisconnectOption{props}, want: said},
-		{name: "properties that do not fit", opts: []mqtt.OptionV5{hour}, ack: sizeLimit(16), with: []mqtt.DisconnectOption{props, mqtt.QuotaExceeded},
-			want: codec.Disconnect{Code: codec.QuotaExceeded}},
-		{name: "properties that do not fit, with expiry", ack: sizeLimit(20), with: []mqtt.DisconnectOption{props}, want: codec.Disconnect{SessionExpiry: zero}},
-		{name: "expiry that does not fit", ack: sizeLimit(8), with: []mqtt.DisconnectOption{props, mqtt.QuotaExceeded}, want: codec.Disconnect{Code: codec.QuotaExceeded}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				p := startPeer(t, codec.V5, &codec.Connack{Properties: c.ack}, c.opts...)
-				disconnected := calling(func() error { return p.v5.Disconnect(t.Context(), c.with...) })
-				p.Expect(&c.want)
-				p.ExpectEOF()
-				p.Close()
-				noErr(t, outcome(t, disconnected))
+// Close and Disconnect return in every state and leave no goroutine, which synctest would report; waiting calls return.
+func TestEndInEveryState(t *testing.T) {
+	states := map[string]func(t *testing.T, v codec.Version) mqtt.Client{
+		"connected": func(t *testing.T, v codec.Version) mqtt.Client {
+			return reconnectingAs(t, v, mqtttest.NewBroker(t).DialContext)
+		},
+		"half-open": func(t *testing.T, v codec.Version) mqtt.Client {
+			b := mqtttest.NewBroker(t)
+			c := reconnectingAs(t, v, b.DialContext)
+			b.HalfOpen()
+			return c
+		},
+		"waiting": func(t *testing.T, v codec.Version) mqtt.Client {
+			b := mqtttest.NewBroker(t)
+			c := reconnectingAs(t, v, b.DialContext, mqtt.WithReconnect(mqtt.ReconnectPolicy{InitialDelay: time.Hour}))
+			b.Offline()
+			wantState(t, c, mqtt.StateWaiting)
+			return c
+		},
+		"dialling": func(t *testing.T, v codec.Version) mqtt.Client {
+			hang := func(ctx context.Context, _, _ string) (net.Conn, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			c := reconnectingAs(t, v, hang, mqtt.WithConnectInBackground())
+			wantState(t, c, mqtt.StateConnecting)
+			return c
+		},
+		"CONNACK missing": func(t *testing.T, v codec.Version) mqtt.Client {
+			server := mqtttest.NewServer(t, v)
+			c := reconnectingAs(t, v, server.DialContext, mqtt.WithConnectInBackground())
+			mqtttest.ReceiveAs[*codec.Connect](server.Accept())
+			wantState(t, c, mqtt.StateConnecting)
+			return c
+		},
+		"credentials": func(t *testing.T, v codec.Version) mqtt.Client {
+			return reconnectingAs(t, v, mqtttest.NewBroker(t).DialContext, mqtt.WithConnectInBackground(),
+				mqtt.WithCredentialsFunc(func(ctx context.Context) (string, string, error) {
+					<-ctx.Done()
+					return "", "", ctx.Err()
+				}))
+		},
+		"deciding": func(t *testing.T, v codec.Version) mqtt.Client {
+			b := mqtttest.NewBroker(t)
+			b.Offline()
+			return reconnectingAs(t, v, b.DialContext, mqtt.WithConnectInBackground(), mqtt.WithReconnect(mqtt.ReconnectPolicy{
+				Decide: func(ctx context.Context, f mqtt.Failure) (time.Duration, error) {
+					<-ctx.Done()
+					return 0, ctx.Err()
+				}}))
+		},
+		"closed": func(t *testing.T, v codec.Version) mqtt.Client {
+			c := reconnectingAs(t, v, mqtttest.NewBroker(t).DialContext)
+			c.Close()
+			return c
+		},
+	}
+	for name, state := range states {
+		t.Run(name, func(t *testing.T) {
+			inBothVersions(t, func(t *testing.T, v codec.Version) {
+				for _, disconnect := range []bool{false, true} {
+					c := state(t, v)
+					synctest.Wait()
+					sub := startErr(func() error { _, err := c.Subscribe(t.Context(), "t"); return err })
+					d := c.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
+					up := startErr(func() error { return c.WaitConnected(t.Context()) })
+					synctest.Wait()
+					began := time.Now()
+					limit := 2 * time.Second
+					if disconnect {
+						ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+						err := c.Disconnect(ctx)
+						cancel()
+						recovers := name == "connected" || name == "half-open" // for that the message waits too long
+						if !recovers && name != "closed" && !errors.Is(err, context.DeadlineExceeded) || recovers && err != nil {
+							t.Errorf("Disconnect returns %v", err)
+						}
+						limit += time.Minute
+					} else if err := c.Close(); err != nil {
+						t.Errorf("Close returns %v", err)
+					}
+					if took := time.Since(began); took > limit {
+						t.Errorf("it takes %v", took)
+					}
+					wantState(t, c, mqtt.StateClosed)
+					if err := c.Err(); !errors.Is(err, mqtt.ErrClosed) {
+						t.Errorf("the client ends with %v", err)
+					}
+					select {
+					case <-d.Done():
+					case <-time.After(time.Minute):
+						t.Error("the delivery has no end")
+					}
+					if err := sub.wait(); name != "connected" && !(name == "half-open" && disconnect) && !errors.Is(err, mqtt.ErrClosed) {
+						t.Errorf("Subscribe returns %v", err)
+					}
+					_ = up.wait()
+					if err := c.Close(); err != nil {
+						t.Error(err)
+					}
+				}
 			})
 		})
 	}
 }
 
-// What a client must not say is refused, and the client lives on.
-// [MQTT-3.14.2-1] [MQTT-3.14.2.2.2]
-func TestDisconnectOptionsAreChecked(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := startPeer(t, codec.V5, nil, mqtt.WithSessionExpiry(0))
-		refused := []mqtt.DisconnectOption{
-			mqtt.KeepSession(time.Second), mqtt.KeepSession(-time.Second), mqtt.KeepSession(time.Millisecond),
-			mqtt.KeepSession((1 << 32) * time.Second),
-			&mqtt.DisconnectProperties{ReasonString: "\xff"}, &mqtt.DisconnectProperties{ReasonString: strings.Repeat("x", 65_536)},
-			&mqtt.DisconnectProperties{UserProperties: mqtt.UserProperties{{Key: "\x00"}}},
+// Disconnect goes on connecting to get rid of what is queued.
+func TestDisconnectDrainsAcrossReconnects(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := reconnectingAs(t, v, b.DialContext, keptSession(v))
+		b.Offline()
+		synctest.Wait()
+		d := c.PublishAsync(t.Context(), "t", nil, mqtt.ExactlyOnce)
+		bye := startErr(func() error { return c.Disconnect(t.Context()) })
+		wantState(t, c, mqtt.StateDisconnecting)
+		if err := c.Publish(t.Context(), "t", nil, mqtt.AtLeastOnce); !errors.Is(err, mqtt.ErrClosed) {
+			t.Error(err)
 		}
-		allowed := map[int]bool{0: true, 4: true, 0x80: true, 0x81: true, 0x82: true, 0x83: true, 0x90: true}
-		for code := 0x93; code <= 0x99; code++ {
-			allowed[code] = true
+		time.Sleep(time.Hour)
+		bye.pending(t, "a message is queued")
+		b.Online()
+		if err := bye.wait(); err != nil {
+			t.Error(err)
 		}
-		for code := range 256 {
-			if !allowed[code] {
-				refused = append(refused, mqtt.ReasonCode(code))
-			}
-		}
-		for _, opt := range refused {
-			if err := p.v5.Disconnect(t.Context(), opt); err == nil || errors.Is(err, mqtt.ErrClosed) {
-				t.Errorf("%v: error %v", opt, err)
-			}
-		}
-		if p.v5.State() != mqtt.StateConnected {
-			t.Error(p.v5.State())
-		}
-		p.ExpectSilence(time.Second)
-		for code := range allowed {
-			p := startPeer(t, codec.V5, nil, mqtt.WithSessionExpiry(0))
-			go p.v5.Disconnect(t.Context(), mqtt.ReasonCode(code))
-			p.Expect(&codec.Disconnect{Code: codec.ReasonCode(code)})
-			p.Close()
-		}
-	})
-}
-
-// A server that refuses something closes its end after a DISCONNECT. The client's next write may fail before the client
-// has read that packet; the reason is reported all the same.
-func TestLastWordOfServer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		server := mqtttest.NewServer(t, codec.V5)
-		var conn *deaf
-		c := start(func() (mqtt.ClientV5, error) {
-			return dialV5(t, func(ctx context.Context, network, address string) (net.Conn, error) {
-				inner, err := server.DialContext(ctx, network, address)
-				conn = &deaf{Conn: inner}
-				return conn, err
-			}), nil
-		})
-		s := server.Accept()
-		mqtttest.ReceiveAs[*codec.Connect](s)
-		s.Send(&codec.Connack{})
-		client := c.value(t)
-		conn.now.Store(true)
-		client.PublishAsync(t.Context(), "t", nil, mqtt.AtLeastOnce)
-		time.Sleep(100 * time.Millisecond) // the write has failed
-		s.Send(&codec.Disconnect{Code: codec.QuotaExceeded})
-		<-client.Done()
-		wantErr(t, client.Err(), mqtt.QuotaExceeded, false)
+		wantFate(t, d, nil)
 	})
 }
