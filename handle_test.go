@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,6 +56,64 @@ func inWorkers(t *testing.T, f func(t *testing.T, workers mqtt.Workers)) {
 			synctest.Test(t, func(t *testing.T) { f(t, n) })
 		})
 	}
+}
+
+// Handle runs up to so many calls at a time, waits for them, and returns nil at the end of ctx, otherwise the subscription's Err.
+func TestDeliverHandle(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		b := mqtttest.NewBroker(t)
+		c := dialAs(t, v, b.DialContext)
+		sub := subscribe(t, c, "a", mqtt.AtLeastOnce)
+		for _, workers := range []int{0, -1} {
+			if err := sub.Handle(t.Context(), nil, mqtt.Workers(workers)); err == nil {
+				t.Errorf("%d workers are accepted", workers)
+			}
+		}
+		var now, most, all atomic.Int32
+		handle := func(context.Context, mqtt.Message) error {
+			most.Store(max(most.Load(), now.Add(1)))
+			time.Sleep(time.Second)
+			now.Add(-1)
+			all.Add(1)
+			return nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		handling := startErr(func() error { return sub.Handle(ctx, handle, mqtt.Workers(3), mqtt.Key(nil)) })
+		for range 9 {
+			b.Publish(text("a", "", 1))
+		}
+		time.Sleep(2500 * time.Millisecond)
+		cancel()
+		if err := handling.wait(); err != nil || now.Load() != 0 || most.Load() != 3 || all.Load() != 9 {
+			t.Errorf("%v, %d running, %d at most, %d in all", err, now.Load(), most.Load(), all.Load())
+		}
+
+		var order []string
+		handling = startErr(func() error {
+			return sub.Handle(t.Context(), func(_ context.Context, m mqtt.Message) error {
+				order = append(order, string(m.Payload))
+				return nil
+			})
+		})
+		for i := range 5 {
+			b.Publish(text("a", fmt.Sprint(i), 1))
+		}
+		synctest.Wait()
+		if err := sub.Unsubscribe(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := handling.wait(); err != nil || strings.Join(order, " ") != "0 1 2 3 4" {
+			t.Errorf("%v, %v", err, order)
+		}
+
+		another := subscribe(t, c, "b")
+		handling = startErr(func() error { return another.Handle(t.Context(), handle, mqtt.Workers(2)) })
+		synctest.Wait()
+		c.Close()
+		if err := handling.wait(); !errors.Is(err, mqtt.ErrClosed) {
+			t.Errorf("%v", err)
+		}
+	})
 }
 
 // A message whose handling fails is tried again, those of its topic wait for it in their order, and others pass.

@@ -334,3 +334,26 @@ func TestUnsubscribeFiltersCancelled(t *testing.T) {
 		}
 	})
 }
+
+// The ctx of Unsubscribe may end at the moment when the pump has put a message into the channel: that one is acknowledged, and not
+// the one that the application works on.
+func TestUnsubscribeWhileThePumpSends(t *testing.T) {
+	inBothVersions(t, func(t *testing.T, v codec.Version) {
+		for range 100 {
+			c := startConsuming(t, v, mqtt.ManualAck, mqtt.Buffer(1))
+			messages := c.sub.Messages()
+			for _, payload := range []string{"1", "2"} {
+				c.Publish(text("t", payload, 1))
+				synctest.Wait()
+			}
+			over, cancel := context.WithCancel(t.Context())
+			cancel()
+			m := <-messages // the pump goes on
+			_ = c.sub.Unsubscribe(over)
+			c.wantUnacknowledged(t, "1 2") // the second acknowledgement waits for the first
+			noErr(t, m.Ack())
+			c.wantUnacknowledged(t, "")
+			c.client.Close()
+		}
+	})
+}
