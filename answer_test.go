@@ -238,7 +238,7 @@ func TestSubscribeWrongAnswers(t *testing.T) {
 }
 
 // A server that uses the packet identifier itself is asked again with another one, a few times.
-func TestRequestIdentifierInUse(t *testing.T) {
+func TestIdentifierInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := scriptedV5(t, codec.ConnackProperties{})
 		subscribing, p := subscribing(t, mqtt.Common(c), s, "t", mqtt.ExactlyOnce)

@@ -338,7 +338,7 @@ func TestDrainAcknowledgesNothingAfterUnsuback(t *testing.T) {
 		drained := startErr(func() error { return p.client.Drain(t.Context()) })
 		for range 2 {
 			u := mqtttest.ReceiveAs[*codec.Unsubscribe](p.Script)
-			p.Send(unsubscribeAck(v, u))
+			p.Send(unsubscribed(v, u))
 		}
 		time.Sleep(time.Second)
 		p.Send(toT(1, 3, "late"))

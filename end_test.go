@@ -29,7 +29,7 @@ func TestSubscribeGivenUp(t *testing.T) {
 		p.wantPackets("UNSUBSCRIBE a")
 		p.resume()
 		u := mqtttest.ReceiveAs[*codec.Unsubscribe](p.Script)
-		p.Send(unsubscribeAck(v, u))
+		p.Send(unsubscribed(v, u))
 		synctest.Wait()
 		p.Cut()
 		synctest.Wait()
@@ -55,7 +55,7 @@ func TestUnsubscribeAcrossCut(t *testing.T) {
 		u := mqtttest.ReceiveAs[*codec.Unsubscribe](p.Script)
 		p.wantSilence()
 		left.pending(t, "UNSUBACK has not come")
-		p.Send(unsubscribeAck(v, u))
+		p.Send(unsubscribed(v, u))
 		if err := left.wait(); err != nil {
 			t.Error(err)
 		}

@@ -204,12 +204,11 @@ func TestAckWhileReconnecting(t *testing.T) {
 		p.accept(&codec.Connack{SessionPresent: true})
 		noErr(t, outcome(t, reconnecting))
 		p.Send(&codec.Publish{Topic: "t", QoS: 1, PacketID: 7, Dup: true})
-		synctest.Wait()
-		select {
-		case m := <-sub.Messages():
-			t.Errorf("delivered again: %+v", m)
-		default:
+		if v == codec.V5 { // which need not ask for the retained messages again
+			mqtttest.ReceiveAs[*codec.Subscribe](p.Script)
 		}
+		p.Expect(&codec.Puback{PacketID: 7})
+		wantArrived(t, sub)
 	})
 }
 

@@ -133,7 +133,7 @@ func noErr(t *testing.T, err error) {
 	}
 }
 
-// within returns a context that ends after d.
+// endingIn returns a context that ends after d.
 func endingIn(t *testing.T, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)

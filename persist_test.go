@@ -524,7 +524,7 @@ func TestStoreWindowAfterARestart(t *testing.T) {
 
 // A message that a new session has no room for yet has no identifier in the store any more: after a crash it waits, and
 // is not taken for one that was sent.
-func TestStoreNewSessionWithALessRoom(t *testing.T) {
+func TestStoreNewSessionWithLessRoom(t *testing.T) {
 	withStores(t, func(t *testing.T, v codec.Version) {
 		p := newProcess(t, v, new(storetest.Memory), false)
 		p.publishing("a", mqtt.AtLeastOnce).value(t)

@@ -14,15 +14,8 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
+// unsubscribed is the answer to an UNSUBSCRIBE, with success for each filter.
 func unsubscribed(v codec.Version, p *codec.Unsubscribe) *codec.Unsuback {
-	ack := &codec.Unsuback{PacketID: p.PacketID}
-	if v == codec.V5 {
-		ack.Codes = make([]codec.ReasonCode, len(p.Filters))
-	}
-	return ack
-}
-
-func unsubscribeAck(v codec.Version, p *codec.Unsubscribe) *codec.Unsuback {
 	ack := &codec.Unsuback{PacketID: p.PacketID}
 	if v == codec.V5 {
 		ack.Codes = make([]codec.ReasonCode, len(p.Filters))
