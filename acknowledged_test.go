@@ -12,7 +12,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// PROTOCOL 8: acknowledgements of unknown identifiers are ignored and counted, but PUBREC and PUBREL get their answer. For
+// Acknowledgements of unknown identifiers are ignored and counted, but PUBREC and PUBREL get their answer. For
 // those of identifiers that are in use for something else see TestHostileServer
 // [MQTT-4.3.3-4] [MQTT-4.3.3-11] [MQTT-3.6.2-1] [MQTT-3.7.2-1].
 // [MQTT-4.3.3-6] [MQTT311-4.3.3-1] [MQTT311-4.3.3-2]
@@ -57,7 +57,7 @@ func TestLateAcknowledgements(t *testing.T) {
 	})
 }
 
-// DESIGN 4.1, [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT-3.7.2-1]: a refusal is a *PublishError with the whole reason of the
+// [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT-3.7.2-1]: a refusal is a *PublishError with the whole reason of the
 // server.
 // [MQTT-2.4] [MQTT-4.13.2]
 func TestPublishRefused(t *testing.T) {

@@ -127,7 +127,7 @@ func TestReceivedAliasesAreForgotten(t *testing.T) {
 	})
 }
 
-// PROTOCOL 12: a resend is joined to the message that it repeats although one of them has an alias instead of its topic.
+// A resend is joined to the message that it repeats although one of them has an alias instead of its topic.
 func TestAliasedResendIsJoined(t *testing.T) {
 	full := &codec.Publish{Topic: "a", TopicAlias: 1, Payload: []byte("x"), QoS: 1, PacketID: 1, Dup: true}
 	aliased := &codec.Publish{TopicAlias: 1, Payload: []byte("x"), QoS: 1, PacketID: 1, Dup: true}

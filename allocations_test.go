@@ -10,7 +10,7 @@ import (
 	"github.com/petrel-mqtt/mqtt"
 )
 
-// The promise of DESIGN.md, section 5: nothing is allocated for a message at QoS 0, and at QoS 1 the slice of options
+// Nothing is allocated for a message at QoS 0, and at QoS 1 the slice of options
 // alone, which escapes through the interface.
 func TestPublishAllocations(t *testing.T) {
 	eachVersion(t, func(version string, c benchClient) {
@@ -26,7 +26,7 @@ func TestPublishAllocations(t *testing.T) {
 	})
 }
 
-// The promise of DESIGN.md, section 5: at most two allocations for a message received.
+// At most two allocations for a message received.
 func TestReceiveAllocations(t *testing.T) {
 	eachFlood(t, func(name string, sub *mqtt.Subscription) {
 		messages := sub.Messages()

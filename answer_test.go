@@ -100,7 +100,7 @@ func TestSubscribeRaiseRefused(t *testing.T) {
 	})
 }
 
-// PROTOCOL 18: one refused filter fails the whole subscription, and those granted are unsubscribed, unless others hold
+// One refused filter fails the whole subscription, and those granted are unsubscribed, unless others hold
 // them.
 // [MQTT-3.8.4-7] [MQTT-3.9.3-1] [MQTT-3.9.3-2] [MQTT311-3.9.3-1] [MQTT311-3.9.3-2]
 func TestSubscribeRefused(t *testing.T) {

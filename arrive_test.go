@@ -19,8 +19,8 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// PROTOCOL 9: a PUBREL is answered at once, whatever waits, and also when it belongs to nothing (PROTOCOL 8,
-// [MQTT-4.3.3-11]).
+// A PUBREL is answered at once, whatever waits, and also when it belongs to nothing
+// [MQTT-4.3.3-11].
 // [MQTT311-4.3.3-2]
 func TestReceivePubrel(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -99,7 +99,7 @@ func TestReceiveIdentifierAgain(t *testing.T) {
 	})
 }
 
-// PROTOCOL 9: with WithReceiveMaximum a server that sends more is disconnected [MQTT-3.3.4-9]. A message at QoS 2 counts
+// With WithReceiveMaximum a server that sends more is disconnected [MQTT-3.3.4-9]. A message at QoS 2 counts
 // until PUBCOMP, and resends do not.
 func TestReceiveMaximum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -179,7 +179,7 @@ func TestReceiveUnmatched(t *testing.T) {
 	})
 }
 
-// PROTOCOL 16: on 3.1.1 a PUBLISH that is too large is thrown away as it comes, acknowledged, counted and logged. Others
+// On 3.1.1 a PUBLISH that is too large is thrown away as it comes, acknowledged, counted and logged. Others
 // are not touched.
 func TestReceiveOversized(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// PROTOCOL 20: a SUBSCRIBE carries at most 8 filters; with subscription identifiers each filter has a packet of its own.
+// A SUBSCRIBE carries at most 8 filters; with subscription identifiers each filter has a packet of its own.
 // [MQTT-3.2.2.3.12] [MQTT-3.8.4-5] [MQTT311-3.8.4-4]
 func TestSubscribeManyFilters(t *testing.T) {
 	filters := func(n int) (f []string) {
@@ -159,7 +159,7 @@ func TestSubscribeCancelledBefore(t *testing.T) {
 	})
 }
 
-// PROTOCOL 18: when ctx ends before SUBACK the subscription is gone, its packet identifier is taken until SUBACK comes,
+// When ctx ends before SUBACK the subscription is gone, its packet identifier is taken until SUBACK comes,
 // and what that grants and nobody else holds is unsubscribed.
 func TestSubscribeCancelled(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -230,7 +230,7 @@ func TestSubscribeCancelledAndTakenOver(t *testing.T) {
 	})
 }
 
-// PROTOCOL 18: what a cancelled Subscribe was granted is unsubscribed also if its only other holder leaves just then.
+// What a cancelled Subscribe was granted is unsubscribed also if its only other holder leaves just then.
 func TestSubscribeCancelledWhileOtherLeaves(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		c, s := scripted(t, v)

@@ -110,7 +110,7 @@ var closings = []closing{
 	}},
 }
 
-// PROTOCOL 29: Close returns within a second in every state, however often and from however many goroutines it is called,
+// Close returns within a second in every state, however often and from however many goroutines it is called,
 // and tells everybody who waits. (That no goroutine is left is for synctest to see.)
 func TestClose(t *testing.T) {
 	for _, c := range closings {
@@ -259,13 +259,13 @@ func TestCloseUnderPublishers(t *testing.T) {
 				t.Errorf("publisher %d: %d messages sent, %d came", i, sent[i], came[i])
 			}
 		}
-		if broker.Received("will") != nil { // PROTOCOL 29
+		if broker.Received("will") != nil {
 			t.Error("the server publishes the will after Close")
 		}
 	})
 }
 
-// PROTOCOL 29: the server publishes the will when the connection is lost, or when Disconnect asks for it, and otherwise
+// The server publishes the will when the connection is lost, or when Disconnect asks for it, and otherwise
 // not.
 // [MQTT-3.14.4-3] [MQTT311-3.14.4-3]
 func TestWill(t *testing.T) {
@@ -303,7 +303,7 @@ func TestWill(t *testing.T) {
 	}
 }
 
-// PROTOCOL 29: Disconnect waits for what is queued and in flight, and refuses new publishes meanwhile.
+// Disconnect waits for what is queued and in flight, and refuses new publishes meanwhile.
 func TestDisconnectDrains(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := startPeer(t, v, nil, mqtt.WithMaxInFlight(1), mqtt.WithQueue(2, 1000))

@@ -18,7 +18,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// DESIGN 4.6: one deadline bounds the whole attempt, however a server stalls; one that gives up is noticed at once.
+// One deadline bounds the whole attempt, however a server stalls; one that gives up is noticed at once.
 func TestConnectStalls(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -120,7 +120,7 @@ func TestConnectContext(t *testing.T) {
 	})
 }
 
-// PROTOCOL 21: an application that asks for the old session is responsible for its state.
+// An application that asks for the old session is responsible for its state.
 // [MQTT-3.2.2-3] [MQTT-3.2.2-4] [MQTT311-3.2.2-2] [MQTT311-3.2.2.2]
 func TestConnectResumes(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -213,7 +213,7 @@ func (c cutStream) Write(b []byte) (int, error) {
 
 func (c cutStream) CloseWrite() error { return c.Conn.(interface{ CloseWrite() error }).CloseWrite() }
 
-// DESIGN 4.6 and 4.7: wherever the server's stream ends, every call returns with an error that says so, and nothing is
+// Wherever the server's stream ends, every call returns with an error that says so, and nothing is
 // left behind.
 func TestCutAtEveryByte(t *testing.T) {
 	for _, hard := range []bool{false, true} {
@@ -279,7 +279,7 @@ func TestSplitAtEveryByte(t *testing.T) {
 	})
 }
 
-// PROTOCOL 21: a client that asks for the session of an earlier one starts its packet identifiers at a random point, and
+// A client that asks for the session of an earlier one starts its packet identifiers at a random point, and
 // its subscription identifiers too, so that it does not take the earlier one's for its own.
 func TestIdentifiersOfResumedSession(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

@@ -17,7 +17,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// DESIGN 4.2: a consumer that does not move stalls neither another subscription's QoS 0, nor publishes, pings,
+// A consumer that does not move stalls neither another subscription's QoS 0, nor publishes, pings,
 // subscribing and unsubscribing, also when the server's window is full; and when it moves everything comes.
 // [MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT311-4.6.0-5] [MQTT311-4.6.0-6]
 func TestDeliverStalledConsumer(t *testing.T) {
@@ -75,7 +75,7 @@ func TestDeliverStalledConsumer(t *testing.T) {
 }
 
 // Many messages wait, and the consumer publishes and waits for each: it comes to an end, nothing is lost, and order is
-// kept (pain 1).
+// kept.
 func TestDeliverPublishInsideLoop(t *testing.T) {
 	for qos := range mqtt.QoS(3) {
 		inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -297,7 +297,7 @@ var matches = map[string]string{
 	"a/b": "# a/# a/+ a/b +/b", "a/c": "# a/# a/+", "a/b/c": "# a/#", "c": "# c", "d/b": "# +/b",
 }
 
-// DESIGN 4.2: whatever the consumers do, nothing at QoS 1 and 2 is lost or comes twice, what is lost at QoS 0 is
+// Whatever the consumers do, nothing at QoS 1 and 2 is lost or comes twice, what is lost at QoS 0 is
 // counted, order is kept, every message is acknowledged in its turn (the broker looks) and no goroutine is left.
 func TestDeliverRandomly(t *testing.T) {
 	seeds := uint64(200)

@@ -11,7 +11,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/codec"
 )
 
-// [MQTT-3.14.2-1] [MQTT-3.14.2-3] [MQTT-3.14.2-4] [MQTT-3.14.2.2.2] and PROTOCOL 21: what DISCONNECT says.
+// [MQTT-3.14.2-1] [MQTT-3.14.2-3] [MQTT-3.14.2-4] [MQTT-3.14.2.2.2]: what DISCONNECT says.
 // [MQTT-3.2.2.3.2]
 func TestDisconnectOptions(t *testing.T) {
 	props := &mqtt.DisconnectProperties{ReasonString: "bye", UserProperties: mqtt.UserProperties{{Key: "k", Value: "v"}}}

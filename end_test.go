@@ -13,7 +13,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// PROTOCOL 18: a Subscribe whose ctx ends, offline or before SUBACK, leaves nothing behind at a server that keeps the
+// A Subscribe whose ctx ends, offline or before SUBACK, leaves nothing behind at a server that keeps the
 // session.
 func TestSubscribeGivenUp(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -43,7 +43,7 @@ func TestSubscribeGivenUp(t *testing.T) {
 	})
 }
 
-// PROTOCOL 19: an Unsubscribe offline, or cut before UNSUBACK, is sent again, and the filter is not subscribed again; a
+// An Unsubscribe offline, or cut before UNSUBACK, is sent again, and the filter is not subscribed again; a
 // new session has nothing to unsubscribe.
 func TestUnsubscribeAcrossCut(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -134,7 +134,7 @@ func TestLeaveAndComeBackInCut(t *testing.T) {
 	})
 }
 
-// PROTOCOL 19: an UNSUBSCRIBE without an answer is not sent again after the filter has been subscribed anew: it would take it
+// An UNSUBSCRIBE without an answer is not sent again after the filter has been subscribed anew: it would take it
 // away for good.
 func TestLeaveUnansweredAndComeBack(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

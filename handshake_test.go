@@ -194,7 +194,7 @@ func TestPacketsBehindConnack(t *testing.T) {
 	})
 }
 
-// DESIGN 4.4: the client identifier that the server assigned is kept.
+// The client identifier that the server assigned is kept.
 // [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-16]
 func TestAssignedClientIDIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

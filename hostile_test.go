@@ -159,7 +159,7 @@ var (
 	afterConnack  = [][]hostile{hostileHeaders, hostileTypes, hostilePublishes, hostileAcks, hostileAnswers}
 )
 
-// DESIGN 4.6, [MQTT-4.13.1] [MQTT311-4.8.0-1]: what is not a right CONNACK ends the attempt with an error that names the
+// [MQTT-4.13.1] [MQTT311-4.8.0-1]: what is not a right CONNACK ends the attempt with an error that names the
 // packet, and with MQTT 5 a DISCONNECT that says why.
 func TestHostileServerBeforeConnack(t *testing.T) {
 	eachHostile(t, beforeConnack, func(t *testing.T, h hostile, v codec.Version) {
@@ -180,7 +180,7 @@ func TestHostileServerBeforeConnack(t *testing.T) {
 	})
 }
 
-// DESIGN 4.6, [MQTT-4.13.1] [MQTT311-4.8.0-1]: what the specification forbids ends the connection at once, with MQTT 5
+// [MQTT-4.13.1] [MQTT311-4.8.0-1]: what the specification forbids ends the connection at once, with MQTT 5
 // after a DISCONNECT that says why. A client that does not connect again ends with it, and tells everybody.
 func TestHostileServer(t *testing.T) {
 	eachHostile(t, afterConnack, func(t *testing.T, h hostile, v codec.Version) {
@@ -202,7 +202,7 @@ func TestHostileServer(t *testing.T) {
 	})
 }
 
-// DESIGN 4.3: a client that connects again goes on after a server's offence, and completes what it had begun.
+// A client that connects again goes on after a server's offence, and completes what it had begun.
 func TestHostileServerIsLeft(t *testing.T) {
 	eachHostile(t, afterConnack, func(t *testing.T, h hostile, v codec.Version) {
 		var lost failures

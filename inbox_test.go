@@ -12,7 +12,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// PROTOCOL 9, [MQTT-4.6.0-2], [MQTT-4.6.0-3]: PUBACKs and PUBRECs leave in the order of their messages, each kind on its
+// [MQTT-4.6.0-2], [MQTT-4.6.0-3]: PUBACKs and PUBRECs leave in the order of their messages, each kind on its
 // own, whatever the order in which the application acknowledges.
 // [MQTT311-4.6.0-2] [MQTT311-4.6.0-3]
 func TestReceiveAcknowledgementOrder(t *testing.T) {
@@ -55,7 +55,7 @@ func TestReceiveAcknowledgementOrder(t *testing.T) {
 	})
 }
 
-// PROTOCOL 12: a resend of a message that still waits for its Ack is joined to it, and Ack on the old Message
+// A resend of a message that still waits for its Ack is joined to it, and Ack on the old Message
 // acknowledges it. Once more after a second cut, and with what is in the channel and in line at AutoAck.
 func TestJoinedResend(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -136,7 +136,7 @@ func TestResendWithOtherContent(t *testing.T) {
 	}
 }
 
-// PROTOCOL 12: an Ack while offline goes out when the server has sent the message again; one for a message that the
+// An Ack while offline goes out when the server has sent the message again; one for a message that the
 // server does not know any more is an ErrSessionLost.
 func TestAckAcrossConnections(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -184,7 +184,7 @@ func TestAckAcrossConnections(t *testing.T) {
 	})
 }
 
-// PROTOCOL 12: an Ack between our DISCONNECT and the end of the connection is not thrown away: the message comes again and
+// An Ack between our DISCONNECT and the end of the connection is not thrown away: the message comes again and
 // is acknowledged, and reaches nobody.
 func TestAckWhileReconnecting(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -235,7 +235,7 @@ func TestAckAfterRefusal(t *testing.T) {
 	})
 }
 
-// DESIGN 4.4: an inbound QoS 2 message whose PUBREC was sent is not delivered again, whatever cuts the handshake.
+// An inbound QoS 2 message whose PUBREC was sent is not delivered again, whatever cuts the handshake.
 // [MQTT-4.3.3-8] [MQTT-4.3.3-10] [MQTT-4.3.3-11] [MQTT311-4.3.3-2]
 func TestInboundQoS2AcrossCuts(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

@@ -105,7 +105,7 @@ func TestKeepAliveTraffic(t *testing.T) {
 	})
 }
 
-// PROTOCOL 28: a PINGREQ without answer ends the client after the ping timeout; a half-open connection is noticed also by
+// A PINGREQ without answer ends the client after the ping timeout; a half-open connection is noticed also by
 // who only publishes. While a message waits for its acknowledgement it takes 5 s until a PINGREQ asks.
 // [MQTT-3.1.2.10a] [MQTT311-3.1.2.10a]
 func TestServerSilent(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// PROTOCOL 4: identifiers go round, never lowest first, and skip 0 and those in use [MQTT-2.2.1-3]. With 64,511 messages
+// Identifiers go round, never lowest first, and skip 0 and those in use [MQTT-2.2.1-3]. With 64,511 messages
 // in flight a SUBSCRIBE still finds one.
 // [MQTT311-2.3.1-1] [MQTT311-2.3.1-2]
 func TestPacketIdentifiers(t *testing.T) {

@@ -23,7 +23,7 @@ func pumps() int {
 	return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), ".(*Subscription).pump(")
 }
 
-// PROTOCOL 14: beyond the channel, a buffer's worth of QoS 0 messages waits in line, and the oldest of them makes room.
+// Beyond the channel, a buffer's worth of QoS 0 messages waits in line, and the oldest of them makes room.
 // Every one that is not delivered is counted.
 func TestDeliverDropOldest(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

@@ -13,7 +13,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// PROTOCOL 10: a message is copied for each subscription, which sees the lower QoS of the message and its own, and
+// A message is copied for each subscription, which sees the lower QoS of the message and its own, and
 // acknowledged when the last one at QoS 1 or 2 has accepted it. One at QoS 0 delays nothing.
 func TestReceiveSeveralHolders(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -63,7 +63,7 @@ func TestReceiveSeveralHolders(t *testing.T) {
 	})
 }
 
-// PROTOCOL 10: a refusal is sent only if no subscription has accepted the message.
+// A refusal is sent only if no subscription has accepted the message.
 func TestReceiveReject(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		code := func(s string) string {

@@ -15,7 +15,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// DESIGN 4.1 offline: QoS 0 fails at once; QoS 1 and 2 wait in order, bounded in messages.
+// QoS 0 fails at once; QoS 1 and 2 wait in order, bounded in messages.
 func TestOfflineQueue(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		b := mqtttest.NewBroker(t)
@@ -56,7 +56,7 @@ func TestOfflineQueue(t *testing.T) {
 	})
 }
 
-// DESIGN 4.1 offline: the queue is bounded in bytes; a Publish whose ctx ends is withdrawn and makes room.
+// The queue is bounded in bytes; a Publish whose ctx ends is withdrawn and makes room.
 func TestOfflineQueueBytesAndWithdrawal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mqtttest.NewBroker(t)
@@ -80,7 +80,7 @@ func TestOfflineQueueBytesAndWithdrawal(t *testing.T) {
 	})
 }
 
-// DESIGN 4.1: by default the queue takes 10,000 messages and 64 MiB.
+// By default the queue takes 10,000 messages and 64 MiB.
 func TestOfflineQueueByDefault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		large := make([]byte, 1<<20-1)
@@ -99,7 +99,7 @@ func TestOfflineQueueByDefault(t *testing.T) {
 	})
 }
 
-// DESIGN 4.1: publishes that wait for room when the connection is lost are told at once what holds offline.
+// Publishes that wait for room when the connection is lost are told at once what holds offline.
 func TestLossEndsTheWaitForRoom(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := newPair(t, v, mqtt.WithQueue(1, 1000), mqtt.WithMaxInFlight(1), mqtt.WithPingTimeout(time.Hour))
@@ -125,7 +125,7 @@ func TestLossEndsTheWaitForRoom(t *testing.T) {
 	})
 }
 
-// PROTOCOL 5: offline, what the last CONNACK does not allow is refused at once, and takes no place in the queue.
+// Offline, what the last CONNACK does not allow is refused at once, and takes no place in the queue.
 func TestLimitsOffline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, codec.V5)
@@ -146,7 +146,7 @@ func TestLimitsOffline(t *testing.T) {
 	})
 }
 
-// PROTOCOL 6: the Message Expiry Interval counts while a message waits offline; a message in flight is resent all the
+// The Message Expiry Interval counts while a message waits offline; a message in flight is resent all the
 // same, with one second at least.
 func TestExpiryOffline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -186,7 +186,7 @@ func TestExpiryOffline(t *testing.T) {
 	})
 }
 
-// PROTOCOL 2: QoS 0 waits for a connection only on request, in order and in its place within the queue's bounds.
+// QoS 0 waits for a connection only on request, in order and in its place within the queue's bounds.
 func TestQueueOffline(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := newPair(t, v, mqtt.WithQueue(3, 1000))
@@ -286,7 +286,7 @@ func TestQueueOfflineExpires(t *testing.T) {
 	})
 }
 
-// PROTOCOL 7: a message over which connection after connection is lost fails, and those behind it get through.
+// A message over which connection after connection is lost fails, and those behind it get through.
 func TestPoison(t *testing.T) {
 	for name, keeps := range map[string]bool{"the session is kept": true, "the session is lost": false} {
 		t.Run(name, func(t *testing.T) {
@@ -363,7 +363,7 @@ func TestPoisonDelays(t *testing.T) {
 	})
 }
 
-// PROTOCOL 7: with a limit of 0 no message is given up.
+// With a limit of 0 no message is given up.
 func TestPoisonWithoutLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mqtttest.NewBroker(t)

@@ -14,7 +14,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// PROTOCOL 1: QoS 1 and 2 leave in the order of the calls; QoS 0 overtakes what waits for the window [MQTT-3.3.4-8] and
+// QoS 1 and 2 leave in the order of the calls; QoS 0 overtakes what waits for the window [MQTT-3.3.4-8] and
 // keeps its own order.
 func TestPublishOrder(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -54,7 +54,7 @@ func TestPublishOrder(t *testing.T) {
 	})
 }
 
-// PROTOCOL 1: whoever publishes and however many at a time, the messages of each goroutine arrive in its order.
+// Whoever publishes and however many at a time, the messages of each goroutine arrive in its order.
 func TestPublishOrderOfManyGoroutines(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		broker := mqtttest.NewBroker(t, mqtttest.ReceiveMaximum(3))
@@ -89,7 +89,7 @@ func TestPublishOrderOfManyGoroutines(t *testing.T) {
 	})
 }
 
-// PROTOCOL 2: the write buffer is bounded. A QoS 0 publish waits for room until its ctx ends and is never sent then;
+// The write buffer is bounded. A QoS 0 publish waits for room until its ctx ends and is never sent then;
 // acknowledgements and pings are appended all the same.
 func TestPublishQoS0WaitsForRoom(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -137,7 +137,7 @@ func TestPublishQoS0WaitsForRoom(t *testing.T) {
 	})
 }
 
-// PROTOCOL 2: with a full window messages are queued; with a full queue both calls wait until ctx ends.
+// With a full window messages are queued; with a full queue both calls wait until ctx ends.
 func TestPublishFullQueue(t *testing.T) {
 	for _, limit := range []struct {
 		name            string
@@ -174,7 +174,7 @@ func TestPublishFullQueue(t *testing.T) {
 	}
 }
 
-// PROTOCOL 2: at QoS 1 and 2 too nothing is appended beyond the bound; what waits goes out, in order, as room comes.
+// At QoS 1 and 2 too nothing is appended beyond the bound; what waits goes out, in order, as room comes.
 func TestPublishQoS1WaitsForRoom(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := startPeer(t, v, nil, mqtt.WithPingTimeout(time.Minute), mqtt.WithMaxInFlight(1000))
@@ -197,7 +197,7 @@ func TestPublishQoS1WaitsForRoom(t *testing.T) {
 	})
 }
 
-// PROTOCOL 3, [MQTT-3.3.4-7] [MQTT-4.9.0-1] [MQTT-4.9.0-2]: the server's Receive Maximum is never exceeded. PUBREC frees
+// [MQTT-3.3.4-7] [MQTT-4.9.0-1] [MQTT-4.9.0-2]: the server's Receive Maximum is never exceeded. PUBREC frees
 // nothing, and no number of PUBCOMPs raises the quota.
 func TestPublishQuota(t *testing.T) {
 	for _, quota := range []uint16{1, 2, 7} {
@@ -312,7 +312,7 @@ func TestFullWindowHoldsNothingElse(t *testing.T) {
 	})
 }
 
-// DESIGN 4.1: what a server does not answer is never sent again on the same connection, however long it takes.
+// What a server does not answer is never sent again on the same connection, however long it takes.
 // [MQTT-4.4.0-1] [MQTT311-4.4.0-1]
 func TestNothingIsSentAgainOnATimer(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -335,7 +335,7 @@ func TestNothingIsSentAgainOnATimer(t *testing.T) {
 	})
 }
 
-// PROTOCOL 6: Message Expiry counts down while a message waits, in whole seconds rounded up, and what has expired is not
+// Message Expiry counts down while a message waits, in whole seconds rounded up, and what has expired is not
 // sent and says so.
 func TestMessageExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -387,7 +387,7 @@ func TestMessageExpiry(t *testing.T) {
 	})
 }
 
-// PROTOCOL 6: expiry counts while a publish waits for room in the queue or the write buffer, too.
+// Expiry counts while a publish waits for room in the queue or the write buffer, too.
 func TestMessageExpiryWhileWaitingForRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := startPeer(t, codec.V5, nil, mqtt.WithMaxInFlight(1), mqtt.WithKeepAlive(0), mqtt.WithPingTimeout(time.Hour),

@@ -12,7 +12,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// DESIGN 4.2: each subscription receives each message once, also with overlapping filters, whether the server sends a
+// Each subscription receives each message once, also with overlapping filters, whether the server sends a
 // copy for each filter or one for all [MQTT-3.3.4-2].
 // [MQTT-3.3.2-3] [MQTT-3.3.4-4] [MQTT-3.3.4-5]
 func TestSubscribeOverlapping(t *testing.T) {
@@ -213,7 +213,7 @@ func TestLateMessageOfAFilterThatIsGone(t *testing.T) {
 	})
 }
 
-// PROTOCOL 11: a message goes to every holder of a filter that carries one of its identifiers and matches its topic.
+// A message goes to every holder of a filter that carries one of its identifiers and matches its topic.
 // One of a replaced SUBSCRIBE still counts, one of a filter that was unsubscribed reaches no subscription, and without
 // one that is known the topic decides.
 func TestSubscribeIdentifiers(t *testing.T) {

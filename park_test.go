@@ -42,7 +42,7 @@ func resume(t *testing.T, ctx context.Context, b *mqtttest.Broker, opts ...mqtt.
 	return c
 }
 
-// PROTOCOL 13: what comes before the application has subscribed waits, in order, and is acknowledged when it is taken.
+// What comes before the application has subscribed waits, in order, and is acknowledged when it is taken.
 func TestParkedMessagesAreClaimed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
@@ -75,7 +75,7 @@ func TestParkedMessagesAreClaimed(t *testing.T) {
 	})
 }
 
-// PROTOCOL 13: after 30 s no message is parked any more, and later none is parked at all.
+// After 30 s no message is parked any more, and later none is parked at all.
 func TestParkingEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
@@ -106,7 +106,7 @@ func TestParkingEnds(t *testing.T) {
 	})
 }
 
-// PROTOCOL 13: by default parking lasts 30 s from the first CONNACK, and a later connection begins none, although the server
+// By default parking lasts 30 s from the first CONNACK, and a later connection begins none, although the server
 // has the session then too.
 func TestParkingIsForTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestParkedMessagesSurviveARefusal(t *testing.T) {
 	})
 }
 
-// PROTOCOL 13: never for filters that were unsubscribed.
+// Nothing is parked for filters that were unsubscribed.
 func TestUnsubscribedIsNotParked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
@@ -186,7 +186,7 @@ func TestUnsubscribedIsNotParked(t *testing.T) {
 	})
 }
 
-// PROTOCOL 13: nor for one that a cancelled Subscribe has left, which the server has until UNSUBSCRIBE.
+// Nothing is parked for a filter that a cancelled Subscribe has left, which the server has until UNSUBSCRIBE.
 func TestCancelledIsNotParked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := startPeer(t, codec.V5, &codec.Connack{SessionPresent: true}, mqtt.WithCleanStart(false), mqtt.WithClientID("old"))
@@ -303,7 +303,7 @@ func TestForgottenFilterIsLogged(t *testing.T) {
 	})
 }
 
-// PROTOCOL 13: what comes while a Subscribe waits that is refused then is not lost either: it waits for the next one, as it
+// What comes while a Subscribe waits that is refused then is not lost either: it waits for the next one, as it
 // was. The first one may have been waiting for the connection.
 func TestParkedWhileSubscribing(t *testing.T) {
 	for _, mode := range []mqtt.AckMode{mqtt.AutoAck, mqtt.ManualAck} {

@@ -12,7 +12,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// DESIGN 4.1: at QoS 0 nil is returned once the message is handed over, at QoS 1 and 2 once the server has acknowledged
+// At QoS 0 nil is returned once the message is handed over, at QoS 1 and 2 once the server has acknowledged
 // it.
 // [MQTT-2.2.1-5] [MQTT-3.3.1-2] [MQTT-4.1.0-1] [MQTT-4.3.1-1] [MQTT-4.3.2-1] [MQTT-4.3.2-2] [MQTT-4.3.2-3]
 // [MQTT-4.3.3-1] [MQTT-4.3.3-2] [MQTT-4.3.3-3] [MQTT-4.3.3-4] [MQTT-4.3.3-5] [MQTT-4.4.0-1] [MQTT311-2.3.1-6]
@@ -53,7 +53,7 @@ func TestPublishReturns(t *testing.T) {
 	})
 }
 
-// DESIGN 4.1: a message whose ctx ends before it was sent is withdrawn and never sent.
+// A message whose ctx ends before it was sent is withdrawn and never sent.
 func TestPublishWithdrawn(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := startPeer(t, v, nil, mqtt.WithMaxInFlight(1))
@@ -69,7 +69,7 @@ func TestPublishWithdrawn(t *testing.T) {
 	})
 }
 
-// DESIGN 4.1: a ctx that has ended before the call has ended before the message was sent.
+// A ctx that has ended before the call has ended before the message was sent.
 func TestPublishWithEndedContext(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := startPeer(t, v, nil)
@@ -83,7 +83,7 @@ func TestPublishWithEndedContext(t *testing.T) {
 	})
 }
 
-// DESIGN 4.1: a message whose ctx ends after it was sent stays in flight. The payload and the properties are the
+// A message whose ctx ends after it was sent stays in flight. The payload and the properties are the
 // caller's again.
 func TestPublishOutcomeUnknown(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -120,7 +120,7 @@ func TestPublishOutcomeUnknown(t *testing.T) {
 	})
 }
 
-// DESIGN 4.1: what waits when the connection is lost learns why, and whether it was sent.
+// What waits when the connection is lost learns why, and whether it was sent.
 func TestPublishConnectionLost(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := startPeer(t, v, nil, mqtt.WithMaxInFlight(2), mqtt.WithQueue(1, 1000))

@@ -197,8 +197,7 @@ func TestConnectionLostDuringStart(t *testing.T) {
 	})
 }
 
-// A message that is acknowledged after a failed re-authentication has ended the connection is not delivered again
-// (PROTOCOL 12).
+// A message that is acknowledged after a failed re-authentication has ended the connection is not delivered again.
 func TestAckAfterFailedReauthentication(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &prover{}

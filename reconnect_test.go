@@ -15,7 +15,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// Tests of DESIGN.md 4.3: when a client connects again, where, with what, and when it gives up.
+// Tests of when a client connects again, where, and with what. supervise_test.go has those of when it gives up.
 
 // The bound of the delay grows by Factor up to MaxDelay, and the delay is anywhere below it. It begins anew only after a
 // stable connection.
@@ -64,7 +64,7 @@ func TestBackoff(t *testing.T) {
 	})
 }
 
-// PROTOCOL 24: by default a connection is stable that lasts for MaxDelay and for twice the keep alive interval.
+// By default a connection is stable that lasts for MaxDelay and for twice the keep alive interval.
 func TestStable(t *testing.T) {
 	for _, c := range []struct{ maxDelay, keepAlive, stable time.Duration }{
 		{0, 10 * time.Second, time.Minute},
@@ -95,7 +95,7 @@ func TestStable(t *testing.T) {
 	}
 }
 
-// PROTOCOL 25: Decide overrides both ways.
+// Decide overrides both ways.
 func TestDecideOverrides(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		b := mqtttest.NewBroker(t)
@@ -120,7 +120,7 @@ func TestDecideOverrides(t *testing.T) {
 	})
 }
 
-// PROTOCOL 25: credentials are fetched for each attempt. A refusal of them is tried again then; an error of the function is
+// Credentials are fetched for each attempt. A refusal of them is tried again then; an error of the function is
 // a failed attempt, unless it is Permanent.
 func TestCredentialsFunc(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -203,7 +203,7 @@ func TestFailureNamesServer(t *testing.T) {
 	})
 }
 
-// PROTOCOL 29: Reconnect drops the connection and returns at CONNACK: then the client is connected. Concurrent calls
+// Reconnect drops the connection and returns at CONNACK: then the client is connected. Concurrent calls
 // share an attempt; it cuts the backoff short; a failure is returned, and the client goes on.
 func TestReconnect(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

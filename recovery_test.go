@@ -68,7 +68,7 @@ type sleeping struct {
 	sleeper, awake *mqtt.Subscription
 }
 
-// DESIGN 4.2, PROTOCOL 9: beside a consumer that sleeps for ever, QoS 0, publishes, pings and requests go on unaffected; QoS 1
+// Beside a consumer that sleeps for ever, QoS 0, publishes, pings and requests go on unaffected; QoS 1
 // and 2 go on until Receive Maximum messages are outstanding. They resume when the sleeper moves, is ended, or leaves.
 func TestSleeper(t *testing.T) {
 	for name, wakeUp := range map[string]func(t *testing.T, s *sleeping){
@@ -159,7 +159,7 @@ func (s *sleeping) checkUnaffected(t *testing.T) {
 	}
 }
 
-// PROTOCOL 24: a server that takes a second client with the same identifier ends the first with 0x8E. It must not fight for its
+// A server that takes a second client with the same identifier ends the first with 0x8E. It must not fight for its
 // place.
 func TestTwoClientsWithOneIdentifier(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

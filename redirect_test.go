@@ -28,7 +28,7 @@ func (n network) dial(ctx context.Context, kind, address string) (net.Conn, erro
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
-// PROTOCOL 23: servers are tried in turn; one that served an older session is asked for a clean start.
+// Servers are tried in turn; one that served an older session is asked for a clean start.
 func TestServersInTurn(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		one, two := mqtttest.NewBroker(t), mqtttest.NewBroker(t)
@@ -81,7 +81,7 @@ func TestSubscriptionsOfOtherServer(t *testing.T) {
 	})
 }
 
-// PROTOCOL 23 holds for servers that a function or a redirect leads to as well.
+// The same holds for servers that a function or a redirect leads to: one that served an older session is asked for a clean start.
 func TestServersOfAttemptFunc(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := mqtttest.NewBroker(t), mqtttest.NewBroker(t)
@@ -106,7 +106,7 @@ func TestServersOfAttemptFunc(t *testing.T) {
 	})
 }
 
-// PROTOCOL 26: 0x9C holds for one attempt, 0x9D for ever; the scheme stays that of the server which says so.
+// 0x9C holds for one attempt, 0x9D for ever; the scheme stays that of the server which says so.
 // [MQTT-3.2.2.3.16] [MQTT-4.11]
 func TestRedirect(t *testing.T) {
 	for _, code := range []codec.ReasonCode{codec.UseAnotherServer, codec.ServerMoved} {
@@ -142,7 +142,7 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
-// PROTOCOL 26: a redirect keeps the scheme of the server that redirects, never that of the next in turn.
+// A redirect keeps the scheme of the server that redirects, never that of the next in turn.
 func TestRedirectKeepsScheme(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := mqtttest.NewServer(t, codec.V5)
@@ -171,7 +171,7 @@ func TestRedirectKeepsScheme(t *testing.T) {
 	})
 }
 
-// PROTOCOL 26: five redirects without a stable connection are followed, the next is an ordinary failure;
+// Five redirects without a stable connection are followed, the next is an ordinary failure;
 // WithoutRedirect follows none.
 func TestRedirectLimits(t *testing.T) {
 	for _, limit := range []int{0, 5} {
@@ -227,7 +227,7 @@ func TestRedirectKeepsPath(t *testing.T) {
 	})
 }
 
-// PROTOCOL 26: after a stable connection redirects are counted anew.
+// After a stable connection redirects are counted anew.
 func TestRedirectsAfterAStableConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mqtttest.NewBroker(t)

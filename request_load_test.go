@@ -16,7 +16,7 @@ import (
 
 var requestCount = flag.Int("requests", 0, "how many requests TestRequestsThroughCuts makes; 0: 100,000, or 10,000 with the race detector")
 
-// PROTOCOL 30: 64 requests in flight, replies in random order, and connections cut on both sides in between. At QoS 1 in kept
+// 64 requests in flight, replies in random order, and connections cut on both sides in between. At QoS 1 in kept
 // sessions no request goes without its reply, and none gets another one's.
 func TestRequestsThroughCuts(t *testing.T) {
 	requests := *requestCount

@@ -344,7 +344,7 @@ func TestRequestWithoutSubscriptionIdentifiers(t *testing.T) {
 	})
 }
 
-// PROTOCOL 20, 22: when the server has lost the session, the reply subscription is made before requests are published
+// When the server has lost the session, the reply subscription is made before requests are published
 // again, and new requests wait until it is granted.
 func TestRequestsWhenTheSessionIsLost(t *testing.T) {
 	requesting(t, func(t *testing.T, p *requester) {
@@ -430,7 +430,7 @@ func TestReplySubscriptionCannotBeMadeAgain(t *testing.T) {
 	})
 }
 
-// PROTOCOL 20: in a new session the reply subscription comes before the requests that are published again, however many
+// In a new session the reply subscription comes before the requests that are published again, however many
 // subscriptions have to be made again before.
 func TestReplySubscriptionBeforeManyOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// Tests of DESIGN.md 4.5, the requester's side.
+// Tests of requests and replies: the requester's side.
 
 // requester is an MQTT 5 client with the identifier "r" and the scripted server that it connects to, again and again.
 type requester struct {
@@ -122,7 +122,7 @@ func wantLate(t *testing.T, c mqtt.ClientV5, want uint64) {
 	}
 }
 
-// PROTOCOL 30: request, reply and subscription use QoS 1. The reply is acknowledged at once. The next request finds the
+// Request, reply and subscription use QoS 1. The reply is acknowledged at once. The next request finds the
 // subscription there.
 func TestRequest(t *testing.T) {
 	requesting(t, func(t *testing.T, p *requester) {
@@ -185,7 +185,7 @@ func TestRequestQoS(t *testing.T) {
 	}, mqtt.WithTopicDefaults("fast", mqtt.AtMostOnce))
 }
 
-// PROTOCOL 6: deadlines round up to whole seconds.
+// Deadlines round up to whole seconds.
 func TestRequestExpiry(t *testing.T) {
 	requesting(t, func(t *testing.T, p *requester) {
 		p.warm()
@@ -309,7 +309,7 @@ func TestMaxRequests(t *testing.T) {
 	}
 }
 
-// PROTOCOL 29: Disconnect refuses a request that waits for a place at once. One that was sent it waits for like any message.
+// Disconnect refuses a request that waits for a place at once. One that was sent it waits for like any message.
 func TestDisconnectRefusesWaitingRequests(t *testing.T) {
 	requesting(t, func(t *testing.T, p *requester) {
 		p.warm()

@@ -24,7 +24,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// Tests of DESIGN.md 4.5, the responder's side.
+// Tests of requests and replies: the responder's side.
 
 type answerFunc = func(context.Context, mqtt.Message) ([]byte, error)
 
@@ -84,7 +84,7 @@ func (p *responding) wantAnswer(payload string) *codec.Publish {
 	return r
 }
 
-// PROTOCOL 30: the reply has QoS 1, the correlation data and what is left of the expiry.
+// The reply has QoS 1, the correlation data and what is left of the expiry.
 func TestRespond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := startResponding(t, func(_ context.Context, m mqtt.Message) ([]byte, error) {

@@ -15,7 +15,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// PROTOCOL 20: session gone. SUBSCRIBEs as the user gave them, oldest first, eight filters a packet at most, before
+// Session gone. SUBSCRIBEs as the user gave them, oldest first, eight filters a packet at most, before
 // publishes.
 func TestResubscribeSessionGone(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -64,7 +64,7 @@ func TestResubscribeSessionGone(t *testing.T) {
 	})
 }
 
-// PROTOCOL 20: session present. On MQTT 5 SUBSCRIBEs are sent again all the same, unawaited, without retained messages;
+// Session present. On MQTT 5 SUBSCRIBEs are sent again all the same, unawaited, without retained messages;
 // on 3.1.1 only WithResubscribeOnResume does that.
 func TestResubscribeSessionPresent(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -89,7 +89,7 @@ func TestResubscribeSessionPresent(t *testing.T) {
 	})
 }
 
-// PROTOCOL 20: what is asked of retained messages.
+// What is asked of retained messages.
 func TestResubscribeRetained(t *testing.T) {
 	for _, test := range []struct {
 		name          string
@@ -118,7 +118,7 @@ func TestResubscribeRetained(t *testing.T) {
 	}
 }
 
-// DESIGN 4.2: a filter that the server refuses when the subscription is made again ends the subscription with a
+// A filter that the server refuses when the subscription is made again ends the subscription with a
 // *SubscribeError, and gives its other filters back. Others go on.
 func TestResubscribeRefused(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -155,7 +155,7 @@ func TestResubscribeRefused(t *testing.T) {
 	})
 }
 
-// PROTOCOL 20: a server that has kept the session and refuses a SUBSCRIBE that is made again has the filter still: it is
+// A server that has kept the session and refuses a SUBSCRIBE that is made again has the filter still: it is
 // unsubscribed, because the subscription has ended.
 func TestResubscribeRefusedSessionPresent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -215,7 +215,7 @@ func TestResubscribeCut(t *testing.T) {
 	})
 }
 
-// PROTOCOL 18: a Subscribe that is cut before SUBACK is sent again, until its ctx ends.
+// A Subscribe that is cut before SUBACK is sent again, until its ctx ends.
 func TestSubscribeAcrossCut(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := newPair(t, v)

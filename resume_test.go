@@ -13,7 +13,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// Tests of DESIGN.md 4.4: what a client does with its state when a connection follows another one.
+// Tests of what a client does with its state when a connection follows another one.
 
 // [MQTT-4.4.0-1] [MQTT-4.6.0-1] [MQTT-4.6.0-4]: with the session kept, PUBRELs and PUBLISHes are sent again, with the old
 // identifiers, in the old order, DUP set, before anything new.
@@ -57,7 +57,7 @@ func TestResendOrder(t *testing.T) {
 	})
 }
 
-// PROTOCOL 3: no more than the server's Receive Maximum of this connection is resent at once, and all of it before
+// No more than the server's Receive Maximum of this connection is resent at once, and all of it before
 // anything new; PUBRELs take no place.
 // [MQTT-3.3.4-7] [MQTT-4.9.0-1]
 func TestResendWithinShrunkWindow(t *testing.T) {
@@ -105,7 +105,7 @@ func TestResendWithinShrunkWindow(t *testing.T) {
 	})
 }
 
-// PROTOCOL 22: session gone. QoS 1 is published again as new, with a new identifier and without DUP, in order and
+// Session gone. QoS 1 is published again as new, with a new identifier and without DUP, in order and
 // before what was queued; QoS 2 that was sent fails; QoS 2 that was not sent is sent.
 // [MQTT-3.2.2-5] [MQTT311-3.2.2-3]
 func TestSessionGone(t *testing.T) {
@@ -139,7 +139,7 @@ func TestSessionGone(t *testing.T) {
 	})
 }
 
-// PROTOCOL 5: what the server of the new connection does not take is not sent again. Its identifier stays reserved.
+// What the server of the new connection does not take is not sent again. Its identifier stays reserved.
 func TestResendForbiddenByNewLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, codec.V5)
@@ -165,7 +165,7 @@ func TestResendForbiddenByNewLimits(t *testing.T) {
 	})
 }
 
-// DESIGN 4.1: a Publish whose ctx ends after the message was sent says that the outcome is unknown; the message stays in
+// A Publish whose ctx ends after the message was sent says that the outcome is unknown; the message stays in
 // flight across cuts, and its payload may be used again.
 func TestAbandonedPublishIsResent(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -196,7 +196,7 @@ func TestAbandonedPublishIsResent(t *testing.T) {
 	})
 }
 
-// DESIGN 4.1: the same when it ends between a lost session and the new connection.
+// The same when it ends between a lost session and the new connection.
 func TestAbandonedWhileSessionRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, codec.V5)
@@ -222,7 +222,7 @@ func TestAbandonedWhileSessionRenewed(t *testing.T) {
 	})
 }
 
-// PROTOCOL 21 and 29: what CONNECT and DISCONNECT say of the session's expiry.
+// What CONNECT and DISCONNECT say of the session's expiry.
 // [MQTT-3.1.2.11.2]
 func TestSessionExpiryOnTheWire(t *testing.T) {
 	forever := uint32(1<<32 - 1)

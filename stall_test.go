@@ -15,7 +15,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// DESIGN 4.2: beside a consumer that sleeps for ever everything at QoS 0 and all publishes go on, QoS 1 goes on until the
+// Beside a consumer that sleeps for ever everything at QoS 0 and all publishes go on, QoS 1 goes on until the
 // window is full, and resumes when EndIfStalled ends the sleeper.
 func TestEndIfStalled(t *testing.T) {
 	for _, mode := range []mqtt.AckMode{mqtt.AutoAck, mqtt.ManualAck} {
@@ -67,7 +67,7 @@ func TestEndIfStalled(t *testing.T) {
 	}
 }
 
-// DESIGN 4.2: what waits for a subscription that EndIfStalled ends is refused, on 3.1.1 given up, and counted.
+// What waits for a subscription that EndIfStalled ends is refused, on 3.1.1 given up, and counted.
 func TestEndIfStalledRefuses(t *testing.T) {
 	for _, mode := range []mqtt.AckMode{mqtt.AutoAck, mqtt.ManualAck} {
 		inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -172,7 +172,7 @@ func TestEndIfStalledLater(t *testing.T) {
 	})
 }
 
-// PROTOCOL 15: the subscription that holds most goes first.
+// The subscription that holds most goes first.
 func TestInboundLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
@@ -354,7 +354,7 @@ func TestInboundLimitAfterACut(t *testing.T) {
 	})
 }
 
-// PROTOCOL 15: by default 64 MiB may wait.
+// By default 64 MiB may wait.
 func TestInboundLimitByDefault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := mqtttest.NewBroker(t)
@@ -452,7 +452,7 @@ func TestInboundLimitCountsIdentifiers(t *testing.T) {
 	})
 }
 
-// PROTOCOL 17: servers silently drop messages for a slow client, although they have acknowledged them to the publisher.
+// Servers silently drop messages for a slow client, although they have acknowledged them to the publisher.
 // So the log says once of each stall who causes it, and what may follow.
 func TestStallIsLogged(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

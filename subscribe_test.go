@@ -13,7 +13,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// PROTOCOL 11: a filter is subscribed once, at the highest QoS its holders ask for. Raising it sends SUBSCRIBE again
+// A filter is subscribed once, at the highest QoS its holders ask for. Raising it sends SUBSCRIBE again
 // with Retain Handling 2, leaving never lowers it, and UNSUBSCRIBE goes out with the last holder.
 // [MQTT-3.8.4-3]
 func TestSubscribeSameFilter(t *testing.T) {
@@ -49,7 +49,7 @@ func TestSubscribeSameFilter(t *testing.T) {
 	})
 }
 
-// PROTOCOL 11 on MQTT 3.1.1, where every SUBSCRIBE brings retained messages: a later holder sends one to get them, and
+// On MQTT 3.1.1 every SUBSCRIBE brings retained messages: a later holder sends one to get them, and
 // at the highest QoS, because it replaces the first.
 // [MQTT311-3.8.4-3]
 func TestSubscribeSameFilterV311(t *testing.T) {
@@ -75,7 +75,7 @@ func TestSubscribeSameFilterV311(t *testing.T) {
 	})
 }
 
-// PROTOCOL 11: the retained messages that a later holder's SUBSCRIBE brings go to it alone, by identifier, and without
+// The retained messages that a later holder's SUBSCRIBE brings go to it alone, by identifier, and without
 // identifiers because they come after its SUBACK.
 // [MQTT-3.3.1-9] [MQTT-3.3.1-12] [MQTT-3.8.4-4] [MQTT311-3.3.1-6] [MQTT311-3.3.1-8] [MQTT311-3.3.1-9]
 func TestSubscribeRetainedForLaterHolder(t *testing.T) {
@@ -124,7 +124,7 @@ func TestSubscribeSkipRetainedTakesNoneAway(t *testing.T) {
 	}
 }
 
-// PROTOCOL 11: No Local and Retain As Published hold for all subscriptions to a filter; nothing is sent for one that
+// No Local and Retain As Published hold for all subscriptions to a filter; nothing is sent for one that
 // wants others.
 func TestSubscribeOtherFlags(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

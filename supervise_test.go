@@ -174,7 +174,7 @@ func TestWithoutReconnect(t *testing.T) {
 	})
 }
 
-// PROTOCOL 27: WithConnectRetry blocks until ctx ends, or until it is of no use.
+// WithConnectRetry blocks until ctx ends, or until it is of no use.
 func TestConnectRetry(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		b := mqtttest.NewBroker(t)
@@ -212,7 +212,7 @@ func TestConnectRetry(t *testing.T) {
 	})
 }
 
-// PROTOCOL 27: WithConnectInBackground returns at once and queues.
+// WithConnectInBackground returns at once and queues.
 func TestConnectInBackground(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		b := mqtttest.NewBroker(t)
@@ -239,7 +239,7 @@ func TestConnectInBackground(t *testing.T) {
 	})
 }
 
-// pains.md: the end of a connection before CONNACK, at any attempt, never ends the client.
+// The end of a connection before CONNACK, at any attempt, never ends the client.
 func TestClosedBeforeConnack(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		p := newPair(t, v, mqtt.WithReconnect(mqtt.ReconnectPolicy{MaxDelay: 5 * time.Second}))
@@ -255,7 +255,7 @@ func TestClosedBeforeConnack(t *testing.T) {
 	})
 }
 
-// PROTOCOL 24: five unstable connections in a row that end without a word are logged.
+// Five unstable connections in a row that end without a word are logged.
 func TestDuplicateClientIDIsLogged(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		b := mqtttest.NewBroker(t)
@@ -280,7 +280,7 @@ func TestDuplicateClientIDIsLogged(t *testing.T) {
 	})
 }
 
-// PROTOCOL 24: a connection that ends otherwise is no sign of another client: the count begins anew.
+// A connection that ends otherwise is no sign of another client: the count begins anew.
 func TestOtherEndsAreNotSuspicious(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		b := mqtttest.NewBroker(t)

@@ -129,7 +129,7 @@ func TestTLSOptionsRefused(t *testing.T) {
 	}
 }
 
-// PROTOCOL 25: what fails in TLS is tried again.
+// An attempt that fails in TLS is followed by another one.
 func TestTLSErrorsAreRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broker := mqtttest.NewBroker(t)

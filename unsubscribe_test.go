@@ -23,7 +23,7 @@ func unsubscribed(v codec.Version, p *codec.Unsubscribe) *codec.Unsuback {
 	return ack
 }
 
-// PROTOCOL 19: Unsubscribe ends the channel after UNSUBACK. Messages may come until then and are delivered
+// Unsubscribe ends the channel after UNSUBACK. Messages may come until then and are delivered
 // [MQTT-3.10.4-2]; later ones belong to nobody, but are acknowledged.
 // [MQTT-3.10.4-3] [MQTT-3.10.4-4] [MQTT-4.5.0-2] [MQTT311-3.10.4-2] [MQTT311-3.10.4-3] [MQTT311-3.10.4-4]
 // [MQTT311-4.5.0-2]
@@ -61,7 +61,7 @@ func TestUnsubscribe(t *testing.T) {
 	})
 }
 
-// PROTOCOL 19: messages that wait in line are delivered before the channel ends.
+// Messages that wait in line are delivered before the channel ends.
 // [MQTT-3.10.4-3] [MQTT-4.6.0-6] [MQTT311-3.10.4-3] [MQTT311-4.6.0-6]
 func TestUnsubscribeDeliversFirst(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
@@ -84,7 +84,7 @@ func TestUnsubscribeDeliversFirst(t *testing.T) {
 	})
 }
 
-// PROTOCOL 19: when ctx ends, what waits is acknowledged and counted as dropped. What is in the channel can still be
+// When ctx ends, what waits is acknowledged and counted as dropped. What is in the channel can still be
 // received.
 func TestUnsubscribeOutOfTime(t *testing.T) {
 	for _, waiting := range []int{1, 2, 10} { // the first is in the pump's hands, the others in line

@@ -12,7 +12,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/mqtttest"
 )
 
-// PROTOCOL 2: several publishes at QoS 0 that wait all go out, those of one goroutine in order, when the server reads
+// Several publishes at QoS 0 that wait all go out, those of one goroutine in order, when the server reads
 // again, also when some of those before them give up.
 func TestPublishQoS0WaitersAreServed(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {

@@ -88,7 +88,7 @@ func TestHeaderOfEachAttempt(t *testing.T) {
 	})
 }
 
-// PROTOCOL 25: 401 and 403 end the client, unless an attempt function may bring another token; what else a server
+// 401 and 403 end the client, unless an attempt function may bring another token; what else a server
 // answers is tried again.
 func TestUpgradeRefused(t *testing.T) {
 	nothing := mqtt.WithAttemptFunc(func(context.Context, *mqtt.Attempt) error { return nil })

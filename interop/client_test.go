@@ -276,7 +276,7 @@ func testWill(t *testing.T, server anyServer) {
 	}
 }
 
-// PROTOCOL 11 and 10 against a real server: a filter is subscribed once, however many hold it; each holder gets each
+// Against a real server: a filter is subscribed once, however many hold it; each holder gets each
 // message once; retained messages go to the one who joined.
 func TestSharedFilter(t *testing.T) { eachServer(t, testSharedFilter) }
 
@@ -391,7 +391,7 @@ func TestRefusals(t *testing.T) {
 			}
 			want := error(mqtt.NotAuthorized)
 			if v.name == "3.1.1" {
-				want = mqtt.UnspecifiedError // PROTOCOL 18: 0x80 is all that it can say
+				want = mqtt.UnspecifiedError // 0x80 is all that it can say
 			}
 			if !errors.Is(err, want) {
 				t.Errorf("subscribing to what is forbidden: %v, want %v", err, want)

@@ -37,7 +37,7 @@ func TestCableCut(t *testing.T) {
 				for c.Stats().Losses == 0 && ctx.Err() == nil {
 					time.Sleep(10 * time.Millisecond)
 				}
-				// The last byte that counts as life may be up to two keep alive intervals old (PROTOCOL 28). The rest is for a busy machine:
+				// The last byte that counts as life may be up to two keep alive intervals old. The rest is for a busy machine:
 				// nothing else tells the client.
 				if took := time.Since(cut); took > patience/4 {
 					t.Errorf("it takes %v to notice", took)
@@ -54,7 +54,7 @@ func TestCableCut(t *testing.T) {
 // hole says in which direction a proxy swallows all bytes.
 type hole struct{ up, down bool }
 
-// PROTOCOL 20: a Mosquitto that is killed comes back with the session, but with an older snapshot of it that has not got the
+// A Mosquitto that is killed comes back with the session, but with an older snapshot of it that has not got the
 // subscription. The client makes it again all the same.
 func TestServerKilledWithAnOlderSnapshot(t *testing.T) {
 	folder := t.TempDir()
@@ -87,7 +87,7 @@ func TestServerKilledWithAnOlderSnapshot(t *testing.T) {
 	receiveAll(t, ctx, sub, 1)
 }
 
-// PROTOCOL 24: two clients with one identifier throw each other out, and Mosquitto does not say why. Their attempts settle at
+// Two clients with one identifier throw each other out, and Mosquitto does not say why. Their attempts settle at
 // MaxDelay, and the log says what it looks like.
 func TestTwinsSettleAtMaxDelay(t *testing.T) {
 	server := startMosquitto(t)

@@ -67,7 +67,7 @@ func TestPatience(t *testing.T) {
 		"ws://host":    func(c net.Conn) net.Conn { return unframed{acceptWebSocket(c)} },
 		"wss://host":   func(c net.Conn) net.Conn { return unframed{acceptWebSocket(secured(c))} },
 	} {
-		inBubble(t, url+" PROTOCOL 28 the peer takes nothing", func(t *testing.T) {
+		inBubble(t, url+" the peer takes nothing", func(t *testing.T) {
 			conn := dialImpatient(t, url, client, func(c net.Conn) {
 				accept(c)
 				time.Sleep(time.Hour)
@@ -78,7 +78,7 @@ func TestPatience(t *testing.T) {
 				t.Errorf("%d bytes after %v: %v", n, time.Since(began), err)
 			}
 		})
-		inBubble(t, url+" PROTOCOL 28 the peer is slow", func(t *testing.T) {
+		inBubble(t, url+" the peer is slow", func(t *testing.T) {
 			want := bytes.Repeat([]byte("slow"), 10)
 			read := make(chan []byte, 1)
 			conn := dialImpatient(t, url, client, func(c net.Conn) {

@@ -7,7 +7,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/codec"
 )
 
-// DESIGN 4.6: a server that sends and does not read must not fill our memory with answers.
+// A server that sends and does not read must not fill our memory with answers.
 func TestFloodedReaderWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStation(t, Config{})

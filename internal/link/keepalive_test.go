@@ -51,7 +51,7 @@ func (s *station) wantPings(until int, want ...int) {
 		}
 	}
 	if !slices.Equal(got, want) {
-		s.t.Errorf("PROTOCOL 28: PINGREQs after %v seconds, want %v", got, want)
+		s.t.Errorf("PINGREQs after %v seconds, want %v", got, want)
 	}
 }
 

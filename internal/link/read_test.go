@@ -169,7 +169,7 @@ func TestMaximumPacketSize(t *testing.T) {
 	}
 }
 
-// PROTOCOL 16: MQTT 3.1.1 cannot announce a bound. A larger PUBLISH is thrown away as it comes, however it is cut, and
+// MQTT 3.1.1 cannot announce a bound. A larger PUBLISH is thrown away as it comes, however it is cut, and
 // what follows it is not lost.
 func TestOversizedIsSkipped(t *testing.T) {
 	for _, size := range []int{200, 3000, 70_000, 200_000} {

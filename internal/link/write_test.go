@@ -101,7 +101,7 @@ func TestCommitOfNothing(t *testing.T) {
 }
 
 func TestWriteFails(t *testing.T) {
-	inBubble(t, "PROTOCOL 28 the server takes nothing", func(t *testing.T) {
+	inBubble(t, "the server takes nothing", func(t *testing.T) {
 		s := start(t, Config{}, 0)
 		s.cable.limit(3)
 		s.send(somePacket)
@@ -157,11 +157,11 @@ func TestFull(t *testing.T) {
 		synctest.Wait() // the writer is at work with it
 		s.send(make([]byte, wire.Bound-1))
 		if full() {
-			t.Error("PROTOCOL 2: full below the bound")
+			t.Error("full below the bound")
 		}
 		s.send([]byte{0})
 		if !full() || rooms() != 0 {
-			t.Error("PROTOCOL 2: not full at the bound")
+			t.Error("not full at the bound")
 		}
 		s.send(somePacket) // an acknowledgement is taken all the same
 		s.cable.limit(unlimited)
@@ -214,14 +214,14 @@ func TestFinish(t *testing.T) {
 			t.Errorf("the handler gets %v", s.owner.packets)
 		}
 	})
-	inBubble(t, "PROTOCOL 29 the server does not close", func(t *testing.T) {
+	inBubble(t, "the server does not close", func(t *testing.T) {
 		s := start(t, Config{}, 0)
 		s.every(time.Millisecond, func() {})
 		s.finish(cause, last)
 		s.wantWait(cause, wire.Farewell)
 		s.wantWritten("the last packet", last, 1)
 	})
-	inBubble(t, "PROTOCOL 29 the server takes nothing", func(t *testing.T) {
+	inBubble(t, "the server takes nothing", func(t *testing.T) {
 		s := start(t, Config{}, 0)
 		s.cable.limit(0)
 		s.finish(cause, last)

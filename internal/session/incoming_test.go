@@ -54,7 +54,7 @@ func TestUnknownPubrel(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		s := serving(v, Limits{}, 0)
 		want := perVersion(v, "7003 0009 92", "7002 0009")
-		wantBytes(t, "PROTOCOL 8 and [MQTT-4.3.3-11]", s.Pubrel(nil, 9), want)
+		wantBytes(t, "[MQTT-4.3.3-11]", s.Pubrel(nil, 9), want)
 		arrive(t, s, 9, 2)
 		s.Accept(nil, view(9, 2, false), nil)
 		wantBytes(t, "the first PUBREL", s.Pubrel(nil, 9), "7002 0009")
@@ -116,7 +116,7 @@ func permutations(n int, f func(order []int)) {
 	extend(nil, 0)
 }
 
-// [MQTT-4.6.0-2] [MQTT-4.6.0-3] [MQTT311-4.6.0-2] [MQTT311-4.6.0-3] and PROTOCOL 9: acknowledgements of each kind leave in the order in which their messages
+// [MQTT-4.6.0-2] [MQTT-4.6.0-3] [MQTT311-4.6.0-2] [MQTT311-4.6.0-3]: acknowledgements of each kind leave in the order in which their messages
 // came, whatever the order in which they are settled.
 func TestAcknowledgementsKeepTheirOrder(t *testing.T) {
 	const messages = 5
@@ -156,7 +156,7 @@ func TestAcceptWaitsItsTurn(t *testing.T) {
 	}
 }
 
-// PROTOCOL 10: a message is acknowledged when its last holder has settled it, and refused only if nobody accepted.
+// A message is acknowledged when its last holder has settled it, and refused only if nobody accepted.
 func TestHolders(t *testing.T) {
 	const refused = codec.QuotaExceeded
 	for _, c := range []struct {
@@ -272,7 +272,7 @@ func TestReceiveMaximum(t *testing.T) {
 	want("one waits", false)
 	arrive(t, s, 2, 2)
 	s.Accept(nil, view(2, 2, false), nil)
-	want("PROTOCOL 9: PUBREC empties no place", true)
+	want("PUBREC empties no place", true)
 	for qos := byte(1); qos <= 2; qos++ {
 		if b, verdict := s.Arrive([]byte{0xEE}, view(9, qos, false)); verdict != Exceeded || len(b) != 1 { // [MQTT-3.3.4-9]
 			t.Errorf("a third message at QoS %d: verdict %v, % X", qos, verdict, b)
@@ -298,7 +298,7 @@ func TestReceiveMaximum(t *testing.T) {
 	}
 }
 
-// PROTOCOL 9: resends do not count. A server that resumes with an older, larger window keeps to that window: what it
+// Resends do not count. A server that resumes with an older, larger window keeps to that window: what it
 // sends after an acknowledgement is new.
 func TestReceiveMaximumAndResends(t *testing.T) {
 	s := serving(codec.V5, Limits{}, 2)
@@ -357,7 +357,7 @@ func TestDiscardForgetsWhatCame(t *testing.T) {
 	if s.Unacknowledged() != 0 {
 		t.Fatalf("%d messages are unacknowledged", s.Unacknowledged())
 	}
-	wantBytes(t, "PROTOCOL 12: PUBREL of the old session", s.Pubrel(nil, 2), "7003 0002 92")
+	wantBytes(t, "PUBREL of the old session", s.Pubrel(nil, 2), "7003 0002 92")
 	r := hold(t, s, 1, 2, 1)
 	arrive(t, s, 4, 1)
 	wantBytes(t, "PUBACK, which nothing precedes now", s.Accept(nil, view(4, 1, false), nil), "4002 0004")

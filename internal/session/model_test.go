@@ -87,7 +87,7 @@ func (d *sender) take(b []byte, err error) {
 	}
 	number, _ := strconv.Atoi(string(p.Payload))
 	if number <= d.lastSent {
-		d.t.Fatalf("PROTOCOL 1: message %d leaves after %d", number, d.lastSent)
+		d.t.Fatalf("message %d leaves after %d", number, d.lastSent)
 	}
 	if d.inUse(p.PacketID) {
 		d.t.Fatalf("MQTT-2.2.1-3: identifier %d is in use", p.PacketID)
@@ -96,7 +96,7 @@ func (d *sender) take(b []byte, err error) {
 	delete(d.tickets, number)
 	d.open = append(d.open, exchange{id: p.PacketID, qos: p.QoS, number: number})
 	if len(d.open) > d.maximum {
-		d.t.Fatalf("PROTOCOL 3: %d messages are in flight, the server takes %d", len(d.open), d.maximum)
+		d.t.Fatalf("%d messages are in flight, the server takes %d", len(d.open), d.maximum)
 	}
 }
 

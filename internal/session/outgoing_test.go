@@ -72,7 +72,7 @@ var handshakes = []struct {
 		{codec.PUBACK, 1, codec.NotAuthorized, "", done},
 		{codec.PUBACK, 1, codec.Success, "", unknown},
 	}},
-	{"PROTOCOL 8 QoS 1 and strange acknowledgements", 1, []ack{
+	{"QoS 1 and strange acknowledgements", 1, []ack{
 		{codec.PUBACK, 7, codec.Success, "", unknown},
 		{codec.PUBCOMP, 1, codec.Success, "", unknown},
 		{codec.PUBREC, 7, codec.UnspecifiedError, "", unknown},
@@ -102,7 +102,7 @@ var handshakes = []struct {
 		{codec.PUBREC, 1, codec.Success, "62 02 0001", underWay},
 		{codec.PUBCOMP, 1, codec.PacketIdentifierNotFound, "", done},
 	}},
-	{"PROTOCOL 8 QoS 2 and strange acknowledgements", 2, []ack{
+	{"QoS 2 and strange acknowledgements", 2, []ack{
 		{codec.PUBACK, 1, codec.Success, "", unknown},
 		{codec.PUBCOMP, 1, codec.Success, "", unknown}, // before PUBREC
 		{codec.PUBREC, 7, codec.Success, unknownReleaseV5, unknown},
@@ -181,7 +181,7 @@ func TestPubrecLetsThePayloadGo(t *testing.T) {
 	}
 }
 
-// PROTOCOL 3: never more than the server's Receive Maximum; a successful PUBREC frees no place [MQTT-4.9.0-1].
+// Never more than the server's Receive Maximum; a successful PUBREC frees no place [MQTT-4.9.0-1].
 func TestWindow(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		s := connected(v, 2)
@@ -200,7 +200,7 @@ func TestWindow(t *testing.T) {
 			t.Fatalf("after PUBCOMP the front is %v", m)
 		}
 		if s.Ready() {
-			t.Error("ready although a message waits before") // PROTOCOL 1
+			t.Error("ready although a message waits before")
 		}
 		if _, id, err := s.SendFront(nil, 0); id != 3 || err != nil {
 			t.Errorf("SendFront: identifier %d, error %v", id, err)
@@ -270,9 +270,9 @@ func TestExpiryIsWhatRemains(t *testing.T) {
 		want         string // Message Expiry Interval
 	}{
 		{"whole seconds", 100 * time.Second, 90 * time.Second, "0000000A"},
-		{"PROTOCOL 6 rounded up", 100 * time.Second, 90*time.Second - 1, "0000000B"},
-		{"PROTOCOL 6 at least one", 100 * time.Second, 100*time.Second - 1, "00000001"},
-		{"PROTOCOL 6 and [MQTT-4.3.3-7] resent after it expired", 100 * time.Second, time.Hour, "00000001"},
+		{"rounded up", 100 * time.Second, 90*time.Second - 1, "0000000B"},
+		{"at least one", 100 * time.Second, 100*time.Second - 1, "00000001"},
+		{"[MQTT-4.3.3-7] resent after it expired", 100 * time.Second, time.Hour, "00000001"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := codec.PublishProperties{MessageExpiry: time.Minute}
@@ -479,7 +479,7 @@ func TestIdentifiersAreCyclic(t *testing.T) {
 		id, _ := send(t, s, 1, "x")
 		// 0 does not exist, busy is in use [MQTT-2.2.1-3], and so may be the slot that would be next.
 		if step := id - previous; id == 0 || id == busy || step == 0 || step > 3 {
-			t.Fatalf("PROTOCOL 4: message %d has identifier %d after %d", i, id, previous)
+			t.Fatalf("message %d has identifier %d after %d", i, id, previous)
 		}
 		if _, ok := s.Puback(id); !ok {
 			t.Fatalf("identifier %d is unknown", id)
@@ -488,7 +488,7 @@ func TestIdentifiersAreCyclic(t *testing.T) {
 	}
 }
 
-// PROTOCOL 4: the identifiers beyond 64,511 are there for SUBSCRIBE and UNSUBSCRIBE.
+// The identifiers beyond 64,511 are there for SUBSCRIBE and UNSUBSCRIBE.
 // [MQTT-2.2.1-3] [MQTT311-2.3.1-1] [MQTT311-2.3.1-2]
 func TestIdentifiersRunOut(t *testing.T) {
 	s := connected(codec.V5, 65_535)

@@ -6,7 +6,7 @@ import (
 	"github.com/petrel-mqtt/mqtt/codec"
 )
 
-// PROTOCOL 7: the message over which five connections in a row are lost is given up.
+// The message over which five connections in a row are lost is given up.
 func TestSuspect(t *testing.T) {
 	const limit = 5
 	for _, c := range []struct {
@@ -74,7 +74,7 @@ func checkGivenUp(t *testing.T, s *Session, m Message) {
 	}
 }
 
-// PROTOCOL 7: 0 is no limit, and the next message gets a count of its own.
+// 0 is no limit, and the next message gets a count of its own.
 func TestSuspectOfAnotherMessage(t *testing.T) {
 	s := connected(codec.V5, 100)
 	publish(t, s, "a", 1)
@@ -102,7 +102,7 @@ func TestSuspectOfAnotherMessage(t *testing.T) {
 	}
 }
 
-// PROTOCOL 7: the connections are in a row only if none of them had an acknowledgement, also one that nobody lost.
+// The connections are in a row only if none of them had an acknowledgement, also one that nobody lost.
 func TestSuspectAcquitted(t *testing.T) {
 	s := connected(codec.V5, 100)
 	publish(t, s, "a", 1)

@@ -105,7 +105,7 @@ func TestResumed(t *testing.T) {
 	})
 }
 
-// PROTOCOL 3: never more than the server's Receive Maximum, resends included; PUBRELs take no place, and their PUBCOMPs
+// Never more than the server's Receive Maximum, resends included; PUBRELs take no place, and their PUBCOMPs
 // give none.
 func TestResumedWithASmallerWindow(t *testing.T) {
 	s := connected(codec.V5, 10)
@@ -132,7 +132,7 @@ func TestResumedWithASmallerWindow(t *testing.T) {
 	}
 }
 
-// PROTOCOL 5: a message that may not be sent again keeps its identifier while the session lives.
+// A message that may not be sent again keeps its identifier while the session lives.
 func TestGiveUpResend(t *testing.T) {
 	s := connected(codec.V5, 10)
 	publish(t, s, "a", 1)
@@ -159,7 +159,7 @@ func TestGiveUpResend(t *testing.T) {
 	}
 }
 
-// PROTOCOL 22, [MQTT-3.2.2-5]: on a new session QoS 1 is published afresh, before what is queued; QoS 2 is given back.
+// [MQTT-3.2.2-5]: on a new session QoS 1 is published afresh, before what is queued; QoS 2 is given back.
 func TestRenewed(t *testing.T) {
 	inBothVersions(t, func(t *testing.T, v codec.Version) {
 		s := connected(v, 10)
@@ -195,7 +195,7 @@ func TestRenewed(t *testing.T) {
 	})
 }
 
-// PROTOCOL 12: what the server sends again is joined to what still waits, and acknowledged in the order of this
+// What the server sends again is joined to what still waits, and acknowledged in the order of this
 // connection.
 func TestRejoin(t *testing.T) {
 	for _, qos := range []byte{1, 2} {
@@ -224,7 +224,7 @@ func TestRejoin(t *testing.T) {
 	}
 }
 
-// PROTOCOL 12: other content under the same identifier is a new message, and so is one without DUP.
+// Other content under the same identifier is a new message, and so is one without DUP.
 func TestNoRejoin(t *testing.T) {
 	other := view(1, 1, true)
 	other.Payload = []byte("other")
@@ -267,7 +267,7 @@ func TestReceivedOutlivesTheConnection(t *testing.T) {
 	}
 }
 
-// PROTOCOL 12: receipts of a lost session are forgotten.
+// Receipts of a lost session are forgotten.
 func TestRenewedForgetsReceipts(t *testing.T) {
 	s := connected(codec.V5, 10)
 	r := hold(t, s, 1, 1, 1)
@@ -281,7 +281,7 @@ func TestRenewedForgetsReceipts(t *testing.T) {
 	}
 }
 
-// PROTOCOL 22 and 1: a second loss, before everything was published afresh, keeps the order.
+// A second loss, before everything was published afresh, keeps the order.
 func TestRenewedTwice(t *testing.T) {
 	s := connected(codec.V5, 10)
 	for _, topic := range []string{"a", "b", "c", "d"} {

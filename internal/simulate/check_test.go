@@ -52,7 +52,7 @@ func (s *simulation) check() {
 	}
 }
 
-// checkOutcome checks what a publisher was told [DESIGN 4.1].
+// checkOutcome checks what a publisher was told.
 func (s *simulation) checkOutcome(m *published) {
 	refused, failed := new(mqtt.PublishError), new(mqtt.StoreError)
 	s.checkStored(m)

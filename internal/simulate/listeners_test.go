@@ -375,7 +375,7 @@ func (l *listener) mayFailToSettle(err error) bool {
 	return lost || l.instance.Err() != nil
 }
 
-// checkJoined checks that what the server sends again is not delivered again while it waits for its Ack [PROTOCOL 12].
+// checkJoined checks that what the server sends again is not delivered again while it waits for its Ack.
 func (l *listener) checkJoined(m mqtt.Message, p *published) {
 	if !l.client.exact || p.retain {
 		return

@@ -464,9 +464,9 @@ func (w *witness) publishCame(server int, clientID string, a *account, p *codec.
 	case m.publisher.client.id != clientID || mqtt.QoS(p.QoS) != m.qos:
 		w.s.problem("%s publishes %v at QoS %d", clientID, m, p.QoS)
 	case !p.Dup && m.qos > 0 && m.call < a.calls[m.publisher]:
-		w.s.problem("%v leaves after a later one [PROTOCOL 1]", m)
+		w.s.problem("%v leaves after a later one", m)
 	case m.qos == 2 && m.seen > 0 && m.known != a.known:
-		w.s.problem("%v is sent again on another session [PROTOCOL 22]", m)
+		w.s.problem("%v is sent again on another session", m)
 	}
 	if !p.Dup && m.qos > 0 {
 		a.calls[m.publisher] = m.call
@@ -514,13 +514,13 @@ func (w *witness) mistaken(clientID string, a *account, p *codec.Publish, m *pub
 	}
 	stored := m != nil && m.publisher.client.stored // its clients know which identifiers are in use
 	if (h.by == w.s.instance(clientID) || stored) && !w.client(clientID).astray {
-		w.s.problem("%s publishes %v under packet identifier %d, which it uses for %v [PROTOCOL 21]", clientID, m, p.PacketID, h.message)
+		w.s.problem("%s publishes %v under packet identifier %d, which it uses for %v", clientID, m, p.PacketID, h.message)
 	}
 	return true
 }
 
 // checkExpiry checks the seconds that a message says it has left, and that it is not sent for the first time after it has
-// expired [PROTOCOL 6].
+// expired.
 func (w *witness) checkExpiry(m *published, p *codec.Publish) {
 	left := p.Properties.MessageExpiry
 	waited := time.Since(m.began)
