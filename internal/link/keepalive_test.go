@@ -275,6 +275,7 @@ func TestEarlyPing(t *testing.T) {
 	inBubble(t, "nothing comes, and the client sends on", func(t *testing.T) {
 		s := start(t, Config{}, keepAlive)
 		await(s, true)
+		s.send(somePacket)
 		s.every(time.Second, func() { s.send(somePacket) })
 		s.wantEnd(ErrServerSilent, 5+10)
 	})
