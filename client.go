@@ -62,7 +62,8 @@ type Lifecycle interface {
 	// sends after it has answered UNSUBSCRIBE. Do not call Drain from a loop's body or a handler: it waits for them.
 	Drain(ctx context.Context) error
 	// Ready returns nil if the client is connected and the server has granted every subscription since it connected.
-	// Otherwise the error says in words what is missing, for a readiness probe.
+	// Otherwise the error says in words what is missing, for a readiness probe. A subscription counts from the call of
+	// Subscribe: before that, a connected client is ready.
 	Ready() error
 	// Status returns what the client is doing, and since when.
 	Status() Status

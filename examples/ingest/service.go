@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -13,9 +14,10 @@ import (
 
 // service takes readings from the server and stores them.
 type service struct {
-	store   *store
-	client  mqtt.ClientV5
-	failure atomic.Pointer[error] // of the database, in the latest attempt; nil: it works
+	store      *store
+	client     mqtt.ClientV5
+	subscribed atomic.Bool
+	failure    atomic.Pointer[error] // of the database, in the latest attempt; nil: it works
 }
 
 // newService makes a client that connects in the background, and again and again: the service starts whether the server is
@@ -50,6 +52,7 @@ func (s *service) ingest(working, told context.Context) error {
 		}
 		return err
 	}
+	s.subscribed.Store(true)
 	for batch, err := range sub.Batches(working, batchSize, batchTime) {
 		if err != nil {
 			return err
@@ -85,7 +88,13 @@ func (s *service) ready() error {
 	if err := s.failure.Load(); err != nil {
 		return fmt.Errorf("the database fails: %w", *err)
 	}
-	return s.client.Ready() // connected, and all subscriptions granted
+	if err := s.client.Ready(); err != nil { // not connected, or a subscription is not granted again
+		return err
+	}
+	if !s.subscribed.Load() {
+		return errors.New("not subscribed yet")
+	}
+	return nil
 }
 
 // handler answers /readyz: 200, or 503 with the reason.

@@ -186,6 +186,21 @@ func TestReady(t *testing.T) {
 	})
 }
 
+// A client that is connected is not all: the service must have subscribed.
+func TestNotReadyBeforeItHasSubscribed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := mqtttest.NewBroker(t)
+		s, err := newService(nil, "mqtt://test", mqtt.WithDialer(broker.DialContext))
+		check(t, err)
+		defer s.client.Close()
+		synctest.Wait()
+		check(t, s.client.Ready())
+		if err := s.ready(); err == nil || err.Error() != "not subscribed yet" {
+			t.Errorf("ready: %v", err)
+		}
+	})
+}
+
 // It can be stopped also while it has never been connected.
 func TestStoppedBeforeItIsConnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

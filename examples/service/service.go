@@ -15,10 +15,11 @@ import (
 
 // service bills orders and answers requests for prices.
 type service struct {
-	client mqtt.ClientV5
-	losses atomic.Int64 // of connections
-	billed atomic.Int64 // orders whose bill the server has
-	failed atomic.Int64 // attempts to bill an order
+	client     mqtt.ClientV5
+	subscribed atomic.Bool
+	losses     atomic.Int64 // of connections
+	billed     atomic.Int64 // orders whose bill the server has
+	failed     atomic.Int64 // attempts to bill an order
 }
 
 // newService makes a client that connects in the background: the service starts whether the server is there or not, and
@@ -50,6 +51,7 @@ func (s *service) run(told context.Context) error {
 	if err != nil {
 		return unless(told, err)
 	}
+	s.subscribed.Store(true)
 	ended := make(chan error, 2)
 	working, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -115,11 +117,22 @@ func answer(_ context.Context, request mqtt.Message) ([]byte, error) {
 	return fmt.Append(nil, p), err
 }
 
+// ready says why the service does not do its work at the moment; nil: it does.
+func (s *service) ready() error {
+	if err := s.client.Ready(); err != nil { // not connected, or a subscription is not granted again
+		return err
+	}
+	if !s.subscribed.Load() {
+		return errors.New("not subscribed yet")
+	}
+	return nil
+}
+
 // handler serves the readiness probe and the metrics.
 func (s *service) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := s.client.Ready(); err != nil {
+		if err := s.ready(); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		}
 	})

@@ -37,6 +37,7 @@ func TestKill(t *testing.T) {
 		_, err := db.Exec(`CREATE SCHEMA killed; SET search_path = killed; ` + outbox.PostgreSQLMigration() +
 			`; CREATE TABLE orders (customer text, n int, name text, PRIMARY KEY (customer, n))`)
 		check(t, err)
+		t.Cleanup(func() { db.Exec("DROP SCHEMA killed CASCADE") })
 		testKill(t, "postgresql", "postgres:///postgres?host="+server.dir+"&user=outbox&search_path=killed", 2)
 	})
 	t.Run("SQLite", func(t *testing.T) {

@@ -182,6 +182,7 @@ func TestPostgreSQLDefaultTable(t *testing.T) {
 	db := openPostgreSQL(t)
 	_, err := db.Exec(outbox.PostgreSQLMigration())
 	check(t, err)
+	t.Cleanup(func() { db.Exec("DROP TABLE petrel_outbox; DROP FUNCTION petrel_outbox_place") })
 	check(t, outbox.Publish(t.Context(), db, "t", []byte("1"), outbox.Key("k")))
 	_, err = db.Exec(`INSERT INTO petrel_outbox (key, topic, payload) VALUES ('k', 't', '2')`) // as in another language
 	check(t, err)

@@ -198,6 +198,7 @@ func TestGroupDropsExpired(t *testing.T) {
 		for _, want := range []string{"first", "second", "third"} {
 			p.want("%s", want)
 		}
+		synctest.Wait()
 		if n := l.Stats().Stored; n != 0 {
 			t.Errorf("%d messages are kept", n)
 		}
