@@ -124,6 +124,7 @@ func TestFaultCutInbound(t *testing.T) {
 		s := connect(t, b, v, "c")
 		s.Send(publishOf(1, "a"))
 		s.ExpectEOF()
+		synctest.Wait() // both directions are closed, one after the other
 		_, err := s.end.Write([]byte{0xC0, 0})
 		wantError(t, "write", err, syscall.EPIPE)
 		if got := b.Received(); len(got) != 1 {
