@@ -58,7 +58,7 @@ func (s *twoServers) start(store, line string) *runningBridge {
 		return <-done
 	})
 	s.t.Cleanup(func() { stop() })
-	time.Sleep(time.Second)
+	time.Sleep(1500 * time.Millisecond) // not a whole number of seconds: then the bridge looks at its state
 	return &runningBridge{stop}
 }
 

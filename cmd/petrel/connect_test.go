@@ -100,10 +100,11 @@ func TestPasswordFileIsReadAgain(t *testing.T) {
 		write("old")
 		go func() {
 			time.Sleep(time.Second)
-			b.Refuse(2, 0x87)
+			b.Refuse(-1, 0x87)
 			b.Cut()
-			time.Sleep(time.Second / 2)
+			time.Sleep(5 * time.Second)
 			write("new")
+			b.Refuse(0, 0)
 			time.Sleep(time.Minute)
 			b.Publish(text("a", "x"))
 		}()

@@ -160,8 +160,9 @@ func (f *forwarding) watch(ctx context.Context) {
 	said, saidOn := "", uint64(0) // the latest state, and the number of the connection on which it was published
 	reported := time.Now()
 	for {
+		connected := f.source.Status().State == mqtt.StateConnected // before the number of the connection
 		now, on := f.state(), f.source.Stats().Connects
-		if f.stateTopic != "" && f.source.Status().State == mqtt.StateConnected && (now != said || on != saidOn) && f.publishState(ctx, now) {
+		if f.stateTopic != "" && connected && (now != said || on != saidOn) && f.publishState(ctx, now) {
 			said, saidOn = now, on
 		}
 		if f.bridge.report > 0 && time.Since(reported) >= time.Duration(f.bridge.report) {
