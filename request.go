@@ -62,13 +62,13 @@ type replies struct {
 
 // exchange is a request and the reply to it.
 type exchange struct {
-	properties  PublishProperties // of the request
-	correlation [16]byte          // used if the application gives none
-	key         string            // the correlation data
-	done        chan struct{}     // capacity 1: receives a value when reply or err is known
-	reply       Message           // written before done receives a value, as err is
-	err         error             // why there will be no reply
-	concluded   bool              // the call has received from done
+	properties PublishProperties // of the request
+	random     randomness        // for correlation data, if the application gives none
+	key        string            // the correlation data
+	done       chan struct{}     // capacity 1: receives a value when reply or err is known
+	reply      Message           // written before done receives a value, as err is
+	err        error             // why there will be no reply
+	concluded  bool              // the call has received from done
 
 	// Guarded by mu.
 	replies *replies // where it waits; nil: it does not wait
@@ -166,11 +166,27 @@ func (q *requests) newExchange(p *PublishProperties) *exchange {
 		x.properties = *p
 	}
 	if x.properties.CorrelationData == nil {
-		rand.Read(x.correlation[:]) // random, so that another client that may publish to the response topic cannot forge a reply
-		x.properties.CorrelationData = x.correlation[:]
+		x.properties.CorrelationData = x.random.next()
 	}
 	x.key = string(x.properties.CorrelationData)
 	return x
+}
+
+// randomness is correlation data for several requests: random, so that another client that may publish to the response topic
+// cannot forge a reply. To make them together costs half as much.
+type randomness struct {
+	bytes [256]byte
+	left  int
+}
+
+// next returns 16 bytes, which the next request that uses r may overwrite.
+func (r *randomness) next() []byte {
+	if r.left == 0 {
+		rand.Read(r.bytes[:])
+		r.left = len(r.bytes)
+	}
+	r.left -= 16
+	return r.bytes[r.left : r.left+16]
 }
 
 // expireWith makes the request expire when ctx ends, unless it has an expiry already.
@@ -478,7 +494,7 @@ func (q *requests) recycleExchange(x *exchange) {
 		default:
 		}
 	}
-	*x = exchange{done: x.done}
+	x.properties, x.key, x.reply, x.err, x.concluded, x.replies = PublishProperties{}, "", Message{}, nil, false, nil
 	q.pool.Put(x)
 }
 
