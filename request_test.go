@@ -149,6 +149,24 @@ func TestRequest(t *testing.T) {
 	})
 }
 
+// Whoever cannot see the requests cannot guess the correlation data of one, although those of several are made together.
+func TestCorrelationData(t *testing.T) {
+	requesting(t, func(t *testing.T, p *requester) {
+		p.warm()
+		seen := map[string]bool{}
+		for n := range 100 {
+			a, m := p.asked("")
+			data := string(m.Properties.CorrelationData)
+			if len(data) != 16 || seen[data] || data == string(make([]byte, 16)) {
+				t.Errorf("request %d has the correlation data %x", n, data)
+			}
+			seen[data] = true
+			p.reply(m, 0, "")
+			a.value(t)
+		}
+	})
+}
+
 // wantSilenceBut receives one packet, and nothing after it until it is answered.
 func (p *requester) wantSilenceBut(want string, answer func(*codec.Subscribe) *codec.Suback) {
 	p.t.Helper()
