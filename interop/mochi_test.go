@@ -48,6 +48,8 @@ func eachServerAt(t *testing.T, receiveMaximum int, test func(t *testing.T, serv
 //     then stalls.
 //   - On a new connection it sends the messages of one second in any order [MQTT-4.6.0-1].
 //   - A message that it has kept for a client keeps the topic alias of the client's last connection [MQTT-3.3.2-7].
+//   - It may end a session that does not outlive its connection only after the next connection of the client has been told that
+//     it has a new one, and then ends that one (section 3.1.2.11.2).
 //   - It takes topic aliases and announces none (section 3.2.2.3.8).
 //   - PUBACK and PUBREC get the properties of the PUBLISH, and PUBACK then the reason code 0x01 [MQTT-3.4.2-1].
 func startMochi(t testing.TB, receiveMaximum int) anyServer {
