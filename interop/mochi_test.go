@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"testing"
+	"time"
 
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/listeners"
@@ -50,6 +51,7 @@ func eachServerAt(t *testing.T, receiveMaximum int, test func(t *testing.T, serv
 //   - A message that it has kept for a client keeps the topic alias of the client's last connection [MQTT-3.3.2-7].
 //   - It may end a session that does not outlive its connection only after the next connection of the client has been told that
 //     it has a new one, and then ends that one (section 3.1.2.11.2).
+//   - Its Close waits for ever if a client leaves at an unlucky moment: it locks its list of clients twice for reading.
 //   - It takes topic aliases and announces none (section 3.2.2.3.8).
 //   - PUBACK and PUBREC get the properties of the PUBLISH, and PUBACK then the reason code 0x01 [MQTT-3.4.2-1].
 func startMochi(t testing.TB, receiveMaximum int) anyServer {
@@ -71,7 +73,7 @@ func startMochi(t testing.TB, receiveMaximum int) anyServer {
 	if err := server.Serve(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { server.Close() })
+	t.Cleanup(func() { closeMochi(t, server) })
 	_, text, err := net.SplitHostPort(tcp.Address())
 	if err != nil {
 		t.Fatal(err)
@@ -81,6 +83,20 @@ func startMochi(t testing.TB, receiveMaximum int) anyServer {
 		t.Fatal(err)
 	}
 	return anyServer{port: port, mochi: true}
+}
+
+// closeMochi ends a server, or leaves it alone if it does not end.
+func closeMochi(t testing.TB, server *mochi.Server) {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		server.Close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(10 * time.Second):
+		t.Log("mochi does not end")
+	}
 }
 
 const mochiAliases = 10
