@@ -96,7 +96,7 @@ func (r *receiver) recordPubrec(p *codec.Pubrec) bool {
 	d.say(newExplanation(p.ReasonString, p.UserProperties))
 	j.released++
 	j.putFlight(d.number(), flight{id: p.PacketID, released: j.released})
-	j.then(step{kind: stepRelease, id: p.PacketID, d: d})
+	j.then(step{kind: stepRelease, id: p.PacketID, d: d, link: r.link})
 	return true
 }
 

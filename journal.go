@@ -33,7 +33,7 @@ type step struct {
 	kind stepKind
 	id   uint16     // packet identifier
 	d    *Delivery  // of stepStored, stepSend and stepRelease
-	link *link.Link // of stepEnded: the connection that the packet belongs to
+	link *link.Link // of stepRelease and stepEnded: the connection that the packet belongs to
 	done chan struct{}
 }
 

@@ -167,9 +167,13 @@ func (out *outbox) awaitRecords(ctx context.Context) error {
 	return nil
 }
 
-// release sends the PUBREL of a message whose PUBREC is on disk. Without a connection PUBREL follows at the next one.
+// release sends the PUBREL of a message whose PUBREC is on disk. Without a connection PUBREL follows at the next one. On a newer
+// connection PUBLISH was sent again, and PUBRELs follow the PUBRECs of that connection, in their order [MQTT-4.6.0-4].
 // The caller holds mu.
 func (out *outbox) release(s *step) {
+	if out.link != nil && out.link != s.link {
+		return
+	}
 	if m, released := out.session.InFlightMessage(s.id); m == nil || released || m.Owner != s.d {
 		return // the server has lost the session since
 	}

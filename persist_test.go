@@ -543,3 +543,35 @@ func TestStoreNewSessionWithLessRoom(t *testing.T) {
 		p.die()
 	})
 }
+
+// A PUBREC of an earlier connection that is on disk only now releases nothing on the new one, to which PUBLISH was sent again: PUBRELs
+// follow its own PUBRECs, in their order.
+// [MQTT-4.6.0-4] [MQTT311-4.6.0-4]
+func TestStorePubrecOfAnEarlierConnection(t *testing.T) {
+	withStores(t, func(t *testing.T, v codec.Version) {
+		p := newProcess(t, v, new(storetest.Memory), false)
+		p.publishing("one", mqtt.ExactlyOnce).value(t)
+		p.publishing("two", mqtt.ExactlyOnce).value(t)
+		first, second := mqtttest.ReceiveAs[*codec.Publish](p.Script), mqtttest.ReceiveAs[*codec.Publish](p.Script)
+		settle()
+		release := p.holdStore()
+		p.Send(&codec.Pubrec{PacketID: second.PacketID})
+		p.wantSilence()
+		p.Cut()
+		p.accept(&codec.Connack{SessionPresent: true})
+		for _, m := range []*codec.Publish{first, second} {
+			if again := mqtttest.ReceiveAs[*codec.Publish](p.Script); again.PacketID != m.PacketID {
+				t.Errorf("%v, then %v", brief(m), brief(again))
+			}
+		}
+		release()
+		settle()
+		p.wantSilence()
+		for _, m := range []*codec.Publish{first, second} {
+			p.Send(&codec.Pubrec{PacketID: m.PacketID})
+		}
+		p.Expect(&codec.Pubrel{PacketID: first.PacketID})
+		p.Expect(&codec.Pubrel{PacketID: second.PacketID})
+		p.die()
+	})
+}
