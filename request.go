@@ -63,7 +63,7 @@ type replies struct {
 // exchange is a request and the reply to it.
 type exchange struct {
 	properties PublishProperties // of the request
-	random     randomness        // for correlation data, if the application gives none
+	random     *randomness       // for correlation data, if the application gives none
 	key        string            // the correlation data
 	done       chan struct{}     // capacity 1: receives a value when reply or err is known
 	reply      Message           // written before done receives a value, as err is
@@ -160,7 +160,7 @@ func (q *requests) exchange(ctx context.Context, topicName string, payload []byt
 func (q *requests) newExchange(p *PublishProperties) *exchange {
 	x, ok := q.pool.Get().(*exchange)
 	if !ok {
-		x = &exchange{done: make(chan struct{}, 1)}
+		x = &exchange{done: make(chan struct{}, 1), random: new(randomness)}
 	}
 	if p != nil {
 		x.properties = *p
@@ -494,7 +494,7 @@ func (q *requests) recycleExchange(x *exchange) {
 		default:
 		}
 	}
-	x.properties, x.key, x.reply, x.err, x.concluded, x.replies = PublishProperties{}, "", Message{}, nil, false, nil
+	*x = exchange{done: x.done, random: x.random}
 	q.pool.Put(x)
 }
 
